@@ -1,0 +1,205 @@
+"""The recipe: one TOML a run, validated and frozen; every number of a paper is a value here."""
+
+from __future__ import annotations
+
+import string
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mercato.errors import MercatoError
+
+
+class Frozen(BaseModel):
+    """A part of a recipe: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tokenizer(Frozen):
+    """A unigram (SentencePiece-style) vocabulary trained on the market's text; unused with a pretrained encoder."""
+
+    vocabulary: int = Field(8_000, ge=100)  # the paper's: 150,000
+
+
+class Trigrams(Frozen):
+    """Character trigrams hashed into an embedding bag."""
+
+    buckets: int = Field(20_000, ge=100)
+
+
+class TextEncoder(Frozen):
+    """A transformer over tokens: from scratch, or the first layers of a pretrained one, by hub name or folder."""
+
+    pretrained: str | None = None
+    layers: int | None = Field(None, ge=1)  # None: every layer of the pretrained encoder
+    heads: int = Field(4, ge=1)  # this and the next two: from scratch only
+    hidden: int = Field(128, ge=8)
+    feed_forward: int = Field(384, ge=8)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    pooling: Literal["cls", "mean"] = "cls"
+    prefix: str = ""  # put before every text, such as E5's "query: "
+
+    @model_validator(mode="after")
+    def _scratch_is_whole(self) -> Self:
+        if self.pretrained is None and self.layers is None:
+            raise ValueError("layers: required for an encoder trained from scratch")
+        if self.pretrained is None and self.hidden % self.heads:
+            raise ValueError(f"hidden: {self.hidden} is not a multiple of heads ({self.heads})")
+        return self
+
+
+QueryChannel = Literal["text", "trigrams", "country"]
+ProductChannel = Literal[
+    "title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images"
+]
+
+
+class QueryTower(Frozen):
+    """Que2Search's query tower (§3.1)."""
+
+    channels: tuple[QueryChannel, ...] = Field(("text", "trigrams", "country"), min_length=1)
+    text: TextEncoder = TextEncoder(layers=2)
+    max_tokens: int | None = Field(None, ge=3)  # None: the 99th percentile of the training queries (§3.5)
+
+
+class ProductTower(Frozen):
+    """Que2Search's product tower (§3.1): one text encoder shared by title and description."""
+
+    channels: tuple[ProductChannel, ...] = Field(
+        ("title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images"),
+        min_length=1,
+    )
+    text: TextEncoder = TextEncoder(layers=6)
+    title_tokens: int = Field(32, ge=3)
+    description_tokens: int = Field(64, ge=3)
+
+
+class Images(Frozen):
+    """Where image vectors come from: `compact` trains a small CNN on the catalogue itself (GrokNet's role)."""
+
+    encoder: str = "compact"  # compact | a transformers vision model by hub name or folder
+    max_images: int = Field(5, ge=1)  # §3.1: up to five
+    epochs: int = Field(6, ge=1)  # of the compact CNN
+    size: int = Field(48, ge=16)  # pixels a side, of the compact CNN
+
+
+class CataloguePairs(Frozen):
+    """Training pairs from the catalogue alone: text made of a product's own fields stands in for a query."""
+
+    query: str = Field(min_length=3)  # a template of fields and attributes: "{title}", "{base_colour} {category}"
+    withhold: tuple[Literal["title", "description", "images"], ...] = ()  # what the product tower must not see then
+    weight: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _names_a_field(self) -> Self:
+        try:
+            fields = [field for _, field, _, _ in string.Formatter().parse(self.query)]
+        except ValueError as error:
+            raise ValueError(f"query: {error}") from None
+        if not any(fields) or "" in fields:
+            raise ValueError('query: a template must name a field, such as "{title}"')
+        return self
+
+
+class Pairs(Frozen):
+    """Which pairs train: the market's (mined or imported), the catalogue's own, or both."""
+
+    market: bool = True
+    catalogue: tuple[CataloguePairs, ...] = ()
+    held_out: float = Field(0.1, gt=0, lt=0.5)  # share of products whose catalogue pairs validate, and again test
+
+
+class Stage(Frozen):
+    """One stage of training: a loss and an optimiser, until validation ROC AUC stops rising."""
+
+    loss: Literal["in_batch_softmax"] = "in_batch_softmax"
+    scale: float = Field(20.0, gt=0)  # s of Eq. 2; the paper's: 15 to 20
+    batch_size: int = Field(768, ge=2)
+    epochs: int = Field(50, ge=1)  # at most
+    patience: int = Field(3, ge=1)  # epochs without a better validation ROC AUC
+    learning_rate: float = Field(7e-4, gt=0)
+    text_learning_rate: float = Field(2e-4, gt=0)  # of the transformers
+    warmup: float = Field(0.0, ge=0, lt=1)  # share of an epoch over which the rates rise from zero
+    clip: float = Field(1.0, gt=0)
+
+
+class Recipe(Frozen):
+    """A whole run."""
+
+    name: str
+    seed: int = 0
+    dimension: int = Field(128, ge=8)  # of the shared space
+    tokenizer: Tokenizer = Tokenizer()
+    trigrams: Trigrams = Trigrams()
+    query_tower: QueryTower = QueryTower()
+    product_tower: ProductTower = ProductTower()
+    share_text_encoder: bool = False  # one transformer for both towers
+    dropout: float = Field(0.1, ge=0, lt=1)
+    images: Images = Images()
+    pairs: Pairs = Pairs()
+    stages: tuple[Stage, ...] = Field((Stage(),), min_length=1)
+
+    @model_validator(mode="after")
+    def _shared_means_same(self) -> Self:
+        same = {"pretrained", "layers", "heads", "hidden", "feed_forward", "dropout", "pooling"}
+        if self.share_text_encoder and self.query_tower.text.model_dump(
+            include=same
+        ) != self.product_tower.text.model_dump(include=same):
+            raise ValueError("share_text_encoder: query_tower.text and product_tower.text must then be alike")
+        if self.query_tower.text.pretrained != self.product_tower.text.pretrained:
+            raise ValueError("product_tower.text.pretrained: both towers read with one tokenizer, so start both alike")
+        return self
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether the product tower looks at photos."""
+        return "images" in self.product_tower.channels
+
+    def toml(self) -> str:
+        """The whole recipe, defaults written out; `parse` gives back an equal one."""
+        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+
+    @classmethod
+    def parse(cls, text: str, source: str = "recipe") -> Self:
+        """Read a recipe.
+
+        Raises:
+            MercatoError: not TOML, or a field is unknown or wrong; the message names every one.
+        """
+        try:
+            return cls.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise MercatoError(f"{source}: not valid TOML: {error}") from None
+        except ValidationError as error:
+            problems = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
+            raise MercatoError(f"{source} has {len(problems)} wrong field(s):\n" + "\n".join(problems)) from None
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe from a file, or by the name of one that ships with Mercato (`que2search`)."""
+    path = Path(name)
+    if path.is_file():
+        return Recipe.parse(path.read_text(), str(path))
+    shipped = _shipped()
+    if (key := path.name.removesuffix(".toml")) in shipped:
+        return Recipe.parse(shipped[key].read_text(), key)
+    raise MercatoError(f"no recipe {name}: neither a file nor one of {', '.join(sorted(shipped))}")
+
+
+def _shipped() -> dict[str, Path]:
+    inside = Path(str(files("mercato") / "recipes"))  # an installed wheel
+    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"  # a checkout
+    return {path.stem: path for path in folder.glob("*.toml")}
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_none(v) for v in value]
+    return value

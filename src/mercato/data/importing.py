@@ -1,0 +1,341 @@
+"""`mercato import`: a stranger's files → a market, whole or not at all, with every loss counted and written down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.table import Table as RichTable
+
+from mercato.data.coercion import coerce, shorten
+from mercato.data.images import inside
+from mercato.data.mapping import ImportMap, Section, missing_column
+from mercato.data.market import MarketConfig, write_market_toml
+from mercato.data.reading import Source, python_values, read_source
+from mercato.data.rules import violations
+from mercato.data.schema import IMAGE, REQUIRED, TABLES
+from mercato.data.ubi import looks_like_ubi, parse_ubi_event, share_sessions
+from mercato.errors import MercatoError
+from mercato.files import whole_folder
+from mercato.progress import track
+
+REJECTED = "rejected.jsonl"
+
+
+class Loss(NamedTuple):
+    """One thing of the source that is not in the market: a value (the row is kept without it) or a whole row."""
+
+    table: str
+    file: str
+    row: int  # in the source file, from 0
+    field: str | None
+    reason: str
+    value: str | None
+    row_kept: bool
+
+
+@dataclass
+class ImportReport:
+    """What an import did: rows read and kept a table, and what was lost and why (all of it in `rejected.jsonl`)."""
+
+    folder: Path
+    read: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)  # by the map's `where` and `sample`
+    kept: Counter[str] = field(default_factory=Counter)
+    losses: list[Loss] = field(default_factory=list)
+    repeated_in_file: int = 0  # product rows whose id the same file had given before
+    repeated_across_files: int = 0  # product rows whose id an earlier file had given
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for `--json`."""
+        return {
+            "market": str(self.folder),
+            "tables": {
+                table: {
+                    "read": self.read[table],
+                    "left_out_by_map": self.left_out[table],
+                    "kept": self.kept[table],
+                    "rejected": sum(loss.table == table and not loss.row_kept for loss in self.losses),
+                }
+                for table in TABLES
+                if table in self.read
+            },
+            "repeated_products": {"in_one_file": self.repeated_in_file, "across_files": self.repeated_across_files},
+            "losses": [
+                {"table": table, "field": name, "reason": reason, "row_kept": kept, "count": count}
+                for (table, name, reason, kept), count in self._tally()
+            ],
+            "seconds": round(self.seconds, 2),
+        }
+
+    def __rich__(self) -> RichTable:
+        grid = RichTable("table", "read", "kept", "what was lost", title=f"imported into {self.folder}")
+        for table in (name for name in TABLES if name in self.read):
+            lost = [
+                f"{count:,} {'values dropped' if kept else 'rows set aside'}: {name or 'row'} {reason}"
+                for (of, name, reason, kept), count in self._tally()
+                if of == table
+            ]
+            if self.left_out[table]:
+                lost.append(f"{self.left_out[table]:,} rows left out by the map")
+            if table == "products" and self.repeated_in_file:
+                lost.append(f"{self.repeated_in_file:,} rows repeat a product of the same file (the first is kept)")
+            if table == "products" and self.repeated_across_files:
+                lost.append(f"{self.repeated_across_files:,} rows repeat a product of an earlier file")
+            grid.add_row(table, f"{self.read[table]:,}", f"{self.kept[table]:,}", "\n".join(lost))
+        grid.caption = f"{self.seconds:.1f} s" + (f"; every loss is in {REJECTED}" if self.losses else "")
+        return grid
+
+    def _tally(self) -> list[tuple[tuple[str, str | None, str, bool], int]]:
+        return Counter((loss.table, loss.field, loss.reason, loss.row_kept) for loss in self.losses).most_common()
+
+
+def import_market(
+    folder: Path,
+    products: list[Path],
+    events: list[Path] | None = None,
+    judgments: list[Path] | None = None,
+    pairs: list[Path] | None = None,
+    mapping: Path | None = None,
+    name: str | None = None,
+) -> ImportReport:
+    """Read CSV, TSV, JSON, JSON lines, UBI or Parquet files into a market folder, whole or not at all.
+
+    A bad optional value is dropped and its row kept; a row without a required value is set aside; a product id seen
+    before is left to its first row. All are counted in the report, and all but repeats written to `rejected.jsonl` in
+    the market. Photos given as paths (relative to their file) are copied into the market.
+
+    Args:
+        folder: the market to write; an existing market is replaced, any other folder with content is refused.
+        products, events, judgments, pairs: files of each table, in order.
+        mapping: an import map (docs/data.md); without one, columns that bear schema names are taken.
+        name: the market's name; by default the map's, else the folder's.
+
+    Raises:
+        MercatoError: a file or the map cannot be read, or a required column is missing; names file and column.
+    """
+    started = time.perf_counter()
+    folder = Path(folder)
+    files = {
+        table: [Path(file) for file in given or ()]
+        for table, given in zip(TABLES, (products, events, judgments, pairs), strict=True)
+    }
+    plan = ImportMap() if mapping is None else ImportMap.read(mapping)
+    _refuse_unsafe_target(folder, [file for given in files.values() for file in given])
+    report = ImportReport(folder)
+    config = plan.market or MarketConfig(name=folder.resolve().name)
+    if name is not None:
+        config = config.model_copy(update={"name": name})
+    for table, given in files.items():
+        plan.refuse_unused(table, given)
+    with whole_folder(folder) as fresh:
+        jobs = [(table, number, file) for table, given in files.items() for number, file in enumerate(given)]
+        parts: dict[str, list[pa.Table]] = {}
+        for table, number, file in track(jobs, "import"):
+            one = _File(table, file, fresh / "images" / str(number), plan.section(table, file), report)
+            parts.setdefault(table, []).append(one.read())
+        if not sum(part.num_rows for part in parts.get("products", [])):
+            raise MercatoError("no product could be imported: " + _why_none(report))
+        for table, tables in parts.items():
+            whole = _first_of_each(tables, report) if table == "products" else pa.concat_tables(tables)
+            report.kept[table] = whole.num_rows
+            whole = whole.select(
+                [n for n in whole.column_names if whole[n].null_count < len(whole) or n in REQUIRED[table]]
+            )
+            pq.write_table(whole, fresh / f"{table}.parquet", compression="zstd", row_group_size=8192)
+        if report.losses:
+            with (fresh / REJECTED).open("w", encoding="utf-8") as out:
+                out.writelines(json.dumps(loss._asdict(), ensure_ascii=False) + "\n" for loss in report.losses)
+        write_market_toml(fresh, config)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+@dataclass
+class _File:
+    """One source file on its way into one table."""
+
+    table: str
+    path: Path
+    photos: Path
+    section: Section
+    report: ImportReport
+
+    def read(self) -> pa.Table:
+        source = self._read_events() if self.table == "events" and not self.section.rename else read_source(self.path)
+        self.report.read[self.table] += len(source.numbers) + len(source.broken)
+        for row, why in source.broken:
+            self._lose(row, None, why, None, kept=False)
+        chosen = self.section.select(source)
+        self.report.left_out[self.table] += len(source.numbers) - len(chosen.numbers)
+        schema = TABLES[self.table]
+        dropped: dict[str, dict[int, tuple[str, str]]] = {}
+        columns: dict[str, pa.ChunkedArray] = {}
+        for column in schema:
+            columns[column.name], dropped[column.name] = self._column(chosen, column)
+        keep = np.ones(len(chosen.numbers), bool)
+        for name in REQUIRED[self.table]:
+            missing = pc.is_null(columns[name]).combine_chunks().to_numpy(zero_copy_only=False)
+            for row in np.flatnonzero(missing & keep).tolist():
+                why, value = dropped[name].get(row, ("is missing", None))
+                self._lose(chosen.numbers[row], name, why, value, kept=False)
+                keep[row] = False
+        for name, bad in dropped.items():
+            for row, (why, value) in bad.items():
+                if keep[row]:
+                    self._lose(chosen.numbers[row], name, why, value, kept=True)
+        whole = pa.table(columns, schema=schema)
+        return whole if keep.all() else whole.filter(pa.array(keep))
+
+    def _column(self, source: Source, column: pa.Field) -> tuple[pa.ChunkedArray, dict[int, tuple[str, str]]]:
+        """One column of the schema, and the values that had to be dropped: row → (why, value)."""
+        name, rows = column.name, len(source.numbers)
+        values = source.column(self.section.source_of(name))
+        if values is None and name in self.section.rename:
+            raise missing_column(source, self.section.rename[name])
+        if name == "attributes" and self.section.attributes:
+            values = self._gather(source, values)
+        if values is None:
+            if name in REQUIRED[self.table] and name not in self.section.constant and rows:
+                raise MercatoError(
+                    f"{self.path}: has no column {name} for {self.table}; it has {', '.join(source.columns)}."
+                    f' Say which it is in a map: [{self.table}] rename = {{ {name} = "…" }}'
+                )
+            values = pa.chunked_array([pa.nulls(rows, column.type)])
+        if name in self.section.values:
+            known = self.section.values[name]
+            values = [known.get(str(value), value) for value in python_values(values)]
+        try:
+            result, bad = coerce(name, column.type, values)
+        except MercatoError as error:
+            raise MercatoError(f"{self.path}, column {name}: {error}") from None
+        dropped = {one.row: (one.why, one.value) for one in bad}
+        if name in self.section.scale:
+            result = pc.multiply(result, self.section.scale[name]).cast(column.type)
+        if name == "images":
+            result = self._copy_photos(result, dropped)
+        for why, wrong in violations(self.table, name, result):
+            for row in wrong.tolist():
+                dropped.setdefault(row, (why, shorten(result[row].as_py())))
+        if dropped:
+            gone = np.zeros(rows, bool)
+            gone[list(dropped)] = True
+            if name != "images":  # a product keeps its other photos
+                result = _without(result, gone)
+        if name in self.section.constant:
+            filler, wrong_constant = coerce(name, column.type, [self.section.constant[name]])
+            if wrong_constant or any(True for _ in violations(self.table, name, filler)):
+                raise MercatoError(f"the map's constant {name} = {self.section.constant[name]!r} is no {column.type}")
+            result = pc.fill_null(result, filler[0])
+        return result, dropped
+
+    def _gather(self, source: Source, own: Any) -> list[dict[str, Any]]:
+        """The attributes map from its own column, if any, and the columns that the map names."""
+        gathered: list[dict[str, Any]] = [{} for _ in source.numbers]
+        if own is not None:
+            given, _ = coerce("attributes", TABLES["products"].field("attributes").type, own)
+            gathered = [dict(value or ()) for value in given.to_pylist()]
+        for name in self.section.attributes:
+            values = source.column(name)
+            if values is None:
+                raise missing_column(source, name)
+            for attributes, value in zip(gathered, python_values(values), strict=True):
+                if value is not None:
+                    attributes[name.rpartition(".")[2]] = value
+        return gathered
+
+    def _copy_photos(self, images: pa.ChunkedArray, dropped: dict[int, tuple[str, str]]) -> pa.ChunkedArray:
+        """Copy photos given as paths into the market and point to the copies."""
+        flat = pc.list_flatten(images)
+        if not pc.any(pc.is_null(pc.struct_field(flat, "bytes"))).as_py():
+            return images
+        rows = images.to_pylist()
+        for row, of_product in enumerate(rows):
+            kept = []
+            for image in of_product or ():
+                if image is None:
+                    continue
+                try:
+                    kept.append(image if image["bytes"] is not None else self._copied(image["path"]))
+                except (MercatoError, OSError) as error:
+                    dropped[row] = (str(error), shorten(image["path"]))
+            rows[row] = None if of_product is None else kept
+        return pa.chunked_array([pa.array(rows, pa.list_(IMAGE))])
+
+    def _copied(self, path: str) -> dict[str, Any]:
+        found = inside(self.path.parent, path)
+        if not found.is_file():
+            raise MercatoError("is not the path of a file")
+        target = self.photos / found.relative_to(self.path.parent.resolve())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found, target)
+        return {"bytes": None, "path": str(target.relative_to(self.photos.parent.parent))}
+
+    def _read_events(self) -> Source:
+        """The events file; UBI records become flat columns first."""
+        source = read_source(self.path)
+        if not looks_like_ubi(source.columns):
+            return source
+        rows, numbers, broken = [], [], list(source.broken)
+        for number, record in zip(source.numbers, source.records(), strict=True):
+            try:
+                rows.append((record, parse_ubi_event(record)))
+                numbers.append(number)
+            except MercatoError as error:
+                broken.append((number, str(error)))
+        flat = pa.Table.from_pylist(share_sessions(rows), schema=TABLES["events"])
+        return Source(self.path, dict(zip(flat.column_names, flat.columns, strict=True)), numbers, broken)
+
+    def _lose(self, row: int, name: str | None, why: str, value: str | None, *, kept: bool) -> None:
+        self.report.losses.append(Loss(self.table, self.path.name, int(row), name, why, value, kept))
+
+
+def _without(values: pa.ChunkedArray, gone: np.ndarray[Any, Any]) -> pa.ChunkedArray:
+    """The column with nulls at the marked rows, for any type."""
+    rows = np.arange(len(values))
+    return values.take(pa.array(rows, mask=gone))
+
+
+def _first_of_each(tables: list[pa.Table], report: ImportReport) -> pa.Table:
+    """Concatenate product tables, keeping the first row of each product id."""
+    earlier: set[str] = set()
+    parts = []
+    for table in tables:
+        here: set[str] = set()
+        keep = []
+        for product_id in table["product_id"].to_pylist():
+            keep.append(product_id not in earlier and product_id not in here)
+            report.repeated_across_files += product_id in earlier
+            report.repeated_in_file += product_id not in earlier and product_id in here
+            here.add(product_id)
+        earlier |= here
+        parts.append(table if all(keep) else table.filter(pa.array(keep)))
+    return pa.concat_tables(parts)
+
+
+def _why_none(report: ImportReport) -> str:
+    for loss in report.losses:
+        if loss.table == "products":
+            return f"{loss.file}, row {loss.row}, {loss.field or 'record'}: {loss.reason}"
+    return "the files have no rows"
+
+
+def _refuse_unsafe_target(folder: Path, sources: list[Path]) -> None:
+    """Replacing a folder must never remove anything but a market, nor a file that is being imported."""
+    if folder.exists() and not folder.is_dir():
+        raise MercatoError(f"{folder} is a file; give a folder for the market")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "market.toml").is_file():
+        raise MercatoError(f"{folder} is not empty and not a market; give a new folder")
+    for source in sources:
+        if source.resolve().is_relative_to(folder.resolve()):
+            raise MercatoError(f"{source} lies inside {folder}, which the import would replace; give another folder")

@@ -1,0 +1,143 @@
+"""A market: a folder with `market.toml` and Parquet tables, each `TABLE.parquet` or a folder `TABLE/*.parquet`."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mercato.data.schema import REQUIRED, TABLES
+from mercato.errors import MercatoError
+from mercato.files import write_whole
+
+
+class Engagement(BaseModel):
+    """What counts as an engagement: a chain of actions of one session and query, in order, within a window."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chain: tuple[str, ...] = Field(default=("search", "click", "message", "seller_reply"), min_length=1)
+    window_hours: float = Field(default=24.0, gt=0)
+    min_sessions: int = Field(default=3, ge=1)  # a query that fewer sessions made is never mined (privacy floor)
+    validation_days: int = Field(default=2, ge=0)
+    future_days: int = Field(default=3, ge=0)
+
+    @field_validator("chain")
+    @classmethod
+    def _steps_differ(cls, chain: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(chain)) < len(chain):
+            raise ValueError("names an action twice; each step must be another action")
+        return chain
+
+
+class MarketConfig(BaseModel):
+    """The content of `market.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "market"
+    currency: str = "USD"
+    relevant_grade: float = 1.0  # a judgment of at least this grade is a relevant one (for ROC AUC, recall)
+    engagement: Engagement = Engagement()
+
+
+@dataclass(frozen=True)
+class Market:
+    """A market on disk. Tables are read on demand and come with every column of their schema, absent ones as nulls."""
+
+    path: Path
+    config: MarketConfig
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a market folder.
+
+        Raises:
+            MercatoError: the folder or its `market.toml` is missing or wrong; the message names the field.
+        """
+        path = Path(path)
+        file = path / "market.toml"
+        if not file.is_file():
+            raise MercatoError(f"{path} is not a market: it has no market.toml (make one with `mercato import`)")
+        try:
+            return cls(path, MarketConfig.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise MercatoError(f"{file}: not valid TOML: {error}") from None
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise MercatoError(f"{file}: {problems}") from None
+
+    def files(self, table: str) -> list[Path]:
+        """The Parquet files of a table in name order; empty where the market has no such table."""
+        single, folder = self.path / f"{table}.parquet", self.path / table
+        return ([single] if single.is_file() else []) + (sorted(folder.glob("*.parquet")) if folder.is_dir() else [])
+
+    def has(self, table: str) -> bool:
+        """Whether the market holds this table."""
+        return bool(self.files(table))
+
+    def arrow(self, table: str, columns: list[str] | None = None) -> pa.Table:
+        """Read a table in its schema (`mercato.data.schema`), optionally some columns only, rows in file order.
+
+        Raises:
+            MercatoError: the table is missing, lacks a required column or has a column of another type.
+        """
+        files = self.files(table)
+        if not files:
+            raise MercatoError(f"{self.path} has no {table} table ({table}.parquet or {table}/*.parquet)")
+        schema = TABLES[table]
+        wanted = [schema.field(name) for name in (columns or schema.names)]
+        return pa.concat_tables([_read(file, table, wanted) for file in files])
+
+    def frame(self, table: str, columns: list[str] | None = None) -> pl.DataFrame:
+        """`arrow` as a Polars frame; a map column becomes a list of {key, value}."""
+        result = pl.from_arrow(self.arrow(table, columns))
+        assert isinstance(result, pl.DataFrame)
+        return result
+
+    def fingerprint(self) -> str:
+        """A hash of names, sizes and content digests of every table file, for model cards and caches."""
+        digest = hashlib.sha256((self.path / "market.toml").read_bytes())
+        for table in TABLES:
+            for file in self.files(table):
+                digest.update(f"{table} {file.name} {file.stat().st_size} ".encode())
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+
+def write_market_toml(folder: Path, config: MarketConfig) -> None:
+    """Write `market.toml` into a market folder."""
+    write_whole(folder / "market.toml", tomli_w.dumps(config.model_dump(mode="json")))
+
+
+def _read(file: Path, table: str, wanted: list[pa.Field]) -> pa.Table:
+    try:
+        present = pq.read_schema(file)
+        got = pq.read_table(file, columns=[field.name for field in wanted if field.name in present.names])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise MercatoError(f"table {table}: cannot read {file.name}: {error}") from None
+    columns = []
+    for field in wanted:
+        if field.name not in got.column_names:
+            if field.name in REQUIRED[table]:
+                raise MercatoError(f"table {table}, column {field.name}: missing from {file.name}")
+            columns.append(pa.nulls(got.num_rows, field.type))
+            continue
+        column = got.column(field.name)
+        try:
+            columns.append(column.cast(field.type))
+        except (pa.ArrowException, ValueError):
+            raise MercatoError(
+                f"table {table}, column {field.name}: is {column.type} in {file.name}, must be {field.type}"
+                " (`mercato check` lists every problem)"
+            ) from None
+    return pa.table(columns, schema=pa.schema(wanted))

@@ -1,0 +1,68 @@
+"""What a value may be: one rule a column, applied when a table is imported and when it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mercato.data.schema import REQUIRED, TABLES, TIMESTAMP
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+CLOCK_SKEW = timedelta(days=1)
+
+SPLITS = {"judgments": ("validation", "test"), "pairs": ("train", "validation", "future")}
+
+Rule = tuple[str, Callable[[Any], Any]]  # why it is wrong, and where: Arrow values → Arrow booleans
+
+
+def violations(table: str, column: str, values: pa.ChunkedArray) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Yield (why, rows) for every rule that some value of a column breaks.
+
+    Args:
+        table, column: names in `TABLES`.
+        values: the column in its schema's type; nulls break no rule (`REQUIRED` is not looked at here).
+
+    Yields:
+        The reason, and the offending row numbers, int64 (k,), k ≥ 1.
+    """
+    for why, wrong in _rules(table, column):
+        mask = pc.and_(pc.is_valid(values), pc.fill_null(wrong(values), False)).combine_chunks()
+        rows = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+        if len(rows):
+            yield why, rows
+
+
+def _rules(table: str, column: str) -> list[Rule]:
+    kind = TABLES[table].field(column).type
+    rules: list[Rule] = []
+    if kind == pa.float64():
+        rules.append(("is NaN or infinite", lambda v: pc.invert(pc.is_finite(v))))
+    if column in ("price", "weight", "position"):
+        rules.append(("is negative", lambda v: pc.less(v, 0)))
+    if column in ("latitude", "longitude"):
+        bound = 90 if column == "latitude" else 180
+        rules.append((f"is outside -{bound} … {bound}", lambda v: pc.greater(pc.abs(v), bound)))
+    if kind == TIMESTAMP:
+        rules.append(("is before 1970", lambda v: pc.less(v, pa.scalar(EARLIEST, TIMESTAMP))))
+        latest = datetime.now(UTC) + CLOCK_SKEW
+        rules.append(("is in the future", lambda v: pc.greater(v, pa.scalar(latest, TIMESTAMP))))
+    if column == "country":
+        rules.append(
+            (
+                "is not a two-letter lower-case ISO 3166-1 code",
+                lambda v: pc.invert(pc.match_substring_regex(v, r"^[a-z]{2}$")),
+            )
+        )
+    if column == "label":
+        rules.append(("is neither 0 nor 1", lambda v: pc.invert(pc.is_in(v, pa.array([0, 1])))))
+    if column == "split":
+        allowed = SPLITS[table]
+        rules.append((f"is none of {', '.join(allowed)}", lambda v: pc.invert(pc.is_in(v, pa.array(allowed)))))
+    if column in REQUIRED[table] and kind == pa.string():
+        rules.append(("is empty", lambda v: pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(v)), 0)))
+    return rules

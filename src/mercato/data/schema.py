@@ -1,0 +1,79 @@
+"""The tables of a market: one Arrow schema each. Every column not in `REQUIRED` may be null or absent."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+PRODUCTS = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("title", pa.string()),
+        ("description", pa.string()),
+        ("brand", pa.string()),
+        ("category", pa.string()),  # "A > B > C"
+        ("price", pa.float64()),
+        ("currency", pa.string()),
+        ("condition", pa.string()),
+        ("created_at", TIMESTAMP),
+        ("country", pa.string()),  # ISO 3166-1 alpha-2, lower case
+        ("language", pa.string()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+        ("seller_id", pa.string()),
+        ("seller_rating", pa.float64()),
+        ("rating", pa.float64()),
+        ("attributes", pa.map_(pa.string(), pa.string())),
+        ("images", pa.list_(IMAGE)),  # a path is relative to the market
+        ("image_embeddings", pa.list_(pa.list_(pa.float32()))),  # the user's own vectors, in place of `images`
+    ]
+)
+
+EVENTS = pa.schema(
+    [
+        ("timestamp", TIMESTAMP),
+        ("query_id", pa.string()),
+        ("session_id", pa.string()),
+        ("action_name", pa.string()),  # search, impression, click, message, seller_reply, add_to_cart, purchase, …
+        ("user_query", pa.string()),
+        ("product_id", pa.string()),
+        ("position", pa.int64()),
+        ("country", pa.string()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+    ]
+)
+
+JUDGMENTS = pa.schema(
+    [
+        ("query", pa.string()),
+        ("country", pa.string()),
+        ("product_id", pa.string()),
+        ("grade", pa.float64()),  # higher is better
+        ("rater", pa.string()),
+        ("split", pa.string()),  # validation (early stopping may see it) | test (the default where null)
+    ]
+)
+
+PAIRS = pa.schema(
+    [
+        ("query", pa.string()),
+        ("country", pa.string()),
+        ("product_id", pa.string()),
+        ("label", pa.int64()),  # 1 engaged, 0 shown and not engaged
+        ("weight", pa.float64()),
+        ("last_seen", TIMESTAMP),
+        ("split", pa.string()),  # train | validation | future
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {"products": PRODUCTS, "events": EVENTS, "judgments": JUDGMENTS, "pairs": PAIRS}
+
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "products": ("product_id", "title"),
+    "events": ("timestamp", "session_id", "action_name"),
+    "judgments": ("query", "product_id", "grade"),
+    "pairs": ("query", "product_id", "label"),
+}

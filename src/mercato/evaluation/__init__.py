@@ -1,0 +1,1 @@
+"""How good is a search: one metric a file, their intervals, the baselines, and the report."""

@@ -1,0 +1,334 @@
+"""`report.html`: one self-contained page with the figures, their intervals, the curves and results to look at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mercato.evaluation import charts
+from mercato.evaluation.charts import decimal
+from mercato.evaluation.details import Details, Example, Result
+from mercato.evaluation.evaluate import OURS, PARTS
+from mercato.files import write_whole
+
+Tree = Mapping[str, Any]
+
+TITLES = {
+    "relevance": ("Relevance", "on what raters judged: relevant products before irrelevant ones"),
+    "engagement": ("Engagement", "on future days: products people engaged with before those they were shown and left"),
+    "knn": (
+        "Retrieval from the whole catalogue",
+        "what people engaged with on future days, found by nearest neighbours",
+    ),
+    "batch": ("Batch recall", "a query's own product among the products of one batch"),
+}
+METRICS = {"roc_auc": "ROC AUC", "roc_auc_per_query": "ROC AUC, per query", "ndcg@10": "nDCG@10"}
+HEADLINES = (("relevance", "roc_auc"), ("relevance", "ndcg@10"), ("engagement", "roc_auc"), ("knn", "recall@10"))
+NAMES = {OURS: "Mercato", "bm25": "BM25", "random": "Random"}
+
+
+def write_report(
+    metrics: Tree,
+    path: Path,
+    *,
+    title: str,
+    recipe_text: str = "",
+    history: Sequence[Tree] = (),
+    details: Details | None = None,
+    examples: Sequence[Example] = (),
+) -> None:
+    """Write the report as one HTML file that needs nothing beside it.
+
+    Args:
+        metrics: what `evaluate` returned.
+        path: the file to write, whole or not at all.
+        title: the page's heading, e.g. the run's name.
+        recipe_text: the resolved recipe, as TOML.
+        history: one mapping an epoch: `epoch`, and any numbers; those with `loss` in their name share one chart, the
+            validation metrics another (`seconds` and learning rates go to the last). Nested mappings are flattened.
+        details: from `collect_details`.
+        examples: from `collect_examples`.
+    """
+    sections = [
+        _head(metrics, title),
+        _comparison(metrics),
+        _examples(examples) if examples else "",
+        _curves(details, metrics) if details else "",
+        _training(history) if history else "",
+        _worst(details) if details and details.worst else "",
+        _table(metrics),
+        _facts(metrics, details, recipe_text),
+    ]
+    style = files("mercato.evaluation").joinpath("report.css").read_text()
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
+        f"<body><main>{''.join(sections)}</main></body></html>\n"
+    )
+    write_whole(Path(path), page)
+
+
+# --- sections
+
+
+def _head(metrics: Tree, title: str) -> str:
+    cards = "".join(_card(metrics, part, metric) for part, metric in HEADLINES if metric in metrics.get(part, {}))
+    today = datetime.now(UTC).strftime("%d %B %Y").lstrip("0")
+    return (
+        f'<div class="eyebrow">Evaluation report · {today}</div><h1>{escape(title)}</h1>'
+        f'<p class="lead">{_summary(metrics)}</p><div class="cards">{cards}</div>'
+    )
+
+
+def _summary(metrics: Tree) -> str:
+    """One sentence that a person who knows no metric understands."""
+    bm25, n = metrics["baselines"].get("bm25", {}), metrics["n"]
+    if "knn" in metrics and "recall@10" in metrics["knn"]:
+        ours, theirs = metrics["knn"]["recall@10"], bm25.get("knn", {}).get("recall@10", 0.0)
+        return (
+            f"Of the products that people went on to engage with, the first ten results out of {n['products']:,} hold"
+            f" <b>{ours:.0%}</b>; BM25's first ten hold {theirs:.0%}."
+        )
+    for part, kind in (("relevance", "relevant"), ("engagement", "engaged")):
+        if "roc_auc" in metrics.get(part, {}):
+            ours, theirs = metrics[part]["roc_auc"], bm25.get(part, {}).get("roc_auc", 0.5)
+            return (
+                f"Shown a pair of each kind, the model scores the {kind} one higher <b>{ours:.0%}</b> of the time;"
+                f" BM25 {theirs:.0%}, chance 50%."
+            )
+    return "The figures that this market's tables allow."
+
+
+def _card(metrics: Tree, part: str, metric: str) -> str:
+    against = "".join(
+        f'<span class="{css}"><i></i><b>{escape(_name(system))}</b> {decimal(tree[part][metric])}</span>'
+        for system, (css, tree) in _systems(metrics).items()
+        if system != OURS and metric in tree.get(part, {})
+    )
+    label = f"{TITLES[part][0] if part != 'knn' else 'Catalogue'} {_metric(metric)}"
+    return (
+        f'<div class="card"><h3>{label}</h3><div class="big">{decimal(metrics[part][metric])}</div>'
+        f'<div class="against">{against}</div>{_delta(metrics, part, metric)}</div>'
+    )
+
+
+def _delta(metrics: Tree, part: str, metric: str) -> str:
+    span = metrics["intervals"]["differences"].get("bm25", {}).get(part, {}).get(metric)
+    if not span:
+        return ""
+    low, high = span
+    difference = metrics[part][metric] - metrics["baselines"]["bm25"][part][metric]
+    verdict = "better" if low > 0 else "worse" if high < 0 else "unsure"
+    return f'<div class="delta {verdict}">{_signed(difference)} on BM25 [{_signed(low)}, {_signed(high)}]</div>'
+
+
+def _comparison(metrics: Tree) -> str:
+    systems = _systems(metrics)
+    panels = []
+    for part in ("relevance", "knn", "engagement", "batch"):
+        if part not in metrics:
+            continue
+        rows = []
+        for metric in metrics[part]:
+            marks = [
+                (css, tree[part][metric], _interval(metrics, system, part, metric))
+                for system, (css, tree) in systems.items()
+                if metric in tree.get(part, {})
+            ]
+            rows.append((_metric(metric), marks))
+        title, meaning = TITLES[part]
+        panels.append(
+            f'<div class="panel"><h3>{title} <small>{meaning} · {_counted(metrics["n"][part])}</small></h3>'
+            f'<div class="scroll">{charts.dot_whisker(rows)}</div></div>'
+        )
+    legend = _legend([(_name(system), css) for system, (css, _) in systems.items()])
+    return (
+        "<h2>Against the baselines</h2>"
+        '<p class="soft">Dots are the figures, whiskers 95% bootstrap intervals over queries.</p>'
+        f"{legend}{''.join(panels)}"
+    )
+
+
+def _examples(examples: Sequence[Example]) -> str:
+    shown = []
+    for example in examples:
+        country = f"<small>{escape(example.country)}</small>" if example.country else ""
+        shown.append(
+            f'<div class="panel example"><header><b>{escape(example.query)}</b>{country}'
+            f"<small>{example.why}</small></header>"
+            f'<div class="scroll"><div class="results"><div class="who s0">Mercato</div>{_tiles(example.ours)}</div>'
+            f'<div class="results"><div class="who s1">BM25</div>{_tiles(example.bm25)}</div></div></div>'
+        )
+    return (
+        "<h2>Results to look at</h2>"
+        '<p class="soft">The first six of the whole catalogue. ✓ relevant to a rater, or engaged with later;'
+        " ✗ judged irrelevant; no mark: nobody judged it.</p>" + "".join(shown)
+    )
+
+
+def _curves(details: Details, metrics: Tree) -> str:
+    if not details.curves or details.histogram is None:
+        return ""
+    systems = _systems(metrics)
+    series = [(_name(name), systems[name][0], details.curves[name]) for name in systems if name in details.curves]
+    roc = charts.lines(series, x_label="false positive rate", y_label="true positive rate", square=True)
+    kinds = details.split_name.removesuffix(" pairs").split(" against ")
+    legend = _legend([(kind, css) for kind, css in zip(kinds, ("relevant", "irrelevant"), strict=True)])
+    return (
+        f'<h2>How well scores separate</h2><p class="soft">{escape(details.split_name.capitalize())}.</p>'
+        f'<div class="grid2"><div class="panel"><h3>ROC curves</h3>{roc}'
+        f"{_legend([(name, css) for name, css, _ in series])}</div>"
+        f'<div class="panel"><h3>Cosines of both kinds</h3>{charts.histogram(*details.histogram, "cosine")}{legend}'
+        "</div></div>"
+    )
+
+
+def _training(history: Sequence[Tree]) -> str:
+    columns: dict[str, list[tuple[float, float]]] = {}
+    for number, entry in enumerate(history, start=1):
+        for name, value in _flat(entry):
+            columns.setdefault(name, []).append((float(entry.get("epoch", number)), value))
+    groups: dict[str, dict[str, list[tuple[float, float]]]] = {"Loss": {}, "Validation": {}, "Pace": {}}
+    for name, points in columns.items():
+        if name in ("epoch", "step", "steps"):
+            continue
+        pace = "second" in name or "learning_rate" in name or name == "lr"
+        groups["Pace" if pace else "Loss" if "loss" in name else "Validation"][name] = points
+    panels = []
+    for heading in ("Loss", "Validation"):
+        named = list(groups[heading].items())[:5]
+        if named:
+            series = [(name, f"s{place}", points) for place, (name, points) in enumerate(named)]
+            chart = charts.lines(series, x_label="epoch", whole_x=True)
+            legend = _legend([(re.sub(r"[_/]", " ", name), css) for name, css, _ in series])
+            panels.append(f'<div class="panel"><h3>{heading}</h3>{chart}{legend}</div>')
+    seconds = sum(value for name, points in groups["Pace"].items() if "second" in name for _, value in points)
+    took = f" in {seconds / 60:.1f} minutes" if seconds >= 60 else f" in {seconds:.0f} s" if seconds else ""
+    before = "; epoch 0 is before training" if any(entry.get("epoch") == 0 for entry in history) else ""
+    epochs = max(int(entry.get("epoch", number)) for number, entry in enumerate(history, start=1))
+    text = f'<p class="soft">{epochs} epoch{"s" * (epochs != 1)}{took}{before}.</p>'
+    return f'<h2>Training</h2>{text}<div class="grid2">{"".join(panels)}</div>'
+
+
+def _worst(details: Details) -> str:
+    rows = "".join(
+        f'<tr><td class="query">{escape(worst.query)}</td><td>{escape(worst.country or "")}</td>'
+        f'<td class="number">{worst.relevant} of {worst.judged}</td><td class="number">{decimal(worst.ours)}</td>'
+        f'<td class="number">{decimal(worst.bm25)}</td></tr>'
+        for worst in details.worst
+    )
+    return (
+        f'<h2>Where it does worst</h2><p class="soft">The queries of the lowest {details.worst_metric}.</p>'
+        '<div class="panel scroll"><table><tr><th>query</th><th>country</th><th class="number">relevant</th>'
+        f'<th class="number">Mercato</th><th class="number">BM25</th></tr>{rows}</table></div>'
+    )
+
+
+def _table(metrics: Tree) -> str:
+    systems = _systems(metrics)
+    head = "".join(f'<th class="number {css}">{escape(_name(system))}</th>' for system, (css, _) in systems.items())
+    rows = []
+    for part in PARTS:
+        if part not in metrics:
+            continue
+        counted = _counted(metrics["n"][part])
+        rows.append(
+            f'<tr><td class="group" colspan="{len(systems) + 2}">{TITLES[part][0]} <small>{counted}</small></td></tr>'
+        )
+        for metric in metrics[part]:
+            cells = ""
+            for system, (_, tree) in systems.items():
+                value, span = tree.get(part, {}).get(metric), _interval(metrics, system, part, metric)
+                cells += f'<td class="number">{_figure(value, span)}</td>'
+            delta = _delta(metrics, part, metric).replace("div", "span").replace(" on BM25", "")
+            rows.append(f'<tr><td>{_metric(metric)}</td>{cells}<td class="number">{delta}</td></tr>')
+    return (
+        f'<h2>Every figure</h2><div class="panel scroll"><table><tr><th>metric</th>{head}'
+        f'<th class="number">Mercato − BM25</th></tr>{"".join(rows)}</table></div>'
+    )
+
+
+def _facts(metrics: Tree, details: Details | None, recipe_text: str) -> str:
+    n = metrics["n"]
+    facts = dict(details.facts) if details else {}
+    facts |= {"bootstrap": f"{n['resamples']:,} resamples of the queries", "seed": str(n["seed"])}
+    listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
+    recipe = f"<details><summary>Recipe</summary><pre>{escape(recipe_text)}</pre></details>" if recipe_text else ""
+    return f'<h2>Data and method</h2><div class="panel"><dl>{listed}</dl>{recipe}</div>'
+
+
+# --- pieces
+
+
+def _systems(metrics: Tree) -> dict[str, tuple[str, Tree]]:
+    """Ours, the other encoders, BM25, random: each with its colour class and its figures."""
+    baselines = metrics["baselines"]
+    others = [name for name in baselines if name not in ("bm25", "random")]
+    colours = {OURS: "s0", "bm25": "s1", "random": "s2"} | {name: f"s{3 + i % 2}" for i, name in enumerate(others)}
+    order = [OURS, *others, *(name for name in ("bm25", "random") if name in baselines)]
+    return {name: (colours[name], metrics if name == OURS else baselines[name]) for name in order}
+
+
+def _interval(metrics: Tree, system: str, part: str, metric: str) -> tuple[float, float] | None:
+    tree = metrics["intervals"] if system == OURS else metrics["intervals"]["baselines"].get(system, {})
+    span = tree.get(part, {}).get(metric)
+    return (span[0], span[1]) if span else None
+
+
+def _tiles(results: Sequence[Result]) -> str:
+    return "".join(_tile(result) for result in results) or '<div class="soft">nothing found</div>'
+
+
+def _tile(result: Result) -> str:
+    css, mark = {True: ("yes", "✓"), False: ("no", "✗"), None: ("", "")}[result.verdict]
+    badge = f'<span class="mark {css}">{mark}</span>' if mark else ""
+    style = f' style="background-image:url({result.photo})"' if result.photo else ""
+    blank = "" if result.photo else "no photo"
+    return (
+        f'<div class="tile {css}"><div class="photo"{style}>{blank}{badge}</div>'
+        f'<div class="title">{escape(result.title)}</div><div class="price">{escape(result.price)}</div></div>'
+    )
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> str:
+    return (
+        '<div class="legend">'
+        + "".join(f'<span class="{css}"><i></i><b>{escape(name)}</b></span>' for name, css in entries)
+        + "</div>"
+    )
+
+
+def _figure(value: float | None, span: tuple[float, float] | None) -> str:
+    if value is None:
+        return "–"
+    return decimal(value) + (f" <small>{decimal(span[0])}–{decimal(span[1])}</small>" if span else "")
+
+
+def _counted(counts: Tree) -> str:
+    text = f"{counts['queries']:,} queries, {counts['pairs']:,} pairs"
+    return text + (f", batches of {counts['batch_size']:,}" if "batch_size" in counts else "")
+
+
+def _flat(entry: Tree, prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name} ")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+            yield prefix + name, float(value)
+
+
+def _name(system: str) -> str:
+    return NAMES.get(system, system)
+
+
+def _metric(metric: str) -> str:
+    return METRICS.get(metric, metric)
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "−") + decimal(abs(value))

@@ -1,0 +1,160 @@
+"""What is measured: anything that can score and rank the catalogue's rows for the evaluation's queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from mercato.errors import MercatoError
+from mercato.evaluation.arrays import FloatArray, IntArray, Vectors
+from mercato.evaluation.bm25 import BM25
+from mercato.evaluation.knn import nearest
+from mercato.models.encoder import Encoder
+from mercato.progress import track
+
+PRODUCT_BATCH = 256
+QUERY_BATCH = 1024
+
+
+class System(Protocol):
+    """Queries and products are row numbers of the evaluation's query and product tables."""
+
+    def score(self, queries_P: IntArray, products_P: IntArray) -> FloatArray:
+        """The score of each (query, product) pair: (P,)."""
+        ...
+
+    def grid(self, queries_B: IntArray, products_C: IntArray) -> FloatArray:
+        """The score of every query with every product: (B, C)."""
+        ...
+
+    def top(self, queries_Q: IntArray, k: int) -> IntArray:
+        """The k best products of the whole catalogue: (Q, k), best first, -1 where nothing more is found."""
+        ...
+
+
+@dataclass(frozen=True)
+class VectorSystem:
+    """Ranks by the inner product of unit vectors: any encoder."""
+
+    queries: Vectors  # (Q, D)
+    products: Vectors  # (N, D)
+
+    def score(self, queries_P: IntArray, products_P: IntArray) -> FloatArray:
+        """The cosine of each pair: (P,)."""
+        pieces = range(0, len(queries_P), 65536)  # bounds the two gathered copies
+        cosines = [
+            np.einsum("pd,pd->p", self.queries[queries_P[i : i + 65536]], self.products[products_P[i : i + 65536]])
+            for i in pieces
+        ]
+        return np.concatenate(cosines).astype(np.float64) if cosines else np.empty(0)
+
+    def grid(self, queries_B: IntArray, products_C: IntArray) -> FloatArray:
+        """The cosine of every query with every product: (B, C)."""
+        return (self.queries[queries_B] @ self.products[products_C].T).astype(np.float64)
+
+    def top(self, queries_Q: IntArray, k: int) -> IntArray:
+        """The k nearest products by exact search: (Q, k)."""
+        return nearest(self.queries[queries_Q], self.products, k)
+
+
+@dataclass(frozen=True)
+class LexicalSystem:
+    """Ranks by BM25."""
+
+    bm25: BM25
+    texts: Sequence[str]
+
+    def score(self, queries_P: IntArray, products_P: IntArray) -> FloatArray:
+        """The BM25 score of each pair: (P,)."""
+        scores_P = np.empty(len(queries_P))
+        order_P = np.argsort(queries_P, kind="stable")
+        for pairs in np.split(order_P, np.flatnonzero(np.diff(queries_P[order_P])) + 1):
+            if len(pairs):
+                scores_P[pairs] = self.bm25.all_scores(self.texts[queries_P[pairs[0]]])[products_P[pairs]]
+        return scores_P
+
+    def grid(self, queries_B: IntArray, products_C: IntArray) -> FloatArray:
+        """The BM25 score of every query with every product: (B, C)."""
+        return np.stack([self.bm25.all_scores(self.texts[query])[products_C] for query in queries_B])
+
+    def top(self, queries_Q: IntArray, k: int) -> IntArray:
+        """The k best products that share a word with the query: (Q, k)."""
+        return self.bm25.top([self.texts[query] for query in queries_Q], k)
+
+
+@dataclass(frozen=True)
+class RandomSystem:
+    """Scores a pair by a hash of its two row numbers: uniform in [0, 1), the same in every part."""
+
+    products: int
+    seed: int
+
+    def score(self, queries_P: IntArray, products_P: IntArray) -> FloatArray:
+        """A random score for each pair: (P,)."""
+        with np.errstate(over="ignore"):
+            seeded = _splitmix64(queries_P.astype(np.uint64) + np.uint64(self.seed) * np.uint64(0x9E3779B97F4A7C15))
+            return _splitmix64(seeded + products_P.astype(np.uint64)) / 2.0**64
+
+    def grid(self, queries_B: IntArray, products_C: IntArray) -> FloatArray:
+        """A random score for every query with every product: (B, C)."""
+        return self.score(queries_B[:, None], products_C[None, :])
+
+    def top(self, queries_Q: IntArray, k: int) -> IntArray:
+        """The k products of the highest random scores: (Q, k)."""
+        found_QK = np.full((len(queries_Q), k), -1, dtype=np.int64)
+        everything_N = np.arange(self.products)
+        for position, query in enumerate(queries_Q):
+            scores_N = self.score(np.full(self.products, query), everything_N)
+            best = np.argpartition(-scores_N, k)[:k] if k < self.products else everything_N
+            found_QK[position, : len(best)] = best[np.argsort(-scores_N[best])]
+        return found_QK
+
+
+def encode(encoder: Encoder, name: str, queries: pl.DataFrame, products: pa.Table) -> VectorSystem:
+    """Encode every query (country by country) and every product once.
+
+    Args:
+        encoder: the model.
+        name: what the progress bars and errors call it.
+        queries: columns `query` and `country`.
+        products: rows of the products schema.
+
+    Raises:
+        MercatoError: the encoder returned a vector that is not finite, naming the query or the product.
+    """
+    texts, countries = queries["query"].to_list(), queries["country"].to_list()
+    queries_QD = np.empty((len(texts), encoder.dimension), dtype=np.float32)
+    rows_of: dict[str | None, list[int]] = {}
+    for row, country in enumerate(countries):
+        rows_of.setdefault(country, []).append(row)
+    batches = [(c, rows[i : i + QUERY_BATCH]) for c, rows in rows_of.items() for i in range(0, len(rows), QUERY_BATCH)]
+    for country, rows in track(batches, f"query vectors ({name})"):
+        queries_QD[rows] = encoder.encode_queries([texts[row] for row in rows], country)
+    _check(queries_QD, name, "query", texts)
+
+    products_ND = np.empty((products.num_rows, encoder.dimension), dtype=np.float32)
+    for start in track(range(0, products.num_rows, PRODUCT_BATCH), f"product vectors ({name})"):
+        products_ND[start : start + PRODUCT_BATCH] = encoder.encode_products(products.slice(start, PRODUCT_BATCH))
+    _check(products_ND, name, "product", products.column("product_id").to_pylist())
+    return VectorSystem(queries_QD, products_ND)
+
+
+def _check(vectors: Vectors, name: str, kind: str, labels: list[str]) -> None:
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        raise MercatoError(f"{name}: the vector of {kind} {labels[broken[0]]!r} is not finite ({len(broken)} such)")
+
+
+def _splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014)."""
+    with np.errstate(over="ignore"):
+        values = values + np.uint64(0x9E3779B97F4A7C15)
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return values ^ (values >> np.uint64(31))

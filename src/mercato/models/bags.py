@@ -1,0 +1,35 @@
+"""Embedding bags: hashed character trigrams, and single categories such as a country."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TrigramBag(nn.Module):
+    """Trigram hash ids (B, T), 0 = padding → the sum of their embeddings (B, D) (Que2Search §3.1)."""
+
+    def __init__(self, buckets: int, dimension: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(buckets + 1, dimension) * dimension**-0.5)
+        with torch.no_grad():
+            self.weight[0] = 0
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """(B, T) int64 → (B, D)."""
+        if torch.compiler.is_exporting():  # ONNX has no bag: the same sum, written out
+            return (F.embedding(ids_BT, self.weight) * (ids_BT != 0).unsqueeze(-1)).sum(1)
+        return F.embedding_bag(ids_BT, self.weight, mode="sum", padding_idx=0)
+
+
+class Category(nn.Module):
+    """One category id (B,), 0 = unknown → its embedding (B, D)."""
+
+    def __init__(self, count: int, dimension: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count + 1, dimension) * dimension**-0.5)
+
+    def forward(self, ids_B: Tensor) -> Tensor:
+        """(B,) int64 → (B, D)."""
+        return F.embedding(ids_B, self.weight)

@@ -1,0 +1,26 @@
+"""Several photos as one vector: a shared MLP, then deep sets (Zaheer et al. 2017; Que2Search §3.1)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ImageSet(nn.Module):
+    """Image vectors (B, I, V) with a mask (B, I) → (B, D): ρ(Σᵢ φ(xᵢ)), blind to the photos' order.
+
+    The sum is divided by the square root of the count, so that five photos are not five times as loud as one.
+    """
+
+    def __init__(self, image_dimension: int, dimension: int, dropout: float) -> None:
+        super().__init__()
+        self.shared = nn.Sequential(
+            nn.LayerNorm(image_dimension), nn.Linear(image_dimension, dimension), nn.GELU(), nn.Dropout(dropout)
+        )
+        self.after = nn.Linear(dimension, dimension)
+
+    def forward(self, images_BIV: Tensor, mask_BI: Tensor) -> Tensor:
+        """(B, I, V) float32, (B, I) bool → (B, D)."""
+        weight_BI1 = mask_BI.unsqueeze(-1).to(images_BIV.dtype)
+        summed_BD = (self.shared(images_BIV) * weight_BI1).sum(1)
+        result: Tensor = self.after(summed_BD / weight_BI1.sum(1).clamp(min=1).sqrt())
+        return result

@@ -1,0 +1,83 @@
+"""A run in torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
+from transformers import AutoConfig
+
+from mercato.config import Recipe
+from mercato.models.build import TextConfigs, build_towers
+from mercato.models.image_encoder import ImageEncoder
+from mercato.models.que2search import TwoTower
+from mercato.models.run import (
+    RECIPE,
+    SPEC,
+    TOKENIZER,
+    WEIGHTS,
+    RunEncoder,
+    load_image_encoder,
+    load_recipe_and_featurizer,
+)
+from mercato.text.features import Features, Featurizer
+
+
+class Model(RunEncoder):
+    """A run in torch: for training, explaining and checking; serving uses the ONNX towers."""
+
+    def __init__(
+        self, recipe: Recipe, featurizer: Featurizer, image_encoder: ImageEncoder | None, towers: TwoTower
+    ) -> None:
+        super().__init__(recipe, featurizer, image_encoder)
+        self.towers = towers.eval()
+
+    @classmethod
+    def load(cls, run: Path) -> Self:
+        """Load a run folder.
+
+        Raises:
+            MercatoError: the folder is not a run.
+        """
+        recipe, featurizer = load_recipe_and_featurizer(run)
+        configs: TextConfigs = {
+            tower: AutoConfig.from_pretrained(run / file)
+            for tower in ("query", "product")
+            if (run / (file := f"{tower}_text.json")).is_file()
+        }
+        towers = build_towers(recipe, featurizer.spec, configs, new=False)
+        load_model(towers, run / WEIGHTS)
+        return cls(recipe, featurizer, load_image_encoder(run), towers)
+
+    def save(self, run: Path) -> None:
+        """Write all of a run but its metrics, report and ONNX towers (`mercato.models.export`)."""
+        (run / RECIPE).write_text(self.recipe.toml())
+        self.featurizer.spec.save(run / SPEC)
+        self.featurizer.tokenizer.save(str(run / TOKENIZER))
+        for tower, part in (("query", self.towers.query), ("product", self.towers.product)):
+            if part.text is not None:
+                part.text.backbone.config.to_json_file(run / f"{tower}_text.json")  # type: ignore[union-attr,operator]
+        save_model(self.towers, str(run / WEIGHTS))
+
+    @torch.inference_mode()
+    def query_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The query tower on a batch of features → (B, D)."""
+        return self.towers.query(_tensors(features))[0].numpy()
+
+    @torch.inference_mode()
+    def product_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The product tower on a batch of features → (B, D)."""
+        return self.towers.product(_tensors(features))[0].numpy()
+
+
+def load(run: str | Path) -> Model:
+    """Load a trained run: `mc.load(run).encode_queries(["red sofa"])`."""
+    return Model.load(Path(run))
+
+
+def _tensors(features: Features) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in features.items()}

@@ -1,0 +1,124 @@
+"""A run: the folder that training leaves, and what every way of running its towers shares. No torch here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from mercato.config import Recipe
+from mercato.data.images import load_images
+from mercato.errors import MercatoError
+from mercato.models.image_encoder import MODEL as IMAGE_MODEL
+from mercato.models.image_encoder import ImageEncoder
+from mercato.text.features import Features, Featurizer, FeatureSpec
+from mercato.text.tokenizer import load_tokenizer
+
+RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"
+QUERY_TOWER, PRODUCT_TOWER = "query_tower.onnx", "product_tower.onnx"
+BATCH = 256
+
+
+class RunEncoder(ABC):
+    """Raw queries and products → vectors: features as trained, photos through the run's image encoder, then a tower.
+
+    Subclasses run the towers: `mercato.models.model.Model` in torch, `mercato.serving.predictor.Predictor` in ONNX Runtime.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        featurizer: Featurizer,
+        image_encoder: ImageEncoder | None,
+        market_path: Path | None = None,
+    ) -> None:
+        self.recipe, self.featurizer, self.image_encoder = recipe, featurizer, image_encoder
+        self.market_path = market_path  # where relative image paths of products start
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.recipe.dimension
+
+    @abstractmethod
+    def query_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The query tower on a batch of features → (B, D)."""
+
+    @abstractmethod
+    def product_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The product tower on a batch of features → (B, D)."""
+
+    def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
+        """Query strings of searchers in `country` → (n, D) float32, unit length."""
+        batches = [
+            self.query_vectors(self.featurizer.queries(batch, [country] * len(batch))) for batch in _batches(queries)
+        ]
+        return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
+
+    def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """Rows with columns of the products schema, any of which may be missing → (n, D) float32, unit length.
+
+        `image_embeddings` are used in place of `images` where given; photos that cannot be read are left out.
+        """
+        rows = products.to_pylist() if isinstance(products, pa.Table) else products
+        batches = [
+            self.product_vectors(self.featurizer.products(batch, self._image_vectors(batch)))
+            for batch in _batches(rows)
+        ]
+        return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
+
+    def _image_vectors(self, products: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32] | None] | None:
+        spec = self.featurizer.spec
+        if "images" not in spec.product_channels:
+            return None
+        vectors: list[NDArray[np.float32] | None] = []
+        photos, owners = [], []
+        for place, product in enumerate(products):
+            given = product.get("image_embeddings")
+            vectors.append(_given(given, spec.image_dimension, product) if given is not None and len(given) else None)
+            if vectors[-1] is None and self.image_encoder is not None:
+                for photo in load_images(self.market_path or Path(), product.get("images"), spec.max_images):
+                    photos.append(photo)
+                    owners.append(place)
+        if photos and self.image_encoder is not None:
+            encoded, whose = self.image_encoder.encode(photos), np.array(owners)
+            for place in np.unique(whose):
+                vectors[place] = encoded[whose == place]
+        return vectors
+
+
+def load_recipe_and_featurizer(run: Path) -> tuple[Recipe, Featurizer]:
+    """What every loader of a run needs first."""
+    missing = [name for name in (RECIPE, SPEC, TOKENIZER, WEIGHTS) if not (run / name).is_file()]
+    if missing:
+        raise MercatoError(f"{run} is not a run: it has no {', '.join(missing)} (train one with `mercato train`)")
+    recipe = Recipe.parse((run / RECIPE).read_text(), str(run / RECIPE))
+    tokenizer: Tokenizer = load_tokenizer(run / TOKENIZER)
+    return recipe, Featurizer(FeatureSpec.load(run / SPEC), tokenizer)
+
+
+def load_image_encoder(run: Path, threads: int = 1) -> ImageEncoder | None:
+    """The run's image encoder; None where its market brought image vectors, or the recipe has no photos."""
+    return ImageEncoder(run, threads) if (run / IMAGE_MODEL).is_file() else None
+
+
+def _given(given: Any, dimension: int, product: Mapping[str, Any]) -> NDArray[np.float32]:
+    try:
+        vectors = np.asarray(given, np.float32)
+    except ValueError:
+        vectors = np.zeros((0, 0), np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != dimension or not np.isfinite(vectors).all():
+        raise MercatoError(
+            f"product {product.get('product_id')}, field image_embeddings: must be finite vectors of {dimension} numbers"
+        )
+    return vectors
+
+
+def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]

@@ -1,0 +1,39 @@
+"""What long work tells the person who waits: notes and progress bars, all on stderr, all silenced by `quiet()`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+console = Console(stderr=True, highlight=False)
+
+
+def quiet(on: bool = True) -> None:
+    """Silence (or restore) every note and bar of this process."""
+    console.quiet = on
+
+
+def note(text: str) -> None:
+    """Print one line (Rich markup allowed) on stderr."""
+    console.print(text)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` under a progress bar; where stderr is not a terminal, print one line when done instead."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    start, count = time.perf_counter(), 0
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        for item in items:
+            yield item
+            count += 1
+            bar.advance(task)
+    note(f"  {description}: {count:,} in {time.perf_counter() - start:.1f} s")

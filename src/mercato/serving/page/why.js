@@ -1,0 +1,61 @@
+// "Why this result": the two scores as they are, which search found the product, and one plain sentence about it.
+
+import { h, icon } from "./dom.js";
+import { number } from "./format.js";
+
+/** "both", "meaning", "words" or "filters": which of the two searches listed the hit, if there was a query at all. */
+export function finder(hit) {
+  const [meaning, words] = [hit.found_by.includes("ann"), hit.found_by.includes("text")];
+  if (meaning) return words ? "both" : "meaning";
+  return words ? "words" : "filters";
+}
+
+const LABEL = { both: "meaning and words", meaning: "meaning", words: "words", filters: "the filters" };
+
+function sentence(hit) {
+  switch (finder(hit)) {
+    case "both":
+      return "Found by meaning and by words: it is close to the query in meaning, and shares words with it.";
+    case "filters":
+      return "Listed by the filters alone, newest first: there was no query to compare it with.";
+    case "words":
+      if (hit.cosine === null) return "Found by words: this is BM25’s own list, which knows nothing of meaning.";
+      return "Found by words only: it shares words with the query, but was not among the closest in meaning.";
+    default:
+      return hit.bm25 > 0
+        ? "Found by meaning: it shares a word with the query too, but not enough for the word search to list it."
+        : "Found by meaning: no word of the query is in the listing.";
+  }
+}
+
+/** The panel's content. `bestBm25` is the highest BM25 score on the page: BM25 has no upper end of its own. */
+export function explanation(hit, bestBm25) {
+  const rows = finder(hit) === "filters" ? [] : [
+    ["Meaning", "cosine", hit.cosine, 1, 3, "Cosine of the query's and the product's vectors: 1 is the same meaning"],
+    ["Words", "BM25", hit.bm25, bestBm25, 2, "BM25, beside the highest score on this page"],
+  ];
+  return h("div", { class: "why-panel" },
+    h("p", {}, sentence(hit)),
+    rows.length > 0 && h("dl", { class: "scores" }, rows.map(([label, name, value, most, digits, title]) => [
+      h("dt", { title }, label, " ", h("small", {}, name)),
+      h("dd", {}, h("b", {}, Number.isFinite(value) ? number(value, digits) : "–"), bar(value, most)),
+    ])),
+    h("p", { class: "found" },
+      "Position ", h("b", {}, String(hit.position)), " · found by ", h("b", {}, LABEL[finder(hit)])));
+}
+
+/** The panel behind a "Why this result" that opens in place. */
+export function why(hit, bestBm25) {
+  const mark = h("i", { class: `found-by ${finder(hit)}`, "aria-hidden": "true" });
+  const details = h("details", { class: "why" }, h("summary", {}, mark, "Why this result", icon("chevron")));
+  details.addEventListener("toggle", () => {
+    if (details.open && details.childElementCount === 1) details.append(explanation(hit, bestBm25));
+  });
+  return details;
+}
+
+function bar(value, most) {
+  const fill = h("i");
+  fill.style.inlineSize = `${most > 0 ? 100 * Math.min(1, Math.max(0, value / most)) : 0}%`;
+  return h("span", { class: "bar", "aria-hidden": "true" }, fill);
+}

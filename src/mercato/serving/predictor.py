@@ -1,0 +1,70 @@
+"""The predictor: strings and products → vectors, with ONNX Runtime and no torch (Que2Search §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from mercato.errors import MercatoError
+from mercato.models.run import (
+    PRODUCT_TOWER,
+    QUERY_TOWER,
+    RunEncoder,
+    load_image_encoder,
+    load_recipe_and_featurizer,
+)
+from mercato.serving.cache import TTLCache
+from mercato.text.features import Features
+from mercato.text.normalize import normalize
+
+CACHED_QUERIES = 100_000  # vectors of 128 numbers: about 60 MB
+
+
+class Predictor(RunEncoder):
+    """A run's ONNX towers; query vectors are kept in memory for eight hours (§4), by normalised query and country."""
+
+    def __init__(self, run: Path, market_path: Path | None = None, threads: int = 1) -> None:
+        """Load a run's towers, each with `threads` threads (more than one only pays for batches of products).
+
+        Raises:
+            MercatoError: the folder is not a run, or it has no exported towers.
+        """
+        recipe, featurizer = load_recipe_and_featurizer(run)
+        super().__init__(recipe, featurizer, load_image_encoder(run, threads), market_path)
+        self.cache: TTLCache[tuple[str, str | None], NDArray[np.float32]] = TTLCache(CACHED_QUERIES)
+        self._query, self._product = (_session(run / file, threads) for file in (QUERY_TOWER, PRODUCT_TOWER))
+
+    def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
+        """As `RunEncoder.encode_queries`, through the cache."""
+        keys = [(normalize(query), country) for query in queries]
+        found = [self.cache.get(key) for key in keys]
+        missing = [place for place, vector in enumerate(found) if vector is None]
+        if missing:
+            fresh = super().encode_queries([queries[place] for place in missing], country)
+            for place, vector in zip(missing, fresh, strict=True):
+                found[place] = vector
+                self.cache.put(keys[place], vector)
+        return np.stack([v for v in found if v is not None]) if found else super().encode_queries([], country)
+
+    def query_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The query tower on a batch of features → (B, D)."""
+        vectors: NDArray[np.float32] = self._query.run(None, features)[0]
+        return vectors
+
+    def product_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The product tower on a batch of features → (B, D)."""
+        vectors: NDArray[np.float32] = self._product.run(None, features)[0]
+        return vectors
+
+
+def _session(file: Path, threads: int) -> ort.InferenceSession:
+    if not file.is_file():
+        raise MercatoError(f"{file.parent} has no {file.name}: run `mercato export {file.parent}`")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,279 @@
+"""The JSON of the HTTP API: what is read (strictly, every field bounded) and what is written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+
+from mercato.retrieval.expression import category_path
+
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+_KM_PER_MILE = 1.609344
+
+
+def _encodable(text: str) -> str:
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds a character that cannot be written as UTF-8 text")
+    return text
+
+
+def _path(text: str) -> str:
+    path = category_path(_encodable(text))
+    if not path:
+        raise ValueError("needs at least one name")
+    return path
+
+
+def _utc(moment: datetime) -> datetime:
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    if not _FIRST <= moment < _LAST:
+        raise ValueError("must lie between 1970 and 2200")
+    return moment.astimezone(UTC)
+
+
+Name = Annotated[str, Field(max_length=256), AfterValidator(_encodable)]
+Word = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_encodable)]
+PicturePosition = Annotated[int, Field(ge=0, lt=1000)]
+Country = Annotated[str, Field(pattern="^[a-z]{2}$", description="ISO 3166-1 alpha-2, lower case")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
+Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
+Attributes = Annotated[dict[Name, Name], Field(max_length=64)]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LocationIn(_In):
+    """Where the searcher is."""
+
+    latitude: Latitude
+    longitude: Longitude
+
+
+class FiltersIn(_In):
+    """What every hit must satisfy."""
+
+    category: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=256, description="a path: it and everything under it"),
+            AfterValidator(_path),
+        ]
+        | None
+    ) = None
+    price_min: Price | None = None
+    price_max: Price | None = None
+    condition: Annotated[list[Word], Field(max_length=32, description="any of these")] | None = None
+    country: Country | None = None
+    seller_id: Word | None = None
+    attributes: Annotated[dict[Word, Word], Field(max_length=64, description="all of these")] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.price_min is not None and self.price_max is not None and self.price_min > self.price_max:
+            raise ValueError("price_min: is above price_max")
+        return self
+
+
+class SearchIn(_In):
+    """A search, or the next page of one (the same request with the last answer's cursor)."""
+
+    query: Annotated[str, Field(max_length=512), AfterValidator(_encodable)] = ""
+    country: Annotated[Country | None, Field(description="the searcher's country")] = None
+    location: LocationIn | None = None
+    radius_km: Annotated[float, Field(gt=0, le=20_040, allow_inf_nan=False)] | None = None
+    radius_miles: Annotated[float, Field(gt=0, le=12_452, allow_inf_nan=False)] | None = None
+    filters: FiltersIn = FiltersIn()
+    mode: Literal["hybrid", "semantic", "text"] = "hybrid"
+    page_size: Annotated[int, Field(ge=1, le=100)] = 24
+    cursor: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+
+    @model_validator(mode="after")
+    def _radius_has_a_centre(self) -> Self:
+        if self.radius_km is not None and self.radius_miles is not None:
+            raise ValueError("radius_miles: give it or radius_km, not both")
+        if self.radius is not None and self.location is None:
+            raise ValueError("location: a radius needs one")
+        return self
+
+    @property
+    def radius(self) -> float | None:
+        """The radius in kilometres."""
+        return self.radius_miles * _KM_PER_MILE if self.radius_miles is not None else self.radius_km
+
+
+class ImageIn(_In):
+    """A picture: JPEG, PNG, WebP or anything else that can be read, 10 MiB at most."""
+
+    base64: Base64Bytes
+
+
+class ProductIn(_In):
+    """A product as the products table has it."""
+
+    product_id: Word
+    title: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_encodable)]
+    description: Annotated[str, Field(max_length=50_000), AfterValidator(_encodable)] | None = None
+    brand: Name | None = None
+    category: Annotated[Name | None, Field(description='"A > B > C"')] = None
+    price: Price | None = None
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] | None = None
+    condition: Name | None = None
+    created_at: Annotated[datetime, AfterValidator(_utc)] | None = None
+    country: Country | None = None
+    language: Name | None = None
+    latitude: Latitude | None = None
+    longitude: Longitude | None = None
+    seller_id: Name | None = None
+    seller_rating: Finite | None = None
+    rating: Finite | None = None
+    attributes: Attributes | None = None
+    images: Annotated[list[ImageIn], Field(max_length=10)] | None = None
+    image_embeddings: Annotated[list[Annotated[list[Finite], Field(max_length=4096)]], Field(max_length=10)] | None = (
+        None
+    )
+
+
+class ProductsIn(_In):
+    """Products to write: new ones, and new versions of known ones."""
+
+    products: Annotated[list[ProductIn], Field(min_length=1, max_length=1000)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        seen: set[str] = set()
+        for number, product in enumerate(self.products):
+            if product.product_id in seen:
+                raise ValueError(f"products.{number}.product_id: is there twice")
+            seen.add(product.product_id)
+        return self
+
+
+class EventsIn(BaseModel):
+    """Events in the JSON of the UBI standard (1.3); what Mercato has no column for is ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    events: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
+
+
+class EmbedIn(_In):
+    """Queries or products to embed, one of the two."""
+
+    queries: (
+        Annotated[
+            list[Annotated[str, Field(max_length=512), AfterValidator(_encodable)]], Field(min_length=1, max_length=256)
+        ]
+        | None
+    ) = None
+    country: Country | None = None
+    products: Annotated[list[ProductIn], Field(min_length=1, max_length=32)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.queries is None) == (self.products is None):
+            raise ValueError("queries: give either queries or products")
+        return self
+
+
+class ProblemOut(BaseModel):
+    """What went wrong; it names the field."""
+
+    detail: str
+
+
+class ProductOut(BaseModel):
+    """A product as it is stored."""
+
+    product_id: str
+    title: str
+    description: str | None
+    brand: str | None
+    category: str | None
+    price: float | None
+    currency: str | None
+    condition: str | None
+    created_at: datetime | None
+    country: str | None
+    language: str | None
+    latitude: float | None
+    longitude: float | None
+    seller_id: str | None
+    seller_rating: float | None
+    rating: float | None
+    attributes: dict[str, str | None] | None
+    images: Annotated[list[str], Field(description="addresses on this server")]
+
+
+class HitOut(BaseModel):
+    """One result, with why it is there."""
+
+    position: Annotated[int, Field(ge=1, description="counted from 1 over all pages")]
+    product: ProductOut
+    cosine: Annotated[float, Field(description="query · product; 0 where the search had no vector")]
+    bm25: Annotated[float, Field(description="0 where no word matched")]
+    found_by: list[Literal["ann", "text"]]
+    distance_km: Annotated[float | None, Field(description="from the searcher's location")]
+
+
+class SearchOut(BaseModel):
+    """A page of results."""
+
+    query_id: Annotated[str, Field(description="log events of this search with it; the same on every page")]
+    hits: list[HitOut]
+    cursor: Annotated[str | None, Field(description="asks for the next page; null on the last")]
+    total: Annotated[int, Field(ge=0, description="products that match the filters")]
+    took_ms: float
+
+
+class AcceptedOut(BaseModel):
+    """How many were taken: they are on disk."""
+
+    accepted: int
+
+
+class VectorsOut(BaseModel):
+    """One unit-length vector for each input, in order."""
+
+    vectors: list[list[float]]
+
+
+class ModelOut(BaseModel):
+    """The model that embeds."""
+
+    name: str
+    dimension: int
+
+
+class PlaceOut(BaseModel):
+    """A place where many of the catalogue's products are."""
+
+    name: str
+    latitude: float
+    longitude: float
+
+
+class MarketOut(BaseModel):
+    """What a search page needs to know about the market."""
+
+    name: str
+    currency: str
+    model: ModelOut
+    products: int
+    categories: list[str]
+    conditions: list[str]
+    countries: list[str]
+    attributes: dict[str, list[str]]
+    places: list[PlaceOut]
+    examples: list[str]
+
+
+class StateOut(BaseModel):
+    """Whether the server can work."""
+
+    status: str

@@ -1,0 +1,1 @@
+"""Text: normalising, the tokenizer, character trigrams, and all of a tower's inputs as arrays."""

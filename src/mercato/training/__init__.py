@@ -1,0 +1,1 @@
+"""Training: pairs into batches, the loop, stages, image vectors."""

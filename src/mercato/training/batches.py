@@ -1,0 +1,139 @@
+"""Pairs as batches of tower inputs: every distinct query and product of a batch is encoded once.
+
+Shapes: B pairs of a batch, Q and P its distinct queries and products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mercato.text.features import Features, FeatureSpec
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step of training reads."""
+
+    query: dict[str, Tensor]  # of Q distinct queries
+    product: dict[str, Tensor]  # of P distinct products (as seen: with or without withheld fields)
+    query_B: Tensor  # which of the Q, int64
+    product_B: Tensor  # which of the P, int64
+    weight_B: Tensor  # float32
+    excluded_BB: Tensor  # bool: column j is no negative for row i
+
+
+class Examples:
+    """Query–product pairs as rows of two feature tables."""
+
+    def __init__(
+        self,
+        queries: Features,
+        products: Features,
+        spec: FeatureSpec,
+        query_N: NDArray[np.int64],
+        product_N: NDArray[np.int64],
+        weight_N: NDArray[np.float32],
+        withhold_N: NDArray[np.int64],
+        withheld: list[tuple[str, ...]],
+    ) -> None:
+        """`withhold_N[i]` picks from `withheld` the fields that pair i hides from the product tower."""
+        self.queries, self.products, self.spec = queries, products, spec
+        self.query_N, self.product_N, self.weight_N = query_N, product_N, weight_N
+        self.withhold_N, self.withheld = withhold_N, withheld
+        self._products = len(next(iter(products.values())))
+        self._known = np.unique(query_N * self._products + product_N)
+
+    def __len__(self) -> int:
+        return len(self.query_N)
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The batch of these pairs."""
+        queries, query_B = np.unique(self.query_N[rows], return_inverse=True)
+        seen = self.product_N[rows] * len(self.withheld) + self.withhold_N[rows]
+        instances, product_B = np.unique(seen, return_inverse=True)
+        products = take(self.products, instances // len(self.withheld), self.spec)
+        for kind, fields in enumerate(self.withheld):
+            if fields:
+                hide(products, fields, instances % len(self.withheld) == kind, self.spec)
+        return Batch(
+            tensors(take(self.queries, queries, self.spec)),
+            tensors(products),
+            torch.from_numpy(query_B),
+            torch.from_numpy(product_B),
+            torch.from_numpy(self.weight_N[rows]),
+            torch.from_numpy(self._excluded(rows)),
+        )
+
+    def _excluded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Every column that holds a known positive of its row's query, or the row's own product again."""
+        keys_BB = self.query_N[rows][:, None] * self._products + self.product_N[rows][None, :]
+        place_BB = np.searchsorted(self._known, keys_BB).clip(max=len(self._known) - 1)
+        excluded_BB: NDArray[np.bool_] = self._known[place_BB] == keys_BB
+        np.fill_diagonal(excluded_BB, False)
+        return excluded_BB
+
+
+class Batches(torch.utils.data.IterableDataset[Batch]):
+    """One shuffled pass over the examples an epoch; the last, smaller batch is kept unless it has no negative.
+
+    The order depends on the seed and the epoch alone, so that a resumed run sees what an unbroken one would.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.examples, self.batch_size, self.seed, self.epoch = examples, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return max(1, -(-len(self.examples) // self.batch_size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.examples))
+        for rows in np.array_split(order, len(self)):
+            yield self.examples.batch(rows)
+
+
+def take(features: Features, rows: NDArray[np.int64], spec: FeatureSpec) -> Features:
+    """These rows of a feature table, ids cut to the longest of them."""
+    taken = Features()
+    for name, array in features.items():
+        part = array[rows]
+        if part.ndim == 2 and part.dtype.kind == "i":
+            fill = spec.pad_id if name.endswith("tokens") else 0
+            part = part[:, : max(1, int((part != fill).any(0).sum()))]
+        taken[name] = part
+    return taken
+
+
+def hide(products: Features, fields: tuple[str, ...], where: NDArray[np.bool_], spec: FeatureSpec) -> None:
+    """Blank fields (`title`, `description`, `images`) of some rows, in place, as if the seller had left them out."""
+    for field in fields:
+        for name, blank in (
+            (f"{field}_tokens", spec.pad_id), (f"{field}_trigrams", 0), *([("image_mask", 0)] if field == "images" else [])
+        ):  # fmt: skip
+            if name in products:
+                products[name][where] = blank
+
+
+def tensors(features: Features) -> dict[str, Tensor]:
+    """Features as torch tensors (int64, float32, bool)."""
+    return {
+        name: torch.from_numpy(array.astype(np.int64) if array.dtype.kind == "i" else array)
+        if array.dtype != np.float16
+        else torch.from_numpy(array).float()
+        for name, array in features.items()
+    }
+
+
+def index_of(frame: pl.DataFrame, table: pl.DataFrame, on: list[str]) -> NDArray[np.int64]:
+    """For each row of `frame` the row of `table` with the same `on` (nulls equal nulls), -1 for none."""
+    found = frame.select(on).join(
+        table.select(on).with_row_index("row"), on=on, how="left", nulls_equal=True, maintain_order="left"
+    )
+    return found["row"].cast(pl.Int64).fill_null(-1).to_numpy()

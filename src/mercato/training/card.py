@@ -1,0 +1,46 @@
+"""The model card of a run: what it is, what it learned from, how to use it."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mercato.config import Recipe
+from mercato.data.market import Market
+from mercato.training.module import MONITOR
+
+
+def write_card(run: Path, recipe: Recipe, market: Market, history: list[dict[str, Any]], seconds: float) -> None:
+    """Write `README.md` into a run."""
+    best = max((row[MONITOR] for row in history if MONITOR in row), default=None)
+    epochs = max((row["epoch"] for row in history), default=0)
+    (run / "README.md").write_text(
+        f"""# {recipe.name}
+
+Two towers that embed queries and products into one {recipe.dimension}-dimensional space (Mercato).
+
+| | |
+|---|---|
+| trained | {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {platform.machine()}, {seconds:.0f} s, {epochs} epochs |
+| market | {market.config.name}, data fingerprint `{market.fingerprint()}` |
+| engagement | {" → ".join(market.config.engagement.chain)} within {market.config.engagement.window_hours:g} h |
+| query reads | {", ".join(recipe.query_tower.channels)} |
+| product reads | {", ".join(recipe.product_tower.channels)} |
+| validation ROC AUC | {"none: the market has no labelled validation pairs" if best is None else f"{best:.4f}"} |
+| seed | {recipe.seed} |
+
+```python
+import mercato as mc
+
+model = mc.load("{run.name.strip(".").removesuffix(".partial")}")
+model.encode_queries(["red sofa"], country="us")  # (1, {recipe.dimension}) float32, unit length
+model.encode_products([{{"title": "Red sofa", "price": 120.0}}])
+```
+
+`recipe.toml` is the whole recipe; `history.jsonl` one line an epoch; `tensorboard/` the same as curves;
+`metrics.json` and `report.html` come with `mercato evaluate`. It learned from what shoppers of this market did, so it
+carries their habits and the old engine's choices with it; judge it on judgments before you serve it.
+"""
+    )

@@ -1,0 +1,182 @@
+"""Where photos get their vectors: a compact CNN trained on the catalogue's own labels, or a transformers vision model.
+
+The paper takes image vectors from GrokNet, one trunk trained to predict many things of a product photo; the compact
+CNN plays that part with what the catalogue has: the category and every attribute that sellers fill in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from mercato.config import Images
+from mercato.data.images import load_images
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.models.compact_cnn import CompactCNN
+from mercato.models.export import onnx_bytes
+from mercato.models.image_encoder import MODEL, ImageSpec, write_spec
+from mercato.progress import note, track
+
+PHOTOS = 20_000  # at most; more teaches a CNN this small little
+BATCH, RATE = 128, 3e-3
+MARGIN = 8 / 7  # photos are decoded this much larger, so that training can crop at random
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def make_image_encoder(market: Market, images: Images, seed: int, folder: Path) -> None:
+    """Write the image encoder that a recipe names into `folder` (`mercato.models.image_encoder`)."""
+    if images.encoder == "compact":
+        _train_compact(market, images, seed, folder)
+    else:
+        _export_pretrained(images.encoder, folder)
+
+
+def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
+    """What a photo can be asked to predict: per label a class a product (−1 unknown), and the number of classes.
+
+    The category path and its first level, and each attribute with 2 to 64 values known for 5 % of the products; of
+    every label only values that ten products share.
+    """
+    raw: dict[str, list[str | None]] = {
+        "category": [p["category"] for p in products],
+        "department": [p["category"].split(" > ")[0] if p["category"] else None for p in products],
+    }
+    attributes = [{k: v for k, v in (p["attributes"] or ()) if v} for p in products]
+    for key, count in Counter(key for row in attributes for key in row).items():
+        if count >= 0.05 * len(products):
+            raw[f"attribute {key}"] = [row.get(key) for row in attributes]
+    targets, classes = {}, {}
+    for name, values in raw.items():
+        common = sorted(v for v, n in Counter(v.casefold() for v in values if v).items() if n >= min(10, len(products) // 20))
+        if 2 <= len(common) <= (64 if name.startswith("attribute") else 4096):
+            ids = {value: i for i, value in enumerate(common)}
+            targets[name] = np.array([ids.get(v.casefold(), -1) if v else -1 for v in values])
+            classes[name] = len(common)
+    return targets, classes
+
+
+def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> None:
+    products = market.arrow("products", ["category", "attributes"]).to_pylist()
+    targets, classes = labels_of(products)
+    if not classes:
+        raise MercatoError(
+            "images.encoder = compact: the catalogue has no category or attribute to learn photos from; name a"
+            " transformers vision model instead, or leave the images channel out"
+        )
+    side = round(images.size * MARGIN)
+    pixels, owners = _decode(market, side, images.max_images, seed)
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    model = CompactCNN({_key(name): count for name, count in classes.items()})
+    labels = {_key(name): torch.from_numpy(values[owners]) for name, values in targets.items()}
+    steps = images.epochs * -(-len(pixels) // BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    order = (rows for _ in range(images.epochs) for rows in _shuffled(len(pixels), generator))
+    right = seen = 0
+    for step, rows in enumerate(track(order, "compact CNN: steps on the catalogue's labels", steps)):
+        batch = _augment(torch.from_numpy(pixels[rows]), images.size, generator)
+        logits = model.logits(model(batch))
+        losses = []
+        for name, logit in logits.items():
+            truth = labels[name][rows]
+            if (known := truth >= 0).any():
+                losses.append(F.cross_entropy(logit[known], truth[known]))
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if "category" in logits and step >= steps - -(-len(pixels) // BATCH):
+            known = labels["category"][rows] >= 0
+            right += int((logits["category"].argmax(1) == labels["category"][rows])[known].sum())
+            seen += int(known.sum())
+    if seen:
+        note(f"  compact CNN: names the category of {right / seen:.0%} of its photos ({classes['category']} categories)")
+    _write(model.eval(), ImageSpec(128, images.size, side, *IMAGENET), folder)
+
+
+def _decode(market: Market, side: int, limit: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    photos = market.arrow("products", ["images"])["images"]
+    rows = np.random.default_rng(seed).permutation(len(photos))
+    pixels, owners = [], []
+    per_product = max(1, min(limit, PHOTOS // max(1, len(photos)), 2))
+    for row in track(rows[: PHOTOS // per_product], "photos read for the CNN"):
+        for photo in load_images(market.path, photos[int(row)].as_py(), per_product):
+            pixels.append(np.asarray(photo.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)))
+            owners.append(row)
+    return np.stack(pixels), np.array(owners)
+
+
+def _shuffled(count: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
+    return np.array_split(generator.permutation(count), -(-count // BATCH))
+
+
+def _augment(pixels: Tensor, size: int, generator: np.random.Generator) -> Tensor:
+    """A random crop a batch and a mirror a photo; colours stay: they are what shoppers ask for."""
+    room = pixels.shape[1] - size
+    top, left = generator.integers(0, room + 1, 2)
+    crop = pixels[:, top : top + size, left : left + size].permute(0, 3, 1, 2).float() / 255
+    mirrored = torch.from_numpy(generator.random(len(crop)) < 0.5)
+    crop[mirrored] = crop[mirrored].flip(3)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET)
+    return ((crop - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _export_pretrained(name: str, folder: Path) -> None:
+    """A transformers vision model by hub name or folder: its pooled state, on the preprocessing it was trained with."""
+    from transformers import AutoModel
+    from transformers.utils import cached_file
+
+    try:
+        backbone = AutoModel.from_pretrained(name).eval()
+        file = cached_file(name, "preprocessor_config.json")
+    except (OSError, ValueError) as error:
+        raise MercatoError(f"images.encoder: cannot load {name}: {error}") from None
+    assert file is not None
+    settings: Mapping[str, Any] = json.loads(Path(file).read_text())
+    sides = settings.get("crop_size") or settings.get("size") or {}
+    size = sides if isinstance(sides, int) else int(sides.get("height") or sides.get("shortest_edge") or 224)
+    resize = round(size / settings["crop_pct"]) if settings.get("crop_pct") else size
+    mean, std = (tuple(settings.get(k) or default) for k, default in zip(("image_mean", "image_std"), IMAGENET, strict=True))
+    model = _Pooled(backbone)
+    with torch.inference_mode():
+        dimension = model(torch.zeros(1, 3, size, size)).shape[1]
+    _write(model, ImageSpec(dimension, size, resize, mean, std), folder)  # type: ignore[arg-type]
+
+
+class _Pooled(nn.Module):
+    """A vision backbone's one vector a picture: the pooler's, else the mean over the last state."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        output = self.backbone(pixel_values=pixels)
+        pooled = getattr(output, "pooler_output", None)
+        result: Tensor = pooled.flatten(1) if pooled is not None else output.last_hidden_state.mean(1)
+        return result
+
+
+def _write(model: nn.Module, spec: ImageSpec, folder: Path) -> None:
+    pixels = torch.zeros(2, 3, spec.size, spec.size)
+    content = onnx_bytes(model, {"pixels": pixels}, ({0: torch.export.Dim.DYNAMIC},))
+    (folder / MODEL).write_bytes(content)
+    write_spec(folder, spec)
+
+
+def _key(name: str) -> str:
+    """A label's name as a module's: dots are not allowed there."""
+    return name.replace(".", "·")

@@ -1,0 +1,86 @@
+"""Which (query, product) pairs train, validate and test: the market's own, the catalogue's, or both."""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from typing import Any
+
+import polars as pl
+
+from mercato.config import CataloguePairs, Recipe
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+
+FIELDS = ("product_id", "title", "description", "brand", "category", "country", "attributes")  # a template may name
+COLUMNS = ("query", "country", "product_id", "label", "weight", "split", "withhold")
+
+
+def recipe_pairs(market: Market, recipe: Recipe) -> pl.DataFrame:
+    """Every pair that the recipe names.
+
+    Returns:
+        Columns `query`, `country`, `product_id`, `label` (1 | 0), `weight`, `split` (train | validation | future)
+        and `withhold`, the fields (space-separated) that the product tower must not see in that pair.
+
+    Raises:
+        MercatoError: the recipe wants market pairs and there are none, or nothing is left to train on.
+    """
+    parts = []
+    if recipe.pairs.market:
+        if not market.has("pairs"):
+            raise MercatoError(
+                f"{market.path} has no pairs: run `mercato mine` (it needs events), import pairs, or set"
+                " pairs.market = false and name [[pairs.catalogue]] in the recipe"
+            )
+        pairs = market.frame("pairs").with_columns(
+            pl.col("weight").fill_null(1.0), pl.col("split").fill_null("train"), withhold=pl.lit("")
+        )
+        parts.append(pairs.select(COLUMNS))
+    products = market.arrow("products", list(FIELDS)).to_pylist() if recipe.pairs.catalogue else []
+    parts += [_catalogue_pairs(products, source, recipe.pairs.held_out) for source in recipe.pairs.catalogue]
+    pairs = pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))
+    if pairs.filter((pl.col("split") == "train") & (pl.col("label") == 1)).is_empty():
+        raise MercatoError(f"{market.path}: the recipe's pairs hold no engaged pair of the train split to learn from")
+    return pairs
+
+
+def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, held_out: float) -> pl.DataFrame:
+    template = [(text, field) for text, field, _, _ in string.Formatter().parse(source.query)]
+    rows = []
+    for product in products:
+        query = _fill(template, product)
+        if query:
+            split = _split(product["product_id"], held_out)
+            rows.append((query, product["country"], product["product_id"], 1, source.weight, split))
+    if not rows:
+        raise MercatoError(f"pairs.catalogue.query: no product has all the fields of {source.query!r}")
+    frame = pl.DataFrame(
+        rows,
+        schema={
+            "query": pl.String, "country": pl.String, "product_id": pl.String, "label": pl.Int64,
+            "weight": pl.Float64, "split": pl.String,
+        },
+        orient="row",
+    )  # fmt: skip
+    return frame.with_columns(withhold=pl.lit(" ".join(source.withhold)))
+
+
+def _fill(template: list[tuple[str, str | None]], product: dict[str, Any]) -> str | None:
+    """The template with a product's fields; None where it lacks one. `{category}` is the last level of the path."""
+    text, attributes = "", dict(product["attributes"] or ())
+    for literal, field in template:
+        text += literal
+        if field is None:
+            continue
+        value = product[field] if field in product else attributes.get(field)
+        if not value:
+            return None
+        text += str(value).split(" > ")[-1] if field == "category" else str(value)
+    return text
+
+
+def _split(product_id: str, held_out: float) -> str:
+    """By a hash of the product, so that every pair of it falls on one side, today and tomorrow."""
+    place = int.from_bytes(hashlib.blake2b(product_id.encode(), digest_size=8).digest()) / 2**64
+    return "future" if place < held_out else "validation" if place < 2 * held_out else "train"

@@ -1,0 +1,202 @@
+"""A market and a recipe → everything that training reads: features, examples, validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from mercato.config import Recipe
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.models.run import SPEC, TOKENIZER
+from mercato.progress import note, track
+from mercato.text.features import Features, Featurizer, FeatureSpec
+from mercato.text.normalize import normalize
+from mercato.text.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
+from mercato.training.batches import Examples, index_of
+from mercato.training.image_vectors import catalogue_image_vectors
+from mercato.training.module import Validation
+from mercato.training.pairs import recipe_pairs
+
+LONGEST_QUERY = 64  # tokens; a stray page-long query must not set the cap
+RANDOM_NEGATIVES = 10  # a validation pair, where the market has no judged or shown-and-not-engaged ones
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run trains on."""
+
+    featurizer: Featurizer
+    examples: Examples
+    validation: Validation | None
+    image_folder: Path | None  # of the image encoder
+
+
+def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
+    """Read the market as the recipe wants it; the tokenizer and the feature spec are kept in `folder` for a resume."""
+    pairs = recipe_pairs(market, recipe)
+    products = market.frame("products", ["product_id", "title", "description", "language", "country"])
+    products = products.unique("product_id", keep="first", maintain_order=True)
+    if len(products) < 2:
+        raise MercatoError(f"{market.path}: table products has {len(products)} row(s); training needs at least 2")
+    known = pairs.join(products.select("product_id"), on="product_id", how="semi")
+    if len(known) < len(pairs):
+        note(f"  [yellow]{len(pairs) - len(known):,} pairs name a product that is not in the catalogue: left out[/]")
+    train = known.filter((pl.col("split") == "train") & (pl.col("label") == 1))
+    judged, withheld = _validation_pairs(market, known, recipe)
+
+    vectors: list[NDArray[np.float32] | None] | None = None
+    image_folder = None
+    if recipe.uses_images:
+        every, image_folder = catalogue_image_vectors(market, recipe.images, recipe.seed)
+        rows = index_of(products, market.frame("products", ["product_id"]), ["product_id"])
+        vectors = [every[row] for row in rows]
+    width = next((v.shape[1] for v in vectors or () if v is not None), 0)
+    if recipe.uses_images and not width:
+        note("  [yellow]the catalogue has no photos: the images channel is left out[/]")
+        channels = tuple(c for c in recipe.product_tower.channels if c != "images")
+        recipe = recipe.model_copy(update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})})
+        vectors = None
+
+    featurizer = _featurizer(recipe, products, train, width, folder)
+    queries = pl.concat([train.select("query", "country"), judged.select("query", "country")]).unique(maintain_order=True)
+    query_features = featurizer.queries(queries["query"].to_list(), queries["country"].to_list())
+    product_features = _product_features(featurizer, products, vectors)
+
+    withholds = train["withhold"].unique(maintain_order=True).to_list()
+    examples = Examples(
+        query_features,
+        product_features,
+        featurizer.spec,
+        index_of(train, queries, ["query", "country"]),
+        index_of(train, products, ["product_id"]),
+        train["weight"].cast(pl.Float32).to_numpy(),
+        train["withhold"].replace_strict(withholds, list(range(len(withholds))), return_dtype=pl.Int64).to_numpy(),
+        [tuple(fields.split()) for fields in withholds],
+    )
+    validation = None
+    if judged["label"].n_unique() == 2:
+        validation = Validation(
+            query_features,
+            product_features,
+            featurizer.spec,
+            index_of(judged, queries, ["query", "country"]),
+            index_of(judged, products, ["product_id"]),
+            judged["label"].to_numpy(),
+            withheld,
+        )
+    note(
+        f"  {len(train):,} engaged pairs of {len(train.select('query', 'country').unique()):,} queries to learn from,"
+        f" {len(judged):,} pairs to validate on, {len(products):,} products"
+    )
+    return Prepared(featurizer, examples, validation, image_folder if width else None)
+
+
+def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Judged validation queries where there are any; else the pairs' validation split, with random negatives if need be.
+
+    Test judgments are never looked at. Also returns the fields withheld from the products of catalogue pairs.
+    """
+    columns = ["query", "country", "product_id", "label"]
+    if market.has("judgments"):
+        judged = market.frame("judgments").filter(pl.col("split") == "validation")
+        if len(judged):
+            relevant = (pl.col("grade") >= market.config.relevant_grade).cast(pl.Int64)
+            judged = judged.with_columns(label=relevant).join(pairs_products(market), on="product_id", how="semi")
+            return judged.select(columns), ()
+    held = pairs.filter(pl.col("split") == "validation")
+    withheld = tuple(held["withhold"].mode().first().split()) if len(held) else ()
+    held = held.filter(pl.col("withhold") == " ".join(withheld))
+    if len(held) and held["label"].min() == 1:
+        generator = np.random.default_rng(recipe.seed)
+        rows = generator.integers(0, len(held), (len(held), RANDOM_NEGATIVES)).ravel()
+        negatives = held.select("query", "country")[np.repeat(np.arange(len(held)), RANDOM_NEGATIVES)].with_columns(
+            product_id=held["product_id"].gather(rows), label=pl.lit(0, pl.Int64)
+        )
+        true = held.select("query", "country", "product_id")
+        negatives = negatives.join(true, on=["query", "country", "product_id"], how="anti", nulls_equal=True)
+        held = pl.concat([held.select(columns), negatives.select(columns)])
+    return held.select(columns), withheld
+
+
+def pairs_products(market: Market) -> pl.DataFrame:
+    """The ids of the catalogue."""
+    return market.frame("products", ["product_id"])
+
+
+def _featurizer(
+    recipe: Recipe, products: pl.DataFrame, train: pl.DataFrame, image_dimension: int, folder: Path
+) -> Featurizer:
+    if (folder / SPEC).is_file() and (folder / TOKENIZER).is_file():  # a resumed run
+        return Featurizer(FeatureSpec.load(folder / SPEC), load_tokenizer(folder / TOKENIZER))
+    pretrained = recipe.query_tower.text.pretrained
+    queries = train["query"].unique().to_list()
+    tokenizer: Tokenizer
+    if pretrained is not None:
+        tokenizer, pad_id = pretrained_tokenizer(pretrained)
+    else:
+        texts = {normalize(text) for column in ("title", "description") for text in products[column].drop_nulls()}
+        texts.update(normalize(query) for query in queries)
+        note(f"  tokenizer: unigram, {recipe.tokenizer.vocabulary:,} pieces from {len(texts):,} texts")
+        tokenizer, pad_id = train_tokenizer(texts, recipe.tokenizer.vocabulary), 0
+    prefix = recipe.query_tower.text.prefix
+    lengths = [len(e.ids) for e in tokenizer.encode_batch_fast([prefix + normalize(query) for query in queries])]
+    characters = [len(normalize(query)) for query in queries]
+    cap = recipe.query_tower.max_tokens or min(LONGEST_QUERY, int(np.ceil(np.percentile(lengths, 99))))
+    spec = FeatureSpec(
+        query_channels=recipe.query_tower.channels,
+        product_channels=recipe.product_tower.channels,
+        pad_id=pad_id,
+        vocabulary=tokenizer.get_vocab_size(),
+        buckets=recipe.trigrams.buckets,
+        query_tokens=max(3, cap),
+        query_characters=max(3, min(8 * LONGEST_QUERY, int(np.ceil(np.percentile(characters, 99))))),
+        title_tokens=recipe.product_tower.title_tokens,
+        description_tokens=recipe.product_tower.description_tokens,
+        countries=_values(pl.concat([products["country"], train["country"]])),
+        languages=_values(products["language"]),
+        max_images=recipe.images.max_images if image_dimension else 0,
+        image_dimension=image_dimension,
+        query_prefix=prefix,
+        product_prefix=recipe.product_tower.text.prefix,
+        normalized=pretrained is None,
+    )
+    spec.save(folder / SPEC)
+    tokenizer.save(str(folder / TOKENIZER))
+    return Featurizer(spec, tokenizer)
+
+
+def _product_features(
+    featurizer: Featurizer, products: pl.DataFrame, vectors: list[NDArray[np.float32] | None] | None, batch: int = 4096
+) -> Features:
+    parts: list[Features] = []
+    for start in track(range(0, len(products), batch), f"products → features (batches of {batch:,})"):
+        rows = products[start : start + batch].to_dicts()
+        parts.append(featurizer.products(rows, vectors[start : start + batch] if vectors is not None else None))
+    whole = Features()
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        if arrays[0].dtype == np.int64 and arrays[0].ndim == 2:
+            fill = featurizer.spec.pad_id if name.endswith("tokens") else 0
+            whole[name] = _stack(arrays, fill)
+        else:  # half precision halves what a large catalogue's photos take
+            whole[name] = np.concatenate([a.astype(np.float16) if a.dtype == np.float32 else a for a in arrays])
+    return whole
+
+
+def _stack(arrays: list[NDArray[np.int64]], fill: int) -> NDArray[np.int32]:
+    result = np.full((sum(map(len, arrays)), max(a.shape[1] for a in arrays)), fill, np.int32)
+    row = 0
+    for array in arrays:
+        result[row : row + len(array), : array.shape[1]] = array
+        row += len(array)
+    return result
+
+
+def _values(column: pl.Series) -> tuple[str, ...]:
+    return tuple(sorted(value for value in column.unique() if value))

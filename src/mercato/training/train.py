@@ -1,0 +1,145 @@
+"""`mercato train`: a recipe on a market → a run, stage by stage, resumable."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from mercato.config import Recipe, Stage
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.files import replace_folder
+from mercato.models.build import build_towers, text_configs
+from mercato.models.export import export
+from mercato.models.image_encoder import copy_image_encoder
+from mercato.models.que2search import TwoTower
+from mercato.models.model import Model
+from mercato.models.run import load_image_encoder
+from mercato.progress import console, note
+from mercato.training.batches import Batches
+from mercato.training.card import write_card
+from mercato.training.module import MONITOR, StageModule
+from mercato.training.prepare import Prepared, prepare
+
+HISTORY = "history.jsonl"
+
+
+def train(recipe: Recipe, market: Market, run: Path) -> Model:
+    """Train every stage of a recipe and write the run, whole or not at all.
+
+    Work in progress stands in a folder beside `run`; the same call picks up there after an interruption, at the last
+    finished epoch.
+
+    Raises:
+        MercatoError: the market lacks what the recipe wants, or an interrupted run of another recipe is in the way.
+    """
+    partial = run.parent / f".{run.name}.partial"
+    work = partial / "work"  # checkpoints and logs of the stages, not part of a run
+    identity = recipe.toml() + f"\n# market {market.fingerprint()}\n"
+    if partial.is_dir() and (partial / "identity").read_text() != identity:
+        note("[yellow]an interrupted run of another recipe or market stood here: started anew[/]")
+        shutil.rmtree(partial)
+    resumed = partial.is_dir()
+    if resumed:
+        note(f"resuming {run.name} from {partial}")
+    work.mkdir(parents=True, exist_ok=True)
+    (partial / "identity").write_text(identity)
+
+    note(f"[bold]{recipe.name}[/]: reading {market.config.name}")
+    start = time.perf_counter()
+    L.seed_everything(recipe.seed, verbose=False)
+    prepared = prepare(market, recipe, partial)
+    spec = prepared.featurizer.spec
+    recipe = recipe.model_copy(
+        update={"product_tower": recipe.product_tower.model_copy(update={"channels": spec.product_channels})}
+    )
+    torch.manual_seed(recipe.seed)
+    towers = build_towers(recipe, spec, text_configs(recipe, spec))
+    note(f"  {sum(p.numel() for p in towers.parameters()):,} parameters")
+    for number, stage in enumerate(recipe.stages, 1):
+        _run_stage(towers, stage, number, prepared, recipe.seed, partial, work)
+
+    if prepared.image_folder is not None:
+        copy_image_encoder(prepared.image_folder, partial)
+    model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers.cpu())
+    model.save(partial)
+    note("exporting both towers to ONNX")
+    export(model, partial)
+    write_card(partial, recipe, market, _history(partial), time.perf_counter() - start)
+    shutil.rmtree(work)
+    (partial / "identity").unlink()
+    replace_folder(partial, run)
+    note(f"[bold green]run written to {run}[/] in {time.perf_counter() - start:.0f} s")
+    return model
+
+
+def _run_stage(
+    towers: TwoTower, stage: Stage, number: int, prepared: Prepared, seed: int, partial: Path, work: Path
+) -> None:
+    """One stage to its early stop; leaves the towers at the best validated epoch (or where they started, if better)."""
+    folder = work / f"stage-{number}"
+    best_file, last = folder / "best.pt", folder / "last.ckpt"
+    if (folder / "done").is_file():
+        towers.load_state_dict(torch.load(best_file, weights_only=True))
+        return
+    folder.mkdir(exist_ok=True)
+    batches = Batches(prepared.examples, min(stage.batch_size, max(2, len(prepared.examples))), seed + number)
+    module = StageModule(
+        towers, stage, prepared.validation, batches, best_file, lambda row: _log(partial, {"stage": number, **row})
+    )
+    callbacks: list[Callback] = [ModelCheckpoint(folder, save_last=True, save_top_k=0, save_on_train_epoch_end=True)]
+    if prepared.validation is not None:
+        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=stage.patience, check_on_train_epoch_end=True))
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = L.Trainer(
+            max_epochs=stage.epochs,
+            accelerator="auto",
+            devices=1,
+            precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+            gradient_clip_val=stage.clip,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(partial, name="tensorboard", version=f"stage-{number}"),
+            log_every_n_steps=10,
+            enable_progress_bar=console.is_terminal and not console.quiet,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(
+            module,
+            DataLoader(batches, batch_size=None),
+            ckpt_path=str(last) if last.is_file() else None,
+            weights_only=False,
+        )
+    if trainer.interrupted:
+        raise MercatoError("interrupted: the same command picks up at the last finished epoch")
+    towers.load_state_dict(torch.load(best_file, weights_only=True))
+    (folder / "done").touch()
+
+
+def _log(run: Path, row: dict[str, Any]) -> None:
+    """One line an epoch: in `history.jsonl` and on the screen."""
+    with (run / HISTORY).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    parts = [f"  stage {row['stage']}, epoch {row['epoch']}:"]
+    if "loss" in row:
+        parts.append(f"loss {row['loss']:.3f}")
+    if MONITOR in row:
+        parts.append(f"validation ROC AUC {row[MONITOR]:.4f}{' (best)' if row['best'] else ''}")
+    note(" ".join([*parts, f"[dim]{row['seconds']:.0f} s[/]" if row["epoch"] else "before training"]))
+
+
+def _history(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / HISTORY).read_text().splitlines()] if (run / HISTORY).is_file() else []

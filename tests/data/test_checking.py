@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import io
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mercato.data.checking import Problem, check
+from mercato.data.market import MarketConfig, write_market_toml
+from mercato.data.schema import TABLES
+
+NOW = datetime.now(UTC)
+
+
+def photo() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def market(folder: Path, **tables: list[dict[str, Any]] | pa.Table) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_market_toml(folder, MarketConfig())
+    for name, rows in tables.items():
+        if isinstance(rows, list):
+            names = dict.fromkeys(key for row in rows for key in row)
+            schema = pa.schema([TABLES[name].field(key) for key in names])
+            rows = pa.Table.from_pylist(rows, schema=schema)
+        pq.write_table(rows, folder / f"{name}.parquet")
+    return folder
+
+
+def found(problems: list[Problem], severity: str = "error") -> set[tuple[str, int | None, str | None]]:
+    return {(p.table, p.row, p.column) for p in problems if p.severity == severity}
+
+
+P = {"product_id": "1", "title": "lamp"}
+
+
+def test_a_sound_market_has_no_problem(tmp_path: Path) -> None:
+    events = [
+        {"timestamp": NOW, "session_id": "s", "action_name": action, "product_id": "1"}
+        for action in ("search", "click", "message", "seller_reply")
+    ]
+    folder = market(
+        tmp_path,
+        products=[{**P, "price": 0.0, "country": "us", "images": [{"bytes": photo(), "path": None}]}],
+        events=events,
+        judgments=[{"query": "lamp", "product_id": "1", "grade": 1.0, "split": "validation"}],
+        pairs=[{"query": "lamp", "product_id": "1", "label": 1, "split": "train"}],
+    )
+    assert check(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("price", float("nan")),
+        ("price", float("inf")),
+        ("price", -1.0),
+        ("latitude", 90.5),
+        ("longitude", -181.0),
+        ("rating", float("nan")),
+        ("country", "US"),
+        ("country", "usa"),
+        ("country", ""),
+        ("title", " "),
+        ("title", None),
+        ("product_id", None),
+        ("created_at", NOW + timedelta(days=30)),
+        ("created_at", datetime(1900, 1, 1, tzinfo=UTC)),
+        ("images", [{"bytes": b"broken", "path": None}]),
+        ("images", [{"bytes": None, "path": None}]),
+        ("images", [{"bytes": None, "path": "../secret.png"}]),
+        ("image_embeddings", [[1.0, 2.0, 3.0]]),
+        ("image_embeddings", [[1.0, float("nan")]]),
+        ("image_embeddings", [[1.0, None]]),
+    ],
+)
+def test_a_bad_value_of_a_product_is_found_at_its_row(tmp_path: Path, column: str, value: Any) -> None:
+    good = [{"product_id": str(i), "title": "t", "price": 1.0, "image_embeddings": [[1.0, 2.0]]} for i in range(3)]
+    problems = check(market(tmp_path, products=[*good, {**P, "product_id": "9", column: value}]))
+    assert found(problems) == {("products", 3, column)}
+    assert problems[0].file == "products.parquet"
+
+
+def test_duplicates_and_unknown_products_are_found(tmp_path: Path) -> None:
+    folder = market(
+        tmp_path,
+        products=[P, {**P, "product_id": "2"}, P],
+        events=[
+            {"timestamp": NOW, "session_id": "s", "action_name": "click", "product_id": p} for p in ("1", None, "x")
+        ],
+        judgments=[{"query": "q", "product_id": "x", "grade": 1.0}],
+        pairs=[{"query": "q", "product_id": "x", "label": 2, "split": "test", "weight": -1.0}],
+    )
+    problems = check(folder)
+    assert found(problems) == {
+        ("products", 2, "product_id"),
+        ("judgments", 0, "product_id"),
+        ("pairs", 0, "product_id"),
+        ("pairs", 0, "label"),
+        ("pairs", 0, "split"),
+        ("pairs", 0, "weight"),
+        ("events", None, "action_name"),
+    }
+    assert {p.why.split("'")[1] for p in problems if p.column == "action_name"} == {"search", "message", "seller_reply"}
+    assert ("events", 2, "product_id") in found(problems, "warning")
+
+
+def test_wrong_types_missing_and_unknown_columns_and_empty_columns(tmp_path: Path) -> None:
+    table = pa.table({"product_id": ["1"], "price": ["cheap"], "colour": ["red"], "brand": pa.nulls(1), "images": [3]})
+    problems = check(market(tmp_path, products=table))
+    assert found(problems) == {("products", None, name) for name in ("title", "price", "images")}
+    assert found(problems, "warning") == {("products", None, "colour"), ("products", None, "brand")}
+
+
+def test_rows_are_numbered_over_all_the_files_of_a_table(tmp_path: Path) -> None:
+    folder = market(tmp_path)
+    (folder / "products").mkdir()
+    for number in range(3):
+        rows = [
+            {"product_id": f"{number}{i}", "title": "t", "price": -1.0 if (number, i) == (2, 1) else 1.0}
+            for i in range(4)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "products" / f"part-{number}.parquet")
+    assert [(p.row, p.file) for p in check(folder)] == [(9, "part-2.parquet")]
+
+
+def test_many_problems_of_one_kind_are_listed_for_a_few_rows_and_counted(tmp_path: Path) -> None:
+    products = [
+        {"product_id": str(i), "title": "t", "price": -1.0, "images": [{"bytes": b"x", "path": None}]}
+        for i in range(1245)
+    ]
+    problems = check(market(tmp_path, products=products))
+    assert len(problems) == 12
+    assert {p.row for p in problems} == {0, 1, 2, 3, 4, None}
+    assert all("and 1,240 more rows" in p.why for p in problems if p.row is None)
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda folder: (folder / "market.toml").unlink(),
+        lambda folder: (folder / "market.toml").write_text("name = "),
+        lambda folder: (folder / "market.toml").write_bytes(b"\xff\xfe"),
+        lambda folder: (folder / "market.toml").write_text("nome = 'x'"),
+        lambda folder: (folder / "products.parquet").unlink(),
+        lambda folder: (folder / "products.parquet").write_bytes(b"PAR1 no"),
+        lambda folder: (folder / "products.parquet").write_bytes((folder / "products.parquet").read_bytes()[:-9]),
+        lambda folder: pq.write_table(
+            pa.table({"product_id": pa.array([], pa.string()), "title": pa.array([], pa.string())}),
+            folder / "products.parquet",
+        ),
+    ],
+)
+def test_a_broken_folder_is_a_problem_not_a_crash(tmp_path: Path, break_it: Any) -> None:
+    folder = market(tmp_path, products=[P])
+    break_it(folder)
+    assert found(check(folder))
+
+
+def test_a_problem_says_where_and_why() -> None:
+    text = str(Problem("products", 1234, "price", "is negative: -5.0", "error", "products.parquet"))
+    assert text == "error: table products, row 1,234, column price, (products.parquet): is negative: -5.0"
+
+
+def test_fifty_thousand_products_take_seconds(tmp_path: Path) -> None:
+    count, image = 50_000, [{"bytes": photo(), "path": None}]
+    table = pa.table(
+        {
+            "product_id": [str(i) for i in range(count)],
+            "title": ["t"] * count,
+            "price": np.ones(count),
+            "images": pa.array([image] * count, TABLES["products"].field("images").type),
+        }
+    )
+    folder = market(tmp_path, products=table)
+    started = time.perf_counter()
+    assert check(folder) == []
+    assert time.perf_counter() - started < 30

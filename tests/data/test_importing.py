@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mercato.data.checking import check
+from mercato.data.coercion import coerce, parse_time
+from mercato.data.importing import ImportReport, import_market
+from mercato.data.market import Market
+from mercato.data.schema import PRODUCTS
+from mercato.errors import MercatoError
+
+
+def written(path: Path, content: str | list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, list):
+        content = "".join(json.dumps(row) + "\n" for row in content)
+    path.write_text(content)
+    return path
+
+
+def products(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = Market.open(folder).arrow("products").to_pylist(maps_as_pydicts="strict")
+    return rows
+
+
+def rejected(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    return written(tmp_path / "two.csv", "product_id,title\n1,lamp\n2,chair\n")
+
+
+def test_a_csv_with_our_names_needs_no_map(tmp_path: Path) -> None:
+    csv = written(
+        tmp_path / "shop.csv",
+        "\ufeffproduct_id,title,price,country,created_at,attributes,unheard\n"
+        '007, A "lamp" ,"$1,299.50",US,2026-01-02,"{""colour"": ""red"", ""size"": 3}",x\n'
+        '8,"two\nlines",,,1700000000,,\n',
+    )
+    report = import_market(tmp_path / "market", [csv])
+    first, second = products(tmp_path / "market")
+    assert (first["product_id"], first["title"], first["price"]) == ("007", 'A "lamp"', 1299.5)
+    assert (first["country"], first["attributes"]) == ("us", {"colour": "red", "size": "3"})
+    assert first["created_at"] == datetime(2026, 1, 2, tzinfo=UTC)
+    assert (second["title"], second["price"]) == ("two\nlines", None)
+    assert second["created_at"] == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    assert (report.read["products"], report.kept["products"], report.losses) == (2, 2, [])
+    assert Market.open(tmp_path / "market").config.name == "market"
+    assert not [problem for problem in check(tmp_path / "market") if problem.severity == "error"]
+
+
+def test_a_map_renames_digs_scales_gathers_filters_and_fills(tmp_path: Path) -> None:
+    offers = written(
+        tmp_path / "offers.jsonl",
+        [
+            {
+                "sku": 1,
+                "text": {"name": {"en": "lamp"}},
+                "offer": {"cents": 1250, "state": "U"},
+                "colour": "red",
+                "shop": "a",
+            },
+            {
+                "sku": 2,
+                "text": {"name": {"en": "chair"}},
+                "offer": {"cents": "90"},
+                "specs": {"wood": ["oak", "ash"]},
+                "shop": "a",
+            },
+            {"sku": 3, "text": {"name": {"en": "other shop"}}, "shop": "b"},
+        ],
+    )
+    plan = written(
+        tmp_path / "map.toml",
+        """
+        [market]
+        name = "Offers"
+        currency = "EUR"
+        [market.engagement]
+        chain = ["click", "purchase"]
+
+        [products]
+        rename = { product_id = "sku", title = "text.name.en", price = "offer.cents", condition = "offer.state" }
+        scale = { price = 0.01 }
+        values = { condition = { U = "used" } }
+        attributes = ["colour", "specs.wood"]
+        where = { shop = "a" }
+        constant = { country = "de", condition = "new" }
+        """,
+    )
+    report = import_market(tmp_path / "market", [offers], mapping=plan)
+    first, second = products(tmp_path / "market")
+    assert (first["product_id"], first["title"], first["price"], first["condition"]) == ("1", "lamp", 12.5, "used")
+    assert (second["price"], second["condition"], second["country"]) == (0.9, "new", "de")
+    assert (first["attributes"], second["attributes"]) == ({"colour": "red"}, {"wood": "oak, ash"})
+    config = Market.open(tmp_path / "market").config
+    assert (config.name, config.currency, config.engagement.chain) == ("Offers", "EUR", ("click", "purchase"))
+    assert report.left_out["products"] == 1
+
+
+def test_bad_values_are_dropped_bad_rows_set_aside_and_all_is_written_down(tmp_path: Path) -> None:
+    rows = [
+        {"product_id": "1", "title": "lamp", "price": -5, "country": "USA", "latitude": 99},
+        {"product_id": "2", "title": "  "},
+        {"product_id": None, "title": "chair"},
+        {"product_id": "3", "title": "table", "price": "cheap", "created_at": "soon"},
+    ]
+    source = written(tmp_path / "p.jsonl", rows)
+    source.write_text(source.read_text() + '{"product_id": "4", "title": "bed", "price": NaN}\nnot json\n[1]\n')
+    report = import_market(tmp_path / "market", [source])
+    assert [(row["product_id"], row["price"]) for row in products(tmp_path / "market")] == [
+        ("1", None),
+        ("3", None),
+        ("4", None),
+    ]
+    lost = {(loss["row"], loss["field"], loss["row_kept"]) for loss in rejected(tmp_path / "market")}
+    assert lost == {
+        (0, "price", True),
+        (0, "country", True),
+        (0, "latitude", True),
+        (1, "title", False),
+        (2, "product_id", False),
+        (3, "price", True),
+        (3, "created_at", True),
+        (4, "price", True),
+        (5, None, False),
+        (6, None, False),
+    }
+    assert (report.read["products"], report.kept["products"]) == (7, 3)
+    assert report.as_dict()["tables"]["products"]["rejected"] == 4
+    assert {loss["value"] for loss in rejected(tmp_path / "market")} >= {"-5.0", "usa", "cheap", "soon"}
+
+
+def test_ragged_csv_lines_are_set_aside_by_their_row(tmp_path: Path) -> None:
+    csv = written(tmp_path / "p.csv", "product_id,title\n1,lamp\n2,chair,extra\n3\n4,,\n5,bed\n6,\n")
+    report = import_market(tmp_path / "market", [csv])
+    assert [row["product_id"] for row in products(tmp_path / "market")] == ["1", "5"]
+    assert [(loss.row, loss.field) for loss in report.losses] == [(1, None), (2, None), (3, None), (5, "title")]
+
+
+def test_the_first_file_to_name_a_product_wins_and_repeats_are_counted(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.csv", "product_id,title\n1,a1\n2,a2\n1,again\n")
+    second = written(tmp_path / "b.csv", "product_id,title\n2,b2\n3,b3\n3,again\n")
+    report = import_market(tmp_path / "market", [first, second])
+    assert [row["title"] for row in products(tmp_path / "market")] == ["a1", "a2", "b3"]
+    assert (report.repeated_in_file, report.repeated_across_files) == (2, 1)
+
+
+def test_ubi_json_is_taken_as_it_is(tmp_path: Path, two: Path) -> None:
+    query = {"user_query": "lamp", "query_id": "q", "client_id": "b", "timestamp": "2026-01-01T00:00:00Z"}
+    click = {"action_name": "click", "query_id": "q", "session_id": "s", "timestamp": "2026-01-01T00:00:01Z"}
+    click["event_attributes"] = {"object": {"object_id": "1"}, "position": {"ordinal": 1}}  # type: ignore[assignment]
+    log = written(tmp_path / "log.json", json.dumps([query, click, {"action_name": "click", "client_id": "b"}]))
+    report = import_market(tmp_path / "market", [two], events=[log])
+    rows = Market.open(tmp_path / "market").arrow("events").to_pylist()
+    assert [(row["action_name"], row["session_id"], row["product_id"]) for row in rows] == [
+        ("search", "s", None),
+        ("click", "s", "1"),
+    ]
+    assert [(loss.row, loss.reason) for loss in report.losses] == [(2, "timestamp: is missing")]
+
+
+def test_flat_events_of_any_format(tmp_path: Path, two: Path) -> None:
+    csv = written(tmp_path / "e.csv", "timestamp,session_id,action_name,position\n1767225600000,s,click,3\n")
+    lines = written(
+        tmp_path / "e.jsonl", [{"timestamp": "2026-01-01 00:00:00", "session_id": 5, "action_name": "click"}]
+    )
+    parquet = tmp_path / "e.parquet"
+    pq.write_table(
+        pa.table({"timestamp": [datetime(2026, 1, 1)], "session_id": ["s"], "action_name": ["click"]}), parquet
+    )
+    import_market(tmp_path / "market", [two], events=[csv, lines, parquet])
+    events = Market.open(tmp_path / "market").arrow("events")
+    assert set(events["timestamp"].to_pylist()) == {datetime(2026, 1, 1, tzinfo=UTC)}
+    assert events["session_id"].to_pylist() == ["s", "5", "s"]
+    assert events["position"].to_pylist() == [3, None, None]
+
+
+def test_one_file_of_judged_queries_becomes_products_pairs_and_validation_judgments(tmp_path: Path) -> None:
+    """The shape of the ESCI samples: product text inside the judgments, some products in the catalogue already."""
+    catalogue = written(tmp_path / "catalogue.csv", "product_id,title,country\nP0,from the catalogue,us\n")
+    judged = [
+        {
+            "query": f"query {q}",
+            "product_id": f"P{q % 50}",
+            "title": "t",
+            "esci_label": "ES"[q % 2],
+            "grade": [1, 0.1][q % 2],
+        }
+        for q in range(200)
+    ]
+    judged += [{**row, "query": row["query"].upper(), "product_id": "P7"} for row in judged[:20]]
+    samples = written(tmp_path / "samples.jsonl", judged)
+    recipe = Path(__file__).parents[2] / "recipes" / "maps" / "esci.toml"
+    plan = written(
+        tmp_path / "map.toml",
+        recipe.read_text()
+        .replace("train_judgments.parquet", "samples.jsonl")
+        .replace('"judgments.parquet"', '"none*"')
+        .replace('[judgments."none*"]', '[judgments."*.jsonl"]'),
+    )
+    report = import_market(
+        tmp_path / "market", [catalogue, samples], judgments=[samples], pairs=[samples], mapping=plan
+    )
+    market = Market.open(tmp_path / "market")
+    titles = {row["product_id"]: row["title"] for row in products(tmp_path / "market")}
+    assert len(titles) == 50 and titles["P0"] == "from the catalogue"
+    pairs, judgments = market.arrow("pairs").to_pylist(), market.arrow("judgments").to_pylist()
+    assert len(pairs) + len(judgments) == len(judged) == 220
+    assert not {row["query"].lower() for row in pairs} & {row["query"].lower() for row in judgments}
+    assert 0.08 < len({row["query"].lower() for row in judgments}) / 200 < 0.22
+    assert {(row["label"], row["weight"], row["split"], row["country"]) for row in pairs} == {
+        (1, 1.0, "train", "us"),
+        (0, 1.0, "train", "us"),
+    }
+    assert {row["split"] for row in judgments} == {"validation"}
+    assert report.losses == []
+    again = import_market(tmp_path / "again", [catalogue, samples], judgments=[samples], pairs=[samples], mapping=plan)
+    assert again.kept == report.kept
+
+
+def test_photos_given_as_paths_are_copied_in_and_traversal_is_not(tmp_path: Path) -> None:
+    written(tmp_path / "shop" / "photos" / "lamp.png", "png")
+    written(tmp_path / "secret.png", "secret")
+    rows = [
+        {"product_id": "1", "title": "t", "images": ["photos/lamp.png", "../secret.png"]},
+        {"product_id": "2", "title": "t", "images": str(tmp_path / "secret.png")},
+        {"product_id": "3", "title": "t", "images": "https://example.org/a.png"},
+        {"product_id": "4", "title": "t", "images": '["photos/lamp.png"]'},
+        {"product_id": "5", "title": "t", "images": "photos/gone.png"},
+    ]
+    report = import_market(tmp_path / "market", [written(tmp_path / "shop" / "p.jsonl", rows)])
+    images = {row["product_id"]: row["images"] for row in products(tmp_path / "market")}
+    copy = [{"bytes": None, "path": "images/0/photos/lamp.png"}]
+    assert images == {"1": copy, "2": [], "3": None, "4": copy, "5": []}
+    assert (tmp_path / "market" / "images" / "0" / "photos" / "lamp.png").read_text() == "png"
+    assert {(loss.row, loss.field) for loss in report.losses} == {(row, "images") for row in (0, 1, 2, 4)}
+    assert not list((tmp_path / "market").rglob("secret.png"))
+
+
+BAD_MAPS = [
+    ("not toml [", "cannot be read"),
+    ("[produkts]\n", "unknown section produkts"),
+    ("[products]\nrenames = 3\n", "unknown field renames"),
+    ('[products]\nrename = { titel = "name" }\n', "no column titel"),
+    ('[products]\nrename = { title = "name" }\n', "'name'; the file has product_id, title"),
+    ('[products]\nattributes = ["colour"]\n', "'colour'"),
+    ('[products]\nwhere = { shop = "a" }\n', "'shop'"),
+    ('[products]\nconstant = { price = "cheap" }\n', "constant price"),
+    ('[products."three.csv"]\nconstant = { brand = "x" }\n', "three.csv"),
+    ("[products]\nsample = { by = 'title', from = 2 }\n", "sample.from"),
+    ("[market]\ncurency = 'EUR'\n", "curency"),
+    ("[market.engagement]\nchain = ['click', 'click']\n", "twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), BAD_MAPS)
+def test_a_slip_in_the_map_is_named_and_nothing_is_written(tmp_path: Path, two: Path, text: str, why: str) -> None:
+    with pytest.raises(MercatoError, match=why):
+        import_market(tmp_path / "market", [two], mapping=written(tmp_path / "map.toml", text))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.toml", "two.csv"]
+
+
+BAD_FILES = [
+    ("p.xlsx", "x", "format"),
+    ("p.csv", "", "empty"),
+    ("p.csv", "product_id,product_id\n1,2\n", "twice"),
+    ("p.csv", "product_id,name\n1,lamp\n", "no column title"),
+    ("p.csv", "product_id,title\n", "no rows"),
+    ("p.csv", "product_id,title\n,lamp\n", "row 0, product_id"),
+    ("p.json", "[1, 2", "not valid JSON"),
+    ("p.jsonl", "oops\n", "row 0, record: is not valid JSON"),
+    ("p.parquet", "PAR1", "p.parquet"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "why"), BAD_FILES)
+def test_a_bad_file_is_named_and_nothing_is_written(tmp_path: Path, name: str, content: str, why: str) -> None:
+    with pytest.raises(MercatoError, match=why):
+        import_market(tmp_path / "market", [written(tmp_path / name, content)])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_missing_file_and_invalid_text_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MercatoError, match="no such file"):
+        import_market(tmp_path / "market", [tmp_path / "none.csv"])
+    (tmp_path / "latin.csv").write_bytes("product_id,title\n1,caf\xe9\n".encode("latin-1"))
+    with pytest.raises(MercatoError, match=r"latin\.csv"):
+        import_market(tmp_path / "market", [tmp_path / "latin.csv"])
+
+
+def test_only_a_market_is_ever_replaced_and_never_with_a_source_inside(tmp_path: Path, two: Path) -> None:
+    home = tmp_path / "home"
+    precious = written(home / "thesis.txt", "years of work")
+    with pytest.raises(MercatoError, match="not a market"):
+        import_market(home, [two])
+    assert precious.read_text() == "years of work"
+    import_market(tmp_path / "market", [two])
+    assert import_market(tmp_path / "market", [two], name="Second").kept["products"] == 2
+    assert Market.open(tmp_path / "market").config.name == "Second"
+    inner = written(tmp_path / "market" / "new.csv", "product_id,title\n1,lamp\n")
+    with pytest.raises(MercatoError, match="inside"):
+        import_market(tmp_path / "market", [inner])
+    assert inner.exists()
+
+
+def test_reports_print(tmp_path: Path, two: Path) -> None:
+    from rich.console import Console
+
+    report = import_market(tmp_path / "market", [two, two])
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(report)
+    assert "2 rows repeat a product of an earlier file" in console.export_text()
+    assert isinstance(report, ImportReport) and json.dumps(report.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("title", 5, "5"),
+        ("title", 5.0, "5"),
+        ("title", 5.25, "5.25"),
+        ("title", True, "true"),
+        ("title", ["one", "two"], "one\ntwo"),
+        ("category", ["A", "B"], "A > B"),
+        ("title", b"bytes", "bytes"),
+        ("country", " DE ", "de"),
+        ("price", "1,234,567.5", 1234567.5),
+        ("price", "€ 12", 12.0),
+        ("price", 7, 7.0),
+        ("attributes", [{"key": "a", "value": 1}, {"name": "b", "value": None}], [("a", "1")]),
+        ("attributes", [["a", "b"]], [("a", "b")]),
+        ("attributes", {"a": ["x", "y"], "b": None}, [("a", "x, y")]),
+        ("images", b"photo", [{"bytes": b"photo", "path": None}]),
+        ("images", [{"bytes": b"photo", "path": "x.png"}, None], [{"bytes": b"photo", "path": "x.png"}]),
+        ("image_embeddings", [1, 2.5], [[1.0, 2.5]]),
+        ("image_embeddings", "[[1, 2], [3, 4]]", [[1.0, 2.0], [3.0, 4.0]]),
+        ("created_at", "2026-01-01T01:00:00+01:00", datetime(2026, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_values_are_understood_leniently(column: str, value: Any, expected: Any) -> None:
+    result, bad = coerce(column, PRODUCTS.field(column).type, [value, None])
+    assert (result.to_pylist(), bad) == ([expected, None], [])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("title", {"en": "lamp"}),
+        ("price", "12,5"),
+        ("price", [3]),
+        ("attributes", "colour"),
+        ("attributes", [1, 2]),
+        ("images", 5),
+        ("images", {"bytes": "text"}),
+        ("image_embeddings", [["a"]]),
+        ("created_at", "next week"),
+        ("created_at", True),
+        ("created_at", 1e40),
+    ],
+)
+def test_values_that_mean_nothing_are_dropped_with_their_row(column: str, value: Any) -> None:
+    result, bad = coerce(column, PRODUCTS.field(column).type, [None, value])
+    assert result.to_pylist() == [None, None]
+    assert [one.row for one in bad] == [1]
+
+
+@pytest.mark.parametrize("scale", [1, 1e3, 1e6, 1e9])
+def test_an_epoch_is_read_in_any_unit(scale: float) -> None:
+    assert parse_time(1_767_225_600 * scale) == datetime(2026, 1, 1, tzinfo=UTC)

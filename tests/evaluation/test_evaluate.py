@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from garments import Constant, Words, write_table
+
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.evaluation.evaluate import evaluate
+from mercato.evaluation.tasks import Tasks
+
+SHAPE = {
+    "relevance": {"roc_auc", "roc_auc_per_query", "ndcg@10", "recall@10"},
+    "engagement": {"roc_auc", "roc_auc_per_query"},
+    "batch": {"recall@1", "recall@10"},
+    "knn": {"recall@10", "recall@100", "precision@10"},
+}
+
+
+def _shape(tree):
+    return {part: set(metrics) for part, metrics in tree.items() if part in SHAPE}
+
+
+def test_the_object_has_the_contracts_shape(market, words):
+    metrics = evaluate(words, market, others={"constant": Constant()})
+    assert set(metrics) == {*SHAPE, "baselines", "n", "intervals"}
+    assert set(metrics["baselines"]) == {"bm25", "random", "constant"}
+    for tree in (metrics, metrics["intervals"], *metrics["baselines"].values()):
+        assert _shape(tree) == SHAPE
+    for tree in (metrics["intervals"]["baselines"], metrics["intervals"]["differences"]):
+        assert {name: _shape(parts) for name, parts in tree.items()} == dict.fromkeys(metrics["baselines"], SHAPE)
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    for part, names in SHAPE.items():
+        for name in names:
+            low, high = metrics["intervals"][part][name]
+            assert low - 1e-9 <= metrics[part][name] <= high + 1e-9
+    assert metrics["n"]["relevance"] == {
+        "queries": 8,
+        "pairs": 192,
+        "relevant": 32,
+        "split": "test",
+        "unknown_products": 0,
+    }
+    assert metrics["n"]["knn"] == {"queries": 8, "pairs": 16, "split": "future", "unknown_products": 0}
+    assert metrics["n"]["products"] == 24
+
+
+def test_a_model_that_reads_spanish_beats_words_and_words_beat_chance(market, words):
+    metrics = evaluate(words, market, others={"constant": Constant()})
+    bm25, random, constant = (metrics["baselines"][name] for name in ("bm25", "random", "constant"))
+    assert metrics["relevance"]["roc_auc"] == metrics["relevance"]["ndcg@10"] == metrics["engagement"]["roc_auc"] == 1
+    assert metrics["knn"]["recall@10"] == 1
+    assert metrics["knn"]["precision@10"] == pytest.approx(0.2)
+    assert metrics["relevance"]["roc_auc"] > bm25["relevance"]["roc_auc"] > random["relevance"]["roc_auc"] + 0.1
+    assert bm25["knn"]["recall@10"] == pytest.approx(6 / 8)  # nothing for the two Spanish queries
+    assert constant["relevance"]["roc_auc"] == 0.5
+    assert constant["batch"]["recall@1"] == 0
+    low, high = metrics["intervals"]["differences"]["bm25"]["relevance"]["roc_auc"]
+    assert 0 <= low < high
+
+
+def test_queries_and_products_are_encoded_once_with_their_country(market, words):
+    evaluate(words, market)
+    assert len(words.queries_seen) == len(set(words.queries_seen)) == 8
+    assert ("mx", "vestido rojo") in words.queries_seen
+    assert words.products_seen == 24
+
+
+def test_the_seed_decides_everything(market):
+    assert evaluate(Words(), market, seed=1) == evaluate(Words(), market, seed=1)
+    assert evaluate(Words(), market, seed=1)["baselines"] != evaluate(Words(), market, seed=2)["baselines"]
+
+
+def test_the_order_of_the_products_table_does_not_matter(market, words, tmp_path):
+    before = evaluate(words, market)
+    file = market.path / "products.parquet"
+    table = market.arrow("products")
+    pq.write_table(table.take(np.random.default_rng(0).permutation(table.num_rows)), file)
+    after = evaluate(words, market)
+    for part in ("relevance", "engagement", "batch", "knn"):
+        assert after[part] == pytest.approx(before[part])
+    assert after["baselines"]["bm25"]["relevance"] == pytest.approx(before["baselines"]["bm25"]["relevance"])
+
+
+def test_a_missing_table_is_an_absent_part(market, words):
+    (market.path / "pairs.parquet").unlink()
+    only_judged = evaluate(words, market)
+    assert set(only_judged) == {"relevance", "baselines", "n", "intervals"}
+    (market.path / "judgments.parquet").unlink()
+    with pytest.raises(MercatoError, match="nothing to evaluate on"):
+        evaluate(words, market)
+
+
+def test_given_pairs_take_the_place_of_the_markets(market, words):
+    (market.path / "judgments.parquet").unlink()
+    pairs = pl.DataFrame({"query": ["red sofa", "camisa azul"], "product_id": ["p8", "p16"], "label": [1, 1]})
+    metrics = evaluate(words, market, pairs=pairs)
+    assert metrics["n"]["knn"]["pairs"] == 2
+    assert metrics["knn"]["recall@10"] == 1
+    assert "roc_auc" not in metrics.get("engagement", {})  # nothing shown and left: undefined, not zero
+    with pytest.raises(MercatoError, match="lack the column label"):
+        evaluate(words, market, pairs=pairs.drop("label"))
+
+
+def test_what_is_withheld_no_system_sees(market, words):
+    metrics = evaluate(words, market, withhold=("title", "attributes"))
+    assert metrics["relevance"]["roc_auc"] == metrics["baselines"]["bm25"]["relevance"]["roc_auc"] == 0.5
+    with pytest.raises(MercatoError, match="cannot withhold 'colour'"):
+        evaluate(words, market, withhold=("colour",))
+
+
+def test_without_a_future_only_batch_recall_falls_back_to_validation(market, words):
+    frame = market.frame("pairs").with_columns(pl.col("split").replace("future", "validation"))
+    frame.drop("weight", "last_seen").write_parquet(market.path / "pairs.parquet")
+    metrics = evaluate(words, market)
+    assert metrics["n"]["batch"]["split"] == "validation"
+    assert "knn" not in metrics
+    assert "engagement" not in metrics
+
+
+def test_test_judgments_are_never_seen_by_validation_nor_the_reverse(market, words):
+    test, validation = Tasks.read(market, "test").relevance, Tasks.read(market, "validation").relevance
+    assert test is not None and validation is not None
+    assert (len(test.queries), len(validation.queries)) == (192, 12)
+    metrics = evaluate(words, market, split="validation")
+    assert {query for _, query in words.queries_seen} == {"sofa"}
+    assert metrics["n"]["relevance"]["split"] == "validation"
+    assert "knn" not in metrics  # the market's engaged pairs are of the future
+
+
+def test_raters_are_averaged_and_unknown_products_counted(market, words):
+    rows = [
+        {"query": "sofa", "product_id": "p8", "grade": 1.0},
+        {"query": "sofa", "product_id": "p8", "grade": 0.0},
+        {"query": "sofa", "product_id": "p9", "grade": 1.0},
+        {"query": "sofa", "product_id": "gone", "grade": 1.0},
+    ]
+    write_table(market.path, "judgments", rows)
+    lists = Tasks.read(market).relevance
+    assert lists is not None
+    assert sorted(lists.grades) == [0.5, 1.0]
+    assert lists.unknown == 1
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_grade_that_is_no_number_is_named(market, words, value):
+    rows = [{"query": "sofa", "product_id": "p8", "grade": 1.0}, {"query": "sofa", "product_id": "p9", "grade": value}]
+    write_table(market.path, "judgments", rows)
+    with pytest.raises(MercatoError, match=r"table judgments, row 1, column grade"):
+        evaluate(words, market)
+
+
+def test_an_encoder_that_returns_nan_is_named(market):
+    class Broken(Words):
+        def encode_products(self, products):
+            vectors = super().encode_products(products)
+            vectors[3] = np.nan
+            return vectors
+
+    with pytest.raises(MercatoError, match=r"mercato: the vector of product 'p3' is not finite"):
+        evaluate(Broken(), market)
+
+
+def test_an_empty_catalogue_is_nothing_to_evaluate_on(market, words):
+    pq.write_table(market.arrow("products").slice(0, 0), market.path / "products.parquet")
+    with pytest.raises(MercatoError, match="nothing to evaluate on"):
+        evaluate(words, Market.open(market.path))

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from garments import Constant
+
+from mercato.evaluation.details import collect_details, collect_examples
+from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.report import write_report
+
+VOID = {"meta", "br", "line", "circle", "polyline", "polygon"}
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that closes another than the last one opened; gathers text and links."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def _read(path) -> tuple[str, str, Balanced]:
+    page = path.read_text()
+    parsed = Balanced()
+    parsed.feed(page)
+    assert parsed.open == []
+    return page, " ".join(parsed.text), parsed
+
+
+@pytest.fixture
+def evaluation(market, words):
+    return Evaluation.of(words, market, others={"constant": Constant()})
+
+
+def test_the_report_is_one_file_that_says_what_was_measured(evaluation, tmp_path):
+    metrics, path = evaluation.metrics(), tmp_path / "run" / "report.html"
+    history = [
+        {"epoch": 1, "loss": 3.2, "validation": {"roc_auc": 0.6}, "seconds": 61.0, "learning_rate": 7e-4},
+        {"epoch": 2, "loss": 2.1, "validation": {"roc_auc": 0.7}, "seconds": 60.0, "learning_rate": 7e-4},
+    ]
+    write_report(
+        metrics,
+        path,
+        title="Six <garments> & more",
+        recipe_text="scale = 20",
+        history=history,
+        details=collect_details(evaluation),
+        examples=collect_examples(evaluation),
+    )
+    page, text, parsed = _read(path)
+    assert not parsed.links
+    assert not re.search(r"https?://|@import|<script", page)
+    assert "url(data:image/jpeg;base64," in page
+    for expected in (
+        "Six <garments> & more",
+        "100%",
+        "vestido rojo",
+        "constant",
+        "nothing found",
+        "2.0 minutes",
+        "scale = 20",
+    ):
+        assert expected in text, expected
+    assert evaluation.market.fingerprint() in text
+    assert "1.000" in text
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+
+
+def test_a_report_of_figures_alone_leaves_the_rest_out(market, words, tmp_path):
+    (market.path / "pairs.parquet").unlink()
+    evaluation = Evaluation.of(words, market)
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="Judged only")
+    _, text, _ = _read(tmp_path / "report.html")
+    assert "scores the relevant one higher" in text
+    for absent in ("Training", "Results to look at", "Where it does worst", "ROC curves", "Recipe"):
+        assert absent not in text
+
+
+def test_details_follow_the_tables_that_there_are(market, words):
+    (market.path / "judgments.parquet").unlink()
+    details = collect_details(Evaluation.of(words, market))
+    assert details.worst_metric == "recall@100"
+    assert details.split_name.startswith("engaged")
+    assert details.curves["mercato"][0] == (0.0, 0.0)
+    assert details.curves["mercato"][-1] == pytest.approx((1.0, 1.0))
+    assert details.facts["products"] == "24 rows"
+
+
+def test_curves_hold_the_area_that_the_metric_says(evaluation):
+    curves, metrics = collect_details(evaluation).curves, evaluation.metrics()
+    for name in ("bm25", "random", "constant"):
+        points = curves[name]
+        area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(points))
+        assert area == pytest.approx(metrics["baselines"][name]["relevance"]["roc_auc"], abs=0.01)
+
+
+def test_examples_are_drawn_by_the_seed_and_carry_verdicts_and_photos(evaluation):
+    examples = collect_examples(evaluation, drawn=8, depth=4)
+    assert examples == collect_examples(evaluation, drawn=8, depth=4)
+    assert len(examples) == 8
+    spanish = next(example for example in examples if example.query == "vestido rojo")
+    assert spanish.bm25 == []
+    assert [result.title for result in spanish.ours] == ["red dress"] * 4
+    assert all(result.verdict for result in spanish.ours)
+    assert {bool(result.photo) for result in spanish.ours} == {True, False}
+    assert spanish.ours[0].price == "9.50 USD"

@@ -1,0 +1,26 @@
+"""A server process to kill: `python served_process.py MARKET PORT [die-before-drop]`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from conftest import application
+
+from mercato.data.market import Market
+from mercato.serving.app import serve
+from mercato.serving.catalogue import Catalogue
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    folder, port, *faults = sys.argv[1:]
+    with application(Market.open(Path(folder)), flush_seconds=0.1 if faults else 600) as app:
+        if "die-before-drop" in faults:  # the events' file is written, the catalogue still has them
+            Catalogue.drop_events = die
+        serve(app, "127.0.0.1", int(port))

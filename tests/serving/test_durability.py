@@ -1,0 +1,109 @@
+"""What is acknowledged survives `kill -9` at once, in a real process over real HTTP."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from small_market import KEY
+from test_api import event, ids, wait_until
+
+from mercato.serving.app import free_port
+from mercato.serving.catalogue import Catalogue
+from mercato.serving.events import EventMover
+
+WRITE = {"X-API-Key": KEY}
+SCRIPT = Path(__file__).parent / "served_process.py"
+
+
+@contextmanager
+def process(market, *faults):
+    port = free_port(8200)
+    running = subprocess.Popen([sys.executable, str(SCRIPT), str(market.path), str(port), *faults])
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            wait_until(lambda: answers(client), seconds=30)
+            yield running, client
+    finally:
+        running.kill()
+        running.wait()
+
+
+def answers(client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def kill(running) -> None:
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+
+
+def titles_found(client, query) -> set[str]:
+    return set(ids(client.post("/v1/search", json={"query": query, "page_size": 5}).json()))
+
+
+def test_writes_survive_a_kill_right_after_their_answer(market):
+    events = [event(session_id=f"s{number}") for number in range(20)]
+    new = [{"product_id": f"n{number}", "title": f"orange hammock {number}"} for number in range(40)]
+    with process(market) as (running, client):
+        assert client.post("/v1/events", json={"events": events[:10]}).status_code == 200
+        assert client.delete("/v1/products/p00", headers=WRITE).status_code == 200
+        assert client.post("/v1/products", json={"products": new}, headers=WRITE).status_code == 200
+        assert client.post("/v1/events", json={"events": events[10:]}).status_code == 200
+        kill(running)
+    with process(market) as (running, client):
+        assert client.get("/v1/products/n39").json()["title"] == "orange hammock 39"
+        assert client.get("/v1/products/p00").status_code == 404
+        wait_until(lambda: "mercato_outbox_depth 0.0" in client.get("/metrics").text)
+        for number in (0, 20, 39):
+            assert f"n{number}" in titles_found(client, f"orange hammock {number}")
+        assert "p00" not in titles_found(client, "red chair")
+        running.send_signal(signal.SIGTERM)  # a good end moves the events
+        assert running.wait(20) == 0
+    assert Counter(market.frame("events")["session_id"]) == Counter(row["session_id"] for row in events)
+
+
+def test_events_are_in_the_table_once_when_killed_between_file_and_drop(market):
+    with process(market, "die-before-drop") as (running, client):
+        assert client.post("/v1/events", json={"events": [event(session_id="a"), event(session_id="b")]}).is_success
+        assert running.wait(20) == -signal.SIGKILL
+    assert len(market.files("events")) == 1
+    with process(market) as (running, client):
+        assert client.post("/v1/events", json={"events": [event(session_id="c")]}).is_success
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+    assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"]
+
+
+def test_a_new_catalogue_does_not_take_old_files_for_its_own(tmp_path):
+    for name in ("one", "two"):
+        catalogue = Catalogue.open(tmp_path / f"{name}.sqlite")
+        mover = EventMover(catalogue, tmp_path / "events")
+        row = {"timestamp": "2024-06-01T10:00:00+00:00", "session_id": name, "action_name": "click"}
+        catalogue.add_events([row, row, row])
+        mover.recover()
+        assert EventMover(catalogue, tmp_path / "events", rows_per_file=2).move() == 2
+        assert mover.move() == 1 and mover.move() == 0
+        catalogue.close()
+    assert len(list((tmp_path / "events").glob("*.parquet"))) == 4
+
+
+def test_upserts_are_searchable_within_a_second(start):
+    client = start()
+    waits = []
+    for number in range(25):
+        title = f"turquoise gramophone {number}"
+        client.post("/v1/products", json={"products": [{"product_id": f"n{number}", "title": title}]}, headers=WRITE)
+        acknowledged = time.perf_counter()
+        wait_until(lambda title=title, number=number: f"n{number}" in titles_found(client, title))
+        waits.append(time.perf_counter() - acknowledged)
+    assert max(waits) < 1.0
