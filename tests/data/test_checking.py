@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import io
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -170,19 +168,3 @@ def test_a_broken_folder_is_a_problem_not_a_crash(tmp_path: Path, break_it: Any)
 def test_a_problem_says_where_and_why() -> None:
     text = str(Problem("products", 1234, "price", "is negative: -5.0", "error", "products.parquet"))
     assert text == "error: table products, row 1,234, column price, (products.parquet): is negative: -5.0"
-
-
-def test_fifty_thousand_products_take_seconds(tmp_path: Path) -> None:
-    count, image = 50_000, [{"bytes": photo(), "path": None}]
-    table = pa.table(
-        {
-            "product_id": [str(i) for i in range(count)],
-            "title": ["t"] * count,
-            "price": np.ones(count),
-            "images": pa.array([image] * count, TABLES["products"].field("images").type),
-        }
-    )
-    folder = market(tmp_path, products=table)
-    started = time.perf_counter()
-    assert check(folder) == []
-    assert time.perf_counter() - started < 30

@@ -134,6 +134,7 @@ def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(edge_shard, "GRAPH_FROM_KB", 1)
+    monkeypatch.setattr(edge_shard, "LINKS_FROM_KB", 1)
     random = np.random.default_rng(0)
     centres = random.normal(size=(50, DIMENSION)) * 3
     cluster = random.integers(0, 50, 5000)

@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from small_market import KEY, TrigramEncoder, make_market
+from served import server
+from small_market import make_market
 
 from mercato.data.market import Market
-from mercato.retrieval.index import open_index
-from mercato.serving.api import Settings, create_app
 from mercato.serving.catalogue import Catalogue
-from mercato.serving.seeding import seed
 
 
 @pytest.fixture(scope="session")
@@ -32,25 +29,6 @@ def catalogue(tmp_path) -> Iterator[Catalogue]:
     catalogue = Catalogue.open(tmp_path / "catalogue.sqlite")
     yield catalogue
     catalogue.close()
-
-
-@contextmanager
-def application(market: Market, encoder=None, **settings) -> Iterator[FastAPI]:
-    """The application over the market's files; it holds their index until the block ends."""
-    catalogue = Catalogue.open(market.path / "catalogue.sqlite")
-    seed(catalogue, market)
-    with closing(catalogue), open_index(market.path / "index") as index:
-        yield create_app(market, encoder or TrigramEncoder(), index, catalogue, Settings(api_key=KEY, **settings))
-
-
-@contextmanager
-def server(market: Market, *given, **settings) -> Iterator[TestClient]:
-    """Serve the market's files until the block ends."""
-    with (
-        application(market, *given, **settings) as app,
-        TestClient(app, raise_server_exceptions=False) as client,
-    ):
-        yield client
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from conftest import application
+from served import application
 
 from mercato.data.market import Market
 from mercato.serving.app import serve

@@ -91,8 +91,13 @@ def make_market(folder: Path, rows: list[dict[str, Any]] | None = None) -> Marke
     pq.write_table(pa.Table.from_pylist(rows, schema=PRODUCTS), folder / "products.parquet")
     judgments = [{"query": "red chair", "product_id": "p00", "grade": 1.0}]
     pq.write_table(pa.Table.from_pylist(judgments, schema=JUDGMENTS), folder / "judgments.parquet")
+    index_table(folder, rows)
+    return Market.open(folder)
+
+
+def index_table(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Build `folder/index` from these products, as `mercato index` does from the table."""
     encoder = TrigramEncoder()
     vectors = encoder.encode_products(rows)
     records = [record_from_product(row, vector) for row, vector in zip(rows, vectors, strict=True)]
     build_index(folder / "index", records, encoder.dimension)
-    return Market.open(folder)

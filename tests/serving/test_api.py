@@ -10,30 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import server
+from served import WRITE, event, ids, search, server, wait_until
 from small_market import KEY, TrigramEncoder, picture, products
 
 from mercato.data.schema import PRODUCTS
 from mercato.serving.searching import Effort
-
-WRITE = {"X-API-Key": KEY}
-
-
-def search(client, **body) -> dict:
-    answer = client.post("/v1/search", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def ids(page: dict) -> list[str]:
-    return [hit["product"]["product_id"] for hit in page["hits"]]
-
-
-def wait_until(condition, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def all_pages(client, between=lambda: None, **body) -> list[dict]:
@@ -335,17 +316,6 @@ def test_images_stay_inside_the_market(start, market):
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
-
-
-def event(action="click", **fields) -> dict:
-    return {
-        "action_name": action,
-        "query_id": "q1",
-        "session_id": "s1",
-        "user_query": "red chair",
-        "timestamp": "2024-06-01T10:00:00Z",
-        "event_attributes": {"object": {"object_id": "p00"}, "position": {"ordinal": 1}},
-    } | fields
 
 
 def test_events_are_taken_and_reach_the_table(start, market):

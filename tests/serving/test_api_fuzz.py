@@ -7,7 +7,6 @@ import time
 
 import pytest
 import uvicorn
-from conftest import application
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode, openapi
 from schemathesis.checks import not_a_server_error
@@ -16,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from served import application
 from small_market import KEY, make_market
 
 from mercato.serving.app import free_port

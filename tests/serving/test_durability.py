@@ -7,18 +7,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
-from small_market import KEY
-from test_api import event, ids, wait_until
+from served import WRITE, event, ids, server, wait_until
+from small_market import TrigramEncoder, index_table, products
 
+from mercato.data.schema import PRODUCTS
+from mercato.retrieval.index import open_index
 from mercato.serving.app import free_port
-from mercato.serving.catalogue import Catalogue
+from mercato.serving.catalogue import Catalogue, Entry
 from mercato.serving.events import EventMover
+from mercato.serving.ingestion import Ingestion
 
-WRITE = {"X-API-Key": KEY}
 SCRIPT = Path(__file__).parent / "served_process.py"
 
 
@@ -95,6 +97,33 @@ def test_a_new_catalogue_does_not_take_old_files_for_its_own(tmp_path):
         assert mover.move() == 1 and mover.move() == 0
         catalogue.close()
     assert len(list((tmp_path / "events").glob("*.parquet"))) == 4
+
+
+def test_a_new_index_gets_what_the_api_wrote(market):
+    new = {"products": [{"product_id": "n", "title": "orange hammock"}]}
+    with server(market, index_name="first") as client:
+        client.post("/v1/products", json=new, headers=WRITE)
+        client.delete("/v1/products/p00", headers=WRITE)
+        wait_until(lambda: "n" in titles_found(client, "orange hammock"))
+    index_table(market.path, products())  # knows the table only
+    with server(market, index_name="second") as client:
+        wait_until(lambda: "n" in titles_found(client, "orange hammock"))
+        wait_until(lambda: client.post("/v1/search", json={"query": "x"}).json()["total"] == 48)  # + n − p00
+
+
+def test_the_index_is_compacted_when_enough_was_written(market):
+    calls = []
+    with closing(Catalogue.open(market.path / "c.sqlite")) as catalogue, open_index(market.path / "index") as index:
+        index.compact = lambda: calls.append(len(index))
+        ingestion = Ingestion(catalogue, TrigramEncoder(), index, market.path / "events", compact_after=2)
+        blank = dict.fromkeys(name for name in PRODUCTS.names if name not in ("images", "image_embeddings"))
+        for number in range(5):
+            catalogue.upsert([Entry(blank | {"product_id": f"n{number}", "title": "t"})])
+            ingestion.drain()
+            assert catalogue.outbox_depth() == 1  # until it is on the index's disk
+            ingestion.maintain()
+            assert catalogue.outbox_depth() == 0
+    assert calls == [50, 52]
 
 
 def test_upserts_are_searchable_within_a_second(start):

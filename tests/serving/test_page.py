@@ -38,6 +38,7 @@ COLOURS = {"red": (190, 60, 50), "blue": (60, 90, 170), "green": (70, 130, 90)}
 SYNONYMS = {"couch": "sofa", "bicycle": "bike"}
 CONCEPTS = [*KINDS, *COLOURS]
 SCRIPT = "<img src=x onerror=alert(1)>"
+PATIENCE_MS = 15_000  # of a test on a busy machine; nothing waits that long by itself
 
 
 class ConceptEncoder:
@@ -65,7 +66,7 @@ class Live:
 
     def events(self, session: str, *actions: str, at_least: int = 1) -> list[dict[str, Any]]:
         """The session's events of these actions, once there are enough of them on disk."""
-        deadline = time.monotonic() + 6
+        deadline = time.monotonic() + PATIENCE_MS / 1000
         while True:
             rows = [row for _, row in self.catalogue.events(100_000) if row["session_id"] == session]
             rows = [row for row in rows if row["action_name"] in actions]
@@ -93,6 +94,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:
+            assert thread.is_alive(), "the server did not start"
             time.sleep(0.02)
         yield Live(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", catalogue)
         server.should_exit = True
@@ -137,7 +139,7 @@ def visit(live: Live, browser: Any) -> Iterator[Any]:
 
     def open_page(path: str = "/", width: int = 1280, height: int = 800, **options: Any) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height}, locale="en-US", **options)
-        context.set_default_timeout(5000)
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -165,6 +167,7 @@ def search(page: Any, query: str) -> None:
 
 
 def expect(locator: Any) -> Any:
+    playwright.expect.set_options(timeout=PATIENCE_MS)
     return playwright.expect(locator)
 
 
@@ -441,3 +444,13 @@ def test_dark_and_calm_are_respected(visit: Any) -> None:
         "1e-05s",
         "0.00001s",
     )
+
+
+def test_a_listing_opened_in_a_new_tab_is_a_click_too(visit: Any, live: Live) -> None:
+    page = visit("/?q=blue+lamp")
+    expect(page.locator(".card")).to_have_count(24)
+    with page.context.expect_page() as opened:
+        page.locator(".card-link").first.click(modifiers=["Control"])
+    expect(opened.value.get_by_role("dialog")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert [row["position"] for row in live.events(session_of(page), "click")] == [1]

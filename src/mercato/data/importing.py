@@ -20,7 +20,7 @@ from mercato.data.coercion import coerce, shorten
 from mercato.data.images import inside
 from mercato.data.mapping import ImportMap, Section, missing_column
 from mercato.data.market import MarketConfig, write_market_toml
-from mercato.data.reading import Source, python_values, read_source
+from mercato.data.reading import Source, Values, read_source
 from mercato.data.rules import violations
 from mercato.data.schema import IMAGE, REQUIRED, TABLES
 from mercato.data.ubi import looks_like_ubi, parse_ubi_event, share_sessions
@@ -199,45 +199,51 @@ class _File:
 
     def _column(self, source: Source, column: pa.Field) -> tuple[pa.ChunkedArray, dict[int, tuple[str, str]]]:
         """One column of the schema, and the values that had to be dropped: row → (why, value)."""
-        name, rows = column.name, len(source.numbers)
-        values = source.column(self.section.source_of(name))
-        if values is None and name in self.section.rename:
-            raise missing_column(source, self.section.rename[name])
-        if name == "attributes" and self.section.attributes:
-            values = self._gather(source, values)
-        if values is None:
-            if name in REQUIRED[self.table] and name not in self.section.constant and rows:
-                raise MercatoError(
-                    f"{self.path}: has no column {name} for {self.table}; it has {', '.join(source.columns)}."
-                    f' Say which it is in a map: [{self.table}] rename = {{ {name} = "…" }}'
-                )
-            values = pa.chunked_array([pa.nulls(rows, column.type)])
-        if name in self.section.values:
-            known = self.section.values[name]
-            values = [known.get(str(value), value) for value in python_values(values)]
+        name = column.name
         try:
-            result, bad = coerce(name, column.type, values)
+            result, bad = coerce(name, column.type, self._given(source, column))
         except MercatoError as error:
             raise MercatoError(f"{self.path}, column {name}: {error}") from None
         dropped = {one.row: (one.why, one.value) for one in bad}
         if name in self.section.scale:
-            result = pc.multiply(result, self.section.scale[name]).cast(column.type)
+            result = pc.multiply(result, self.section.scale[name])
         if name == "images":
             result = self._copy_photos(result, dropped)
         for why, wrong in violations(self.table, name, result):
             for row in wrong.tolist():
                 dropped.setdefault(row, (why, shorten(result[row].as_py())))
-        if dropped:
-            gone = np.zeros(rows, bool)
+        if dropped and name != "images":  # a product keeps its other photos
+            gone = np.zeros(len(result), bool)
             gone[list(dropped)] = True
-            if name != "images":  # a product keeps its other photos
-                result = _without(result, gone)
+            result = _without(result, gone)
         if name in self.section.constant:
-            filler, wrong_constant = coerce(name, column.type, [self.section.constant[name]])
+            constant = self.section.constant[name]
+            filler, wrong_constant = coerce(name, column.type, [constant])
             if wrong_constant or any(True for _ in violations(self.table, name, filler)):
-                raise MercatoError(f"the map's constant {name} = {self.section.constant[name]!r} is no {column.type}")
+                raise MercatoError(f"the map's constant {name} = {constant!r} cannot be a {self.table} {name}")
             result = pc.fill_null(result, filler[0])
         return result, dropped
+
+    def _given(self, source: Source, column: pa.Field) -> Values:
+        """What the file has for one of our columns, all nulls where it has none."""
+        name = column.name
+        theirs = self.section.source_of(name)
+        values = source.column(theirs)
+        if values is None and name in self.section.rename:
+            raise missing_column(source, theirs)
+        if name == "attributes" and self.section.attributes:
+            return self._gather(source, values)
+        if values is None:
+            if name in REQUIRED[self.table] and name not in self.section.constant and source.numbers:
+                raise MercatoError(
+                    f"there is none, and {self.table} need it; the file has {', '.join(source.columns)}."
+                    f' Say which it is in a map: [{self.table}] rename = {{ {name} = "…" }}'
+                )
+            return pa.chunked_array([pa.nulls(len(source.numbers), column.type)])
+        if name in self.section.values:
+            known = self.section.values[name]
+            return [known.get(str(value), value) for value in source.objects(theirs) or ()]
+        return values
 
     def _gather(self, source: Source, own: Any) -> list[dict[str, Any]]:
         """The attributes map from its own column, if any, and the columns that the map names."""
@@ -246,10 +252,10 @@ class _File:
             given, _ = coerce("attributes", TABLES["products"].field("attributes").type, own)
             gathered = [dict(value or ()) for value in given.to_pylist()]
         for name in self.section.attributes:
-            values = source.column(name)
+            values = source.objects(name)
             if values is None:
                 raise missing_column(source, name)
-            for attributes, value in zip(gathered, python_values(values), strict=True):
+            for attributes, value in zip(gathered, values, strict=True):
                 if value is not None:
                     attributes[name.rpartition(".")[2]] = value
         return gathered

@@ -9,11 +9,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mercato.data.market import MarketConfig
 from mercato.data.queries import normalise_query
-from mercato.data.reading import Source, python_values
+from mercato.data.reading import Source
 from mercato.data.schema import TABLES
 from mercato.errors import MercatoError
 
@@ -136,23 +137,30 @@ def _sections(table: str, content: Any) -> dict[str, Section]:
     whole = _Table.model_validate(content)
     sections = {"*": Section.model_construct(**{name: getattr(whole, name) for name in Section.model_fields})}
     sections |= {glob: Section.model_validate(part) for glob, part in (whole.model_extra or {}).items()}
+    schema = TABLES[table]
     for section in sections.values():
         for name in {*section.rename, *section.constant, *section.scale, *section.values}:
-            if name not in TABLES[table].names:
-                raise ValueError(f"{table} has no column {name}; it has {', '.join(TABLES[table].names)}")
+            if name not in schema.names:
+                raise ValueError(f"{table} has no column {name}; it has {', '.join(schema.names)}")
+        for name in section.scale:
+            if schema.field(name).type != pa.float64():
+                raise ValueError(f"{table}.scale: {name} is not a number")
+        for name in {*section.constant, *section.values}:
+            if pa.types.is_nested(schema.field(name).type):
+                raise ValueError(f"{table}: {name} is a list or a map and cannot have a constant or values")
     return sections
 
 
 def _column(source: Source, name: str) -> list[Any]:
-    values = source.column(name)
+    values = source.objects(name)
     if values is None:
         raise missing_column(source, name)
-    return python_values(values)
+    return values
 
 
 def missing_column(source: Source, name: str) -> MercatoError:
     """The error for a column that the map names and the file lacks."""
-    return MercatoError(f"{source.path}: the map names the column {name!r}; the file has {', '.join(source.columns)}")
+    return MercatoError(f"the map names {name!r} of {source.path}; the file has {', '.join(source.columns)}")
 
 
 def _plain(value: Any) -> str:

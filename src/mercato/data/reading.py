@@ -45,8 +45,16 @@ class Source:
         head, *steps = name.split(".")
         if head not in self.columns:
             return None
-        found = [_walk(value, steps) for value in python_values(self.columns[head])]
+        found = [_walk(value, steps) for value in self.objects(head) or ()]
         return found if any(value is not None for value in found) else None
+
+    def objects(self, name: str) -> list[Any] | None:
+        """`column` as Python objects; MercatoError, with file and column, where its type has none."""
+        values = self.column(name)
+        try:
+            return None if values is None else python_values(values)
+        except MercatoError as error:
+            raise MercatoError(f"{self.path}, column {name}: {error}") from None
 
     def keep(self, rows: list[int]) -> Source:
         """The same source with these rows only, in this order."""
@@ -60,7 +68,7 @@ class Source:
 
     def records(self) -> list[dict[str, Any]]:
         """The rows as dictionaries without their nulls."""
-        columns = {name: python_values(values) for name, values in self.columns.items()}
+        columns = {name: self.objects(name) or [] for name in self.columns}
         return [
             {name: values[row] for name, values in columns.items() if values[row] is not None}
             for row in range(len(self.numbers))
@@ -99,6 +107,8 @@ def python_values(values: Values) -> list[Any]:
     if isinstance(values, list):
         return values
     try:
+        if pa.types.is_timestamp(values.type):  # Python has no nanoseconds
+            values = values.cast(pa.timestamp("us", values.type.tz), safe=False)
         result: list[Any] = values.to_pylist(maps_as_pydicts="lossy")
     except (pa.ArrowException, ValueError, OverflowError, TypeError, ImportError) as error:
         raise MercatoError(f"values of type {values.type} cannot be read: {error}") from None

@@ -97,15 +97,19 @@ class Evaluation:
         pairs: pl.DataFrame | None = None,
         withhold: Sequence[str] = (),
         others: Mapping[str, Encoder] | None = None,
+        products: pa.Table | None = None,
     ) -> Self:
-        """Read the questions and encode queries and products once for each encoder (arguments as `evaluate`)."""
+        """Read the questions and encode queries and products once for each encoder (arguments as `evaluate`).
+
+        `products` stands in for the market's table, the same rows, e.g. with photos already turned into vectors.
+        """
         reserved = {OURS, "bm25", "random"} & set(others or {})
         if reserved:
             raise MercatoError(f"an encoder to compare with cannot be called {sorted(reserved)[0]!r}")
         tasks = Tasks.read(market, split, pairs)
         if tasks.relevance is None and tasks.batch is None:
             raise MercatoError(f"{market.path} has nothing to evaluate on: no {split} judgments, no engaged pairs")
-        products = _without(market.arrow("products"), withhold)
+        products = _without(market.arrow("products") if products is None else products, withhold)
         systems: dict[str, System] = {
             name: encode(model, name, tasks.queries, products)
             for name, model in {OURS: encoder, **(others or {})}.items()

@@ -311,6 +311,7 @@ def _figure(value: float | None, span: tuple[float, float] | None) -> str:
 
 def _counted(counts: Tree) -> str:
     text = f"{counts['queries']:,} queries, {counts['pairs']:,} pairs"
+    text += "".join(f", {counts[kind]:,} {kind}" for kind in ("relevant", "engaged") if kind in counts)
     return text + (f", batches of {counts['batch_size']:,}" if "batch_size" in counts else "")
 
 

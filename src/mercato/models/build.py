@@ -44,9 +44,7 @@ def build_towers(recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, new: b
             continue
         backbone = build_backbone(configuration, encoder.pretrained if new else None)
         texts[tower] = TextEncoder(backbone, spec.pad_id, encoder.pooling, recipe.dimension)
-    towers = TwoTower(
-        QueryTower(spec, recipe, texts.get("query")), ProductTower(spec, recipe, texts.get("product"))
-    )
+    towers = TwoTower(QueryTower(spec, recipe, texts.get("query")), ProductTower(spec, recipe, texts.get("product")))
     if recipe.query_tower.text.pretrained is not None:
         _silence(towers)
     return towers

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -43,7 +44,7 @@ def export(model: Model, run: Path) -> dict[str, float]:
         MercatoError: a tower differs by more than `TOLERANCE`; the old files then stay.
     """
     queries = ["red sofa", "x", "zapatillas de correr para niños talla 38 🚲"]
-    products = [
+    products: list[dict[str, Any]] = [
         {"title": "red sofa", "description": "three seats, hardly used", "country": "us", "language": "en"},
         {"title": "bici", "image_embeddings": np.ones((1, model.featurizer.spec.image_dimension), np.float32)},
         {"title": "Wooden table with six chairs and a very long title", "description": None},
@@ -53,7 +54,7 @@ def export(model: Model, run: Path) -> dict[str, float]:
     samples = {
         QUERY_TOWER: [model.featurizer.queries(queries[:n], [None, *spec.countries[:1], None][:n]) for n in (2, 3, 1)],
         PRODUCT_TOWER: [
-            model.featurizer.products(products[:n], images[:n] if images else None)  # type: ignore[arg-type]
+            model.featurizer.products(products[:n], images[:n] if images else None)
             for n in (2, 3, 1)
         ],
     }
@@ -74,7 +75,7 @@ def export(model: Model, run: Path) -> dict[str, float]:
     return differences
 
 
-def onnx_bytes(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: object) -> bytes:
+def onnx_bytes(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: tuple[Any, ...]) -> bytes:
     """`torch.onnx.export` of a module with one output, `vectors`, without its chatter on packages it could not find."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -94,7 +95,8 @@ def onnx_bytes(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: object)
     finally:
         logger.setLevel(level)
     assert program is not None
-    return program.model_proto.SerializeToString()
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def _to_onnx(tower: nn.Module, features: Features) -> bytes:

@@ -54,7 +54,8 @@ class ImageEncoder:
             return np.zeros((0, self.spec.dimension), np.float32)
         pixels = np.stack(list(self._pool.map(self.spec.pixels, images)))
         vectors: NDArray[np.float32] = self._session.run(None, {"pixels": pixels})[0]
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        return vectors
 
 
 def write_spec(folder: Path, spec: ImageSpec) -> None:

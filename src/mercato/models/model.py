@@ -66,12 +66,14 @@ class Model(RunEncoder):
     @torch.inference_mode()
     def query_vectors(self, features: Features) -> NDArray[np.float32]:
         """The query tower on a batch of features → (B, D)."""
-        return self.towers.query(_tensors(features))[0].numpy()
+        vectors: NDArray[np.float32] = self.towers.query(_tensors(features))[0].numpy()
+        return vectors
 
     @torch.inference_mode()
     def product_vectors(self, features: Features) -> NDArray[np.float32]:
         """The product tower on a batch of features → (B, D)."""
-        return self.towers.product(_tensors(features))[0].numpy()
+        vectors: NDArray[np.float32] = self.towers.product(_tensors(features))[0].numpy()
+        return vectors
 
 
 def load(run: str | Path) -> Model:

@@ -65,9 +65,7 @@ class ProductTower(nn.Module):
         self.categories = nn.ModuleDict(
             {channel: Category(sizes[channel], dimension) for channel in self.channels if channel in sizes}
         )
-        self.images = (
-            ImageSet(spec.image_dimension, dimension, recipe.dropout) if "images" in self.channels else None
-        )
+        self.images = ImageSet(spec.image_dimension, dimension, recipe.dropout) if "images" in self.channels else None
         self.dropout = nn.Dropout(recipe.dropout)
         self.fusion = AttentionFusion(len(self.channels), dimension)
 

@@ -17,7 +17,7 @@ from mercato.data.images import load_images
 from mercato.errors import MercatoError
 from mercato.models.image_encoder import MODEL as IMAGE_MODEL
 from mercato.models.image_encoder import ImageEncoder
-from mercato.text.features import Features, Featurizer, FeatureSpec
+from mercato.text.features import Features, FeatureSpec, Featurizer
 from mercato.text.tokenizer import load_tokenizer
 
 RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"

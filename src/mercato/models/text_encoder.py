@@ -45,7 +45,7 @@ def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, po
         vocab_size=vocabulary,
         pad_token_id=pad_id,
         hidden_size=encoder.hidden,
-        num_hidden_layers=encoder.layers,
+        num_hidden_layers=encoder.layers or 1,  # the recipe has made sure
         num_attention_heads=encoder.heads,
         intermediate_size=encoder.feed_forward,
         hidden_dropout_prob=encoder.dropout,
@@ -58,7 +58,7 @@ def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, po
 def pretrained_config(name: str, layers: int | None) -> PretrainedConfig:
     """The configuration of a transformers model, cut to its first `layers`."""
     try:
-        result = AutoConfig.from_pretrained(name)
+        result: PretrainedConfig = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise MercatoError(f"text.pretrained: cannot load {name}: {error}") from None
     if layers is not None:
@@ -74,11 +74,9 @@ def build_backbone(configuration: PretrainedConfig, weights_from: str | None = N
     Eager attention: at a query's length it is as fast as the fused kernel, and ONNX Runtime fuses it itself.
     """
     if weights_from is None:
-        model = AutoModel.from_config(configuration, attn_implementation="eager")
+        model: nn.Module = AutoModel.from_config(configuration, attn_implementation="eager")  # type: ignore[no-untyped-call]
     else:
         model = AutoModel.from_pretrained(weights_from, config=configuration, attn_implementation="eager")
-    pooler = getattr(model, "pooler", None)
-    if pooler is not None:
-        model.pooler = None  # an unused head of BERT's: not trained, not exported
-    assert isinstance(model, nn.Module)
+    if getattr(model, "pooler", None) is not None:
+        setattr(model, "pooler", None)  # an unused head of BERT's: not trained, not exported
     return model.to(torch.float32)

@@ -51,7 +51,7 @@ class Settings:
     searches: int = 4  # run at once
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
-    batch: int = 16  # products embedded at once
+    batch: int = 32  # products embedded at once
     outbox_bound: int = 100_000  # products waiting to be embedded beyond which writes are refused
     flush_seconds: float = 10.0  # between two moves of events to the market's table
 
@@ -257,7 +257,7 @@ def _event_rows(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _count_things(metrics: Metrics, encoder: Encoder, index: Index, catalogue: Catalogue) -> None:
-    metrics.gauge("mercato_outbox_depth", "Products waiting to be embedded", catalogue.outbox_depth)
+    metrics.gauge("mercato_outbox_depth", "Products not yet in the index and on its disk", catalogue.outbox_depth)
     metrics.gauge("mercato_index_failures", "Products that could not be embedded", lambda: len(catalogue.failures()))
     metrics.gauge("mercato_index_size", "Products in the index", lambda: len(index))
     cache = getattr(encoder, "cache", None)

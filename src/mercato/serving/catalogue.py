@@ -267,9 +267,11 @@ class Catalogue:
 
     def done(self, tasks: Sequence[Task]) -> None:
         """Remove tasks from the outbox; one whose product has been written again since stays."""
-        with self._write() as connection:
-            for task in tasks:
-                connection.execute(sa.delete(_outbox).filter_by(product_id=task.product_id, version=task.version))
+        same = (_outbox.c.product_id == sa.bindparam("id"), _outbox.c.version == sa.bindparam("of"))
+        if tasks:
+            with self._write() as connection:
+                rows = [{"id": task.product_id, "of": task.version} for task in tasks]
+                connection.execute(sa.delete(_outbox).where(*same), rows)
 
     def failed(self, task: Task, reason: str, retry_seconds: float) -> None:
         """Keep a task that failed, with the reason, to be taken again after a while."""
@@ -281,7 +283,7 @@ class Catalogue:
             )
 
     def outbox_depth(self) -> int:
-        """How many products wait to be embedded, those that failed before left out."""
+        """How many products the outbox holds, those that failed before left out."""
         with self._reader.connect() as connection:
             wanted = sa.select(sa.func.count()).select_from(_outbox).where(_outbox.c.attempts == 0)
             return int(connection.execute(wanted).scalar_one())

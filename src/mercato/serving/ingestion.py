@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 import numpy as np
 
@@ -28,21 +28,23 @@ class Ingestion:
         encoder: Encoder,
         index: Index,
         events: Path,
-        batch: int = 16,
+        batch: int = 32,
         flush_seconds: float = 10.0,
         compact_after: int = 20_000,
     ) -> None:
         self._catalogue, self._encoder, self._index, self._batch = catalogue, encoder, index, batch
         self._events = EventMover(catalogue, events)
         self._compact_after, self._written = compact_after, 0
+        self._searchable: set[Task] = set()  # in the index but not yet on its disk: the outbox keeps them until then
+        self._guard = Lock()
         self._products = _Loop("ingestion", self.drain, pause_seconds=1.0)
         self._flush = _Loop("events", self._events.move, pause_seconds=flush_seconds)
-        self._compaction = _Loop("compaction", self._compact, pause_seconds=30.0)
+        self._upkeep = _Loop("upkeep", self.maintain, pause_seconds=2.0)
 
     def start(self) -> None:
         """Take up what an earlier process left and begin."""
         self._events.recover()
-        for loop in (self._products, self._flush, self._compaction):
+        for loop in (self._products, self._flush, self._upkeep):
             loop.start()
 
     def wake(self) -> None:
@@ -51,27 +53,44 @@ class Ingestion:
 
     def stop(self) -> None:
         """End the threads; the events are moved, what waits in the outbox stays there."""
-        for loop in (self._products, self._flush, self._compaction):
+        for loop in (self._products, self._flush, self._upkeep):
             loop.stop()
         while self._events.move():
             pass
+        self.settle()
 
     def drain(self) -> int:
-        """Bring one batch from the outbox to the index; returns how many tasks it took."""
-        tasks = self._catalogue.take(self._batch)
+        """Make one batch of the outbox searchable; returns how many tasks it took."""
+        with self._guard:
+            known = set(self._searchable)
+        due = self._catalogue.take(self._batch + len(known))
+        tasks = [task for task in due if task not in known][: self._batch]
         gone = [task for task in tasks if task.operation == "delete"]
         if gone:
             self._index.delete([task.product_id for task in gone])
         written = self._embed([task for task in tasks if task.operation == "upsert"])
-        if tasks:
-            self._index.flush()  # until here the outbox is what a power cut leaves
-            self._catalogue.done(gone + written)
-            self._written += len(written)
+        with self._guard:
+            self._searchable.update(gone + written)
         return len(tasks)
 
-    def _compact(self) -> int:
-        """What was written since the index was built is searched row by row, so a lot of it wants a new build."""
-        if self._written >= self._compact_after:
+    def settle(self) -> int:
+        """Bring the index to its disk and take what is there out of the outbox; returns how many tasks that were.
+
+        A flush costs several syncs of the disk, so it is shared by all that was written meanwhile.
+        """
+        with self._guard:
+            settled = list(self._searchable)
+        if settled:
+            self._index.flush()
+            self._catalogue.done(settled)
+            with self._guard:
+                self._searchable.difference_update(settled)
+        return len(settled)
+
+    def maintain(self) -> int:
+        """Settle, and compact the index when enough was written since the last time."""
+        self._written += self.settle()
+        if self._written >= self._compact_after:  # rows that its graph lacks are searched one by one
             self._written = 0
             self._index.compact()
         return 0

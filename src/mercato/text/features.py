@@ -51,7 +51,8 @@ class FeatureSpec:
     def load(cls, file: Path) -> Self:
         """Read what `save` wrote."""
         fields = json.loads(file.read_text())
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
 
 class Featurizer:
@@ -118,9 +119,7 @@ class Featurizer:
     def _trigrams(self, texts: Sequence[str], cap: int) -> NDArray[np.int64]:
         return pad([trigram_ids(text, self.spec.buckets, cap) for text in texts], 0)
 
-    def _images(
-        self, images: Sequence[NDArray[np.float32] | None]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _images(self, images: Sequence[NDArray[np.float32] | None]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         count, width = self.spec.max_images, self.spec.image_dimension
         vectors = np.zeros((len(images), count, width), np.float32)
         mask = np.zeros((len(images), count), bool)

@@ -14,6 +14,4 @@ def trigram_ids(normal_text: str, buckets: int, limit: int) -> list[int]:
     if not normal_text:
         return []
     padded = f" {normal_text} "
-    return [
-        mmh3.hash(padded[i : i + 3], signed=False) % buckets + 1 for i in range(min(len(padded) - 2, limit))
-    ]
+    return [mmh3.hash(padded[i : i + 3], signed=False) % buckets + 1 for i in range(min(len(padded) - 2, limit))]

@@ -6,6 +6,7 @@ CNN plays that part with what the catalogue has: the category and every attribut
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -23,9 +25,11 @@ from mercato.config import Images
 from mercato.data.images import load_images
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.files import whole_folder
 from mercato.models.compact_cnn import CompactCNN
 from mercato.models.export import onnx_bytes
 from mercato.models.image_encoder import MODEL, ImageSpec, write_spec
+from mercato.models.image_vectors import CACHE
 from mercato.progress import note, track
 
 PHOTOS = 20_000  # at most; more teaches a CNN this small little
@@ -34,12 +38,28 @@ MARGIN = 8 / 7  # photos are decoded this much larger, so that training can crop
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def make_image_encoder(market: Market, images: Images, seed: int, folder: Path) -> None:
-    """Write the image encoder that a recipe names into `folder` (`mercato.models.image_encoder`)."""
-    if images.encoder == "compact":
-        _train_compact(market, images, seed, folder)
-    else:
-        _export_pretrained(images.encoder, folder)
+def market_image_encoder(market: Market, images: Images, seed: int) -> Path | None:
+    """The folder of the image encoder that a recipe names (`mercato.models.image_encoder`), made once a market.
+
+    None where the catalogue has no photos.
+    """
+    photos = market.arrow("products", ["images"])["images"]
+    if not pc.sum(pc.list_value_length(photos)).as_py():
+        return None
+    key = hashlib.sha256(images.encoder.encode())
+    if images.encoder == "compact":  # depends on the catalogue; a pretrained one does not
+        key.update(f"{images.epochs} {images.size} {seed}".encode())
+        for file in market.files("products"):
+            with file.open("rb") as content:
+                key.update(hashlib.file_digest(content, "sha256").digest())
+    folder = market.path / CACHE / f"image-encoder-{key.hexdigest()[:16]}"
+    if not folder.is_dir():
+        with whole_folder(folder) as fresh:
+            if images.encoder == "compact":
+                _train_compact(market, images, seed, fresh)
+            else:
+                _export_pretrained(images.encoder, fresh)
+    return folder
 
 
 def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
@@ -58,7 +78,9 @@ def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int6
             raw[f"attribute {key}"] = [row.get(key) for row in attributes]
     targets, classes = {}, {}
     for name, values in raw.items():
-        common = sorted(v for v, n in Counter(v.casefold() for v in values if v).items() if n >= min(10, len(products) // 20))
+        common = sorted(
+            v for v, n in Counter(v.casefold() for v in values if v).items() if n >= min(10, len(products) // 20)
+        )
         if 2 <= len(common) <= (64 if name.startswith("attribute") else 4096):
             ids = {value: i for i, value in enumerate(common)}
             targets[name] = np.array([ids.get(v.casefold(), -1) if v else -1 for v in values])
@@ -103,7 +125,9 @@ def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> N
             right += int((logits["category"].argmax(1) == labels["category"][rows])[known].sum())
             seen += int(known.sum())
     if seen:
-        note(f"  compact CNN: names the category of {right / seen:.0%} of its photos ({classes['category']} categories)")
+        note(
+            f"  compact CNN: names the category of {right / seen:.0%} of its photos ({classes['category']} categories)"
+        )
     _write(model.eval(), ImageSpec(128, images.size, side, *IMAGENET), folder)
 
 
@@ -137,7 +161,7 @@ def _augment(pixels: Tensor, size: int, generator: np.random.Generator) -> Tenso
 def _export_pretrained(name: str, folder: Path) -> None:
     """A transformers vision model by hub name or folder: its pooled state, on the preprocessing it was trained with."""
     from transformers import AutoModel
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         backbone = AutoModel.from_pretrained(name).eval()
@@ -149,11 +173,13 @@ def _export_pretrained(name: str, folder: Path) -> None:
     sides = settings.get("crop_size") or settings.get("size") or {}
     size = sides if isinstance(sides, int) else int(sides.get("height") or sides.get("shortest_edge") or 224)
     resize = round(size / settings["crop_pct"]) if settings.get("crop_pct") else size
-    mean, std = (tuple(settings.get(k) or default) for k, default in zip(("image_mean", "image_std"), IMAGENET, strict=True))
+    mean, std = (
+        tuple(settings.get(k) or default) for k, default in zip(("image_mean", "image_std"), IMAGENET, strict=True)
+    )
     model = _Pooled(backbone)
     with torch.inference_mode():
         dimension = model(torch.zeros(1, 3, size, size)).shape[1]
-    _write(model, ImageSpec(dimension, size, resize, mean, std), folder)  # type: ignore[arg-type]
+    _write(model, ImageSpec(dimension, size, resize, mean, std), folder)
 
 
 class _Pooled(nn.Module):

@@ -89,7 +89,7 @@ class StageModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """The state before training competes for the best: from a good start, training must not lose."""
-        if self.validation is not None and self.current_epoch == 0:
+        if self.validation is not None and self.best_score == float("-inf"):  # else a resumed stage
             score = self.validation.roc_auc(self.towers, self.device)
             self.log_epoch({"epoch": 0, MONITOR: score, "best": self._keep_best(score)})
 
@@ -147,7 +147,7 @@ class StageModule(L.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch's tensors."""
-        moved = {
+        moved: dict[str, Any] = {
             name: {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
             for name, value in vars(batch).items()
         }

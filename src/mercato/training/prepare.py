@@ -12,16 +12,17 @@ from tokenizers import Tokenizer
 
 from mercato.config import Recipe
 from mercato.data.market import Market
+from mercato.data.pairs import recipe_pairs
 from mercato.errors import MercatoError
+from mercato.models.image_vectors import ImageVectors, given_vectors, photo_vectors
 from mercato.models.run import SPEC, TOKENIZER
 from mercato.progress import note, track
-from mercato.text.features import Features, Featurizer, FeatureSpec
+from mercato.text.features import Features, FeatureSpec, Featurizer
 from mercato.text.normalize import normalize
 from mercato.text.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
 from mercato.training.batches import Examples, index_of
-from mercato.training.image_vectors import catalogue_image_vectors
+from mercato.training.image_encoder import market_image_encoder
 from mercato.training.module import Validation
-from mercato.training.pairs import recipe_pairs
 
 LONGEST_QUERY = 64  # tokens; a stray page-long query must not set the cap
 RANDOM_NEGATIVES = 10  # a validation pair, where the market has no judged or shown-and-not-engaged ones
@@ -39,7 +40,7 @@ class Prepared:
 
 def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     """Read the market as the recipe wants it; the tokenizer and the feature spec are kept in `folder` for a resume."""
-    pairs = recipe_pairs(market, recipe)
+    pairs = recipe_pairs(market, recipe.pairs)
     products = market.frame("products", ["product_id", "title", "description", "language", "country"])
     products = products.unique("product_id", keep="first", maintain_order=True)
     if len(products) < 2:
@@ -50,21 +51,28 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     train = known.filter((pl.col("split") == "train") & (pl.col("label") == 1))
     judged, withheld = _validation_pairs(market, known, recipe)
 
-    vectors: list[NDArray[np.float32] | None] | None = None
+    vectors: ImageVectors | None = None
     image_folder = None
     if recipe.uses_images:
-        every, image_folder = catalogue_image_vectors(market, recipe.images, recipe.seed)
+        every = given_vectors(market, recipe.images.max_images)
+        if every is None:
+            image_folder = market_image_encoder(market, recipe.images, recipe.seed)
+            every = photo_vectors(market, image_folder, recipe.images.max_images) if image_folder else []
         rows = index_of(products, market.frame("products", ["product_id"]), ["product_id"])
-        vectors = [every[row] for row in rows]
+        vectors = [every[row] for row in rows] if every else None
     width = next((v.shape[1] for v in vectors or () if v is not None), 0)
     if recipe.uses_images and not width:
         note("  [yellow]the catalogue has no photos: the images channel is left out[/]")
         channels = tuple(c for c in recipe.product_tower.channels if c != "images")
-        recipe = recipe.model_copy(update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})})
+        recipe = recipe.model_copy(
+            update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})}
+        )
         vectors = None
 
     featurizer = _featurizer(recipe, products, train, width, folder)
-    queries = pl.concat([train.select("query", "country"), judged.select("query", "country")]).unique(maintain_order=True)
+    queries = pl.concat([train.select("query", "country"), judged.select("query", "country")]).unique(
+        maintain_order=True
+    )
     query_features = featurizer.queries(queries["query"].to_list(), queries["country"].to_list())
     product_features = _product_features(featurizer, products, vectors)
 
@@ -110,7 +118,7 @@ def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tu
             judged = judged.with_columns(label=relevant).join(pairs_products(market), on="product_id", how="semi")
             return judged.select(columns), ()
     held = pairs.filter(pl.col("split") == "validation")
-    withheld = tuple(held["withhold"].mode().first().split()) if len(held) else ()
+    withheld = tuple(str(held["withhold"].mode().sort().first()).split()) if len(held) else ()
     held = held.filter(pl.col("withhold") == " ".join(withheld))
     if len(held) and held["label"].min() == 1:
         generator = np.random.default_rng(recipe.seed)
@@ -172,7 +180,7 @@ def _featurizer(
 
 
 def _product_features(
-    featurizer: Featurizer, products: pl.DataFrame, vectors: list[NDArray[np.float32] | None] | None, batch: int = 4096
+    featurizer: Featurizer, products: pl.DataFrame, vectors: ImageVectors | None, batch: int = 4096
 ) -> Features:
     parts: list[Features] = []
     for start in track(range(0, len(products), batch), f"products → features (batches of {batch:,})"):

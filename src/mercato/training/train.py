@@ -23,8 +23,8 @@ from mercato.files import replace_folder
 from mercato.models.build import build_towers, text_configs
 from mercato.models.export import export
 from mercato.models.image_encoder import copy_image_encoder
-from mercato.models.que2search import TwoTower
 from mercato.models.model import Model
+from mercato.models.que2search import TwoTower
 from mercato.models.run import load_image_encoder
 from mercato.progress import console, note
 from mercato.training.batches import Batches
@@ -98,7 +98,7 @@ def _run_stage(
     module = StageModule(
         towers, stage, prepared.validation, batches, best_file, lambda row: _log(partial, {"stage": number, **row})
     )
-    callbacks: list[Callback] = [ModelCheckpoint(folder, save_last=True, save_top_k=0, save_on_train_epoch_end=True)]
+    callbacks: list[Callback] = [ModelCheckpoint(folder, last.stem, save_on_train_epoch_end=True, enable_version_counter=False)]
     if prepared.validation is not None:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=stage.patience, check_on_train_epoch_end=True))
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A simulated market: a catalogue with photos, its event log and its judgments, drawn from stated mechanisms and a seed.
+"""A simulated market: a catalogue with photos, its event log and its judgments, from stated mechanisms and a seed.
 
 No public log has search → click → message → reply, so this one is invented, and says so: `docs/simulation.md` lists
 every mechanism with its number. Nothing here knows any model, and no model may import it.
@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 
 from mercato.data.market import MarketConfig, write_market_toml
 from mercato.data.simulation.engine import Engine
-from mercato.data.simulation.listings import Catalogue, make_catalogue, products_table, truth_table
+from mercato.data.simulation.listings import Catalogue, make_catalogue, products_table
 from mercato.data.simulation.log import when_sold, write_events
 from mercato.data.simulation.photos import Look, photograph
 from mercato.data.simulation.queries import make_demand
 from mercato.data.simulation.raters import judge
+from mercato.data.simulation.truth import true_products, true_queries
 from mercato.errors import MercatoError
 from mercato.files import whole_folder
 from mercato.progress import track
@@ -35,15 +36,16 @@ class Size:
     """How much of everything."""
 
     products: int
+    types: int  # how many of the product types exist
     intents: int  # with attributes, besides one for each type
     sessions: int
     judged_queries: int
 
 
 SIZES = {
-    "tiny": Size(300, 60, 2_500, 40),
-    "demo": Size(6_000, 220, 90_000, 260),
-    "study": Size(50_000, 3_000, 400_000, 800),
+    "tiny": Size(300, 21, 60, 2_500, 40),
+    "demo": Size(6_000, 82, 220, 90_000, 260),
+    "study": Size(50_000, 82, 3_000, 400_000, 800),
 }
 _PART = 1_000  # products in one Parquet part and one drawing job
 _DRAWERS = 2
@@ -65,20 +67,20 @@ def simulate(folder: Path, size: str, seed: int) -> None:
     amount = SIZES[size]
     goods, wishes, log, raters, sold = (np.random.default_rng([seed, part]) for part in range(5))
     with whole_folder(Path(folder)) as fresh:
-        catalogue = make_catalogue(amount.products, goods)
+        catalogue = make_catalogue(amount.products, amount.types, goods)
         with _drawn(catalogue, seed) as parts:
             engine = Engine(catalogue, when_sold(catalogue, sold))
             demand = make_demand(catalogue, amount.intents, wishes)
             write_events(fresh / "events", catalogue, engine, demand, amount.sessions, log)
-            judgments, judged = judge(catalogue, engine, demand, amount.judged_queries, raters)
+            judgments = judge(catalogue, engine, demand, amount.judged_queries, raters)
             (fresh / "products").mkdir()
             for number, photos in enumerate(track(parts, "photographing the catalogue", -(-amount.products // _PART))):
                 start = number * _PART
                 table = products_table(catalogue, start, start + len(photos), photos)
                 pq.write_table(table, fresh / "products" / f"part-{number:03d}.parquet", compression="zstd")
         (fresh / "truth").mkdir()
-        pq.write_table(truth_table(catalogue), fresh / "truth" / "products.parquet")
-        pq.write_table(judged, fresh / "truth" / "queries.parquet")
+        pq.write_table(true_products(catalogue), fresh / "truth" / "products.parquet")
+        pq.write_table(true_queries(demand, engine), fresh / "truth" / "queries.parquet")
         pq.write_table(judgments, fresh / "judgments.parquet")
         write_market_toml(fresh, MarketConfig(name=f"simulated-{size}", currency="USD", relevant_grade=1.0))
 

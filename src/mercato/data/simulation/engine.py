@@ -1,8 +1,8 @@
 """The marketplace's old search engine: words in common, freshness and nearness, and slots from its other sources.
 
-It is what the log was made with, so it decides what anyone could have seen. It matches tokens of the title (weight 2) and
-of the description (weight .7) within the searcher's country, and fills about three slots in ten, and all slots that words
-do not fill, from listings popular, fresh or near in the category that clicks on the query have taught it.
+It is what the log was made with, so it decides what anyone could have seen. It matches tokens of the title (weight 2)
+and of the description (weight .7) within the searcher's country. About three slots in ten, and all that words do not
+fill, it takes from listings fresh, near or keenly priced in the category that clicks on the query have taught it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Searches:
 
 @dataclass(frozen=True)
 class Pages:
-    """What S searches displayed: catalogue rows and whether a slot is filled, (S, slots); only filled ones were seen."""
+    """What S searches displayed, (S, slots): catalogue rows, whether the slot is filled, how far the thing is."""
 
     rows: Ints
     shown: Bools
@@ -96,7 +96,9 @@ class Engine:
         strength = scores / scores[0] if len(scores) else scores
         km_lexical, km_other = self._distance(lexical, searches), self._distance(other, searches)
         appeal = strength + self._context(lexical, km_lexical, searches) + chance.gumbel(0, 0.08, km_lexical.shape)
-        draw = np.log(other_weight) + 2.5 * self._context(other, km_other, searches) + chance.gumbel(0, 1, km_other.shape)
+        draw = (
+            np.log(other_weight) + 2.5 * self._context(other, km_other, searches) + chance.gumbel(0, 1, km_other.shape)
+        )
         slots = PAGE + 4  # some are doubles and dropped
         first, first_there = _ranked(appeal, slots)
         second, second_there = _ranked(draw, slots)
@@ -150,7 +152,7 @@ def _ranked(scores: Floats, slots: int) -> tuple[Ints, Bools]:
 
 
 def _merge(first: Ints, second: Ints, slots: int, chance: np.random.Generator) -> Ints:
-    """Which source fills each slot (S, slots): 0 words, 1 other sources, -1 none; `first`, `second`: how many each has."""
+    """Which source fills each slot (S, slots): 0 words, 1 others, -1 none; `first`, `second`: how many each has."""
     other = chance.random((len(first), slots)) < OTHER_SLOTS
     out = np.cumsum(~other, 1) > first[:, None]
     other |= out

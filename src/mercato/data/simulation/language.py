@@ -32,31 +32,83 @@ _ADJECTIVES: dict[str, tuple[str, str, str, str]] = {
     "glass": ("glass", "de cristal|de vidrio", "en verre", "Glas"),
     "ceramic": ("ceramic|porcelain", "de cerámica", "en céramique", "Keramik"),
     "rattan": ("rattan|wicker", "de ratán|de mimbre", "en rotin|en osier", "Rattan|Korb"),
-}  # fmt: skip
+}
 
 CONDITION_WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "new": (("brand new", "never used"), ("nuevo", "a estrenar"), ("neuf", "jamais servi"), ("neu", "unbenutzt")),
-    "like_new": (("like new", "as new"), ("como nuevo", "casi nuevo"), ("comme neuf", "état neuf"), ("wie neu", "neuwertig")),
-    "good": (("good condition", "used"), ("buen estado", "usado"), ("bon état", "occasion"), ("guter Zustand", "gebraucht")),
-    "fair": (("some wear", "used but ok"), ("con uso", "algo de desgaste"), ("état correct", "quelques traces"), ("Gebrauchsspuren", "älter")),
-    "worn": (("needs some love", "for repair"), ("para reparar", "bastante usado"), ("à rénover", "usé"), ("für Bastler", "abgenutzt")),
-}  # fmt: skip
+    "like_new": (
+        ("like new", "as new"),
+        ("como nuevo", "casi nuevo"),
+        ("comme neuf", "état neuf"),
+        ("wie neu", "neuwertig"),
+    ),
+    "good": (
+        ("good condition", "used"),
+        ("buen estado", "usado"),
+        ("bon état", "occasion"),
+        ("guter Zustand", "gebraucht"),
+    ),
+    "fair": (
+        ("some wear", "used but ok"),
+        ("con uso", "algo de desgaste"),
+        ("état correct", "quelques traces"),
+        ("Gebrauchsspuren", "älter"),
+    ),
+    "worn": (
+        ("needs some love", "for repair"),
+        ("para reparar", "bastante usado"),
+        ("à rénover", "usé"),
+        ("für Bastler", "abgenutzt"),
+    ),
+}
 
 # Talk that says nothing about the thing, and that every listing may carry.
 FILLER: dict[str, tuple[str, ...]] = {
-    "en": ("Must go this weekend!", "Cash only, no time wasters.", "Pick up only, from a smoke free home.", "Price is negotiable, message me.",
-           "We are moving house and have no room for it.", "Can deliver locally for a small fee.", "First come first served.",
-           "Great gift, you will love it.", "Selling for a friend.", "Check my other listings too."),
-    "es": ("¡Urge vender!", "Solo efectivo, precio negociable.", "Se recoge en mano, hogar sin humo.", "Lo vendo por mudanza.",
-           "Puedo enviarlo por poco más.", "No hago cambios.", "Mándame un mensaje si te interesa.", "Un regalo perfecto.",
-           "Mira mis otros anuncios."),
-    "fr": ("À venir chercher sur place.", "Prix négociable, faire offre.", "Je vends pour cause de déménagement.", "Maison non fumeur.",
-           "Envoi possible.", "Pas d'échange, paiement en espèces.", "Idéal pour un cadeau.", "Contactez-moi pour plus d'infos.",
-           "Voir mes autres annonces."),
-    "de": ("Nur Abholung, Nichtraucherhaushalt.", "Preis ist VB.", "Verkaufe wegen Umzug.", "Versand gegen Aufpreis möglich.",
-           "Privatverkauf, keine Garantie, keine Rücknahme.", "Bei Interesse einfach melden.", "Tolles Geschenk.",
-           "Schaut auch meine anderen Anzeigen an."),
-}  # fmt: skip
+    "en": (
+        "Must go this weekend!",
+        "Cash only, no time wasters.",
+        "Pick up only, from a smoke free home.",
+        "Price is negotiable, message me.",
+        "We are moving house and have no room for it.",
+        "Can deliver locally for a small fee.",
+        "First come first served.",
+        "Great gift, you will love it.",
+        "Selling for a friend.",
+        "Check my other listings too.",
+    ),
+    "es": (
+        "¡Urge vender!",
+        "Solo efectivo, precio negociable.",
+        "Se recoge en mano, hogar sin humo.",
+        "Lo vendo por mudanza.",
+        "Puedo enviarlo por poco más.",
+        "No hago cambios.",
+        "Mándame un mensaje si te interesa.",
+        "Un regalo perfecto.",
+        "Mira mis otros anuncios.",
+    ),
+    "fr": (
+        "À venir chercher sur place.",
+        "Prix négociable, faire offre.",
+        "Je vends pour cause de déménagement.",
+        "Maison non fumeur.",
+        "Envoi possible.",
+        "Pas d'échange, paiement en espèces.",
+        "Idéal pour un cadeau.",
+        "Contactez-moi pour plus d'infos.",
+        "Voir mes autres annonces.",
+    ),
+    "de": (
+        "Nur Abholung, Nichtraucherhaushalt.",
+        "Preis ist VB.",
+        "Verkaufe wegen Umzug.",
+        "Versand gegen Aufpreis möglich.",
+        "Privatverkauf, keine Garantie, keine Rücknahme.",
+        "Bei Interesse einfach melden.",
+        "Tolles Geschenk.",
+        "Schaut auch meine anderen Anzeigen an.",
+    ),
+}
 TITLE_TALK = {
     "en": ("must see", "bargain", "great deal", "OBO", "reduced", "!!"),
     "es": ("oportunidad", "ganga", "chollo", "barato", "urge", "!!"),
@@ -64,23 +116,41 @@ TITLE_TALK = {
     "de": ("Schnäppchen", "top", "VB", "günstig", "super", "!!"),
 }
 VAGUE = {  # titles that do not say what it is
-    "en": ("For sale, see photos", "Great find", "Must go, make an offer", "Vintage piece", "Lovely gift idea", "Barely used"),
+    "en": (
+        "For sale, see photos",
+        "Great find",
+        "Must go, make an offer",
+        "Vintage piece",
+        "Lovely gift idea",
+        "Barely used",
+    ),
     "es": ("Se vende, ver fotos", "Urge vender", "Pieza única", "Regalo ideal", "Como nuevo, ver foto"),
     "fr": ("À vendre, voir photos", "Belle trouvaille", "Idée cadeau", "Cause déménagement", "Pièce unique"),
     "de": ("Zu verkaufen, siehe Foto", "Schönes Stück", "Muss weg", "Geschenkidee", "Kaum benutzt"),
 }
 GARAGE = {
-    "en": ("Garage sale", "Moving sale, everything must go", "Yard sale this weekend", "House clearance, lots of things"),
+    "en": (
+        "Garage sale",
+        "Moving sale, everything must go",
+        "Yard sale this weekend",
+        "House clearance, lots of things",
+    ),
     "es": ("Venta de garaje", "Venta por mudanza", "Vacío piso, varias cosas", "Lote de cosas para casa"),
     "fr": ("Vide-grenier", "Vide maison, tout doit partir", "Lot divers déménagement", "Braderie de la maison"),
     "de": ("Garagenflohmarkt", "Haushaltsauflösung", "Umzug, alles muss raus", "Flohmarkt Kiste"),
 }
 _ALSO = {
-    "en": "Also selling: {}.", "es": "También vendo: {}.", "fr": "Je vends aussi : {}.", "de": "Ebenfalls zu haben: {}.",
-}  # fmt: skip
+    "en": "Also selling: {}.",
+    "es": "También vendo: {}.",
+    "fr": "Je vends aussi : {}.",
+    "de": "Ebenfalls zu haben: {}.",
+}
 _NEXT_TO = {
-    "en": "Looks great next to a {}.", "es": "Queda muy bien con: {}.", "fr": "Va très bien avec : {}.", "de": "Passt gut zu: {}.",
-}  # fmt: skip
+    "en": "Looks great next to a {}.",
+    "es": "Queda muy bien con: {}.",
+    "fr": "Va très bien avec : {}.",
+    "de": "Passt gut zu: {}.",
+}
 _SIZE = {"en": "size {}", "es": "talla {}", "fr": "taille {}", "de": "Gr. {}"}
 _AGREES = {
     "en": ("a bit of history: about {} years old", "bought {} years ago"),
@@ -90,15 +160,50 @@ _AGREES = {
 }
 _LANGUAGE_NUMBER = {"en": 0, "es": 1, "fr": 2, "de": 3}
 _SHORT = {  # what searchers type for short
-    "television": "tv", "bicycle": "bike", "refrigerator": "fridge", "black": "blk", "white": "wht", "wooden": "wood",
-    "bicicleta": "bici", "para": "p", "schwarz": "schw", "gebraucht": "gebr", "télévision": "tv", "ordinateur": "ordi",
-    "dining": "din", "leather": "lthr", "escritorio": "escrit",
-}  # fmt: skip
+    "television": "tv",
+    "bicycle": "bike",
+    "refrigerator": "fridge",
+    "black": "blk",
+    "white": "wht",
+    "wooden": "wood",
+    "bicicleta": "bici",
+    "para": "p",
+    "schwarz": "schw",
+    "gebraucht": "gebr",
+    "télévision": "tv",
+    "ordinateur": "ordi",
+    "dining": "din",
+    "leather": "lthr",
+    "escritorio": "escrit",
+}
 _NEIGHBOURS = {
-    "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj", "i": "uo", "j": "hk", "k": "jl",
-    "l": "k", "m": "n", "n": "bm", "o": "ip", "p": "o", "q": "wa", "r": "et", "s": "ad", "t": "ry", "u": "yi", "v": "cb",
-    "w": "qe", "x": "zc", "y": "tu", "z": "x",
-}  # fmt: skip
+    "a": "sq",
+    "b": "vn",
+    "c": "xv",
+    "d": "sf",
+    "e": "wr",
+    "f": "dg",
+    "g": "fh",
+    "h": "gj",
+    "i": "uo",
+    "j": "hk",
+    "k": "jl",
+    "l": "k",
+    "m": "n",
+    "n": "bm",
+    "o": "ip",
+    "p": "o",
+    "q": "wa",
+    "r": "et",
+    "s": "ad",
+    "t": "ry",
+    "u": "yi",
+    "v": "cb",
+    "w": "qe",
+    "x": "zc",
+    "y": "tu",
+    "z": "x",
+}
 
 Chance = np.random.Generator
 
@@ -159,7 +264,7 @@ def age_words(chance: Chance, language: str, years: int) -> str:
 
 
 def misspell(chance: Chance, text: str) -> str:
-    """One slip of the finger in one of the longer words: a letter dropped, doubled, swapped or from the key beside it."""
+    """One slip of the finger in a longer word: a letter dropped, doubled, swapped or from the key beside it."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if len(word) >= 4]
     if not long:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mercato.data.schema import EVENTS, TIMESTAMP
-from mercato.data.simulation.engine import Engine, Pages, Searches
+from mercato.data.simulation.engine import Engine, Searches
 from mercato.data.simulation.listings import CONDITION_VALUE, LOG_DAYS, LOG_START, Catalogue
 from mercato.data.simulation.ontology import CONDITIONS, COUNTRIES
 from mercato.data.simulation.queries import Demand
-from mercato.data.simulation.relevance import Bools, Floats, Ints, grade
+from mercato.data.simulation.relevance import Floats, Ints, grade
 from mercato.progress import track
 
 SECOND_SEARCH = 0.25  # sessions that try another spelling of the same wish
@@ -46,7 +45,8 @@ def write_events(
 ) -> None:
     """Simulate the log and write it as one Parquet file a week, in order of time."""
     searches = _search(demand, sessions, chance)
-    table = _table(catalogue, demand, searches, _browse(catalogue, engine, demand, searches, chance))
+    seen = _browse(catalogue, engine, demand, searches, chance)
+    table = _table(catalogue, demand, searches, seen, _respond(catalogue, engine, searches, seen, chance))
     folder.mkdir()
     moments = table.column("timestamp").cast(pa.int64()).to_numpy()
     start = int(LOG_START.timestamp() * 1e6)
@@ -62,7 +62,7 @@ def when_sold(catalogue: Catalogue, chance: np.random.Generator) -> Floats:
 
 
 def appeal(catalogue: Catalogue, rows: Ints, kilometres: Floats, age: Floats) -> Floats:
-    """What makes a person write to a seller apart from relevance, in log-odds: price, condition, distance, seller, age."""
+    """What makes a person write, relevance apart, in log-odds: price, condition, distance, seller, age."""
     condition = np.array([CONDITION_VALUE[name] for name in CONDITIONS])[catalogue.condition[rows]]
     stars = np.nan_to_num(catalogue.seller_rating[rows], nan=4.2)
     return np.asarray(
@@ -79,10 +79,18 @@ def _search(demand: Demand, sessions: int, chance: np.random.Generator) -> Sessi
     first = chance.choice(len(demand.queries), sessions, p=demand.weights)
     days = np.array([_DAY_WEIGHTS[day % 7] for day in range(LOG_DAYS)])
     hours = _HOUR_WEIGHTS / _HOUR_WEIGHTS.sum()
-    time = chance.choice(LOG_DAYS, sessions, p=days / days.sum()) + (chance.choice(24, sessions, p=hours) + chance.random(sessions)) / 24
+    time = (
+        chance.choice(LOG_DAYS, sessions, p=days / days.sum())
+        + (chance.choice(24, sessions, p=hours) + chance.random(sessions)) / 24
+    )
     countries = np.array([query.country for query in demand.queries])[first]
     cities = [np.array([city[1:] for city in place.cities]) for place in COUNTRIES]
-    where = np.array([cities[country][int(dice * len(cities[country]))] for country, dice in zip(countries, chance.random(sessions), strict=True)])
+    where = np.array(
+        [
+            cities[country][int(dice * len(cities[country]))]
+            for country, dice in zip(countries, chance.random(sessions), strict=True)
+        ]
+    )
     where += chance.normal(0, 0.15, where.shape)
     again = np.flatnonzero(chance.random(sessions) < SECOND_SEARCH)
     second = np.array([_reworded(demand, int(query), chance) for query in first[again]], np.int64)
@@ -102,12 +110,20 @@ def _reworded(demand: Demand, query: int, chance: np.random.Generator) -> int:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Every impression, and whether and when (days) it led on; NaN where it did not."""
+class _Impressions:
+    """Everything that was displayed, one row each; `fit` is the guideline's grade."""
 
     search: Ints
     row: Ints
     position: Ints
+    fit: Floats
+    kilometres: Floats
+
+
+@dataclass(frozen=True)
+class _Responses:
+    """When (days) each impression led to a click, a message and a reply; NaN where it did not."""
+
     click: Floats
     message: Floats
     reply: Floats
@@ -115,11 +131,12 @@ class _Seen:
 
 def _browse(
     catalogue: Catalogue, engine: Engine, demand: Demand, searches: Sessions, chance: np.random.Generator
-) -> _Seen:
+) -> _Impressions:
+    """What every search displayed, one query after the other."""
     order = np.argsort(searches.query, kind="stable")
     queries, starts = np.unique(searches.query[order], return_index=True)
     groups = np.split(order, starts[1:])
-    found: list[tuple[Ints, ...]] = []
+    found: list[_Impressions] = []
     for number, group in track(zip(queries, groups, strict=True), "searching the old engine", len(queries)):
         query = demand.queries[number]
         context = Searches(searches.time[group], searches.latitude[group], searches.longitude[group])
@@ -129,41 +146,40 @@ def _browse(
         table = np.zeros(len(catalogue.ids))
         distinct = np.unique(rows)
         table[distinct] = grade(query.intent, catalogue.things, distinct)
-        found.append((group[at], rows, _positions(pages)[at, slot], table[rows], pages.kilometres[at, slot]))
-    search, row, position, fit, kilometres = (np.concatenate(column) for column in zip(*found, strict=True))
-    return _respond(catalogue, engine, searches, (search, row, position, fit, kilometres), chance)
-
-
-def _positions(pages: Pages) -> Ints:
-    return np.cumsum(pages.shown, 1)
+        position = np.cumsum(pages.shown, 1, dtype=np.int64)[at, slot]
+        found.append(_Impressions(group[at], rows, position, table[rows], pages.kilometres[at, slot]))
+    return _Impressions(
+        *(np.concatenate([getattr(part, each.name) for part in found]) for each in fields(_Impressions))
+    )
 
 
 def _respond(
-    catalogue: Catalogue, engine: Engine, searches: Sessions, seen: tuple[Ints, ...], chance: np.random.Generator
-) -> _Seen:
+    catalogue: Catalogue, engine: Engine, searches: Sessions, seen: _Impressions, chance: np.random.Generator
+) -> _Responses:
     """Clicks, messages and replies of all impressions at once."""
-    search, row, position, fit, kilometres = seen
-    count = len(search)
+    row, position, fit = seen.row, seen.position, seen.fit
+    count = len(row)
     likely = np.where(fit == 1.0, CLICK[1.0], np.where(fit == 0.5, CLICK[0.5], CLICK[0.0]))
     likely = likely * np.where(catalogue.photos[row] == 0, NO_PHOTO_CLICK, 1.0)
     examined = chance.random(count) < position**-EXAMINED
     clicked = examined & (chance.random(count) < likely)
-    age = searches.time[search] - catalogue.created[row]
-    wish = appeal(catalogue, row, kilometres, age) + np.where(fit == 1.0, 0.6, np.where(fit == 0.5, -0.8, -2.5))
+    age = searches.time[seen.search] - catalogue.created[row]
+    wish = appeal(catalogue, row, seen.kilometres, age) + np.where(fit == 1.0, 0.6, np.where(fit == 0.5, -0.8, -2.5))
     messaged = clicked & (chance.random(count) < _logistic(wish + 1.9))
-    click = searches.time[search] + (5 + 12 * position * chance.random(count) + chance.exponential(15, count)) / 86400
+    click = (
+        searches.time[seen.search] + (5 + 12 * position * chance.random(count) + chance.exponential(15, count)) / 86400
+    )
     message = click + (15 + chance.exponential(150, count)) / 86400
     stars = np.nan_to_num(catalogue.seller_rating[row], nan=4.2)
     open_still = message < engine.sold[row]
     replied = messaged & (chance.random(count) < np.where(open_still, _logistic(1.4 + 0.8 * (stars - 4.4)), 0.08))
-    delay = np.where(chance.random(count) < LATE_REPLY, chance.uniform(1, 2.5, count), chance.lognormal(np.log(1.5), 1.0, count) / 24)
-    return _Seen(
-        search,
-        row,
-        position,
-        np.where(clicked, click, np.nan),
-        np.where(messaged, message, np.nan),
-        np.where(replied, message + delay, np.nan),
+    delay = np.where(
+        chance.random(count) < LATE_REPLY, chance.uniform(1, 2.5, count), chance.lognormal(np.log(1.5), 1.0, count) / 24
+    )
+    return _Responses(
+        click=np.where(clicked, click, np.nan),
+        message=np.where(messaged, message, np.nan),
+        reply=np.where(replied, message + delay, np.nan),
     )
 
 
@@ -171,17 +187,20 @@ def _logistic(x: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-x)), np.float64)
 
 
-def _table(catalogue: Catalogue, demand: Demand, searches: Sessions, seen: _Seen) -> pa.Table:
+def _table(
+    catalogue: Catalogue, demand: Demand, searches: Sessions, seen: _Impressions, responses: _Responses
+) -> pa.Table:
     """All events in order of time; the log ends with the last day, so late replies fall off."""
     everything = np.arange(len(searches.query))
-    parts = [(0, everything, np.full(len(everything), -1), np.full(len(everything), 0), searches.time)]
-    parts.append((1, seen.search, seen.row, seen.position, searches.time[seen.search] + 0.4 / 86400))
-    for action, moments in ((2, seen.click), (3, seen.message), (4, seen.reply)):
-        happened = ~np.isnan(moments)
-        parts.append((action, seen.search[happened], seen.row[happened], seen.position[happened], moments[happened]))
-    action = np.concatenate([np.full(len(part[1]), part[0]) for part in parts])
-    search, row, position = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
-    moment = (np.concatenate([part[4] for part in parts]) * _DAY).astype(np.int64)
+    nothing = np.full(len(everything), -1)
+    moments = (searches.time[seen.search] + 0.4 / 86400, responses.click, responses.message, responses.reply)
+    happened = [np.flatnonzero(~np.isnan(each)) for each in moments]
+    action = np.repeat(np.arange(len(_ACTIONS)), [len(everything), *map(len, happened)])
+    search = np.concatenate([everything, *(seen.search[some] for some in happened)])
+    row = np.concatenate([nothing, *(seen.row[some] for some in happened)])
+    position = np.concatenate([nothing, *(seen.position[some] for some in happened)])
+    days = np.concatenate([searches.time, *(each[some] for each, some in zip(moments, happened, strict=True))])
+    moment = (days * _DAY).astype(np.int64)
     order = np.lexsort((position, action, search, moment))
     order = order[moment[order] < LOG_DAYS * _DAY]
     action, search, row, position, moment = (column[order] for column in (action, search, row, position, moment))
@@ -201,14 +220,9 @@ def _table(catalogue: Catalogue, demand: Demand, searches: Sessions, seen: _Seen
         "action_name": pa.array(_ACTIONS).take(pa.array(action)),
         "user_query": queries.take(pa.array(asked)),
         "product_id": pa.array(catalogue.ids).take(pa.array(row, mask=row < 0)),
-        "position": pa.array(position, mask=position == 0),
+        "position": pa.array(position, mask=position < 0),
         "country": countries.take(pa.array(country[asked])),
         "latitude": searches.latitude[search].round(3),
         "longitude": searches.longitude[search].round(3),
     }
     return pa.table(columns, schema=EVENTS)
-
-
-def last_moment() -> timedelta:
-    """How long the log runs."""
-    return timedelta(days=LOG_DAYS)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,16 +24,17 @@ from mercato.data.simulation.scenes import (
     noise,
     pattern_mask,
 )
-from mercato.data.simulation.silhouettes import SILHOUETTES
 
 RGB = tuple[float, float, float]
 _SHARP = 3  # supersampling
 _GREY = 150.0  # the grey that stands for an unshaded body
 _PAINT: dict[str, RGB] = {
-    "red": (198, 44, 44), "blue": (44, 92, 186), "green": (56, 134, 72), "yellow": (236, 196, 48), "black": (46, 46, 50),
-    "white": (236, 236, 232), "grey": (140, 143, 148), "brown": (122, 78, 46), "pink": (238, 146, 176),
+    "red": (198, 44, 44), "blue": (44, 92, 186), "green": (56, 134, 72), "yellow": (236, 196, 48),
+    "black": (46, 46, 50), "white": (236, 236, 232), "grey": (140, 143, 148), "brown": (122, 78, 46),
+    "pink": (238, 146, 176),
     "orange": (236, 128, 38), "purple": (122, 66, 158), "beige": (216, 194, 158),
 }  # fmt: skip
+_CREAM = np.array([195, 190, 180])
 _SURFACES: dict[str, RGB] = {
     "d": (48, 48, 54), "s": (172, 177, 184), "w": (152, 110, 70), "l": (236, 234, 228), "g": (176, 200, 214),
     "k": (206, 178, 136), "r": (196, 62, 54), "n": (78, 138, 74),
@@ -83,11 +86,11 @@ class View:
 
 
 def photograph(seed: list[int], things: list[Look], count: int) -> list[bytes]:
-    """`count` JPEG photos of SIDE × SIDE pixels: of one thing from several sides, or of several things one after another."""
+    """`count` JPEG photos of SIDE × SIDE pixels: one thing from several sides, or several things one after another."""
     chance = np.random.default_rng(seed)
     home = "studio" if chance.random() < 0.2 else TYPES[things[0].type].scene
     place = int(chance.integers(VARIANTS))
-    gain = chance.uniform(0.92, 1.06, 3)  # this camera's white balance
+    gain = chance.uniform(0.92, 1.06, 3).astype(np.float32)  # this camera's white balance
     photos = []
     for number in range(count):
         thing = things[number % len(things)]
@@ -108,9 +111,7 @@ def _view(chance: np.random.Generator, scene: str, number: int, closeup: bool) -
     )
 
 
-def _shoot(
-    chance: np.random.Generator, thing: Look, view: View, scene: str, place: int, gain: np.ndarray
-) -> bytes:
+def _shoot(chance: np.random.Generator, thing: Look, view: View, scene: str, place: int, gain: Field) -> bytes:
     trims, body, alpha = _draw(TYPES[thing.type].key, view)
     left, top = chance.integers(0, ROOMY - SIDE + 1), ROOMY - SIDE - int(chance.integers(0, 18))
     photo = background(scene, place)[top : top + SIDE, left : left + SIDE].copy()
@@ -125,7 +126,7 @@ def _shoot(
         seen = seen - 0.45 * np.clip(grey, 0, 1) * seen
         grey = grey * 0.6
     photo = photo * (1 - seen) + np.asarray(trims, np.float32) + grey * texture
-    light = lighting(int(chance.integers(VARIANTS))) * gain.astype(np.float32) * np.float32(chance.uniform(0.88, 1.08))
+    light = lighting(int(chance.integers(VARIANTS))) * gain * np.float32(chance.uniform(0.88, 1.08))
     photo = photo * light + noise(int(chance.integers(VARIANTS)))
     out = io.BytesIO()
     Image.fromarray(np.clip(photo, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=86)
@@ -134,16 +135,16 @@ def _shoot(
 
 def _texture(chance: np.random.Generator, thing: Look) -> Field:
     """The surface of the body in full light, (SIDE, SIDE, 3)."""
-    base = np.array(_PAINT[thing.colour], np.float32) * chance.uniform(0.9, 1.08) + chance.normal(0, 5, 3)
+    base = np.array(_PAINT[thing.colour]) * chance.uniform(0.9, 1.08) + chance.normal(0, 5, 3)
     variant = int(chance.integers(VARIANTS))
-    surface = material_field(thing.material, variant) * base.astype(np.float32)
+    surface = material_field(thing.material, variant) * base
     mask = pattern_mask(thing.pattern, variant)
     if mask is None:
         return np.asarray(surface, np.float32)
     bright = float(base.mean()) > 165
-    second = base * 0.42 if bright else 0.22 * base + 0.78 * np.array([250, 244, 230])
+    second = 0.42 * base if bright else 0.22 * base + _CREAM
     share = np.roll(mask, int(chance.integers(20)), axis=1)[:, :, None]
-    return np.asarray(surface * (1 - share) + second.astype(np.float32) * share, np.float32)
+    return np.asarray(surface * (1 - share) + second * share, np.float32)
 
 
 def _shadow(box: tuple[int, int, int, int]) -> Field:
@@ -151,38 +152,47 @@ def _shadow(box: tuple[int, int, int, int]) -> Field:
     small = Image.new("L", (40, 40))
     x0, _, x1, y1 = (value * 40 / SIDE for value in box)
     ImageDraw.Draw(small).ellipse((x0 - 1, y1 - 3.4, x1 + 1, y1 + 2.2), fill=230)
-    return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)[:, :, None] / 255
+    soft = small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return np.asarray(np.asarray(soft)[:, :, None] / 255, np.float32)
 
 
 def _draw(key: str, view: View) -> tuple[Image.Image, Image.Image, Image.Image]:
     """Paint a silhouette into three planes (SIDE × SIDE): trims in RGB, the body's shade in grey, the coverage."""
     side = SIDE * _SHARP
     trims, body, alpha = Image.new("RGB", (side, side)), Image.new("L", (side, side)), Image.new("L", (side, side))
-    brushes = ImageDraw.Draw(trims), ImageDraw.Draw(body), ImageDraw.Draw(alpha)
+    in_trims, in_body, in_alpha = ImageDraw.Draw(trims), ImageDraw.Draw(body), ImageDraw.Draw(alpha)
     for part in parts(key):
         points = view.place(part.points, side)
-        fills: tuple[tuple[int, int, int], int, int] = ((0, 0, 0), 0, 255)
-        if part.surface == "b":
-            fills = ((0, 0, 0), min(255, round(_GREY * part.shade)), 255)
-        elif part.surface == "x":
-            fills = ((0, 0, 0), 0, 0)
-        else:
-            r, g, b = (min(255, round(value * part.shade)) for value in _SURFACES[part.surface])
-            fills = ((r, g, b), 0, 255)
-        for brush, fill in zip(brushes, fills, strict=True):
-            if part.width:
-                width = max(1, round(part.width * view.scale * side / 100))
-                brush.line(points, fill=fill, width=width, joint="curve")
-            else:
-                brush.polygon(points, fill=fill)
+        width = max(1, round(part.width * view.scale * side / 100)) if part.width else 0
+        grey = min(255, round(_GREY * part.shade)) if part.surface == "b" else 0
+        r, g, b = (min(255, round(value * part.shade)) for value in _SURFACES.get(part.surface, (0, 0, 0)))
+        _fill(in_trims, points, width, (r, g, b))
+        _fill(in_body, points, width, grey)
+        _fill(in_alpha, points, width, 0 if part.surface == "x" else 255)
     return trims.reduce(_SHARP), body.reduce(_SHARP), alpha.reduce(_SHARP)
+
+
+def _fill(
+    draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], width: int, fill: int | tuple[int, int, int]
+) -> None:
+    if width:
+        draw.line(points, fill=fill, width=width, joint="curve")
+    else:
+        draw.polygon(points, fill=fill)
+
+
+@cache
+def _silhouettes() -> dict[str, str]:
+    """The drawings of `silhouettes.txt`, by product type."""
+    text = resources.files(__package__).joinpath("silhouettes.txt").read_text("utf-8")
+    return dict(re.findall(r"^\[(\w+)\]\n([^\[]+)", text, re.MULTILINE))
 
 
 @cache
 def parts(key: str) -> tuple[Part, ...]:
-    """The parsed silhouette of a product type (the language is in `silhouettes`)."""
+    """The parsed silhouette of a product type (`silhouettes.txt` explains the language)."""
     found: list[Part] = []
-    for line in SILHOUETTES[key].split(";"):
+    for line in _silhouettes()[key].split(";"):
         surface, form, *rest = line.split()
         numbers = [float(number) for number in rest]
         part = _part(surface[0], float(surface[1:] or 1), form.removeprefix("m"), numbers)

@@ -9,15 +9,27 @@ import numpy as np
 from mercato.data.simulation import language as words
 from mercato.data.simulation.listings import Catalogue
 from mercato.data.simulation.ontology import COLOURS, COUNTRIES, MATERIALS, PATTERNS, TYPES
-from mercato.data.simulation.relevance import Floats, Ints, Intent
+from mercato.data.simulation.relevance import NOTHING, Floats, Intent, Ints
 
-FOREIGN = {"us": ("es", 0.09), "gb": ("fr", 0.02), "es": ("en", 0.05), "mx": ("en", 0.06), "fr": ("en", 0.04), "de": ("en", 0.06)}
+FOREIGN = {
+    "us": ("es", 0.09),
+    "gb": ("fr", 0.02),
+    "es": ("en", 0.05),
+    "mx": ("en", 0.06),
+    "fr": ("en", 0.04),
+    "de": ("en", 0.06),
+}
 STRINGS = 4  # spellings of one intent in its country's language; two in a foreign one
 CAREFUL = 2  # the commonest spellings are plain: no slip, no abbreviation, no talk
 MISSPELLED, ABBREVIATED, NO_ACCENTS, WITH_TALK = 0.35, 0.2, 0.35, 0.1
 KINDS = ("type", "colour", "material", "pattern", "colour+material", "colour+pattern", "brand", "size")
 _KIND_SHARES = (0.0, 0.38, 0.14, 0.15, 0.08, 0.08, 0.10, 0.07)
-_TALK = {"en": ("cheap", "used", "near me"), "es": ("barato", "segunda mano"), "fr": ("pas cher", "occasion"), "de": ("gebraucht", "günstig")}
+_TALK = {
+    "en": ("cheap", "used", "near me"),
+    "es": ("barato", "segunda mano"),
+    "fr": ("pas cher", "occasion"),
+    "de": ("gebraucht", "günstig"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,16 +54,18 @@ class Demand:
 
 
 def make_demand(catalogue: Catalogue, intents: int, chance: np.random.Generator) -> Demand:
-    """All types, and `intents` more with attributes taken from listings that exist; Zipf-like weights.
+    """All types on offer, and `intents` more with attributes taken from listings that exist; Zipf-like weights.
 
     A string means one intent in one country: where two intents are spelled alike, the commoner one keeps the string.
     """
-    wanted = [(Intent(number), "type") for number in range(len(TYPES))]
+    offered = np.unique(catalogue.things.type)
+    wanted = [(Intent(int(number)), "type") for number in offered if number != NOTHING]
+    plain = len(wanted)
     wanted += list(dict.fromkeys(_with_attributes(catalogue, chance) for _ in range(intents)))
     popularity = np.array([TYPES[intent.type].popularity for intent, _ in wanted])
     attributed = np.array([kind != "type" for _, kind in wanted])
     rank = np.arange(1, len(wanted) + 1)
-    weight = popularity**1.3 * np.where(attributed, 1.6 * np.maximum(rank - len(TYPES), 1) ** -0.5, 1.0)
+    weight = popularity**1.3 * np.where(attributed, 1.6 * np.maximum(rank - plain, 1) ** -0.5, 1.0)
     weight *= chance.lognormal(0, 0.4, len(wanted))
     order = np.argsort(-weight, kind="stable")
     queries: dict[tuple[str, int], tuple[Query, float, int]] = {}
@@ -61,7 +75,9 @@ def make_demand(catalogue: Catalogue, intents: int, chance: np.random.Generator)
             intent, kind = wanted[number]
             for tongue, part in ((place.language, 1 - share), (foreign, share)):
                 base = weight[number] / weight.sum() * place.share * part
-                for text, text_share, misspelled in _spellings(chance, intent, tongue, STRINGS if tongue == place.language else 2):
+                for text, text_share, misspelled in _spellings(
+                    chance, intent, tongue, STRINGS if tongue == place.language else 2
+                ):
                     query = Query(text, place_number, intent, kind, tongue, misspelled)
                     queries.setdefault((text, place_number), (query, base * text_share, int(number)))
     found = list(queries.values())
@@ -84,21 +100,24 @@ def _with_attributes(catalogue: Catalogue, chance: np.random.Generator) -> tuple
         listing, look = catalogue.listings[row], catalogue.listings[row].looks[0]
         kind = KINDS[int(chance.choice(len(KINDS), p=_KIND_SHARES))]
         asked = kind.split("+")
-        if ("pattern" in asked and look.pattern == "plain") or ("material" in asked and len(TYPES[look.type].materials) == 1):
+        if ("pattern" in asked and look.pattern == "plain") or (
+            "material" in asked and len(TYPES[look.type].materials) == 1
+        ):
             continue
         if ("brand" in asked and not listing.true_brand) or ("size" in asked and not listing.true_size):
             continue
+
+        def number(name: str, names: tuple[str, ...], value: str, asked: list[str] = asked) -> int:
+            return names.index(value) if name in asked else NOTHING
+
         return Intent(
             look.type,
-            *(
-                names.index(value) if name in asked else -1
-                for name, names, value in (
-                    ("colour", COLOURS, look.colour), ("pattern", PATTERNS, look.pattern), ("material", MATERIALS, look.material),
-                )
-            ),
+            colour=number("colour", COLOURS, look.colour),
+            pattern=number("pattern", PATTERNS, look.pattern),
+            material=number("material", MATERIALS, look.material),
             brand=listing.true_brand if "brand" in asked else "",
             size=listing.true_size if "size" in asked else "",
-        ), kind  # fmt: skip
+        ), kind
 
 
 def _spellings(chance: np.random.Generator, intent: Intent, tongue: str, count: int) -> list[tuple[str, float, bool]]:
@@ -112,7 +131,7 @@ def _spellings(chance: np.random.Generator, intent: Intent, tongue: str, count: 
 
 
 def _spell(chance: np.random.Generator, intent: Intent, tongue: str, careful: bool) -> tuple[str, bool]:
-    name = words.choose(chance, TYPES[intent.type].names[tongue], 1.3)
+    name = words.choose(chance, TYPES[intent.type].names[tongue], 3.0 if careful else 1.0)
     adjectives = [
         names[value]
         for value, names in ((intent.colour, COLOURS), (intent.material, MATERIALS), (intent.pattern, PATTERNS))

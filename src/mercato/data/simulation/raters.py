@@ -18,17 +18,16 @@ CANDIDATES = {"lexical": 18, "answers": 8, "same type": 8, "near": 8, "random": 
 VALIDATION = 0.23
 
 
-def judge(
-    catalogue: Catalogue, engine: Engine, demand: Demand, count: int, chance: np.random.Generator
-) -> tuple[pa.Table, pa.Table]:
-    """Judgments of `count` queries, and the truth about those queries.
+def judge(catalogue: Catalogue, engine: Engine, demand: Demand, count: int, chance: np.random.Generator) -> pa.Table:
+    """Judgments of `count` queries.
 
     Queries are drawn by weight^0.8, so the tail has its share; a query whose answers are not in
     the catalogue (no listing satisfies it) is not judged. Validation and test share no query string.
     """
     weights = demand.weights**0.8
     order = chance.choice(len(demand.queries), len(demand.queries), replace=False, p=weights / weights.sum())
-    judged, texts = [], set()
+    validation = chance.permutation(count) < round(VALIDATION * count)
+    texts: set[str] = set()
     columns: dict[str, list[object]] = {name: [] for name in JUDGMENTS.names}
     for number in order:
         query = demand.queries[number]
@@ -39,9 +38,11 @@ def judge(
         if not (grades == 1.0).any():
             continue
         texts.add(query.text)
-        split = "validation" if chance.random() < VALIDATION else "test"
+        split = "validation" if validation[len(texts) - 1] else "test"
         slips = chance.random(len(rows)) < ERROR
-        given = np.where(slips, np.where(grades == 0.5, np.where(chance.random(len(rows)) < 0.5, 0.0, 1.0), 0.5), grades)
+        given = np.where(
+            slips, np.where(grades == 0.5, np.where(chance.random(len(rows)) < 0.5, 0.0, 1.0), 0.5), grades
+        )
         for row, value in zip(rows.tolist(), given.tolist(), strict=True):
             columns["query"].append(query.text)
             columns["country"].append(COUNTRIES[query.country].code)
@@ -49,10 +50,9 @@ def judge(
             columns["grade"].append(value)
             columns["rater"].append(f"r{int(chance.integers(RATERS))}")
             columns["split"].append(split)
-        judged.append((query, split, len(engine.matches(query.text, query.country)[0])))
-        if len(judged) == count:
+        if len(texts) == count:
             break
-    return pa.table(columns, schema=JUDGMENTS), _truth(judged)
+    return pa.table(columns, schema=JUDGMENTS)
 
 
 def _candidates(catalogue: Catalogue, engine: Engine, query: Query, chance: np.random.Generator) -> Ints:
@@ -69,17 +69,3 @@ def _candidates(catalogue: Catalogue, engine: Engine, query: Query, chance: np.r
     }
     picked = [chance.permutation(pools[name])[:size] for name, size in CANDIDATES.items()]
     return chance.permutation(np.unique(np.concatenate(picked)))
-
-
-def _truth(judged: list[tuple[Query, str, int]]) -> pa.Table:
-    return pa.table(
-        {
-            "query": [query.text for query, _, _ in judged],
-            "country": [COUNTRIES[query.country].code for query, _, _ in judged],
-            "kind": [query.kind for query, _, _ in judged],
-            "language": [query.language for query, _, _ in judged],
-            "misspelled": [query.misspelled for query, _, _ in judged],
-            "split": [split for _, split, _ in judged],
-            "lexical_matches": [matches for _, _, matches in judged],
-        }
-    )

@@ -36,7 +36,7 @@ class Intent:
 
 @dataclass(frozen=True)
 class Things:
-    """What is in each listing, as it can be seen: (n, SLOTS) numbers in COLOURS, PATTERNS, MATERIALS, NOTHING if unseen."""
+    """What is in each listing as it can be seen: (n, SLOTS) numbers in TYPES, COLOURS, …, NOTHING if unseen."""
 
     type: Ints
     colour: Ints

@@ -41,13 +41,13 @@ def pattern_mask(pattern: str, variant: int) -> Field | None:
                     at = (x + dx * size, y + dy * size)
                     draw.ellipse((at[0] - r, at[1] - r, at[0] + r, at[1] + r), fill=255)
                 draw.ellipse((x - 2 * size, y - 2 * size, x + 2 * size, y + 2 * size), fill=90)
-    mask = np.asarray(image.reduce(scale), np.float32) / 255
+    mask: Field = np.asarray(image.reduce(scale), np.float32) / np.float32(255)
     if pattern == "checked":
-        band = (np.arange(SIDE) // (step // scale // 2) % 2).astype(np.float32)
-        mask = (band[:, None] + band[None, :]) / 2
+        band: Field = np.asarray(np.arange(SIDE) // (step // scale // 2) % 2, np.float32)
+        mask = (band[:, None] + band[None, :]) / np.float32(2)
     elif pattern == "striped" and variant % 2:
         mask = np.ascontiguousarray(mask.T)
-    return mask
+    return np.asarray(mask, np.float32)
 
 
 @cache
@@ -76,7 +76,9 @@ def material_field(material: str, variant: int) -> Field:
         field += 0.6 * np.exp(-(((x - 0.40) ** 2 + (y - 0.45) ** 2) / 0.006)) + 0.18 * (0.5 - np.abs(x - 0.42))
     elif material == "rattan":
         i, j = np.indices((SIDE, SIDE)) // 4
-        field += 0.16 * ((i + j) % 2) - 0.14 * ((np.indices((SIDE, SIDE))[0] % 4 == 0) | (np.indices((SIDE, SIDE))[1] % 8 == 0))
+        field += 0.16 * ((i + j) % 2) - 0.14 * (
+            (np.indices((SIDE, SIDE))[0] % 4 == 0) | (np.indices((SIDE, SIDE))[1] % 8 == 0)
+        )
     return field[:, :, None].astype(np.float32)
 
 
@@ -97,7 +99,7 @@ def lighting(variant: int) -> Field:
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)
     angle = 2 * np.pi * variant / VARIANTS
     light = 1.05 + 0.10 * (np.cos(angle) * x - np.abs(np.sin(angle)) * y) - 0.07 * (x**2 + y**2)
-    return light[:, :, None].astype(np.float32)
+    return np.asarray(light[:, :, None], np.float32)
 
 
 @cache
@@ -157,7 +159,9 @@ def _table(image: Image.Image, draw: ImageDraw.ImageDraw, chance: np.random.Gene
 
 
 def _outdoors(image: Image.Image, draw: ImageDraw.ImageDraw, chance: np.random.Generator, variant: int) -> None:
-    sky = ((186, 212, 232), (206, 220, 226), (170, 200, 226), (222, 222, 214), (196, 214, 230), (180, 204, 220))[variant]
+    sky = ((186, 212, 232), (206, 220, 226), (170, 200, 226), (222, 222, 214), (196, 214, 230), (180, 204, 220))[
+        variant
+    ]
     for y in range(120):
         draw.line((0, y, ROOMY, y), fill=_tone(sky, 0.94 + 0.10 * y / 120))
     for x in range(-20, ROOMY, 26):  # a hedge or trees
@@ -166,12 +170,14 @@ def _outdoors(image: Image.Image, draw: ImageDraw.ImageDraw, chance: np.random.G
     grass = ((122, 158, 86), (138, 164, 92), (108, 148, 82), (196, 182, 142), (128, 160, 96), (116, 150, 90))[variant]
     draw.rectangle((0, 118, ROOMY, ROOMY), fill=grass)
     for _ in range(420):
-        x, y = chance.integers(0, ROOMY), chance.integers(118, ROOMY)
-        draw.line((x, y, x + 2, y - 5), fill=_tone(grass, 0.82 + 0.36 * chance.random()))
+        left, top = int(chance.integers(0, ROOMY)), int(chance.integers(118, ROOMY))
+        draw.line((left, top, left + 2, top - 5), fill=_tone(grass, 0.82 + 0.36 * chance.random()))
 
 
 def _street(image: Image.Image, draw: ImageDraw.ImageDraw, chance: np.random.Generator, variant: int) -> None:
-    wall = ((176, 122, 100), (206, 198, 184), (150, 158, 168), (190, 176, 150), (166, 140, 130), (214, 206, 200))[variant]
+    wall = ((176, 122, 100), (206, 198, 184), (150, 158, 168), (190, 176, 150), (166, 140, 130), (214, 206, 200))[
+        variant
+    ]
     draw.rectangle((0, 0, ROOMY, 128), fill=wall)
     for y in range(0, 128, 12):
         draw.line((0, y, ROOMY, y), fill=_tone(wall, 0.92))
@@ -187,7 +193,9 @@ def _rug(image: Image.Image, draw: ImageDraw.ImageDraw, chance: np.random.Genera
 
 
 def _studio(image: Image.Image, draw: ImageDraw.ImageDraw, chance: np.random.Generator, variant: int) -> None:
-    base = ((244, 244, 244), (232, 234, 238), (222, 222, 222), (238, 230, 222), (214, 224, 230), (228, 220, 232))[variant]
+    base = ((244, 244, 244), (232, 234, 238), (222, 222, 222), (238, 230, 222), (214, 224, 230), (228, 220, 232))[
+        variant
+    ]
     for y in range(ROOMY):
         draw.line((0, y, ROOMY, y), fill=_tone(base, 1.0 if y < 140 else 0.965 - 0.04 * (y - 140) / 80))
 

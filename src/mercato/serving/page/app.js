@@ -126,7 +126,7 @@ function append(answer) {
   const fresh = answer.hits.filter((hit) => !page.contexts.has(hit.product.product_id));
   const cards = fresh.map((hit) => {
     const context = remember(answer, hit);
-    const element = card(hit, { ...target(hit), places: market.places, unit: state.unit, bestBm25: page.bestBm25 });
+    const element = card(hit, { target: target(hit), places: market.places, unit: state.unit, bestBm25: page.bestBm25 });
     watch(element, context);
     return element;
   });
@@ -160,8 +160,8 @@ function target(hit, unlogged = null) {
   const id = hit.product.product_id;
   return {
     href: write({ ...state, product: id }),
+    clicked: () => unlogged || log("click", page.contexts.get(id)),
     open: () => {
-      if (!unlogged) log("click", page.contexts.get(id));
       page.opening = unlogged;
       go({ product: id });
     },
@@ -202,7 +202,7 @@ function failed(error, retry) {
 
 const chip = (words, patch) => button({ class: "chip", onclick: () => go({ ...NOTHING, ...patch }) }, words);
 
-const suggestions = () => market.examples.slice(0, 8).map((query) => chip(query, { query }));
+const suggestions = () => market.examples.slice(0, 6).map((query) => chip(query, { query }));
 
 /** The start page's two rows: queries to try, and the top of the category tree. */
 function startingPoints() {

@@ -34,8 +34,8 @@ export const whereabouts = (hit, places, unit) =>
 export const priceTag = ({ price, currency }) =>
   h("p", { class: Number.isFinite(price) ? "price" : "price unknown" }, money(price, currency));
 
-/** A card of the grid; `href` is the address of the product, `open` is called in place of following it. */
-export function card(hit, { href, open, places, unit, bestBm25 }) {
+/** A card of the grid; `target` is that of `link`. */
+export function card(hit, { target, places, unit, bestBm25 }) {
   const { product } = hit;
   const count = product.images?.length ?? 0;
   return h("li", { class: "card", "data-id": product.product_id },
@@ -43,20 +43,25 @@ export function card(hit, { href, open, places, unit, bestBm25 }) {
     count > 1 && h("span", { class: "photo-count" }, icon("photo"), String(count)),
     h("div", { class: "card-text" },
       priceTag(product),
-      h("h3", {}, link(product, href, open)),
+      h("h3", {}, link(product, target)),
       h("p", { class: "meta" }, condition(product)),
       h("p", { class: "meta" }, whereabouts(hit, places, unit))),
     why(hit, bestBm25));
 }
 
-/** The title as a link: a plain click opens the dialog here, a modified one (new tab) is left to the browser. */
-export function link(product, href, open) {
+/**
+ * The title as a link to `href`. A plain click calls `open` in place of following it; one for a new tab is left to the
+ * browser. Of both kinds `clicked` hears first.
+ */
+export function link(product, { href, open, clicked }) {
+  const onauxclick = (event) => event.button === 1 && clicked();
   const onclick = (event) => {
+    clicked();
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
     open();
   };
-  return h("a", { class: "card-link", href, lang: product.language, dir: "auto", onclick }, product.title);
+  return h("a", { class: "card-link", href, lang: product.language, dir: "auto", onclick, onauxclick }, product.title);
 }
 
 /** Grey cards in the shape of what is to come. */

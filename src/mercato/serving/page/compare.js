@@ -7,7 +7,7 @@ import { finder } from "./why.js";
 
 /**
  * Two columns with the products they share joined by lines. `ours` and `theirs` are answers of /v1/search;
- * `row(hit, column)` gives {href, open} for a hit, and `places`, `unit` are as on cards.
+ * `row(hit, column)` gives the target of a hit's link, and `places`, `unit` are as on cards.
  */
 export function comparison(ours, theirs, { row, places, unit }) {
   const ranks = { ours: rankOf(ours), theirs: rankOf(theirs) };
@@ -20,12 +20,12 @@ export function comparison(ours, theirs, { row, places, unit }) {
         : h("p", { class: "nothing" }, name === "theirs"
           ? "BM25 found nothing: no listing has any of these words."
           : "Mercato found nothing that is close enough."));
-  const entry = (hit, rank, missing, { href, open }) =>
+  const entry = (hit, rank, missing, target) =>
     h("li", { class: rank ? "row" : "row alone", "data-id": hit.product.product_id },
       h("span", { class: "rank" }, String(hit.position)),
       photo(hit.product),
       h("div", { class: "row-text" },
-        h("h3", {}, link(hit.product, href, open)),
+        h("h3", {}, link(hit.product, target)),
         h("p", { class: "meta" }, h("b", {}, money(hit.product.price, hit.product.currency)), " · ",
           whereabouts(hit, places, unit))),
       movement(hit, rank, missing));

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from mercato.config import CataloguePairs, Recipe
+from mercato.config import CataloguePairs, Pairs
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 
@@ -16,8 +16,8 @@ FIELDS = ("product_id", "title", "description", "brand", "category", "country", 
 COLUMNS = ("query", "country", "product_id", "label", "weight", "split", "withhold")
 
 
-def recipe_pairs(market: Market, recipe: Recipe) -> pl.DataFrame:
-    """Every pair that the recipe names.
+def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
+    """Every pair that a recipe names.
 
     Returns:
         Columns `query`, `country`, `product_id`, `label` (1 | 0), `weight`, `split` (train | validation | future)
@@ -27,7 +27,7 @@ def recipe_pairs(market: Market, recipe: Recipe) -> pl.DataFrame:
         MercatoError: the recipe wants market pairs and there are none, or nothing is left to train on.
     """
     parts = []
-    if recipe.pairs.market:
+    if wanted.market:
         if not market.has("pairs"):
             raise MercatoError(
                 f"{market.path} has no pairs: run `mercato mine` (it needs events), import pairs, or set"
@@ -37,8 +37,8 @@ def recipe_pairs(market: Market, recipe: Recipe) -> pl.DataFrame:
             pl.col("weight").fill_null(1.0), pl.col("split").fill_null("train"), withhold=pl.lit("")
         )
         parts.append(pairs.select(COLUMNS))
-    products = market.arrow("products", list(FIELDS)).to_pylist() if recipe.pairs.catalogue else []
-    parts += [_catalogue_pairs(products, source, recipe.pairs.held_out) for source in recipe.pairs.catalogue]
+    products = market.arrow("products", list(FIELDS)).to_pylist() if wanted.catalogue else []
+    parts += [_catalogue_pairs(products, source, wanted.held_out) for source in wanted.catalogue]
     pairs = pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))
     if pairs.filter((pl.col("split") == "train") & (pl.col("label") == 1)).is_empty():
         raise MercatoError(f"{market.path}: the recipe's pairs hold no engaged pair of the train split to learn from")

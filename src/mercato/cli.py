@@ -1,0 +1,241 @@
+"""`mercato VERB`: one verb a stage of the path, no logic of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from mercato import __version__, progress
+from mercato.errors import MercatoError
+
+app = typer.Typer(
+    name="mercato",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Marketplace search that you own: from a catalogue and a log to a search page, measured at every step.",
+)
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks: each against a reference timed in the same run.")
+app.add_typer(bench, name="bench")
+
+MarketDir = Annotated[Path, typer.Option("--market", help="The market's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+out = Console()
+
+
+@app.callback()
+def _main(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    progress.quiet(quiet)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where market, run and index are written.")] = Path("demo"),
+    size: Annotated[Literal["tiny", "demo", "study"], typer.Option(help="Of the simulated market.")] = "demo",
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="End by serving the page.")] = True,
+    port: Annotated[int, typer.Option(help="Preferred; the next free one is taken.")] = 8000,
+    seed: int = 0,
+) -> None:
+    """The whole path on a simulated market: simulate, check, mine, train, evaluate, export, index, serve."""
+    from mercato.demo import run_demo
+
+    run_demo(folder, size, seed, port if serve else None)
+
+
+@app.command()
+def simulate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    size: Annotated[Literal["tiny", "demo", "study"], typer.Option(help="About 300, 6,000 or 50,000 products.")] = "demo",
+    seed: int = 0,
+) -> None:
+    """Write a simulated market: catalogue with photos, event log, judgments (docs/simulation.md)."""
+    from mercato.data.simulation import simulate
+
+    simulate(folder, size, seed)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The market to write.")],
+    products: Annotated[list[Path], typer.Option(help="CSV, JSONL or Parquet; may be given again.")],
+    events: Annotated[list[Path] | None, typer.Option(help="The same, or UBI JSON.")] = None,
+    judgments: Annotated[list[Path] | None, typer.Option(help="Graded query–product pairs.")] = None,
+    pairs: Annotated[list[Path] | None, typer.Option(help="Ready-made training pairs, instead of a log.")] = None,
+    mapping: Annotated[Path | None, typer.Option("--map", help="How their columns become ours (docs/data.md).")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the market.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read your own tables into a market; what cannot be read is set aside and said."""
+    from mercato.data.importing import import_market
+
+    report = import_market(folder, products, events, judgments, pairs, mapping, name)
+    _print(report, report.as_dict(), as_json)
+
+
+@app.command()
+def check(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
+    """List every problem of a market: table, row, column, why. Exits with 1 if any is an error."""
+    from dataclasses import asdict
+
+    from mercato.data.checking import check
+
+    problems = check(folder)
+    errors = sum(problem.severity == "error" for problem in problems)
+    lines = [f"[{'red' if p.severity == 'error' else 'yellow'}]{_plain(str(p))}[/]" for p in problems]
+    summary = f"{errors} errors, {len(problems) - errors} warnings" if problems else "[green]no problems[/]"
+    _print("\n".join([*lines, summary]), {"errors": errors, "problems": [asdict(p) for p in problems]}, as_json)
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
+    """Mine the event log into pairs: engaged, and shown but not engaged."""
+    from mercato.data.market import Market
+    from mercato.data.mining import mine
+
+    report = mine(Market.open(folder))
+    _print(report, report.as_dict(), as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships (que2search).")],
+    market: MarketDir,
+    run: Annotated[Path, typer.Option("--out", help="The run to write.")],
+) -> None:
+    """Train all stages of a recipe; interrupted, the same command resumes."""
+    from mercato.config import load_recipe
+    from mercato.data.market import Market
+    from mercato.training.train import train
+
+    train(load_recipe(recipe), Market.open(market), run)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    market: MarketDir,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Also measure this pretrained text encoder as it is (name or folder).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Every metric that the market's tables allow, beside BM25 and random; writes metrics.json and report.html."""
+    from mercato.data.market import Market
+    from mercato.evaluation.run import evaluate_run, summary
+    from mercato.models.zero_shot import ZeroShot
+
+    metrics = evaluate_run(run, Market.open(market), {Path(name).name: ZeroShot(name) for name in compare or ()})
+    _print(summary(metrics), metrics, as_json)
+    progress.note(f"report: {run / 'report.html'}")
+
+
+@app.command()
+def export(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
+    """Write both towers as ONNX, hold them to torch's vectors, and time the query path."""
+    from mercato.benchmarks.query import latency
+    from mercato.models.export import export
+    from mercato.models.model import Model
+
+    differences = export(Model.load(run), run)
+    times = latency(run)
+    text = "\n".join(
+        [
+            *(f"{tower} tower: ONNX differs from torch by {worst:.1e} at most" for tower, worst in differences.items()),
+            f"string → query vector, one thread: {times['p50_ms']:.3f} ms p50, {times['p99_ms']:.3f} ms p99",
+        ]
+    )
+    _print(text, {"differences": differences, "query_latency": times}, as_json)
+
+
+@app.command()
+def index(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    market: MarketDir,
+    to: Annotated[str, typer.Option("--to", help="The index to build: a folder.")],
+    as_json: Json = False,
+) -> None:
+    """Embed the market's products and build the index, whole or not at all."""
+    from mercato.data.market import Market
+    from mercato.serving.indexing import index_market
+
+    meta = index_market(run, Market.open(market), to)
+    _print(f"{meta['count']:,} products indexed at {to}", meta, as_json)
+
+
+@app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    market: MarketDir,
+    index: Annotated[str, typer.Option("--index", help="What `mercato index` built.")],
+    port: Annotated[int, typer.Option(help="Preferred; the next free one is taken.")] = 8000,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve the API (OpenAPI at /docs) and the page. MERCATO_API_KEY is the key for writes; else one is made."""
+    from mercato.data.market import Market
+    from mercato.serving.server import serve_run
+
+    serve_run(run, Market.open(market), index, host, port)
+
+
+@bench.command("query")
+def bench_query(
+    run: Annotated[Path | None, typer.Option(help="A run; else an untrained Que2Search query tower is timed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """String → query vector, the whole path, one thread, against the same tower in eager torch."""
+    from mercato.benchmarks.query import run as measure
+    from mercato.benchmarks.query import table
+
+    figures = measure(run)
+    _print(table(figures), figures, as_json)
+
+
+@bench.command("search")
+def bench_search(products: Annotated[int, typer.Option(help="How many.")] = 200_000, as_json: Json = False) -> None:
+    """Hybrid search with both scores on synthetic products, filters 100 % to .1 %, against an exact scan."""
+    from mercato.benchmarks.search import run as measure
+    from mercato.benchmarks.search import table
+
+    figures = measure(products)
+    _print(table(figures), figures, as_json)
+
+
+def main() -> None:
+    """The entry point: a mendable error is one message and exit code 1, not a traceback."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        app()
+    except MercatoError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_plain(str(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _print(rich: Any, machine: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(machine, default=str))
+    else:
+        out.print(rich)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""`mercato demo`: the whole path on a simulated market, each stage by the function that its own verb calls."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.rule import Rule
+
+from mercato.config import load_recipe
+from mercato.data.checking import check
+from mercato.data.market import Market
+from mercato.data.mining import mine
+from mercato.data.simulation import simulate
+from mercato.errors import MercatoError
+from mercato.evaluation.run import evaluate_run, summary
+from mercato.models.export import export
+from mercato.models.model import Model
+from mercato.progress import console, note
+from mercato.serving.indexing import index_market
+from mercato.serving.server import serve_run
+from mercato.training.train import train
+
+
+def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
+    """Simulate, check, mine, train, evaluate, export, index; then serve on `port`, or not where it is None.
+
+    A demo that stands in `folder` is replaced; a folder with anything else in it is refused.
+    """
+    market_path, run, index = folder / "market", folder / "run", folder / "index"
+    known = {part.name for part in (market_path, run, index)}
+    if folder.exists() and {path.name for path in folder.iterdir() if not path.name.startswith(".")} - known:
+        raise MercatoError(f"{folder} holds other things than a demo: name an empty or a new folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    metrics: dict[str, Any] = {}
+
+    def checked() -> None:
+        problems = [problem for problem in check(market_path) if problem.severity == "error"]
+        if problems:
+            raise MercatoError("\n".join(map(str, problems)))
+        note("  no errors")
+
+    stages: list[tuple[str, Callable[[], Any]]] = [
+        ("simulate", lambda: simulate(market_path, size, seed)),
+        ("check", checked),
+        ("mine", lambda: console.print(mine(Market.open(market_path)))),
+        ("train", lambda: train(load_recipe("que2search"), Market.open(market_path), run)),
+        ("evaluate", lambda: metrics.update(evaluate_run(run, Market.open(market_path)))),
+        ("export", lambda: export(Model.load(run), run)),
+        ("index", lambda: index_market(run, Market.open(market_path), str(index))),
+    ]
+    begun = time.perf_counter()
+    for number, (name, stage) in enumerate(stages, 1):
+        start = time.perf_counter()
+        console.print(Rule(f"{number}/{len(stages)} {name}", align="left"))
+        stage()
+        note(f"  [dim]{name}: {time.perf_counter() - start:.0f} s, {time.perf_counter() - begun:.0f} s in all[/]")
+    console.print(Rule("what was learned", align="left"))
+    console.print(summary(metrics))
+    note(f"report: {run / 'report.html'}")
+    if port is not None:
+        serve_run(run, Market.open(market_path), str(index), "127.0.0.1", port)
+    else:
+        note(f"serve it: mercato serve {run} --market {market_path} --index {index}")

@@ -1,0 +1,80 @@
+"""`mercato evaluate`: a run on a market, as `metrics.json` and `report.html` in the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mercato.data.market import Market
+from mercato.data.pairs import recipe_pairs
+from mercato.evaluation.details import collect_details, collect_examples
+from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.report import write_report
+from mercato.files import write_whole
+from mercato.models.encoder import Encoder
+from mercato.models.image_vectors import products_with_vectors
+from mercato.models.model import Model
+
+HEADLINES = (
+    ("relevance", "roc_auc", "relevance ROC AUC"),
+    ("relevance", "roc_auc_per_query", "relevance ROC AUC, per query"),
+    ("relevance", "ndcg@10", "relevance nDCG@10"),
+    ("engagement", "roc_auc", "engagement ROC AUC"),
+    ("batch", "recall@1", "batch recall@1"),
+    ("knn", "recall@10", "KNN recall@10"),
+    ("knn", "recall@100", "KNN recall@100"),
+)
+METRICS, REPORT, HISTORY = "metrics.json", "report.html", "history.jsonl"
+
+
+def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None = None) -> dict[str, Any]:
+    """Every metric that the market's tables allow; where it has no pairs, the held-out pairs of the run's recipe.
+
+    `others` are more encoders to compare with, by name. Writes `metrics.json` and `report.html` into the run.
+    """
+    model = Model.load(run)
+    model.market_path = market.path
+    pairs, withhold = None, ()
+    if model.recipe.pairs.catalogue and not market.has("pairs") and not market.has("judgments"):
+        held = recipe_pairs(market, model.recipe.pairs)
+        first = model.recipe.pairs.catalogue[0].withhold  # one kind of held-out question, the recipe's first
+        pairs, withhold = held.filter(held["withhold"] == " ".join(first)), first
+    evaluation = Evaluation.of(
+        model, market, pairs=pairs, withhold=withhold, others=others, products=products_with_vectors(market, model, run)
+    )
+    metrics = evaluation.metrics()
+    write_whole(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+    history = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    write_report(
+        metrics,
+        run / REPORT,
+        title=f"{model.recipe.name} on {market.config.name}",
+        recipe_text=model.recipe.toml(),
+        history=history,
+        details=collect_details(evaluation),
+        examples=collect_examples(evaluation),
+    )
+    return metrics
+
+
+def summary(metrics: Mapping[str, Any]) -> Table:
+    """Ours beside BM25, random and whatever else was measured, with 95 % intervals."""
+    systems = {"mercato": metrics, **metrics["baselines"]}
+    grid = Table("", *systems)
+    for part, metric, label in HEADLINES:
+        cells = []
+        for name, values in systems.items():
+            value = values.get(part, {}).get(metric)
+            intervals = metrics["intervals"] if name == "mercato" else metrics["intervals"]["baselines"][name]
+            span = intervals.get(part, {}).get(metric)
+            cells.append("–" if value is None else f"{value:.3f}" + (f" [{span[0]:.3f}, {span[1]:.3f}]" if span else ""))
+        if any(cell != "–" for cell in cells):
+            grid.add_row(label, *cells)
+    counts = metrics["n"]
+    parts = [f"{part} {counts[part]['queries']:,} queries" for part in ("relevance", "engagement", "knn") if part in counts]
+    grid.caption = f"95 % bootstrap intervals over queries; {', '.join(parts)}; seed {counts['seed']}"
+    return grid

@@ -1,0 +1,79 @@
+"""Image vectors of a whole catalogue: computed once for an image encoder, then kept in the market's cache."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mercato.data.images import load_images
+from mercato.data.market import Market
+from mercato.data.schema import PRODUCTS
+from mercato.models.image_encoder import MODEL, SPEC, ImageEncoder
+from mercato.models.run import RunEncoder
+from mercato.progress import track
+
+ImageVectors = list[NDArray[np.float32] | None]
+"""By product, in row order: (n, V), or None for a product without photos."""
+
+CACHE = ".cache"
+BATCH = 256
+
+
+def given_vectors(market: Market, limit: int) -> ImageVectors | None:
+    """The vectors that the user brought (`image_embeddings`), at most `limit` a product; None where there are none."""
+    column = market.arrow("products", ["image_embeddings"])["image_embeddings"]
+    if column.null_count == len(column):
+        return None
+    return [np.asarray(vectors, np.float32)[:limit] if vectors else None for vectors in column.to_pylist()]
+
+
+def photo_vectors(market: Market, encoder_folder: Path, limit: int) -> ImageVectors:
+    """The vectors of the catalogue's photos by an image encoder, from the cache where they were computed before."""
+    file = market.path / CACHE / f"image-vectors-{_key(market, encoder_folder, limit)}.npz"
+    if not file.is_file():
+        _embed(market, ImageEncoder(encoder_folder, threads=2), limit, file)
+    stored = np.load(file)
+    rows = np.split(stored["vectors"], np.cumsum(stored["counts"])[:-1])
+    return [row if len(row) else None for row in rows]
+
+
+def products_with_vectors(market: Market, encoder: RunEncoder, run: Path) -> pa.Table:
+    """The products table with `image_embeddings` in place of photos, so that `encode_products` need not look again."""
+    products = market.arrow("products", [name for name in PRODUCTS.names if name != "images"])
+    limit = encoder.featurizer.spec.max_images
+    if encoder.image_encoder is None or products["image_embeddings"].null_count < len(products):
+        return products
+    vectors = photo_vectors(market, run, limit)
+    column = pa.array([None if v is None else list(v) for v in vectors], PRODUCTS.field("image_embeddings").type)
+    place = products.schema.get_field_index("image_embeddings")
+    return products.set_column(place, "image_embeddings", column)
+
+
+def _embed(market: Market, encoder: ImageEncoder, limit: int, file: Path) -> None:
+    photos = market.arrow("products", ["images"])["images"]
+    counts, vectors = np.zeros(len(photos), np.int64), [np.zeros((0, encoder.spec.dimension), np.float32)]
+    batch: list[Any] = []
+    for row, images in enumerate(track(photos, "photos → vectors", len(photos))):
+        loaded = load_images(market.path, images.as_py(), limit)
+        counts[row] = len(loaded)
+        batch += loaded
+        if len(batch) >= BATCH or row == len(photos) - 1:
+            vectors.append(encoder.encode(batch))
+            batch = []
+    file.parent.mkdir(exist_ok=True)
+    fresh = file.with_suffix(".tmp.npz")
+    np.savez(fresh, counts=counts, vectors=np.concatenate(vectors))
+    fresh.rename(file)
+
+
+def _key(market: Market, encoder_folder: Path, limit: int) -> str:
+    digest = hashlib.sha256(str(limit).encode())
+    for file in [encoder_folder / MODEL, encoder_folder / SPEC, *market.files("products")]:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
