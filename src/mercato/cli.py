@@ -29,20 +29,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON objec
 out = Console()
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit
     progress.quiet(quiet)
 
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where market, run and index are written.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where market, run and index are written.")] = Path(
+        "demo"
+    ),
     size: Annotated[Literal["tiny", "demo", "study"], typer.Option(help="Of the simulated market.")] = "demo",
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="End by serving the page.")] = True,
     port: Annotated[int, typer.Option(help="Preferred; the next free one is taken.")] = 8000,
@@ -57,7 +64,9 @@ def demo(
 @app.command()
 def simulate(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    size: Annotated[Literal["tiny", "demo", "study"], typer.Option(help="About 300, 6,000 or 50,000 products.")] = "demo",
+    size: Annotated[
+        Literal["tiny", "demo", "study"], typer.Option(help="About 300, 6,000 or 50,000 products.")
+    ] = "demo",
     seed: int = 0,
 ) -> None:
     """Write a simulated market: catalogue with photos, event log, judgments (docs/simulation.md)."""
@@ -115,13 +124,14 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships (que2search).")],
     market: MarketDir,
     run: Annotated[Path, typer.Option("--out", help="The run to write.")],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Change a field: stages.0.epochs=3.")] = None,
 ) -> None:
     """Train all stages of a recipe; interrupted, the same command resumes."""
     from mercato.config import load_recipe
     from mercato.data.market import Market
     from mercato.training.train import train
 
-    train(load_recipe(recipe), Market.open(market), run)
+    train(load_recipe(recipe, changes or ()), Market.open(market), run)
 
 
 @app.command()

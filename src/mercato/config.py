@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 import tomllib
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,10 +21,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Tokenizer(Frozen):
-    """A unigram (SentencePiece-style) vocabulary trained on the market's text; unused with a pretrained encoder."""
+class Text(Frozen):
+    """What both towers read text with: a vocabulary of the market's own, or a pretrained encoder and its tokenizer."""
 
-    vocabulary: int = Field(8_000, ge=100)  # the paper's: 150,000
+    pretrained: str | None = None  # a transformers model, by hub name or folder
+    vocabulary: int = Field(8_000, ge=100)  # unigram (SentencePiece-style), from scratch; the paper's: 150,000
+    shared: bool = False  # one transformer for both towers
 
 
 class Trigrams(Frozen):
@@ -33,10 +36,9 @@ class Trigrams(Frozen):
 
 
 class TextEncoder(Frozen):
-    """A transformer over tokens: from scratch, or the first layers of a pretrained one, by hub name or folder."""
+    """A tower's transformer over tokens: its own, or the first layers of the pretrained one."""
 
-    pretrained: str | None = None
-    layers: int | None = Field(None, ge=1)  # None: every layer of the pretrained encoder
+    layers: int = Field(ge=1)
     heads: int = Field(4, ge=1)  # this and the next two: from scratch only
     hidden: int = Field(128, ge=8)
     feed_forward: int = Field(384, ge=8)
@@ -45,17 +47,15 @@ class TextEncoder(Frozen):
     prefix: str = ""  # put before every text, such as E5's "query: "
 
     @model_validator(mode="after")
-    def _scratch_is_whole(self) -> Self:
-        if self.pretrained is None and self.layers is None:
-            raise ValueError("layers: required for an encoder trained from scratch")
-        if self.pretrained is None and self.hidden % self.heads:
+    def _heads_fit(self) -> Self:
+        if self.hidden % self.heads:
             raise ValueError(f"hidden: {self.hidden} is not a multiple of heads ({self.heads})")
         return self
 
 
 QueryChannel = Literal["text", "trigrams", "country"]
 ProductChannel = Literal[
-    "title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images"
+    "text", "title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images"
 ]
 
 
@@ -68,7 +68,10 @@ class QueryTower(Frozen):
 
 
 class ProductTower(Frozen):
-    """Que2Search's product tower (§3.1): one text encoder shared by title and description."""
+    """Que2Search's product tower (§3.1): one text encoder shared by title and description.
+
+    The channel `text` reads both as one text instead: what a pretrained sentence encoder was made for.
+    """
 
     channels: tuple[ProductChannel, ...] = Field(
         ("title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images"),
@@ -132,13 +135,12 @@ class Recipe(Frozen):
     """A whole run."""
 
     name: str
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     dimension: int = Field(128, ge=8)  # of the shared space
-    tokenizer: Tokenizer = Tokenizer()
+    text: Text = Text()
     trigrams: Trigrams = Trigrams()
     query_tower: QueryTower = QueryTower()
     product_tower: ProductTower = ProductTower()
-    share_text_encoder: bool = False  # one transformer for both towers
     dropout: float = Field(0.1, ge=0, lt=1)
     images: Images = Images()
     pairs: Pairs = Pairs()
@@ -146,13 +148,13 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _shared_means_same(self) -> Self:
-        same = {"pretrained", "layers", "heads", "hidden", "feed_forward", "dropout", "pooling"}
-        if self.share_text_encoder and self.query_tower.text.model_dump(
-            include=same
-        ) != self.product_tower.text.model_dump(include=same):
-            raise ValueError("share_text_encoder: query_tower.text and product_tower.text must then be alike")
-        if self.query_tower.text.pretrained != self.product_tower.text.pretrained:
-            raise ValueError("product_tower.text.pretrained: both towers read with one tokenizer, so start both alike")
+        own = {"prefix"}
+        query, product = self.query_tower.text, self.product_tower.text
+        if self.text.shared and query.model_dump(exclude=own) != product.model_dump(exclude=own):
+            raise ValueError("text.shared: query_tower.text and product_tower.text must then be alike")
+        hidden = {field for pairs in self.pairs.catalogue for field in pairs.withhold} & {"title", "description"}
+        if hidden and "text" in self.product_tower.channels:
+            raise ValueError("pairs.catalogue.withhold: the channel text joins title and description; use title_text")
         return self
 
     @property
@@ -165,14 +167,17 @@ class Recipe(Frozen):
         return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
 
     @classmethod
-    def parse(cls, text: str, source: str = "recipe") -> Self:
-        """Read a recipe.
+    def parse(cls, text: str, source: str = "recipe", changes: Sequence[str] = ()) -> Self:
+        """Read a recipe, with `changes` such as "text.pretrained=FOLDER" or "stages.0.epochs=3" (values as in TOML).
 
         Raises:
             MercatoError: not TOML, or a field is unknown or wrong; the message names every one.
         """
         try:
-            return cls.model_validate(tomllib.loads(text))
+            content = tomllib.loads(text)
+            for change in changes:
+                _apply(content, change)
+            return cls.model_validate(content)
         except tomllib.TOMLDecodeError as error:
             raise MercatoError(f"{source}: not valid TOML: {error}") from None
         except ValidationError as error:
@@ -180,14 +185,18 @@ class Recipe(Frozen):
             raise MercatoError(f"{source} has {len(problems)} wrong field(s):\n" + "\n".join(problems)) from None
 
 
-def load_recipe(name: str | Path) -> Recipe:
-    """A recipe from a file, or by the name of one that ships with Mercato (`que2search`)."""
+def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file, or by the name of one that ships with Mercato (`que2search`); `changes` as in `parse`."""
     path = Path(name)
     if path.is_file():
-        return Recipe.parse(path.read_text(), str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MercatoError(f"{path}: cannot be read: {error}") from None
+        return Recipe.parse(text, str(path), changes)
     shipped = _shipped()
     if (key := path.name.removesuffix(".toml")) in shipped:
-        return Recipe.parse(shipped[key].read_text(), key)
+        return Recipe.parse(shipped[key].read_text(encoding="utf-8"), key, changes)
     raise MercatoError(f"no recipe {name}: neither a file nor one of {', '.join(sorted(shipped))}")
 
 
@@ -195,6 +204,24 @@ def _shipped() -> dict[str, Path]:
     inside = Path(str(files("mercato") / "recipes"))  # an installed wheel
     folder = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"  # a checkout
     return {path.stem: path for path in folder.glob("*.toml")}
+
+
+def _apply(content: dict[str, Any], change: str) -> None:
+    path, sign, text = change.partition("=")
+    if not sign:
+        raise MercatoError(f"--set {change}: must be field=value, such as stages.0.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word or path
+    place: Any = content
+    *parents, last = path.strip().split(".")
+    try:
+        for name in parents:
+            place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise MercatoError(f"--set {change}: the recipe has no place {path.strip()}") from None
 
 
 def _without_none(value: Any) -> Any:

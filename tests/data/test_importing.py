@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from mercato.data.checking import check
 from mercato.data.coercion import coerce, parse_time
@@ -157,8 +159,13 @@ def test_the_first_file_to_name_a_product_wins_and_repeats_are_counted(tmp_path:
 
 def test_ubi_json_is_taken_as_it_is(tmp_path: Path, two: Path) -> None:
     query = {"user_query": "lamp", "query_id": "q", "client_id": "b", "timestamp": "2026-01-01T00:00:00Z"}
-    click = {"action_name": "click", "query_id": "q", "session_id": "s", "timestamp": "2026-01-01T00:00:01Z"}
-    click["event_attributes"] = {"object": {"object_id": "1"}, "position": {"ordinal": 1}}  # type: ignore[assignment]
+    click: dict[str, Any] = {
+        "action_name": "click",
+        "query_id": "q",
+        "session_id": "s",
+        "timestamp": "2026-01-01T00:00:01Z",
+    }
+    click["event_attributes"] = {"object": {"object_id": "1"}, "position": {"ordinal": 1}}
     log = written(tmp_path / "log.json", json.dumps([query, click, {"action_name": "click", "client_id": "b"}]))
     report = import_market(tmp_path / "market", [two], events=[log])
     rows = Market.open(tmp_path / "market").arrow("events").to_pylist()
@@ -316,10 +323,8 @@ def test_only_a_market_is_ever_replaced_and_never_with_a_source_inside(tmp_path:
 
 
 def test_reports_print(tmp_path: Path, two: Path) -> None:
-    from rich.console import Console
-
     report = import_market(tmp_path / "market", [two, two])
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(report)
     assert "2 rows repeat a product of an earlier file" in console.export_text()
     assert isinstance(report, ImportReport) and json.dumps(report.as_dict())

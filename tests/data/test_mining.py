@@ -180,6 +180,7 @@ def test_splits_are_periods_and_a_chain_across_a_cut_is_none(tmp_path: Path) -> 
     log = full_chain("T", start=10, query_id="a") + full_chain("V", start=day + 10, query_id="b")
     log += [*full_chain("F", start=2 * day + 10, query_id="c"), event(3 * day, "search", query_id="end")]
     across = full_chain("X", start=day - 1.5, query_id="d")  # the cut is at 24 h: search and click before it
+    across += full_chain("W", start=day - 0.5, query_id="f")  # here only the search is before it
     shown_then_clicked = [event(day - 1, "impression", "Y", query_id="e"), event(day + 1, "click", "Y", query_id="e")]
     rows = mined(tmp_path, log + across + shown_then_clicked, periods)
     assert labels(rows) == {("train", "T"): 1, ("validation", "V"): 1, ("future", "F"): 1, ("train", "Y"): 0}

@@ -97,7 +97,7 @@ def _untrained(folder: Path) -> None:
     recipe = recipe.model_copy(
         update={"product_tower": recipe.product_tower.model_copy(update={"channels": ("title_trigrams",)})}
     )
-    tokenizer = train_tokenizer(_queries(20_000), recipe.tokenizer.vocabulary)
+    tokenizer = train_tokenizer(_queries(20_000), recipe.text.vocabulary)
     spec = FeatureSpec(
         query_channels=recipe.query_tower.channels,
         product_channels=recipe.product_tower.channels,

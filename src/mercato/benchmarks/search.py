@@ -9,7 +9,6 @@ the same filter and timed in the same run, and its text part against BM25 writte
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from mercato.benchmarks.machine import cpu
 from mercato.progress import note, track
 from mercato.retrieval.expression import Expression, Filters
 from mercato.retrieval.index import Hit, Index, IndexRecord, build_index, open_index
@@ -62,7 +62,7 @@ def run(products: int = 200_000, dimension: int = 128, queries: int = 1000, seed
     return {
         "benchmark": "search",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "load": round(load, 2)},
+        "machine": {"cpu": cpu(), "cores": os.cpu_count(), "load": round(load, 2)},
         "engine": meta["engine"],
         "products": products,
         "dimension": dimension,
@@ -279,11 +279,3 @@ def _unit(rows: NDArray[Any]) -> Floats:
 
 def _word(number: int) -> str:
     return f"w{number}"
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

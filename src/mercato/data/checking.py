@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mercato.data.coercion import shorten
+from mercato.data.coercion import shorten, shorten_at
 from mercato.data.images import read_image
 from mercato.data.market import Market
 from mercato.data.rules import violations
@@ -243,7 +243,7 @@ class _Table:
         self, name: str, why: str, rows: Any, start: int, file: Path, show: pa.ChunkedArray | None = None
     ) -> None:
         """Problems at some rows of one file."""
-        found = [(start + int(row), None if show is None else show[int(row)].as_py()) for row in rows[:LISTED]]
+        found = [(start + int(row), None if show is None else shorten_at(show, int(row))) for row in rows[:LISTED]]
         self._list(name, why, found, more=len(rows) - len(found), file=file)
 
     def _list(

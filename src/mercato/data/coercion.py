@@ -97,6 +97,14 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
+def shorten_at(values: pa.ChunkedArray, row: int) -> str:
+    """`shorten` of one value of a column, whatever its type."""
+    try:
+        return shorten(values[row].as_py())
+    except (ValueError, OverflowError):
+        return "a value out of range"
+
+
 def _fast(kind: pa.DataType, values: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """The column by Arrow's own casts, where these mean the same as the value-by-value way; None where they do not."""
     had = values.type

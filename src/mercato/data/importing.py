@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Table as RichTable
 
-from mercato.data.coercion import coerce, shorten
+from mercato.data.coercion import coerce, shorten, shorten_at
 from mercato.data.images import inside
 from mercato.data.mapping import ImportMap, Section, missing_column
 from mercato.data.market import MarketConfig, write_market_toml
@@ -211,7 +211,7 @@ class _File:
             result = self._copy_photos(result, dropped)
         for why, wrong in violations(self.table, name, result):
             for row in wrong.tolist():
-                dropped.setdefault(row, (why, shorten(result[row].as_py())))
+                dropped.setdefault(row, (why, shorten_at(result, row)))
         if dropped and name != "images":  # a product keeps its other photos
             gone = np.zeros(len(result), bool)
             gone[list(dropped)] = True

@@ -24,7 +24,7 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
         and `withhold`, the fields (space-separated) that the product tower must not see in that pair.
 
     Raises:
-        MercatoError: the recipe wants market pairs and there are none, or nothing is left to train on.
+        MercatoError: the recipe wants market pairs and there are none, one is wrong, or nothing is left to train on.
     """
     parts = []
     if wanted.market:
@@ -36,13 +36,22 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
         pairs = market.frame("pairs").with_columns(
             pl.col("weight").fill_null(1.0), pl.col("split").fill_null("train"), withhold=pl.lit("")
         )
+        _refuse(pairs, pl.col("query").is_null(), "query: is missing")
+        _refuse(pairs, ~(pl.col("weight").is_finite() & (pl.col("weight") > 0)), "weight: must be above zero")
         parts.append(pairs.select(COLUMNS))
     products = market.arrow("products", list(FIELDS)).to_pylist() if wanted.catalogue else []
+    products = [product for product in products if product["product_id"] is not None]
     parts += [_catalogue_pairs(products, source, wanted.held_out) for source in wanted.catalogue]
     pairs = pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))
     if pairs.filter((pl.col("split") == "train") & (pl.col("label") == 1)).is_empty():
         raise MercatoError(f"{market.path}: the recipe's pairs hold no engaged pair of the train split to learn from")
     return pairs
+
+
+def _refuse(pairs: pl.DataFrame, wrong: pl.Expr, why: str) -> None:
+    rows = pairs.select(wrong.arg_true()).to_series()
+    if len(rows):
+        raise MercatoError(f"table pairs, row {rows[0]}, column {why} (`mercato check` lists every problem)")
 
 
 def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, held_out: float) -> pl.DataFrame:

@@ -71,10 +71,14 @@ def summary(metrics: Mapping[str, Any]) -> Table:
             value = values.get(part, {}).get(metric)
             intervals = metrics["intervals"] if name == "mercato" else metrics["intervals"]["baselines"][name]
             span = intervals.get(part, {}).get(metric)
-            cells.append("–" if value is None else f"{value:.3f}" + (f" [{span[0]:.3f}, {span[1]:.3f}]" if span else ""))
+            cells.append(
+                "–" if value is None else f"{value:.3f}" + (f" [{span[0]:.3f}, {span[1]:.3f}]" if span else "")
+            )
         if any(cell != "–" for cell in cells):
             grid.add_row(label, *cells)
     counts = metrics["n"]
-    parts = [f"{part} {counts[part]['queries']:,} queries" for part in ("relevance", "engagement", "knn") if part in counts]
+    parts = [
+        f"{part} {counts[part]['queries']:,} queries" for part in ("relevance", "engagement", "knn") if part in counts
+    ]
     grid.caption = f"95 % bootstrap intervals over queries; {', '.join(parts)}; seed {counts['seed']}"
     return grid

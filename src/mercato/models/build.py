@@ -18,15 +18,15 @@ TextConfigs = dict[str, PretrainedConfig]
 def text_configs(recipe: Recipe, spec: FeatureSpec) -> TextConfigs:
     """The configuration of each tower's transformer, as the recipe wants it for a new run."""
     configs: TextConfigs = {}
-    longest = {"query": spec.query_tokens, "product": max(spec.title_tokens, spec.description_tokens)}
+    longest = {"query": spec.query_tokens, "product": spec.title_tokens + spec.description_tokens}
     towers = {"query": recipe.query_tower.text, "product": recipe.product_tower.text}
     for tower, encoder in towers.items():
         if not _reads_text(spec, tower):
             continue
-        if encoder.pretrained is not None:
-            configs[tower] = pretrained_config(encoder.pretrained, encoder.layers)
+        if recipe.text.pretrained is not None:
+            configs[tower] = pretrained_config(recipe.text.pretrained, encoder.layers)
         else:
-            positions = max(longest.values()) if recipe.share_text_encoder else longest[tower]
+            positions = max(longest.values()) if recipe.text.shared else longest[tower]
             configs[tower] = scratch_config(encoder, spec.vocabulary, spec.pad_id, positions)
     return configs
 
@@ -39,13 +39,15 @@ def build_towers(recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, new: b
     texts: dict[str, TextEncoder] = {}
     for tower, configuration in configs.items():
         encoder = recipe.query_tower.text if tower == "query" else recipe.product_tower.text
-        if recipe.share_text_encoder and texts:
+        if recipe.text.shared and texts:
             texts[tower] = next(iter(texts.values()))
             continue
-        backbone = build_backbone(configuration, encoder.pretrained if new else None)
-        texts[tower] = TextEncoder(backbone, spec.pad_id, encoder.pooling, recipe.dimension)
+        backbone = build_backbone(configuration, recipe.text.pretrained if new else None)
+        texts[tower] = TextEncoder(
+            backbone, spec.pad_id, encoder.pooling, recipe.dimension, recipe.text.pretrained is not None
+        )
     towers = TwoTower(QueryTower(spec, recipe, texts.get("query")), ProductTower(spec, recipe, texts.get("product")))
-    if recipe.query_tower.text.pretrained is not None:
+    if recipe.text.pretrained is not None:
         _silence(towers)
     return towers
 
@@ -65,4 +67,4 @@ def _silence(towers: TwoTower) -> None:
 def _reads_text(spec: FeatureSpec, tower: str) -> bool:
     if tower == "query":
         return "text" in spec.query_channels
-    return any(channel.endswith("_text") for channel in spec.product_channels)
+    return any(channel.endswith("text") for channel in spec.product_channels)

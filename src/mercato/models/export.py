@@ -51,12 +51,10 @@ def export(model: Model, run: Path) -> dict[str, float]:
     ]
     spec = model.featurizer.spec
     images = [product.get("image_embeddings") for product in products] if spec.image_dimension else None
+    countries = [None, *(spec.countries or (None,))[:1], None]
     samples = {
-        QUERY_TOWER: [model.featurizer.queries(queries[:n], [None, *spec.countries[:1], None][:n]) for n in (2, 3, 1)],
-        PRODUCT_TOWER: [
-            model.featurizer.products(products[:n], images[:n] if images else None)
-            for n in (2, 3, 1)
-        ],
+        QUERY_TOWER: [model.featurizer.queries(queries[:n], countries[:n]) for n in (2, 3, 1)],
+        PRODUCT_TOWER: [model.featurizer.products(products[:n], images[:n] if images else None) for n in (2, 3, 1)],
     }
     towers = {QUERY_TOWER: model.towers.query, PRODUCT_TOWER: model.towers.product}
     differences = {}

@@ -29,11 +29,12 @@ class ImageSpec:
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB photo → (3, size, size) float32, normalised."""
-        scale = self.resize / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        array = np.asarray(image.crop((left, top, left + self.size, top + self.size)), np.float32) / 255
+        # Only the part that is kept is scaled: all of a photo of one pixel by a million would fill the memory.
+        side = min(image.size) * self.size / self.resize
+        left, top = ((length - side) / 2 for length in image.size)
+        square = (left, top, left + side, top + side)
+        scaled = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=square, reducing_gap=2.0)
+        array = np.asarray(scaled, np.float32) / 255
         normal = (array - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1))
 

@@ -14,7 +14,7 @@ from mercato.data.images import load_images
 from mercato.data.market import Market
 from mercato.data.schema import PRODUCTS
 from mercato.models.image_encoder import MODEL, SPEC, ImageEncoder
-from mercato.models.run import RunEncoder
+from mercato.models.run import RunEncoder, checked_vectors
 from mercato.progress import track
 
 ImageVectors = list[NDArray[np.float32] | None]
@@ -25,11 +25,19 @@ BATCH = 256
 
 
 def given_vectors(market: Market, limit: int) -> ImageVectors | None:
-    """The vectors that the user brought (`image_embeddings`), at most `limit` a product; None where there are none."""
-    column = market.arrow("products", ["image_embeddings"])["image_embeddings"]
-    if column.null_count == len(column):
+    """The vectors that the user brought (`image_embeddings`), at most `limit` a product; None where there are none.
+
+    Raises:
+        MercatoError: vectors of different lengths, or not finite; the message names the product.
+    """
+    products = market.arrow("products", ["product_id", "image_embeddings"])
+    if products["image_embeddings"].null_count == len(products):
         return None
-    return [np.asarray(vectors, np.float32)[:limit] if vectors else None for vectors in column.to_pylist()]
+    rows = products.to_pylist()
+    width = next((len(row["image_embeddings"][0] or ()) for row in rows if row["image_embeddings"]), 0)
+    if not width:
+        return None
+    return [checked_vectors(given, width, row)[:limit] if (given := row["image_embeddings"]) else None for row in rows]
 
 
 def photo_vectors(market: Market, encoder_folder: Path, limit: int) -> ImageVectors:

@@ -62,6 +62,7 @@ class Model(RunEncoder):
             if part.text is not None:
                 part.text.backbone.config.to_json_file(run / f"{tower}_text.json")  # type: ignore[union-attr,operator]
         save_model(self.towers, str(run / WEIGHTS))
+        (run / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
 
     @torch.inference_mode()
     def query_vectors(self, features: Features) -> NDArray[np.float32]:

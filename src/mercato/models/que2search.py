@@ -18,6 +18,10 @@ from mercato.text.features import FeatureSpec
 
 Inputs = dict[str, Tensor]
 
+TOKENS = {"text": "text_tokens", "title_text": "title_tokens", "description_text": "description_tokens"}
+
+TOKENS = {"text": "text_tokens", "title_text": "title_tokens", "description_text": "description_tokens"}
+
 
 class QueryTower(nn.Module):
     """Trigram bag, searcher's country and text encoder, fused by attention → unit vectors."""
@@ -83,9 +87,9 @@ class ProductTower(nn.Module):
             elif channel in self.bags:
                 vectors.append(self.bags[channel](inputs[channel]))
                 present.append((inputs[channel] != 0).any(1))
-            else:  # title_text, description_text
+            else:
                 assert self.text is not None
-                tokens = inputs[channel.replace("_text", "_tokens")]
+                tokens = inputs[TOKENS[channel]]
                 vectors.append(self.text(tokens))
                 present.append((tokens != self.text.pad_id).any(1))
         return _fuse(self.fusion, self.dropout, vectors, present)

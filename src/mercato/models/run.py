@@ -81,7 +81,8 @@ class RunEncoder(ABC):
         photos, owners = [], []
         for place, product in enumerate(products):
             given = product.get("image_embeddings")
-            vectors.append(_given(given, spec.image_dimension, product) if given is not None and len(given) else None)
+            some = given is not None and len(given) > 0
+            vectors.append(checked_vectors(given, spec.image_dimension, product) if some else None)
             if vectors[-1] is None and self.image_encoder is not None:
                 for photo in load_images(self.market_path or Path(), product.get("images"), spec.max_images):
                     photos.append(photo)
@@ -108,14 +109,20 @@ def load_image_encoder(run: Path, threads: int = 1) -> ImageEncoder | None:
     return ImageEncoder(run, threads) if (run / IMAGE_MODEL).is_file() else None
 
 
-def _given(given: Any, dimension: int, product: Mapping[str, Any]) -> NDArray[np.float32]:
+def checked_vectors(given: Any, dimension: int, product: Mapping[str, Any]) -> NDArray[np.float32]:
+    """A product's `image_embeddings` as (n, V) float32.
+
+    Raises:
+        MercatoError: they are not finite vectors of V = `dimension` numbers.
+    """
     try:
         vectors = np.asarray(given, np.float32)
-    except ValueError:
+    except (TypeError, ValueError):
         vectors = np.zeros((0, 0), np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != dimension or not np.isfinite(vectors).all():
         raise MercatoError(
-            f"product {product.get('product_id')}, field image_embeddings: must be finite vectors of {dimension} numbers"
+            f"product {product.get('product_id')}, field image_embeddings: must be finite vectors of {dimension}"
+            " numbers"
         )
     return vectors
 

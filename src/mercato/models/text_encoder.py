@@ -10,24 +10,39 @@ from mercato import config
 from mercato.errors import MercatoError
 
 
+BUCKET = 32  # texts that are padded to one length
+
+
 class TextEncoder(nn.Module):
     """Token ids → one vector: the [CLS] state (Que2Search §3.1) or the mean over tokens, projected to the shared space.
 
     Shapes: B batch, L tokens, H hidden, D the shared dimension.
     """
 
-    def __init__(self, backbone: nn.Module, pad_id: int, pooling: str, dimension: int) -> None:
+    def __init__(self, backbone: nn.Module, pad_id: int, pooling: str, dimension: int, pretrained: bool) -> None:
         super().__init__()
         self.backbone, self.pad_id, self.pooling = backbone, pad_id, pooling
         hidden = int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
         self.projection = nn.Linear(hidden, dimension)
-        if hidden == dimension:
-            # A pretrained encoder then starts as itself, not behind a random rotation.
-            nn.init.eye_(self.projection.weight)
-            nn.init.zeros_(self.projection.bias)
+        nn.init.zeros_(self.projection.bias)
+        if pretrained and hidden == dimension:
+            nn.init.eye_(self.projection.weight)  # it starts as itself, not behind a random rotation
+        elif not pretrained:
+            # Untrained [CLS] states are almost the same for every text. Loud, they would hide the trigrams, and the
+            # loss would stand still for epochs (measured: 80 steps to ROC AUC .80 instead of .55).
+            nn.init.normal_(self.projection.weight, std=0.01)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) int64 → (B, D)."""
+        if torch.compiler.is_exporting() or len(tokens_BL) < 4 * BUCKET:
+            return self._encode(tokens_BL)
+        # Texts of like length together: half of a mixed batch would be padding.
+        length_B = (tokens_BL != self.pad_id).sum(1)
+        order_B = length_B.argsort(stable=True)
+        parts = [self._encode(tokens_BL[rows, : max(1, int(length_B[rows[-1]]))]) for rows in order_B.split(BUCKET)]
+        return torch.cat(parts)[order_B.argsort()]
+
+    def _encode(self, tokens_BL: Tensor) -> Tensor:
         mask_BL = tokens_BL != self.pad_id
         state_BLH = self.backbone(input_ids=tokens_BL, attention_mask=mask_BL.long()).last_hidden_state
         if self.pooling == "cls":
@@ -45,7 +60,7 @@ def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, po
         vocab_size=vocabulary,
         pad_token_id=pad_id,
         hidden_size=encoder.hidden,
-        num_hidden_layers=encoder.layers or 1,  # the recipe has made sure
+        num_hidden_layers=encoder.layers,
         num_attention_heads=encoder.heads,
         intermediate_size=encoder.feed_forward,
         hidden_dropout_prob=encoder.dropout,
@@ -55,16 +70,15 @@ def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, po
     )
 
 
-def pretrained_config(name: str, layers: int | None) -> PretrainedConfig:
+def pretrained_config(name: str, layers: int) -> PretrainedConfig:
     """The configuration of a transformers model, cut to its first `layers`."""
     try:
         result: PretrainedConfig = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise MercatoError(f"text.pretrained: cannot load {name}: {error}") from None
-    if layers is not None:
-        if layers > result.num_hidden_layers:
-            raise MercatoError(f"text.layers: {name} has {result.num_hidden_layers} layers, not {layers}")
-        result.num_hidden_layers = layers
+    if layers > result.num_hidden_layers:
+        raise MercatoError(f"text.layers: {name} has {result.num_hidden_layers} layers, not {layers}")
+    result.num_hidden_layers = layers
     return result
 
 

@@ -24,9 +24,6 @@ from mercato.retrieval.index import IndexRecord
 DENSE, WORDS = "", "bm25"  # the names of the two vectors of a point
 
 GRAPH_FROM_KB = 10_000  # less than this much of vectors (20,000 × 128-d) has no graph: scanning it is as fast
-LINKS_FROM_KB = (
-    1_000  # a category or country of this much (2,000 × 128-d) is linked within the graph, for filtered search
-)
 
 _NAMESPACE = UUID("6f4a2b52-8d57-5c0e-9a63-3f1d1c6f6a11")
 _BUILD_GRAPH = """
@@ -43,7 +40,7 @@ def create(path: Path, dimension: int) -> qdrant.EdgeShard:
     config = qdrant.EdgeConfig(
         vectors={DENSE: qdrant.EdgeVectorParams(size=dimension, distance=qdrant.Distance.Cosine)},
         sparse_vectors={WORDS: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)},
-        hnsw_config=qdrant.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=LINKS_FROM_KB),
+        hnsw_config=qdrant.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=GRAPH_FROM_KB),
         optimizers=qdrant.EdgeOptimizersConfig(
             default_segment_number=1, max_segment_size=2**31, indexing_threshold=GRAPH_FROM_KB
         ),

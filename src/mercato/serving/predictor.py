@@ -19,13 +19,13 @@ from mercato.models.run import (
 )
 from mercato.serving.cache import TTLCache
 from mercato.text.features import Features
-from mercato.text.normalize import normalize
+from mercato.text.normalize import clean, normalize
 
 CACHED_QUERIES = 100_000  # vectors of 128 numbers: about 60 MB
 
 
 class Predictor(RunEncoder):
-    """A run's ONNX towers; query vectors are kept in memory for eight hours (§4), by normalised query and country."""
+    """A run's ONNX towers; query vectors are kept in memory for eight hours (§4), by country and query as read."""
 
     def __init__(self, run: Path, market_path: Path | None = None, threads: int = 1) -> None:
         """Load a run's towers, each with `threads` threads (more than one only pays for batches of products).
@@ -40,7 +40,8 @@ class Predictor(RunEncoder):
 
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
         """As `RunEncoder.encode_queries`, through the cache."""
-        keys = [(normalize(query), country) for query in queries]
+        same = normalize if self.featurizer.spec.normalized else clean  # what the towers cannot tell apart
+        keys = [(same(query), country) for query in queries]
         found = [self.cache.get(key) for key in keys]
         missing = [place for place, vector in enumerate(found) if vector is None]
         if missing:

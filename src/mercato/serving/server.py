@@ -41,7 +41,9 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int) -> None
                 settings = replace(settings, api_key=key)
             app = create_app(market, predictor, index, catalogue, settings)
             port = free_port(port, host)
-            note(f"\n[bold green]serving {market.config.name}: http://{host}:{port}/[/]  (API: /docs; stop with Ctrl-C)")
+            note(
+                f"\n[bold green]serving {market.config.name}: http://{host}:{port}/[/]  (API: /docs; stop with Ctrl-C)"
+            )
             if not key:
                 note(f"key for writes, made for this run ({KEY} sets your own): {settings.api_key}")
             serve(app, host, port)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from mercato.text.normalize import normalize
+from mercato.files import write_whole
+from mercato.text.normalize import clean, normalize
 from mercato.text.trigrams import trigram_ids
 
 Features = dict[str, NDArray[Any]]
@@ -45,7 +46,7 @@ class FeatureSpec:
 
     def save(self, file: Path) -> None:
         """Write as JSON."""
-        file.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_whole(file, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> Self:
@@ -68,9 +69,10 @@ class Featurizer:
     def queries(self, queries: Sequence[str], countries: Sequence[str | None]) -> Features:
         """Inputs of the query tower: `tokens`, `trigrams`, `country`, as far as the tower has the channel."""
         spec, features = self.spec, Features()
+        queries = [query[: 16 * max(spec.query_tokens, spec.query_characters)] for query in queries]
         texts = [normalize(query) for query in queries]
         if "text" in spec.query_channels:
-            raw = texts if spec.normalized else [" ".join(query.split()) for query in queries]
+            raw = texts if spec.normalized else [clean(query) for query in queries]
             features["tokens"] = self._tokens(raw, spec.query_prefix, spec.query_tokens)
         if "trigrams" in spec.query_channels:
             features["trigrams"] = self._trigrams(texts, spec.query_characters)
@@ -91,12 +93,17 @@ class Featurizer:
             texts = [normalize(text[: 16 * max(tokens, characters)]) for text in raw]
             if f"{field}_text" in spec.product_channels:
                 features[f"{field}_tokens"] = self._tokens(
-                    texts if spec.normalized else [" ".join(text[: 32 * tokens].split()) for text in raw],
+                    texts if spec.normalized else [clean(text[: 32 * tokens]) for text in raw],
                     spec.product_prefix,
                     tokens,
                 )
             if f"{field}_trigrams" in spec.product_channels:
                 features[f"{field}_trigrams"] = self._trigrams(texts, characters)
+        if "text" in spec.product_channels:
+            cap = spec.title_tokens + spec.description_tokens
+            both = [" ".join(filter(None, (p.get("title"), p.get("description"))))[: 32 * cap] for p in products]
+            tidy = normalize if spec.normalized else clean
+            features["text_tokens"] = self._tokens([tidy(text) for text in both], spec.product_prefix, cap)
         if "language" in spec.product_channels:
             features["language"] = np.array(
                 [self._languages.get(p.get("language") or "", 0) for p in products], np.int64
@@ -112,7 +119,8 @@ class Featurizer:
         for text, encoding in zip(
             texts, self.tokenizer.encode_batch_fast([prefix + text for text in texts]), strict=True
         ):
-            ids = encoding.ids if text else []  # an empty field is missing, whatever the prefix
+            # An empty field is missing, whatever the prefix; a "<pad>" that somebody typed must not look like the end.
+            ids = [i for i in encoding.ids if i != self.spec.pad_id] if text else []
             rows.append([*ids[: cap - 1], ids[-1]] if len(ids) > cap else ids)
         return pad(rows, self.spec.pad_id)
 

@@ -7,4 +7,9 @@ import unicodedata
 
 def normalize(text: str) -> str:
     """NFKC, case-folded, runs of white space as one space: "  Sofá  ROJO " → "sofá rojo"."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return clean(unicodedata.normalize("NFKC", text).casefold())
+
+
+def clean(text: str) -> str:
+    """Runs of white space as one space; half a surrogate pair, at which tokenizers and hashes break, as "?"."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())

@@ -81,7 +81,7 @@ class Examples:
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):
-    """One shuffled pass over the examples an epoch; the last, smaller batch is kept unless it has no negative.
+    """One shuffled pass over the examples an epoch, in batches of one size (give or take one) up to `batch_size`.
 
     The order depends on the seed and the epoch alone, so that a resumed run sees what an unbroken one would.
     """
@@ -132,8 +132,7 @@ def tensors(features: Features) -> dict[str, Tensor]:
 
 
 def index_of(frame: pl.DataFrame, table: pl.DataFrame, on: list[str]) -> NDArray[np.int64]:
-    """For each row of `frame` the row of `table` with the same `on` (nulls equal nulls), -1 for none."""
-    found = frame.select(on).join(
-        table.select(on).with_row_index("row"), on=on, how="left", nulls_equal=True, maintain_order="left"
-    )
+    """For each row of `frame` the first row of `table` with the same `on` (nulls equal nulls), -1 for none."""
+    rows = table.select(on).with_row_index("row").unique(on, keep="first")
+    found = frame.select(on).join(rows, on=on, how="left", nulls_equal=True, maintain_order="left")
     return found["row"].cast(pl.Int64).fill_null(-1).to_numpy()

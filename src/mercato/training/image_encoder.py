@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -41,10 +40,10 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def market_image_encoder(market: Market, images: Images, seed: int) -> Path | None:
     """The folder of the image encoder that a recipe names (`mercato.models.image_encoder`), made once a market.
 
-    None where the catalogue has no photos.
+    None where the catalogue has no photo that can be read.
     """
     photos = market.arrow("products", ["images"])["images"]
-    if not pc.sum(pc.list_value_length(photos)).as_py():
+    if not any(load_images(market.path, own.as_py(), 1) for own in photos):
         return None
     key = hashlib.sha256(images.encoder.encode())
     if images.encoder == "compact":  # depends on the catalogue; a pretrained one does not

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.config import Stage
+from mercato.errors import MercatoError
 from mercato.evaluation.roc_auc import roc_auc
 from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.models.que2search import TwoTower
@@ -99,8 +100,10 @@ class StageModule(L.LightningModule):
         self._losses.clear()
         self._start = time.perf_counter()
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """The stage's loss of one batch."""
+    def training_step(self, batch: Batch, number: int) -> Tensor:
+        """The stage's loss of one batch; dropout depends on seed and place alone, as a resumed run needs."""
+        place = np.random.SeedSequence((self.batches.seed, self.current_epoch, number))
+        torch.manual_seed(int(place.generate_state(1)[0]))
         query_BD = self.towers.query(batch.query)[0][batch.query_B]
         product_BD = self.towers.product(batch.product)[0][batch.product_B]
         loss = in_batch_softmax(query_BD @ product_BD.T, batch.excluded_BB, self.stage.scale, batch.weight_B)
@@ -111,6 +114,8 @@ class StageModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Validate: early stopping and the best epoch go by the ROC AUC; without validation pairs the last is best."""
         row: dict[str, Any] = {"epoch": self.current_epoch + 1, "loss": float(torch.stack(self._losses).mean())}
+        if not np.isfinite(row["loss"]):
+            raise MercatoError(f"the loss of epoch {row['epoch']} is {row['loss']}: lower the stage's learning rates")
         if self.validation is not None:
             row[MONITOR] = self.validation.roc_auc(self.towers, self.device)
             self.log(MONITOR, row[MONITOR], prog_bar=True)
@@ -126,7 +131,7 @@ class StageModule(L.LightningModule):
         self.best_score = checkpoint["best_score"]
 
     def _keep_best(self, score: float) -> bool:
-        if score <= self.best_score:
+        if not score > self.best_score:  # NaN is never better
             return False
         self.best_score = score
         torch.save(self.towers.state_dict(), self.best_file)
@@ -140,7 +145,7 @@ class StageModule(L.LightningModule):
             {"params": [p for p in self.towers.parameters() if id(p) not in own], "lr": self.stage.learning_rate},
             {"params": text, "lr": self.stage.text_learning_rate},
         ]
-        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]], fused=True)
         warmup = max(1, round(self.stage.warmup * len(self.batches)))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -14,6 +14,7 @@ from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.data.pairs import recipe_pairs
 from mercato.errors import MercatoError
+from mercato.files import write_whole
 from mercato.models.image_vectors import ImageVectors, given_vectors, photo_vectors
 from mercato.models.run import SPEC, TOKENIZER
 from mercato.progress import note, track
@@ -42,13 +43,15 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     """Read the market as the recipe wants it; the tokenizer and the feature spec are kept in `folder` for a resume."""
     pairs = recipe_pairs(market, recipe.pairs)
     products = market.frame("products", ["product_id", "title", "description", "language", "country"])
-    products = products.unique("product_id", keep="first", maintain_order=True)
+    products = products.drop_nulls("product_id").unique("product_id", keep="first", maintain_order=True)
     if len(products) < 2:
         raise MercatoError(f"{market.path}: table products has {len(products)} row(s); training needs at least 2")
-    known = pairs.join(products.select("product_id"), on="product_id", how="semi")
+    known = pairs.join(products.select("product_id"), on="product_id", how="semi", maintain_order="left")
     if len(known) < len(pairs):
         note(f"  [yellow]{len(pairs) - len(known):,} pairs name a product that is not in the catalogue: left out[/]")
     train = known.filter((pl.col("split") == "train") & (pl.col("label") == 1))
+    if train.is_empty():
+        raise MercatoError(f"{market.path}: every engaged pair of the train split names a product that is not there")
     judged, withheld = _validation_pairs(market, known, recipe)
 
     vectors: ImageVectors | None = None
@@ -64,6 +67,8 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     if recipe.uses_images and not width:
         note("  [yellow]the catalogue has no photos: the images channel is left out[/]")
         channels = tuple(c for c in recipe.product_tower.channels if c != "images")
+        if not channels:
+            raise MercatoError(f"{market.path} has no photos, and product_tower.channels names nothing else")
         recipe = recipe.model_copy(
             update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})}
         )
@@ -142,7 +147,7 @@ def _featurizer(
 ) -> Featurizer:
     if (folder / SPEC).is_file() and (folder / TOKENIZER).is_file():  # a resumed run
         return Featurizer(FeatureSpec.load(folder / SPEC), load_tokenizer(folder / TOKENIZER))
-    pretrained = recipe.query_tower.text.pretrained
+    pretrained = recipe.text.pretrained
     queries = train["query"].unique().to_list()
     tokenizer: Tokenizer
     if pretrained is not None:
@@ -150,8 +155,8 @@ def _featurizer(
     else:
         texts = {normalize(text) for column in ("title", "description") for text in products[column].drop_nulls()}
         texts.update(normalize(query) for query in queries)
-        note(f"  tokenizer: unigram, {recipe.tokenizer.vocabulary:,} pieces from {len(texts):,} texts")
-        tokenizer, pad_id = train_tokenizer(texts, recipe.tokenizer.vocabulary), 0
+        note(f"  tokenizer: unigram, {recipe.text.vocabulary:,} pieces from {len(texts):,} texts")
+        tokenizer, pad_id = train_tokenizer(texts, recipe.text.vocabulary), 0
     prefix = recipe.query_tower.text.prefix
     lengths = [len(e.ids) for e in tokenizer.encode_batch_fast([prefix + normalize(query) for query in queries])]
     characters = [len(normalize(query)) for query in queries]
@@ -174,8 +179,8 @@ def _featurizer(
         product_prefix=recipe.product_tower.text.prefix,
         normalized=pretrained is None,
     )
+    write_whole(folder / TOKENIZER, tokenizer.to_str())
     spec.save(folder / SPEC)
-    tokenizer.save(str(folder / TOKENIZER))
     return Featurizer(spec, tokenizer)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -14,12 +15,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.markup import escape
 from torch.utils.data import DataLoader
 
 from mercato.config import Recipe, Stage
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.files import replace_folder
+from mercato.files import replace_folder, write_whole
 from mercato.models.build import build_towers, text_configs
 from mercato.models.export import export
 from mercato.models.image_encoder import copy_image_encoder
@@ -47,16 +49,17 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     partial = run.parent / f".{run.name}.partial"
     work = partial / "work"  # checkpoints and logs of the stages, not part of a run
     identity = recipe.toml() + f"\n# market {market.fingerprint()}\n"
-    if partial.is_dir() and (partial / "identity").read_text() != identity:
+    known = partial / "identity"
+    if partial.is_dir() and not (known.is_file() and known.read_text() == identity):
         note("[yellow]an interrupted run of another recipe or market stood here: started anew[/]")
         shutil.rmtree(partial)
     resumed = partial.is_dir()
     if resumed:
-        note(f"resuming {run.name} from {partial}")
+        note(escape(f"resuming {run.name} from {partial}"))
     work.mkdir(parents=True, exist_ok=True)
-    (partial / "identity").write_text(identity)
+    write_whole(known, identity)
 
-    note(f"[bold]{recipe.name}[/]: reading {market.config.name}")
+    note(f"[bold]{escape(recipe.name)}[/]: reading {escape(market.config.name)}")
     start = time.perf_counter()
     L.seed_everything(recipe.seed, verbose=False)
     prepared = prepare(market, recipe, partial)
@@ -78,9 +81,9 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     export(model, partial)
     write_card(partial, recipe, market, _history(partial), time.perf_counter() - start)
     shutil.rmtree(work)
-    (partial / "identity").unlink()
+    known.unlink()
     replace_folder(partial, run)
-    note(f"[bold green]run written to {run}[/] in {time.perf_counter() - start:.0f} s")
+    note(f"[bold green]run written to {escape(str(run))}[/] in {time.perf_counter() - start:.0f} s")
     return model
 
 
@@ -98,7 +101,9 @@ def _run_stage(
     module = StageModule(
         towers, stage, prepared.validation, batches, best_file, lambda row: _log(partial, {"stage": number, **row})
     )
-    callbacks: list[Callback] = [ModelCheckpoint(folder, last.stem, save_on_train_epoch_end=True, enable_version_counter=False)]
+    callbacks: list[Callback] = [
+        ModelCheckpoint(folder, last.stem, save_on_train_epoch_end=True, enable_version_counter=False)
+    ]
     if prepared.validation is not None:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=stage.patience, check_on_train_epoch_end=True))
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -117,22 +122,24 @@ def _run_stage(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(
-            module,
-            DataLoader(batches, batch_size=None),
-            ckpt_path=str(last) if last.is_file() else None,
-            weights_only=False,
-        )
-    if trainer.interrupted:
-        raise MercatoError("interrupted: the same command picks up at the last finished epoch")
+        try:
+            trainer.fit(
+                module,
+                DataLoader(batches, batch_size=None),
+                ckpt_path=str(last) if last.is_file() else None,
+                weights_only=False,
+            )
+        except SystemExit:  # how Lightning ends on Ctrl-C, deaf to any further one
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise MercatoError("interrupted: the same command picks up at the last finished epoch") from None
     towers.load_state_dict(torch.load(best_file, weights_only=True))
     (folder / "done").touch()
 
 
 def _log(run: Path, row: dict[str, Any]) -> None:
-    """One line an epoch: in `history.jsonl` and on the screen."""
-    with (run / HISTORY).open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    """One line an epoch, in `history.jsonl` and on the screen; an epoch that a resumed run does again replaces it."""
+    rows = [old for old in _history(run) if (old["stage"], old["epoch"]) != (row["stage"], row["epoch"])]
+    write_whole(run / HISTORY, "".join(json.dumps(line) + "\n" for line in [*rows, row]))
     parts = [f"  stage {row['stage']}, epoch {row['epoch']}:"]
     if "loss" in row:
         parts.append(f"loss {row['loss']:.3f}")

@@ -7,7 +7,8 @@ every mechanism with its number. Nothing here knows any model, and no model may 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -44,7 +45,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(300, 21, 60, 2_500, 40),
-    "demo": Size(6_000, 82, 220, 90_000, 260),
+    "demo": Size(6_000, 82, 260, 105_000, 260),
     "study": Size(50_000, 82, 3_000, 400_000, 800),
 }
 _PART = 1_000  # products in one Parquet part and one drawing job
@@ -97,7 +98,16 @@ def _drawn(catalogue: Catalogue, seed: int) -> Iterator[Iterator[list[list[bytes
         yield map(_draw, parts)
         return
     with ProcessPoolExecutor(_DRAWERS, mp_context=get_context("spawn")) as pool:
-        yield pool.map(_draw, parts)
+        futures = [pool.submit(_draw, part) for part in parts]
+        yield (_result(future, part) for future, part in zip(futures, parts, strict=True))
+
+
+def _result(future: Future[list[list[bytes]]], part: list[_Job]) -> list[list[bytes]]:
+    """What a worker drew; where workers cannot start (a script from stdin or without a main guard), draw here."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return _draw(part)
 
 
 def _draw(jobs: list[_Job]) -> list[list[bytes]]:

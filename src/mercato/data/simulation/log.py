@@ -20,7 +20,7 @@ from mercato.progress import track
 
 SECOND_SEARCH = 0.25  # sessions that try another spelling of the same wish
 EXAMINED = 0.28  # the chance to look at position p is p^-EXAMINED
-CLICK = {1.0: 0.62, 0.5: 0.12, 0.0: 0.012}  # by how the listing, as seen, answers the wish
+CLICK = {1.0: 0.66, 0.5: 0.055, 0.0: 0.008}  # by how the listing, as seen, answers the wish
 NO_PHOTO_CLICK = 0.5
 LATE_REPLY = 0.06  # replies after a day or more
 _DAY_WEIGHTS = np.array([0.95, 0.92, 0.94, 0.98, 1.0, 1.25, 1.35])  # Monday to Sunday
@@ -164,8 +164,8 @@ def _respond(
     examined = chance.random(count) < position**-EXAMINED
     clicked = examined & (chance.random(count) < likely)
     age = searches.time[seen.search] - catalogue.created[row]
-    wish = appeal(catalogue, row, seen.kilometres, age) + np.where(fit == 1.0, 0.6, np.where(fit == 0.5, -0.8, -2.5))
-    messaged = clicked & (chance.random(count) < _logistic(wish + 1.9))
+    wish = appeal(catalogue, row, seen.kilometres, age) + np.where(fit == 1.0, 0.6, np.where(fit == 0.5, -1.2, -2.5))
+    messaged = clicked & (chance.random(count) < _logistic(wish + 2.2))
     click = (
         searches.time[seen.search] + (5 + 12 * position * chance.random(count) + chance.exponential(15, count)) / 86400
     )

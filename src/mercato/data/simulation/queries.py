@@ -65,7 +65,7 @@ def make_demand(catalogue: Catalogue, intents: int, chance: np.random.Generator)
     popularity = np.array([TYPES[intent.type].popularity for intent, _ in wanted])
     attributed = np.array([kind != "type" for _, kind in wanted])
     rank = np.arange(1, len(wanted) + 1)
-    weight = popularity**1.3 * np.where(attributed, 1.6 * np.maximum(rank - plain, 1) ** -0.5, 1.0)
+    weight = popularity**1.3 * np.where(attributed, 1.8 * np.maximum(rank - plain, 1) ** -0.5, 1.0)
     weight *= chance.lognormal(0, 0.4, len(wanted))
     order = np.argsort(-weight, kind="stable")
     queries: dict[tuple[str, int], tuple[Query, float, int]] = {}

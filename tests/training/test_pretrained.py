@@ -1,0 +1,122 @@
+"""Encoders that somebody else trained: a tiny BERT and a tiny ViT in folders, as transformers writes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_train import products, with_photos
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from toys import KINDS, make_market, toy_recipe
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, ViTConfig, ViTModel
+
+from mercato.errors import MercatoError
+from mercato.models.build import build_towers, text_configs
+from mercato.models.model import Model, load
+from mercato.models.zero_shot import ZeroShot
+from mercato.serving.predictor import Predictor
+from mercato.training.prepare import prepare
+from mercato.training.train import train
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "number", "a", "good", *KINDS, *KINDS.values(), *map(str, range(48))]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "bert"
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=40, pad_token_id=0,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "vit"
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=16
+    )
+    ViTModel(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}}))
+    return folder
+
+
+def recipe(bert: Path, layers: int, *changes: str):
+    towers = [f"{tower}_tower.text.{change}" for tower in ("query", "product") for change in (f"layers={layers}", 'pooling="mean"')]  # fmt: skip
+    return toy_recipe(f"text.pretrained={bert}", "stages.0.epochs=1", *towers, *changes)
+
+
+def test_a_run_of_pretrained_encoders_needs_nothing_but_its_folder(bert, vit, tmp_path):
+    market = make_market(tmp_path / "market", with_photos(products()))
+    copies = [shutil.copytree(source, tmp_path / source.name) for source in (bert, vit)]
+    model = train(recipe(copies[0], 2, f"images.encoder={copies[1]}"), market, tmp_path / "run")
+    for copy in copies:
+        shutil.rmtree(copy)
+    again, predictor = load(tmp_path / "run"), Predictor(tmp_path / "run")
+    assert again.featurizer.spec.image_dimension == 24 and len(again.towers.query.text.backbone.encoder.layer) == 2
+    rows = market.arrow("products").slice(0, 7)
+    queries = ["mesa", "silla number 9", "unheard of", ""]
+    assert np.array_equal(again.encode_queries(queries, "us"), model.encode_queries(queries, "us"))
+    np.testing.assert_allclose(predictor.encode_queries(queries, "us"), again.encode_queries(queries, "us"), atol=1e-4)
+    np.testing.assert_allclose(predictor.encode_products(rows), again.encode_products(rows), atol=1e-4)
+
+
+def untrained(bert: Path, tmp_path: Path, layers: int) -> Model:
+    wanted = recipe(bert, layers)
+    market = make_market(tmp_path / "market", with_photos(products()))
+    featurizer = prepare(market, wanted, tmp_path).featurizer
+    return Model(wanted, featurizer, None, build_towers(wanted, featurizer.spec, text_configs(wanted, featurizer.spec)))
+
+
+def test_the_first_layers_are_taken(bert, tmp_path):
+    got = untrained(bert, tmp_path, 2).towers.product.text.backbone.state_dict()
+    whole = AutoModel.from_pretrained(bert).state_dict()
+    assert {name for name in got if "layer.1." in name} and not {name for name in got if "layer.2." in name}
+    assert all(torch.equal(value, whole[name]) for name, value in got.items())
+
+
+def test_training_starts_from_what_the_encoder_knows(bert, tmp_path):
+    model, zero = untrained(bert, tmp_path, 3), ZeroShot(str(bert))
+    titles = [{"title": row["title"], "country": "us", "language": "en"} for row in products()]
+    cosines = model.encode_queries(["mesa", "reloj"], "us") @ model.encode_products(titles).T
+    expected = zero.encode_queries(["mesa", "reloj"]) @ zero.encode_products(titles).T
+    np.testing.assert_allclose(cosines, expected, atol=1e-5)
+
+
+def test_the_cache_keeps_apart_what_a_pretrained_tokenizer_does(bert, tmp_path):
+    """It reads the raw text: a cache by normal form would answer one query with the vector of another."""
+    tokenizer = json.loads((bert / "tokenizer.json").read_text()) | {"normalizer": None}
+    cased = shutil.copytree(bert, tmp_path / "cased")
+    (cased / "tokenizer.json").write_text(json.dumps(tokenizer))
+    train(recipe(cased, 1), make_market(tmp_path / "market"), tmp_path / "run")
+    model, predictor = load(tmp_path / "run"), Predictor(tmp_path / "run")
+    for query in ("mesa", "MESA"):
+        np.testing.assert_allclose(predictor.encode_queries([query]), model.encode_queries([query]), atol=1e-4)
+    assert not np.allclose(*model.encode_queries(["mesa", "MESA"]), atol=1e-3)
+
+
+def test_wrong_encoders_are_named(bert, tmp_path):
+    market = make_market(tmp_path / "market", with_photos(products()))
+    with pytest.raises(MercatoError, match="has 3 layers, not 4"):
+        train(recipe(bert, 4), market, tmp_path / "run")
+    with pytest.raises(MercatoError, match=r"text\.pretrained: cannot load .*nowhere"):
+        train(recipe(tmp_path / "nowhere", 2), market, tmp_path / "run")
+    with pytest.raises(MercatoError, match=r"images\.encoder: cannot load .*nowhere"):
+        train(toy_recipe(f"images.encoder={tmp_path / 'nowhere'}"), market, tmp_path / "run")

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toys import make_market, pairs, products, toy_recipe
+
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.models.model import Model, load
+from mercato.training import train as training
+from mercato.training.train import train
+
+pytestmark = pytest.mark.usefixtures("unexported")
+
+
+def history(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def learned(run: Path) -> list[dict]:
+    """The history without what time it took."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history(run)]
+
+
+def weights(model: Model) -> dict[str, torch.Tensor]:
+    return model.towers.state_dict()
+
+
+def same(one: Model, other: Model) -> bool:
+    return all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
+
+
+@pytest.fixture(scope="module")
+def unbroken(toys: Market, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "export", lambda model, run: None)
+        train(toy_recipe(), toys, run)
+    return run
+
+
+def test_it_learns_a_language(unbroken):
+    before, *epochs = history(unbroken)
+    assert epochs[-1]["loss"] < 0.8 * epochs[0]["loss"]
+    assert before["validation/roc_auc"] < 0.75
+    assert max(row["validation/roc_auc"] for row in epochs) > 0.9
+    model = load(unbroken)
+    tables, cars = model.encode_products([{"title": "table number 100"}, {"title": "car number 101"}])
+    assert model.encode_queries(["mesa"], "us")[0] @ (tables - cars) > 0.1
+
+
+def test_the_best_epoch_is_kept(toys, unbroken):
+    rows = history(unbroken)
+    best = max(rows, key=lambda row: row["validation/roc_auc"])
+    assert [row["best"] for row in rows] == [
+        all(row["validation/roc_auc"] > earlier["validation/roc_auc"] for earlier in rows[:i])
+        for i, row in enumerate(rows)
+    ]
+    held = [row for row in pairs(products()) if row["split"] == "validation"]
+    model = load(unbroken)
+    goods = {row["product_id"]: row for row in products()}
+    queries = model.encode_queries([row["query"] for row in held], "us")
+    cosines = (queries * model.encode_products([goods[row["product_id"]] for row in held])).sum(1)
+    label = np.array([row["label"] for row in held])
+    above = cosines[label == 1][:, None] - cosines[label == 0][None]
+    assert ((above > 1e-6) + 0.5 * (abs(above) <= 1e-6)).mean() == pytest.approx(best["validation/roc_auc"], abs=0.005)
+
+
+def test_divergence_is_said(toys, tmp_path):
+    with pytest.raises(MercatoError, match="epoch 1 is nan: lower the stage's learning rates"):
+        train(toy_recipe("stages.0.learning_rate=1e30", "stages.0.clip=1e30"), toys, tmp_path / "run")
+
+
+def test_the_same_recipe_gives_the_same_run(toys, unbroken, tmp_path):
+    assert same(train(toy_recipe(), toys, tmp_path / "again"), load(unbroken))
+    assert learned(tmp_path / "again") == learned(unbroken)
+    assert not same(train(toy_recipe("seed=2", "stages.0.epochs=1"), toys, tmp_path / "seed"), load(unbroken))
+
+
+def test_early_stopping(toys, tmp_path):
+    train(toy_recipe("stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12", "stages.0.patience=2"), toys, tmp_path / "run")  # fmt: skip
+    assert len(history(tmp_path / "run")) < 1 + toy_recipe().stages[0].epochs
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_an_interrupted_run_resumes_to_the_same_weights(toys, unbroken, tmp_path, monkeypatch, after):
+    log = training._log
+
+    def fail(run: Path, row: dict) -> None:
+        log(run, row)
+        if row["epoch"] == after + 1:
+            raise RuntimeError("the power went")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
+        patch.setattr(training, "_log", fail)
+        train(toy_recipe(), toys, run)
+    assert not run.exists()
+    resumed = train(toy_recipe(), toys, run)
+    assert learned(run) == learned(unbroken)
+    assert same(resumed, load(unbroken))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_ctrl_c_says_how_to_go_on(toys, unbroken, tmp_path, monkeypatch):
+    def press(run: Path, row: dict) -> None:
+        if row["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(MercatoError, match="interrupted: the same command"):
+        patch.setattr(training, "_log", press)
+        train(toy_recipe(), toys, run)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "a second Ctrl-C must work too"
+    assert not run.exists()
+    assert same(train(toy_recipe(), toys, run), load(unbroken))
+
+
+def test_kill_9(toys, unbroken, tmp_path):
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from pathlib import Path
+        import torch
+        from toys import toy_recipe
+        from mercato.data.market import Market
+        from mercato.training import train as training
+
+        torch.set_num_threads(2)
+        log = training._log
+        def die(run, row):
+            log(run, row)
+            if row["epoch"] == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        training._log = die
+        training.train(toy_recipe(), Market.open(sys.argv[1]), Path(sys.argv[2]))
+        """
+    )
+    run = tmp_path / "run"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(toys.path), str(run)], env=environment, capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not run.exists()
+    assert same(train(toy_recipe(), toys, run), load(unbroken))
+    assert learned(run) == learned(unbroken)
+
+
+def test_work_of_another_recipe_or_of_nobody_is_not_taken_up(toys, unbroken, tmp_path, monkeypatch):
+    run, partial = tmp_path / "run", tmp_path / ".run.partial"
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(training, "write_card", lambda *_: 1 / 0)
+        train(toy_recipe("stages.0.epochs=1"), toys, run)
+    assert partial.is_dir()
+    assert same(train(toy_recipe(), toys, run), load(unbroken))
+    (partial / "work").mkdir(parents=True)  # killed before it could say what it was
+    assert same(train(toy_recipe(), toys, run), load(unbroken))
+
+
+def test_a_failure_leaves_the_old_run(toys, unbroken, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "old").touch()
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(training, "write_card", lambda *_: 1 / 0)
+        train(toy_recipe(), toys, run)
+    assert [file.name for file in run.iterdir()] == ["old"]
+    train(toy_recipe(), toys, run)
+    assert not (run / "old").exists()
+    assert (run / "model.safetensors").stat().st_mode & 0o044, "others may serve it"
+
+
+def test_two_stages_go_on_from_each_other(toys, tmp_path):
+    recipe = toy_recipe()
+    recipe = recipe.model_copy(update={"stages": (recipe.stages[0].model_copy(update={"epochs": 1}),) * 2})
+    train(recipe, toys, tmp_path / "run")
+    first, second = ([row for row in history(tmp_path / "run") if row["stage"] == n] for n in (1, 2))
+    assert second[0]["validation/roc_auc"] == max(row["validation/roc_auc"] for row in first)
+
+
+def photo(colour: str) -> dict:
+    content = io.BytesIO()
+    Image.new("RGB", (20, 30), colour).save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def with_photos(rows: list[dict]) -> list[dict]:
+    colours = ["red", "green", "blue", "black", "white", "yellow"]
+    return [row | {"images": [photo(colours[i % 6])] * (i % 3)} for i, row in enumerate(rows)]
+
+
+def only(rows: list[dict], *fields: str) -> list[dict]:
+    return [{field: row[field] for field in fields} for row in rows]
+
+
+NOTHING = {"bytes": b"not a photo", "path": None}
+MARKETS = {
+    "photos": (with_photos(products()), True),
+    "broken photos": ([row | {"images": [NOTHING]} for row in products()], False),
+    "no photos": (products(), False),
+    "a bare catalogue": (only(products(), "product_id", "title"), False),
+    "null descriptions and countries": ([row | {"description": None, "country": None} for row in products()], False),
+    "null titles": ([row | {"title": None if i % 5 == 0 else row["title"]} for i, row in enumerate(products())], False),
+    "duplicate ids": (with_photos(products()) + with_photos(products())[::-1], True),
+    "own vectors": (
+        [row | {"image_embeddings": [[1.0, i % 6, 0.5]] * (i % 3)} for i, row in enumerate(products())],
+        True,
+    ),
+    "empty vectors": ([row | {"image_embeddings": []} for row in products()], False),
+}
+
+
+@pytest.mark.parametrize("name", MARKETS)
+def test_every_catalogue_trains(name, tmp_path):
+    goods, images = MARKETS[name]
+    market = make_market(tmp_path / "market", goods, pairs(products()))
+    model = train(toy_recipe("stages.0.epochs=1"), market, tmp_path / "run")
+    assert ("images" in model.recipe.product_tower.channels) == images
+    assert np.isfinite(model.encode_products(market.arrow("products"))).all()
+    again = load(tmp_path / "run")
+    assert again.recipe == model.recipe
+    assert np.array_equal(again.encode_queries(["mesa", ""], "us"), model.encode_queries(["mesa", ""], "us"))
+
+
+def test_duplicate_ids_keep_their_own_photos(tmp_path):
+    goods = [row | {"image_embeddings": [[float(i), 1.0]]} for i, row in enumerate(products())]
+    market = make_market(tmp_path / "market", [goods[0], goods[0] | {"image_embeddings": [[-1.0, 1.0]]}, *goods[1:]])
+    prepared = training.prepare(market, toy_recipe(), tmp_path)
+    assert prepared.examples.products["images"][:, 0, 0].tolist() == list(range(len(goods)))
+
+
+def test_without_validation_the_last_epoch_is_the_best(tmp_path):
+    links = [row for row in pairs(products()) if row["split"] == "train"]
+    train(toy_recipe("stages.0.epochs=2"), make_market(tmp_path / "market", links=links), tmp_path / "run")
+    rows = history(tmp_path / "run")
+    assert [row["best"] for row in rows] == [True, True] and "validation/roc_auc" not in rows[0]
+    assert "none: the market has no labelled validation pairs" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_positives_alone_validate_against_random_products(tmp_path):
+    links = [row for row in pairs(products()) if row["label"]]
+    market = make_market(tmp_path / "market", links=links)
+    validation = training.prepare(market, toy_recipe(), tmp_path).validation
+    assert validation is not None
+    positive = {(q, p) for q, p, label in zip(validation.query_N, validation.product_N, validation.label_N) if label}
+    negative = {
+        (q, p) for q, p, label in zip(validation.query_N, validation.product_N, validation.label_N) if not label
+    }
+    assert positive and negative and not positive & negative
+
+
+ONE, GOODS = products(1), products()
+WRONG = {
+    "one product": (ONE, pairs(products()), "products has 1 row"),
+    "no pair of the catalogue": (GOODS, [row | {"product_id": "gone"} for row in pairs(GOODS)], "not there"),
+    "only shown": (GOODS, [row | {"label": 0} for row in pairs(GOODS)], "no engaged pair"),
+    "a missing query": (GOODS, [{**pairs(GOODS)[0], "query": None}], "table pairs, row 0, column query"),
+    "a weight of zero": (GOODS, [row | {"weight": 0.0} for row in pairs(GOODS)], "row 0, column weight"),
+    "a weight that is no number": (GOODS, [row | {"weight": float("nan")} for row in pairs(GOODS)], "column weight"),
+    "vectors of two lengths": (
+        [row | {"image_embeddings": [[1.0] * (2 + i // 47)]} for i, row in enumerate(GOODS)],
+        pairs(GOODS),
+        "product p47, field image_embeddings",
+    ),
+    "a vector with NaN": (
+        [row | {"image_embeddings": [[1.0, float("nan") if i == 3 else 0.0]]} for i, row in enumerate(GOODS)],
+        pairs(GOODS),
+        "product p3, field image_embeddings",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_train_says_why(name, tmp_path):
+    goods, links, message = WRONG[name]
+    with pytest.raises(MercatoError, match=message):
+        train(toy_recipe(), make_market(tmp_path / "market", goods, links), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_photos_alone_need_photos(toys, tmp_path):
+    recipe = toy_recipe()
+    tower = recipe.product_tower.model_copy(update={"channels": ("images",)})
+    with pytest.raises(MercatoError, match="no photos"):
+        train(recipe.model_copy(update={"product_tower": tower}), toys, tmp_path / "run")
+
+
+def test_a_vocabulary_too_small_for_the_letters(tmp_path):
+    letters = ["".join(chr(start + i) for start in (0x4E00, 0x5E00, 0x6E00)) for i in range(len(GOODS))]
+    goods = [row | {"title": f"{row['title']} {more}"} for row, more in zip(GOODS, letters, strict=True)]
+    with pytest.raises(MercatoError, match=r"text\.vocabulary"):
+        train(toy_recipe("text.vocabulary=100"), make_market(tmp_path / "market", goods), tmp_path / "run")
