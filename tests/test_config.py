@@ -50,7 +50,7 @@ WRONG = {
     'name = "x"\nseed = -1': "seed",
     'name = "x"\n[product_tower]\nchannels = ["smell"]': "product_tower.channels.0",
     'name = "x"\n[product_tower.text]\nlayers = 1\nhidden = 10\nheads = 3': "hidden: 10 is not a multiple of heads",
-    'name = "x"\n[text]\nshared = true\n[query_tower.text]\nlayers = 1\n[product_tower.text]\nlayers = 2': "text.shared",
+    'name = "x"\n[text]\nshared = true\n[query_tower.text]\nlayers = 1': "text.shared",
     'name = "x"\n[[pairs.catalogue]]\nquery = "no field"': "pairs.catalogue.0.*template must name a field",
     'name = "x"\n[[pairs.catalogue]]\nquery = "{broken"': "pairs.catalogue.0",
     "name = ": "not valid TOML",
@@ -70,11 +70,14 @@ def test_every_wrong_field_is_named_at_once():
 
 
 def test_what_is_no_recipe(tmp_path):
-    with pytest.raises(MercatoError, match="neither a file nor one of .*que2search"):
+    with pytest.raises(MercatoError, match=r"neither a file nor one of .*que2search"):
         load_recipe("nonesuch")
     (tmp_path / "latin.toml").write_bytes(b'name = "caf\xe9"')
     with pytest.raises(MercatoError, match=r"latin\.toml"):
         load_recipe(tmp_path / "latin.toml")
+
+
+CHANGES = ["stages.0.epochs=3", "text.pretrained=some/folder", "images.size=32", "name=mine"]
 
 
 def test_changes():

@@ -59,7 +59,8 @@ def vit(tmp_path_factory) -> Path:
 
 
 def recipe(bert: Path, layers: int, *changes: str):
-    towers = [f"{tower}_tower.text.{change}" for tower in ("query", "product") for change in (f"layers={layers}", 'pooling="mean"')]  # fmt: skip
+    text = (f"layers={layers}", "pooling=mean")
+    towers = [f"{tower}_tower.text.{change}" for tower in ("query", "product") for change in text]
     return toy_recipe(f"text.pretrained={bert}", "stages.0.epochs=1", *towers, *changes)
 
 

@@ -89,7 +89,8 @@ def test_the_same_recipe_gives_the_same_run(toys, unbroken, tmp_path):
 
 
 def test_early_stopping(toys, tmp_path):
-    train(toy_recipe("stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12", "stages.0.patience=2"), toys, tmp_path / "run")  # fmt: skip
+    still = ("stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12")
+    train(toy_recipe(*still, "stages.0.patience=2"), toys, tmp_path / "run")
     assert len(history(tmp_path / "run")) < 1 + toy_recipe().stages[0].epochs
 
 
@@ -137,7 +138,7 @@ def test_kill_9(toys, unbroken, tmp_path):
         from mercato.data.market import Market
         from mercato.training import train as training
 
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)
         log = training._log
         def die(run, row):
             log(run, row)
@@ -254,10 +255,9 @@ def test_positives_alone_validate_against_random_products(tmp_path):
     market = make_market(tmp_path / "market", links=links)
     validation = training.prepare(market, toy_recipe(), tmp_path).validation
     assert validation is not None
-    positive = {(q, p) for q, p, label in zip(validation.query_N, validation.product_N, validation.label_N) if label}
-    negative = {
-        (q, p) for q, p, label in zip(validation.query_N, validation.product_N, validation.label_N) if not label
-    }
+    rows = list(zip(validation.query_N, validation.product_N, validation.label_N, strict=True))
+    positive = {(query, product) for query, product, label in rows if label}
+    negative = {(query, product) for query, product, label in rows if not label}
     assert positive and negative and not positive & negative
 
 

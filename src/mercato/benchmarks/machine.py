@@ -16,5 +16,5 @@ def cpu() -> str:
 
 
 def machine() -> str:
-    """The processor, its cores and the load of others before the measurement: the first thing to ask about a bad p99."""
+    """The processor, its cores and the load of others just before: the first thing to ask about a bad p99."""
     return f"{cpu()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"

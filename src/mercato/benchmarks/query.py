@@ -18,7 +18,7 @@ from mercato.models.build import build_towers, text_configs
 from mercato.models.export import export
 from mercato.models.model import Model
 from mercato.serving.predictor import Predictor
-from mercato.text.features import Featurizer, FeatureSpec
+from mercato.text.features import FeatureSpec, Featurizer
 from mercato.text.tokenizer import train_tokenizer
 
 QUERIES, WARM_UP = 3_000, 200

@@ -55,11 +55,15 @@ class BM25:
         """
         return self.all_scores(query)[[self.row_of[product] for product in product_ids]]
 
-    def top(self, queries: Sequence[str], k: int) -> IntArray:
-        """The rows of the k best products of each query, best first: int (Q, k), -1 where no more share a word."""
+    def top(self, queries: Sequence[str], k: int, among_M: IntArray | None = None) -> IntArray:
+        """The rows of the k best products of each query, best first: int (Q, k), -1 where no more share a word.
+
+        `among_M` are the rows that may be found; all where None.
+        """
         found_QK = np.full((len(queries), k), -1, dtype=np.int64)
+        allowed_N = np.ones(len(self._order_N), bool) if among_M is None else np.isin(self._order_N, among_M)
         for position, query in enumerate(queries):
-            scores_N = self.all_scores(query)[self._order_N]
+            scores_N = self.all_scores(query)[self._order_N] * allowed_N
             some = np.argpartition(-scores_N, k)[:k] if k < len(scores_N) else np.arange(len(scores_N))
             best = some[np.argsort(-scores_N[some], kind="stable")]
             best = best[scores_N[best] > 0]

@@ -115,7 +115,7 @@ def collect_examples(evaluation: Evaluation, drawn: int = 6, lost: int = 2, dept
     chosen += [(asked_Q[place], "where BM25 is furthest ahead") for place in losers]
     rows = np.array([row for row, _ in chosen], dtype=np.int64)
 
-    tops = {name: evaluation.systems[name].top(rows, depth) for name in (OURS, "bm25")}
+    tops = {name: evaluation.top(name, rows, depth) for name in (OURS, "bm25")}
     shown = np.unique(np.concatenate([top.ravel() for top in tops.values()]))
     shown = shown[shown >= 0]
     table = evaluation.market.arrow("products", ["title", "price", "currency", "images"]).take(shown).to_pylist()
@@ -143,7 +143,7 @@ def _per_query(evaluation: Evaluation, name: str) -> tuple[str, IntArray, FloatA
         return "nDCG@10", judged.asked, ndcg(judged.groups, judged.grades, scores_P, 10)
     assert tasks.batch is not None  # an evaluation has one or the other
     lists = tasks.engaged or tasks.batch
-    top_QK = system.top(lists.asked, 100)
+    top_QK = evaluation.top(name, lists.asked, 100)
     recall_Q, _ = recall_and_precision(top_QK, lists.groups, lists.products, len(tasks.product_ids), 100)
     return "recall@100", lists.asked, recall_Q
 

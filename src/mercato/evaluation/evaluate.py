@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.evaluation.arrays import FloatArray
+from mercato.evaluation.arrays import FloatArray, IntArray
 from mercato.evaluation.batch_recall import diagonal_in_top, draw_batches
 from mercato.evaluation.bm25 import BM25, FIELDS
 from mercato.evaluation.bootstrap import (
@@ -165,7 +165,14 @@ class Evaluation:
             return _engagement(system, lists)
         if part == "batch":
             return _batch(system, lists, self.tasks.queries, self.seed)
-        return _knn(system, lists, len(self.tasks.product_ids))
+        return _knn(self.top(name, lists.asked, 100), lists, len(self.tasks.product_ids))
+
+    def top(self, name: str, queries_Q: IntArray, k: int) -> IntArray:
+        """The k best products of each query by one system, within the areas that `Tasks.areas` draws."""
+        found_QK = np.full((len(queries_Q), k), -1, dtype=np.int64)
+        for places, among_M in self.tasks.areas(queries_Q):
+            found_QK[places] = self.systems[name].top(queries_Q[places], k, among_M)
+        return found_QK
 
     def _lists(self, part: str) -> Lists | None:
         tasks = self.tasks
@@ -226,8 +233,7 @@ def _batch(system: System, lists: Lists, queries: pl.DataFrame, seed: int) -> tu
     return statistics, {"queries": asked, "pairs": asked, "batch_size": size, "split": lists.split}
 
 
-def _knn(system: System, lists: Lists, catalogue: int) -> tuple[dict[str, Statistic], Tree]:
-    top_QK = system.top(lists.asked, 100)
+def _knn(top_QK: IntArray, lists: Lists, catalogue: int) -> tuple[dict[str, Statistic], Tree]:
     recall10_Q, precision10_Q = recall_and_precision(top_QK, lists.groups, lists.products, catalogue, 10)
     recall100_Q, _ = recall_and_precision(top_QK, lists.groups, lists.products, catalogue, 100)
     statistics = {

@@ -38,7 +38,7 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
     """
     model = Model.load(run)
     model.market_path = market.path
-    pairs, withhold = None, ()
+    pairs, withhold = None, tuple[str, ...]()
     if model.recipe.pairs.catalogue and not market.has("pairs") and not market.has("judgments"):
         held = recipe_pairs(market, model.recipe.pairs)
         first = model.recipe.pairs.catalogue[0].withhold  # one kind of held-out question, the recipe's first

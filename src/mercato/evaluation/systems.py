@@ -33,8 +33,8 @@ class System(Protocol):
         """The score of every query with every product: (B, C)."""
         ...
 
-    def top(self, queries_Q: IntArray, k: int) -> IntArray:
-        """The k best products of the whole catalogue: (Q, k), best first, -1 where nothing more is found."""
+    def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
+        """The k best of the products in the rows `among_M`: (Q, k), best first, -1 where nothing more is found."""
         ...
 
 
@@ -58,9 +58,10 @@ class VectorSystem:
         """The cosine of every query with every product: (B, C)."""
         return (self.queries[queries_B] @ self.products[products_C].T).astype(np.float64)
 
-    def top(self, queries_Q: IntArray, k: int) -> IntArray:
+    def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
         """The k nearest products by exact search: (Q, k)."""
-        return nearest(self.queries[queries_Q], self.products, k)
+        found_QK = nearest(self.queries[queries_Q], self.products[among_M], k)
+        return np.where(found_QK >= 0, among_M[found_QK], -1) if len(among_M) else found_QK
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class LexicalSystem:
         """The BM25 score of every query with every product: (B, C)."""
         return np.stack([self.bm25.all_scores(self.texts[query])[products_C] for query in queries_B])
 
-    def top(self, queries_Q: IntArray, k: int) -> IntArray:
+    def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
         """The k best products that share a word with the query: (Q, k)."""
-        return self.bm25.top([self.texts[query] for query in queries_Q], k)
+        return self.bm25.top([self.texts[query] for query in queries_Q], k, among_M)
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,13 @@ class RandomSystem:
         """A random score for every query with every product: (B, C)."""
         return self.score(queries_B[:, None], products_C[None, :])
 
-    def top(self, queries_Q: IntArray, k: int) -> IntArray:
+    def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
         """The k products of the highest random scores: (Q, k)."""
         found_QK = np.full((len(queries_Q), k), -1, dtype=np.int64)
-        everything_N = np.arange(self.products)
         for position, query in enumerate(queries_Q):
-            scores_N = self.score(np.full(self.products, query), everything_N)
-            best = np.argpartition(-scores_N, k)[:k] if k < self.products else everything_N
-            found_QK[position, : len(best)] = best[np.argsort(-scores_N[best])]
+            scores_M = self.score(np.full(len(among_M), query), among_M)
+            best = np.argpartition(-scores_M, k)[:k] if k < len(among_M) else np.arange(len(among_M))
+            found_QK[position, : len(best)] = among_M[best[np.argsort(-scores_M[best])]]
         return found_QK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -52,6 +53,21 @@ class Tasks:
     engagement: Lists | None  # 1 engaged, 0 shown and not engaged
     engaged: Lists | None  # the engaged ones among them: the truth of KNN
     batch: Lists | None  # engaged pairs too, of the validation split where the market has no future one
+    countries: list[str | None] | None  # of the products, where everybody engages within their own country
+
+    def areas(self, queries_Q: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+        """Where each query is searched: positions in `queries_Q`, and the rows of the products they may find.
+
+        In a market of several countries in which nobody engaged with a product of another, a search is within the
+        searcher's country, for every system: to know the country is a filter's work, and no merit of a ranking.
+        """
+        if self.countries is None:
+            yield np.arange(len(queries_Q)), np.arange(len(self.product_ids))
+            return
+        asked = np.array(self.queries["country"].to_list(), dtype=object)[queries_Q]
+        where = np.array(self.countries, dtype=object)
+        for country in sorted(set(asked.tolist()), key=str):
+            yield np.flatnonzero(asked == country), np.flatnonzero((where == country) | (country is None))
 
     @classmethod
     def read(cls, market: Market, split: Split = "test", pairs: pl.DataFrame | None = None) -> Self:
@@ -66,7 +82,8 @@ class Tasks:
         Raises:
             MercatoError: a table has a column of a wrong type, a grade or label that is no number, or an empty query.
         """
-        product_ids = market.frame("products", ["product_id"])["product_id"].to_list()
+        catalogue = market.frame("products", ["product_id", "country"])
+        product_ids = catalogue["product_id"].to_list()
         judgments = pairs_of = fallback = None
         if market.has("judgments"):
             wanted = [*KEY, "grade", "split"]
@@ -89,7 +106,22 @@ class Tasks:
         relevance, engagement, other = coded
         engaged = _nonempty(engagement.only(engagement.grades >= 1)) if engagement else None
         batch = engaged or (_nonempty(other.only(other.grades >= 1)) if other else None)
-        return cls(queries, product_ids, _nonempty(relevance), _nonempty(engagement), engaged, batch)
+        countries = catalogue["country"].to_list()
+        local = engaged is not None and len(set(countries)) > 1 and _within(engaged, queries, countries)
+        return cls(
+            queries,
+            product_ids,
+            _nonempty(relevance),
+            _nonempty(engagement),
+            engaged,
+            batch,
+            countries if local else None,
+        )
+
+
+def _within(engaged: Lists, queries: pl.DataFrame, countries: list[str | None]) -> bool:
+    asked = queries["country"].to_list()
+    return all(asked[q] == countries[p] for q, p in zip(engaged.queries, engaged.products, strict=True))
 
 
 def _pairs_split(split: Split) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class CompactCNN(nn.Module):
-    """Pixels (B, 3, S, S) → (B, V); `heads` predict what sellers wrote (category, colour, …) from it while it trains."""
+    """Pixels (B, 3, S, S) → (B, V); `heads` predict what sellers wrote (category, colour, …) from it."""
 
     def __init__(self, classes: Mapping[str, int], dimension: int = 128, width: int = 24) -> None:
         super().__init__()

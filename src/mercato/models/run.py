@@ -28,7 +28,7 @@ BATCH = 256
 class RunEncoder(ABC):
     """Raw queries and products → vectors: features as trained, photos through the run's image encoder, then a tower.
 
-    Subclasses run the towers: `mercato.models.model.Model` in torch, `mercato.serving.predictor.Predictor` in ONNX Runtime.
+    Subclasses run the towers: `mercato.models.model.Model` in torch, `mercato.serving.predictor.Predictor` in ONNX.
     """
 
     def __init__(

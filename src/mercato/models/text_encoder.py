@@ -9,7 +9,6 @@ from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 from mercato import config
 from mercato.errors import MercatoError
 
-
 BUCKET = 32  # texts that are padded to one length
 
 
@@ -39,7 +38,9 @@ class TextEncoder(nn.Module):
         # Texts of like length together: half of a mixed batch would be padding.
         length_B = (tokens_BL != self.pad_id).sum(1)
         order_B = length_B.argsort(stable=True)
-        parts = [self._encode(tokens_BL[rows, : max(1, int(length_B[rows[-1]]))]) for rows in order_B.split(BUCKET)]
+        parts = [
+            self._encode(tokens_BL[rows, : max(1, int(length_B[rows[-1]]))]) for rows in torch.split(order_B, BUCKET)
+        ]
         return torch.cat(parts)[order_B.argsort()]
 
     def _encode(self, tokens_BL: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ class TextEncoder(nn.Module):
 
 
 def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, positions: int) -> PretrainedConfig:
-    """The transformer of an encoder trained from scratch (the paper's XLM: 2 layers, 4 heads, 128-d, feed-forward 3×)."""
+    """The transformer of an encoder from scratch (the paper's XLM: 2 layers, 4 heads, 128-d, feed-forward 3×)."""
     return BertConfig(
         vocab_size=vocabulary,
         pad_token_id=pad_id,
@@ -92,5 +93,5 @@ def build_backbone(configuration: PretrainedConfig, weights_from: str | None = N
     else:
         model = AutoModel.from_pretrained(weights_from, config=configuration, attn_implementation="eager")
     if getattr(model, "pooler", None) is not None:
-        setattr(model, "pooler", None)  # an unused head of BERT's: not trained, not exported
+        model.pooler = None  # type: ignore[assignment]  # an unused head of BERT's: not trained, not exported
     return model.to(torch.float32)

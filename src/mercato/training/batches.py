@@ -114,9 +114,8 @@ def take(features: Features, rows: NDArray[np.int64], spec: FeatureSpec) -> Feat
 def hide(products: Features, fields: tuple[str, ...], where: NDArray[np.bool_], spec: FeatureSpec) -> None:
     """Blank fields (`title`, `description`, `images`) of some rows, in place, as if the seller had left them out."""
     for field in fields:
-        for name, blank in (
-            (f"{field}_tokens", spec.pad_id), (f"{field}_trigrams", 0), *([("image_mask", 0)] if field == "images" else [])
-        ):  # fmt: skip
+        blanks = {f"{field}_tokens": spec.pad_id, f"{field}_trigrams": 0}
+        for name, blank in ({"image_mask": 0} if field == "images" else blanks).items():
             if name in products:
                 products[name][where] = blank
 

@@ -111,7 +111,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
 
 
 def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Judged validation queries where there are any; else the pairs' validation split, with random negatives if need be.
+    """Judged validation queries where there are any; else the pairs' validation split, with random negatives.
 
     Test judgments are never looked at. Also returns the fields withheld from the products of catalogue pairs.
     """

@@ -125,9 +125,8 @@ def products_table(catalogue: Catalogue, start: int, stop: int, photos: list[lis
         "rating": pa.array(catalogue.rating[start:stop], pa.float64(), from_pandas=True),
         "attributes": [list(listing.attributes.items()) or None for listing in listings],
         "images": pa.array([[{"bytes": photo, "path": None} for photo in some] for some in photos], pa.list_(IMAGE)),
-        "image_embeddings": pa.nulls(stop - start, PRODUCTS.field("image_embeddings").type),
     }
-    return pa.table(columns, schema=PRODUCTS)
+    return pa.table(columns, schema=pa.schema([PRODUCTS.field(name) for name in columns]))
 
 
 def _left_out(kept: int) -> list[int]:
