@@ -24,7 +24,7 @@ def text_configs(recipe: Recipe, spec: FeatureSpec) -> TextConfigs:
         if not _reads_text(spec, tower):
             continue
         if recipe.text.pretrained is not None:
-            configs[tower] = pretrained_config(recipe.text.pretrained, encoder.layers)
+            configs[tower] = pretrained_config(recipe.text.pretrained, encoder.layers, longest[tower])
         else:
             positions = max(longest.values()) if recipe.text.shared else longest[tower]
             configs[tower] = scratch_config(encoder, spec.vocabulary, spec.pad_id, positions)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
+from mercato.data.images import load_images
+
 MODEL, SPEC = "image_encoder.onnx", "image_encoder.json"
+PRODUCTS = 32  # at once
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,21 @@ class ImageSpec:
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB photo → (3, size, size) float32, normalised."""
-        # Only the part that is kept is scaled: all of a photo of one pixel by a million would fill the memory.
-        side = min(image.size) * self.size / self.resize
-        left, top = ((length - side) / 2 for length in image.size)
-        square = (left, top, left + side, top + side)
-        scaled = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=square, reducing_gap=2.0)
-        array = np.asarray(scaled, np.float32) / 255
+        array = np.asarray(middle_square(image, self.size, self.size / self.resize), np.float32) / 255
         normal = (array - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1))
+
+
+def middle_square(image: Image.Image, size: int, part: float = 1.0) -> Image.Image:
+    """The middle square of a photo, `part` of its shorter side, scaled to (size, size).
+
+    Only what is kept is scaled: all of a photo of one pixel by a million would fill the memory.
+    """
+    side = min(image.size) * part
+    left, top = ((length - side) / 2 for length in image.size)
+    return image.resize(
+        (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side), reducing_gap=2.0
+    )
 
 
 class ImageEncoder:
@@ -49,14 +61,29 @@ class ImageEncoder:
         self._session = ort.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
         self._pool = ThreadPoolExecutor(2)
 
-    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """(n, V) float32, unit length; (0, V) for no photos."""
-        if not images:
-            return np.zeros((0, self.spec.dimension), np.float32)
-        pixels = np.stack(list(self._pool.map(self.spec.pixels, images)))
-        vectors: NDArray[np.float32] = self._session.run(None, {"pixels": pixels})[0]
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-        return vectors
+    def encode(
+        self, products: Iterable[Iterable[Mapping[str, Any]] | None], market_path: Path, limit: int
+    ) -> Iterator[NDArray[np.float32]]:
+        """The vectors of each product's first `limit` readable photos: (n, V) float32, unit length; (0, V) for none.
+
+        Args:
+            products: the `images` of each product.
+            market_path: where relative paths start.
+            limit: photos of one product.
+        """
+
+        def pixels(images: Iterable[Mapping[str, Any]] | None) -> list[NDArray[np.float32]]:
+            return [self.spec.pixels(photo) for photo in load_images(market_path, images, limit)]
+
+        remaining = iter(products)
+        while group := list(islice(remaining, PRODUCTS)):  # whole photos are held for one product a thread only
+            decoded = list(self._pool.map(pixels, group))
+            flat = [own for some in decoded for own in some]
+            vectors = np.zeros((0, self.spec.dimension), np.float32)
+            if flat:
+                vectors = self._session.run(None, {"pixels": np.stack(flat)})[0]
+                vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+            yield from np.split(vectors, np.cumsum([len(some) for some in decoded])[:-1])
 
 
 def write_spec(folder: Path, spec: ImageSpec) -> None:

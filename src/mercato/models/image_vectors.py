@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mercato.data.images import load_images
 from mercato.data.market import Market
 from mercato.data.schema import PRODUCTS
 from mercato.models.image_encoder import MODEL, SPEC, ImageEncoder
@@ -21,7 +20,6 @@ ImageVectors = list[NDArray[np.float32] | None]
 """By product, in row order: (n, V), or None for a product without photos."""
 
 CACHE = ".cache"
-BATCH = 256
 
 
 def given_vectors(market: Market, limit: int) -> ImageVectors | None:
@@ -64,23 +62,25 @@ def products_with_vectors(market: Market, encoder: RunEncoder, run: Path) -> pa.
 
 def _embed(market: Market, encoder: ImageEncoder, limit: int, file: Path) -> None:
     photos = market.arrow("products", ["images"])["images"]
-    counts, vectors = np.zeros(len(photos), np.int64), [np.zeros((0, encoder.spec.dimension), np.float32)]
-    batch: list[Any] = []
-    for row, images in enumerate(track(photos, "photos → vectors", len(photos))):
-        loaded = load_images(market.path, images.as_py(), limit)
-        counts[row] = len(loaded)
-        batch += loaded
-        if len(batch) >= BATCH or row == len(photos) - 1:
-            vectors.append(encoder.encode(batch))
-            batch = []
+    every = encoder.encode((images.as_py() for images in photos), market.path, limit)
+    vectors = list(track(every, "photos of products → vectors", len(photos)))
     file.parent.mkdir(exist_ok=True)
     fresh = file.with_suffix(".tmp.npz")
-    np.savez(fresh, counts=counts, vectors=np.concatenate(vectors))
+    np.savez(fresh, counts=np.array([len(own) for own in vectors]), vectors=np.concatenate(vectors))
     fresh.rename(file)
+
+
+def _photo_files(market: Market) -> list[tuple[str, int, int]]:
+    """Photos that lie beside the table: their content may change without it."""
+    column = pc.list_flatten(market.arrow("products", ["images"])["images"].combine_chunks())
+    paths = set(pc.struct_field(column, "path").drop_null().to_pylist())
+    stats = [(path, (market.path / path).stat()) for path in sorted(paths) if (market.path / path).is_file()]
+    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
 def _key(market: Market, encoder_folder: Path, limit: int) -> str:
     digest = hashlib.sha256(str(limit).encode())
+    digest.update(repr(_photo_files(market)).encode())
     for file in [encoder_folder / MODEL, encoder_folder / SPEC, *market.files("products")]:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())

@@ -77,9 +77,11 @@ class Model(RunEncoder):
         return vectors
 
 
-def load(run: str | Path) -> Model:
-    """Load a trained run: `mc.load(run).encode_queries(["red sofa"])`."""
-    return Model.load(Path(run))
+def load(run: str | Path, market: str | Path | None = None) -> Model:
+    """Load a trained run: `mc.load(run).encode_queries(["red sofa"])`; `market` is where photos given by path lie."""
+    model = Model.load(Path(run))
+    model.market_path = None if market is None else Path(market)
+    return model
 
 
 def _tensors(features: Features) -> dict[str, torch.Tensor]:

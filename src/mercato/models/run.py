@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mercato.config import Recipe
-from mercato.data.images import load_images
 from mercato.errors import MercatoError
 from mercato.models.image_encoder import MODEL as IMAGE_MODEL
 from mercato.models.image_encoder import ImageEncoder
@@ -78,19 +77,16 @@ class RunEncoder(ABC):
         if "images" not in spec.product_channels:
             return None
         vectors: list[NDArray[np.float32] | None] = []
-        photos, owners = [], []
-        for place, product in enumerate(products):
+        for product in products:
             given = product.get("image_embeddings")
             some = given is not None and len(given) > 0
             vectors.append(checked_vectors(given, spec.image_dimension, product) if some else None)
-            if vectors[-1] is None and self.image_encoder is not None:
-                for photo in load_images(self.market_path or Path(), product.get("images"), spec.max_images):
-                    photos.append(photo)
-                    owners.append(place)
-        if photos and self.image_encoder is not None:
-            encoded, whose = self.image_encoder.encode(photos), np.array(owners)
-            for place in np.unique(whose):
-                vectors[place] = encoded[whose == place]
+        if self.image_encoder is not None:
+            without = [place for place, own in enumerate(vectors) if own is None]
+            photos = (products[place].get("images") for place in without)
+            encoded = self.image_encoder.encode(photos, self.market_path or Path(), spec.max_images)
+            for place, own in zip(without, encoded, strict=True):
+                vectors[place] = own if len(own) else None
         return vectors
 
 

@@ -71,14 +71,16 @@ def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, po
     )
 
 
-def pretrained_config(name: str, layers: int) -> PretrainedConfig:
-    """The configuration of a transformers model, cut to its first `layers`."""
+def pretrained_config(name: str, layers: int, positions: int) -> PretrainedConfig:
+    """The configuration of a transformers model, cut to its first `layers`, for texts of `positions` tokens."""
     try:
         result: PretrainedConfig = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise MercatoError(f"text.pretrained: cannot load {name}: {error}") from None
     if layers > result.num_hidden_layers:
         raise MercatoError(f"text.layers: {name} has {result.num_hidden_layers} layers, not {layers}")
+    if positions > result.max_position_embeddings:
+        raise MercatoError(f"text.pretrained: {name} reads {result.max_position_embeddings} tokens, not {positions}")
     result.num_hidden_layers = layers
     return result
 

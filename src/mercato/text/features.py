@@ -77,7 +77,7 @@ class Featurizer:
         if "trigrams" in spec.query_channels:
             features["trigrams"] = self._trigrams(texts, spec.query_characters)
         if "country" in spec.query_channels:
-            features["country"] = np.array([self._countries.get(c or "", 0) for c in countries], np.int64)
+            features["country"] = np.array([self._countries.get((c or "").lower(), 0) for c in countries], np.int64)
         return features
 
     def products(
@@ -109,7 +109,9 @@ class Featurizer:
                 [self._languages.get(p.get("language") or "", 0) for p in products], np.int64
             )
         if "country" in spec.product_channels:
-            features["country"] = np.array([self._countries.get(p.get("country") or "", 0) for p in products], np.int64)
+            features["country"] = np.array(
+                [self._countries.get((p.get("country") or "").lower(), 0) for p in products], np.int64
+            )
         if "images" in spec.product_channels:
             features["images"], features["image_mask"] = self._images(images or [None] * len(products))
         return features

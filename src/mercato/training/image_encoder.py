@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from mercato.config import Images
@@ -27,7 +26,7 @@ from mercato.errors import MercatoError
 from mercato.files import whole_folder
 from mercato.models.compact_cnn import CompactCNN
 from mercato.models.export import onnx_bytes
-from mercato.models.image_encoder import MODEL, ImageSpec, write_spec
+from mercato.models.image_encoder import MODEL, ImageSpec, middle_square, write_spec
 from mercato.models.image_vectors import CACHE
 from mercato.progress import note, track
 
@@ -137,7 +136,7 @@ def _decode(market: Market, side: int, limit: int, seed: int) -> tuple[NDArray[n
     per_product = max(1, min(limit, PHOTOS // max(1, len(photos)), 2))
     for row in track(rows[: PHOTOS // per_product], "photos read for the CNN"):
         for photo in load_images(market.path, photos[int(row)].as_py(), per_product):
-            pixels.append(np.asarray(photo.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)))
+            pixels.append(np.asarray(middle_square(photo, side)))
             owners.append(row)
     return np.stack(pixels), np.array(owners)
 

@@ -25,7 +25,7 @@ from mercato.training.batches import Examples, index_of
 from mercato.training.image_encoder import market_image_encoder
 from mercato.training.module import Validation
 
-LONGEST_QUERY = 64  # tokens; a stray page-long query must not set the cap
+SHORTEST_CAP, LONGEST_CAP = 8, 64  # tokens of a query: a log of single words, or one with a stray page, must not set it
 RANDOM_NEGATIVES = 10  # a validation pair, where the market has no judged or shown-and-not-engaged ones
 
 
@@ -117,7 +117,7 @@ def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tu
     """
     columns = ["query", "country", "product_id", "label"]
     if market.has("judgments"):
-        judged = market.frame("judgments").filter(pl.col("split") == "validation")
+        judged = market.frame("judgments").filter((pl.col("split") == "validation") & pl.col("grade").is_finite())
         if len(judged):
             relevant = (pl.col("grade") >= market.config.relevant_grade).cast(pl.Int64)
             judged = judged.with_columns(label=relevant).join(pairs_products(market), on="product_id", how="semi")
@@ -160,15 +160,15 @@ def _featurizer(
     prefix = recipe.query_tower.text.prefix
     lengths = [len(e.ids) for e in tokenizer.encode_batch_fast([prefix + normalize(query) for query in queries])]
     characters = [len(normalize(query)) for query in queries]
-    cap = recipe.query_tower.max_tokens or min(LONGEST_QUERY, int(np.ceil(np.percentile(lengths, 99))))
+    cap = recipe.query_tower.max_tokens or int(np.clip(np.ceil(np.percentile(lengths, 99)), SHORTEST_CAP, LONGEST_CAP))
     spec = FeatureSpec(
         query_channels=recipe.query_tower.channels,
         product_channels=recipe.product_tower.channels,
         pad_id=pad_id,
         vocabulary=tokenizer.get_vocab_size(),
         buckets=recipe.trigrams.buckets,
-        query_tokens=max(3, cap),
-        query_characters=max(3, min(8 * LONGEST_QUERY, int(np.ceil(np.percentile(characters, 99))))),
+        query_tokens=cap,
+        query_characters=int(np.clip(np.ceil(np.percentile(characters, 99)), 4 * SHORTEST_CAP, 8 * LONGEST_CAP)),
         title_tokens=recipe.product_tower.title_tokens,
         description_tokens=recipe.product_tower.description_tokens,
         countries=_values(pl.concat([products["country"], train["country"]])),
