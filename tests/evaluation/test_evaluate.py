@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from garments import Constant, Words, write_table
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.evaluation.evaluate import evaluate
+from mercato.evaluation.evaluate import Evaluation, evaluate
 from mercato.evaluation.tasks import Tasks
 
 SHAPE = {
@@ -169,3 +170,34 @@ def test_an_empty_catalogue_is_nothing_to_evaluate_on(market, words):
     pq.write_table(market.arrow("products").slice(0, 0), market.path / "products.parquet")
     with pytest.raises(MercatoError, match="nothing to evaluate on"):
         evaluate(words, Market.open(market.path))
+
+
+def test_pairs_new_to_the_log_are_measured_apart(market, words):
+    """Two of the future's engaged pairs were shown together in training: the others are new."""
+    future = market.frame("pairs").filter((pl.col("split") == "future") & (pl.col("label") == 1))
+    known = future.head(2).with_columns(split=pl.lit("train"), label=pl.Series([1, 0]))
+    metrics = evaluate(words, market, pairs=pl.concat([future, known]))
+    assert metrics["n"]["knn"]["pairs"] == len(future)
+    assert metrics["n"]["unseen"]["pairs"] == len(future) - 2
+    assert "unseen" not in evaluate(words, market, pairs=future)  # all are new: nothing to tell apart
+
+
+def test_where_nobody_crosses_a_border_a_search_stays_within_its_country(market, words):
+    table = market.arrow("products")
+    countries = ["us" if row % 4 < 2 else "mx" for row in range(table.num_rows)]
+    place = table.schema.get_field_index("country")
+    pq.write_table(
+        table.set_column(place, "country", pa.array(countries, pa.string())), market.path / "products.parquet"
+    )
+    pairs = market.frame("pairs").filter(pl.col("split") == "future")
+    home = dict(zip(table["product_id"].to_pylist(), countries, strict=True))
+    within = pairs.with_columns(country=pl.col("product_id").replace_strict(home))
+    evaluation = Evaluation.of(words, market, pairs=within)
+    asked = evaluation.tasks.queries["country"].to_list()
+    for system in evaluation.systems:
+        found = evaluation.top(system, np.arange(len(asked)), 5)
+        assert (found >= 0).any(axis=1).sum() > len(asked) // 2
+        for country, rows in zip(asked, found, strict=True):
+            assert {countries[row] for row in rows if row >= 0} <= {country}
+    across = Evaluation.of(words, market, pairs=pairs)  # mx queries engaged us products: borders mean nothing here
+    assert across.tasks.countries is None

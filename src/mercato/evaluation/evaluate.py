@@ -36,7 +36,7 @@ from mercato.models.encoder import Encoder
 from mercato.progress import track
 
 OURS = "mercato"
-PARTS = ("relevance", "engagement", "batch", "knn")
+PARTS = ("relevance", "engagement", "batch", "knn", "unseen")
 
 Tree = dict[str, Any]
 
@@ -65,8 +65,8 @@ def evaluate(
         others: more encoders to compare with, by name; they appear under `baselines`.
 
     Returns:
-        {"relevance", "engagement", "batch", "knn": {metric: value}, "baselines": {name: {part: {metric: value}}},
-        "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}}}.
+        {"relevance", "engagement", "batch", "knn", "unseen": {metric: value},
+        "baselines": {name: {part: {metric: value}}}, "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}}}.
         A part whose table is missing and a metric that is undefined are absent.
 
     Raises:
@@ -181,6 +181,7 @@ class Evaluation:
             "engagement": tasks.engagement,
             "batch": tasks.batch,
             "knn": tasks.engaged,
+            "unseen": tasks.unseen,
         }[part]
 
 

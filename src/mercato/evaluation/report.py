@@ -25,6 +25,7 @@ TITLES = {
         "Retrieval from the whole catalogue",
         "what people engaged with on future days, found by nearest neighbours",
     ),
+    "unseen": ("Retrieval of pairs new to the log", "of the same, the pairs that no earlier day shows together"),
     "batch": ("Batch recall", "a query's own product among the products of one batch"),
 }
 METRICS = {"roc_auc": "ROC AUC", "roc_auc_per_query": "ROC AUC, per query", "ndcg@10": "nDCG@10"}
@@ -130,7 +131,7 @@ def _delta(metrics: Tree, part: str, metric: str) -> str:
 def _comparison(metrics: Tree) -> str:
     systems = _systems(metrics)
     panels = []
-    for part in ("relevance", "knn", "engagement", "batch"):
+    for part in ("relevance", "knn", "unseen", "engagement", "batch"):
         if part not in metrics:
             continue
         rows = []

@@ -27,6 +27,7 @@ HEADLINES = (
     ("batch", "recall@1", "batch recall@1"),
     ("knn", "recall@10", "KNN recall@10"),
     ("knn", "recall@100", "KNN recall@100"),
+    ("unseen", "recall@10", "KNN recall@10, pairs new to the log"),
 )
 METRICS, REPORT, HISTORY = "metrics.json", "report.html", "history.jsonl"
 
@@ -78,7 +79,9 @@ def summary(metrics: Mapping[str, Any]) -> Table:
             grid.add_row(label, *cells)
     counts = metrics["n"]
     parts = [
-        f"{part} {counts[part]['queries']:,} queries" for part in ("relevance", "engagement", "knn") if part in counts
+        f"{part} {counts[part]['queries']:,} queries"
+        for part in ("relevance", "engagement", "knn", "unseen")
+        if part in counts
     ]
     grid.caption = f"95 % bootstrap intervals over queries; {', '.join(parts)}; seed {counts['seed']}"
     return grid

@@ -16,6 +16,7 @@ from mercato.evaluation.arrays import BoolArray, FloatArray, IntArray
 Split = Literal["test", "validation"]
 
 KEY = ["query", "country", "product_id"]
+EARLIER = {"test": ("train", "validation"), "validation": ("train",)}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Tasks:
     relevance: Lists | None  # graded by raters
     engagement: Lists | None  # 1 engaged, 0 shown and not engaged
     engaged: Lists | None  # the engaged ones among them: the truth of KNN
+    unseen: Lists | None  # of these, the pairs that no earlier split shows together; None where that is all of them
     batch: Lists | None  # engaged pairs too, of the validation split where the market has no future one
     countries: list[str | None] | None  # of the products, where everybody engages within their own country
 
@@ -84,7 +86,7 @@ class Tasks:
         """
         catalogue = market.frame("products", ["product_id", "country"])
         product_ids = catalogue["product_id"].to_list()
-        judgments = pairs_of = fallback = None
+        judgments = pairs_of = fresh = fallback = None
         if market.has("judgments"):
             wanted = [*KEY, "grade", "split"]
             judgments = _of_split(_valid(market.frame("judgments", wanted), "judgments", "grade"), split, null="test")
@@ -92,6 +94,8 @@ class Tasks:
             table = _as_pairs(pairs) if pairs is not None else market.frame("pairs", [*KEY, "label", "split"])
             table = _valid(table, "pairs", "label")
             pairs_of = _of_split(table, "future" if split == "test" else split, null="future")
+            earlier = table.filter(pl.col("split").is_in(EARLIER[split]))
+            fresh = pairs_of.join(earlier, on=KEY, how="anti", nulls_equal=True, maintain_order="left")
             if split == "test" and not (pairs_of["grade"] >= 1).any():
                 fallback = _of_split(table, "validation", null="future")
 
@@ -101,10 +105,18 @@ class Tasks:
         products = pl.DataFrame({"product_id": product_ids}, schema={"product_id": pl.String}).with_row_index("product")
         coded = [
             None if frame is None else _coded(frame, queries, products.unique("product_id", keep="first"), name)
-            for frame, name in ((judgments, split), (pairs_of, _pairs_split(split)), (fallback, "validation"))
+            for frame, name in (
+                (judgments, split),
+                (pairs_of, _pairs_split(split)),
+                (fresh, _pairs_split(split)),
+                (fallback, "validation"),
+            )
         ]
-        relevance, engagement, other = coded
+        relevance, engagement, new, other = coded
         engaged = _nonempty(engagement.only(engagement.grades >= 1)) if engagement else None
+        unseen = _nonempty(new.only(new.grades >= 1)) if new else None
+        if engaged and unseen and len(unseen.queries) == len(engaged.queries):
+            unseen = None
         batch = engaged or (_nonempty(other.only(other.grades >= 1)) if other else None)
         countries = catalogue["country"].to_list()
         local = engaged is not None and len(set(countries)) > 1 and _within(engaged, queries, countries)
@@ -114,6 +126,7 @@ class Tasks:
             _nonempty(relevance),
             _nonempty(engagement),
             engaged,
+            unseen,
             batch,
             countries if local else None,
         )
