@@ -156,19 +156,13 @@ def evaluate(
 @app.command()
 def export(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
     """Write both towers as ONNX, hold them to torch's vectors, and time the query path."""
-    from mercato.benchmarks.query import latency
+    from mercato.benchmarks.query import exported, latency
     from mercato.models.export import export
     from mercato.models.model import Model
 
     differences = export(Model.load(run), run)
     times = latency(run)
-    text = "\n".join(
-        [
-            *(f"{tower} tower: ONNX differs from torch by {worst:.1e} at most" for tower, worst in differences.items()),
-            f"string → query vector, one thread: {times['p50_ms']:.3f} ms p50, {times['p99_ms']:.3f} ms p99",
-        ]
-    )
-    _print(text, {"differences": differences, "query_latency": times}, as_json)
+    _print(exported(differences, times), {"differences": differences, "query_latency": times}, as_json)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.rule import Rule
 
+from mercato.benchmarks.query import exported, latency
 from mercato.config import load_recipe
 from mercato.data.checking import check
 from mercato.data.market import Market
@@ -22,7 +23,7 @@ from mercato.models.model import Model
 from mercato.progress import console, note
 from mercato.serving.indexing import index_market
 from mercato.serving.server import serve_run
-from mercato.training.train import train
+from mercato.training.train import partial_folder, train
 
 
 def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
@@ -31,10 +32,11 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
     A demo that stands in `folder` is replaced; a folder with anything else in it is refused.
     """
     market_path, run, index = folder / "market", folder / "run", folder / "index"
-    known = {part.name for part in (market_path, run, index)}
-    if folder.exists() and {path.name for path in folder.iterdir() if not path.name.startswith(".")} - known:
+    own = {path.name: path for path in (market_path, run, index, partial_folder(run))}
+    if folder.exists() and {path.name for path in folder.iterdir()} - set(own):
         raise MercatoError(f"{folder} holds other things than a demo: name an empty or a new folder")
-    shutil.rmtree(folder, ignore_errors=True)
+    for path in own.values():
+        shutil.rmtree(path, ignore_errors=True)
     metrics: dict[str, Any] = {}
 
     def checked() -> None:
@@ -49,7 +51,7 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         ("mine", lambda: console.print(mine(Market.open(market_path)))),
         ("train", lambda: train(load_recipe("que2search"), Market.open(market_path), run)),
         ("evaluate", lambda: metrics.update(evaluate_run(run, Market.open(market_path)))),
-        ("export", lambda: export(Model.load(run), run)),
+        ("export", lambda: console.print(exported(export(Model.load(run), run), latency(run)))),
         ("index", lambda: index_market(run, Market.open(market_path), str(index))),
     ]
     begun = time.perf_counter()

@@ -350,7 +350,8 @@ def test_the_market_tells_what_a_page_needs(client):
     assert {"Home", "Home > Furniture", "Home > Furniture > Chairs"} <= set(told["categories"])
     assert set(told["conditions"]) == {"new", "used"} and set(told["countries"]) == {"gb", "es"}
     assert set(told["attributes"]["colour"]) == {"red", "blue", "green", "yellow"}
-    assert {place["name"] for place in told["places"]} == {"51.5, -0.1 (gb)", "40.4, -3.7 (es)"}
+    places = [(place["country"], place["latitude"], place["longitude"]) for place in told["places"]]
+    assert sorted(places) == [("es", 40.4, -3.7), ("gb", 51.5, -0.1)]
     assert told["examples"] == ["red chair"]
 
 
@@ -366,6 +367,11 @@ def test_health_metrics_page_and_docs(start):
         assert answer.status_code == 200
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
+    for address in ("/", "/page/app.js", "/page/base.css"):  # an upgrade never mixes old and new files
+        answer = client.get(address)
+        assert answer.headers["cache-control"] == "no-cache"
+        again = client.get(address, headers={"if-none-match": answer.headers["etag"]})
+        assert again.status_code == 304 and again.headers["cache-control"] == "no-cache"
     assert "/v1/search" in client.get("/docs").text and "https://" not in client.get("/docs").text
 
 

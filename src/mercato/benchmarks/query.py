@@ -59,6 +59,13 @@ def latency(folder: Path) -> dict[str, float]:
     return _time(lambda query: predictor.encode_queries([query], "us"), _queries(QUERIES))
 
 
+def exported(differences: dict[str, float], times: dict[str, float]) -> str:
+    """What `mercato export` says: how far ONNX is from torch, and how fast the query path is."""
+    lines = [f"{tower} tower: ONNX differs from torch by {worst:.1e} at most" for tower, worst in differences.items()]
+    speed = f"string → query vector, one thread: {times['p50_ms']:.3f} ms p50, {times['p99_ms']:.3f} ms p99"
+    return "\n".join([*lines, speed])
+
+
 def table(figures: dict[str, Any]) -> Table:
     """The figures for people."""
     grid = Table("", "p50", "p99", title="string → query vector, one thread")

@@ -66,7 +66,8 @@ def evaluate(
 
     Returns:
         {"relevance", "engagement", "batch", "knn", "unseen": {metric: value},
-        "baselines": {name: {part: {metric: value}}}, "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}}}.
+        "baselines": {name: {part: {metric: value}}}, "n": {counts, seed},
+        "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}}}.
         A part whose table is missing and a metric that is undefined are absent.
 
     Raises:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from io import SEEK_CUR
 from itertools import chain, islice
 from pathlib import Path
-from threading import Lock
+from threading import Condition, Lock
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 import qdrant_edge as qdrant
+from filelock import FileLock
 
 from mercato.errors import MercatoError
 from mercato.files import write_whole
@@ -80,22 +82,37 @@ class _Found(NamedTuple):
     score: float  # the query's, or the value that it orders by
 
 
+@dataclass
+class _Opened:
+    generation: Path
+    lock: FileLock
+    meta: dict[str, Any]
+    shard: qdrant.EdgeShard
+    searches: int = 0  # under way
+
+    @classmethod
+    def current(cls, folder: Path) -> Self:
+        generation, lock = hold_current(folder)
+        try:
+            meta = json.loads((generation / "meta.json").read_text())
+            if meta["engine"] != ENGINE:
+                raise MercatoError(f"{folder} was built by {meta['engine']}, this is {ENGINE}: build the index again")
+            return cls(generation, lock, meta, qdrant.EdgeShard.load(str(generation / "shard")))
+        except BaseException:
+            lock.release()
+            raise
+
+
 class EdgeIndex:
     """An open generation of the index in `folder`; it stays with that generation until it is closed or compacted."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._generation, self._lock = hold_current(folder)
-        try:
-            meta = json.loads((self._generation / "meta.json").read_text())
-            if meta["engine"] != ENGINE:
-                raise MercatoError(f"{folder} was built by {meta['engine']}, this is {ENGINE}: build the index again")
-            self._shard: qdrant.EdgeShard | None = qdrant.EdgeShard.load(str(self._generation / "shard"))
-        except BaseException:
-            self._lock.release()
-            raise
-        self._fingerprint: str = meta["fingerprint"]
-        self._points = Points(meta["dimension"], meta["mean_tokens"])
+        opened = _Opened.current(folder)
+        self._opened: _Opened | None = opened
+        self._fingerprint: str = opened.meta["fingerprint"]
+        self._points = Points(opened.meta["dimension"], opened.meta["mean_tokens"])
+        self._searching = Condition()
         self._writing = Lock()
         self._compacting = Lock()
         self._journal: list[qdrant.UpdateOperation] | None = None
@@ -111,7 +128,8 @@ class EdgeIndex:
         return self._fingerprint
 
     def __len__(self) -> int:
-        return int(self._open().info().points_count)
+        with self._reading() as shard:
+            return int(shard.info().points_count)
 
     # Reading
 
@@ -124,7 +142,11 @@ class EdgeIndex:
                 f"vector: {len(expression.vector)} numbers, but the index's vectors have {self.dimension}: encode the "
                 "query with the run that built the index"
             )
-        shard, where = self._open(), condition(expression.filters)
+        with self._reading() as shard:
+            return self._search(shard, expression, limit)
+
+    def _search(self, shard: qdrant.EdgeShard, expression: Expression, limit: int) -> list[Hit]:
+        where = condition(expression.filters)
         if expression.vector is None and expression.text is None:
             return _browse(shard, where, limit)
 
@@ -156,11 +178,12 @@ class EdgeIndex:
 
     def count(self, filters: Filters) -> int:
         """See `mercato.retrieval.index.Index.count`; exact up to about 20,000."""
-        shard, where = self._open(), condition(filters)
-        estimate = _estimate(shard, where)
-        if estimate > _COUNT_EXACTLY_BELOW:
-            return estimate
-        return int(shard.count(qdrant.CountRequest(exact=True, filter=where)))
+        where = condition(filters)
+        with self._reading() as shard:
+            estimate = _estimate(shard, where)
+            if estimate > _COUNT_EXACTLY_BELOW:
+                return estimate
+            return int(shard.count(qdrant.CountRequest(exact=True, filter=where)))
 
     # Writing
 
@@ -178,44 +201,39 @@ class EdgeIndex:
     def flush(self) -> None:
         """See `mercato.retrieval.index.Index.flush`."""
         with self._writing:
-            self._open().flush()
+            self._open().shard.flush()
 
     def compact(self) -> None:
         """Build a generation whose graph holds every row, and go on with it.
 
         What came in since the graph was built is searched row by row (5 ms at 200k rows), so call this now and then.
         A copy of the shard is optimised in another process while searches and writes go on here; the writes are then
-        repeated on the copy, and the two change places. Raises a MercatoError where a newer generation has been built
-        meanwhile: open the index again to get it.
+        repeated on the copy, and the two change places. The old generation's files are gone when this returns. Raises a
+        MercatoError where a newer generation has been built meanwhile: open the index again to get it.
         """
         with self._compacting, ExitStack() as held:
             with next_generation(self._folder) as fresh:
                 try:
                     with self._writing:
-                        self._open().flush()
-                        shutil.copy2(self._generation / "meta.json", fresh)
-                        shutil.copytree(self._generation / "shard", fresh / "shard", copy_function=_copy_sparse)
+                        old = self._open()
+                        old.shard.flush()
+                        shutil.copy2(old.generation / "meta.json", fresh)
+                        shutil.copytree(old.generation / "shard", fresh / "shard", copy_function=_copy_sparse)
                         self._journal = []
                     build_graph(fresh / "shard")
                     held.enter_context(self._writing)  # searches go on, writes wait for the new generation
-                    if current(self._folder) != self._generation:
+                    if current(self._folder) != old.generation:
                         raise MercatoError(f"{self._folder} has got a newer generation meanwhile: open it again")
                     _repeat(self._journal, fresh / "shard")
                 finally:
                     self._journal = None
-            old = self._lock
-            self._generation, self._lock = hold_current(self._folder)
-            self._shard = qdrant.EdgeShard.load(str(self._generation / "shard"))  # searches under way keep the old one
-            old.release()
+            self._go_on_with(_Opened.current(self._folder))
         sweep(self._folder)
 
     def close(self) -> None:
         """See `mercato.retrieval.index.Index.close`."""
         with self._writing:
-            if self._shard is not None:
-                self._shard.close()
-                self._shard = None
-                self._lock.release()
+            self._go_on_with(None)
 
     def __enter__(self) -> Self:
         """Return the index itself."""
@@ -229,14 +247,36 @@ class EdgeIndex:
 
     def _write(self, operation: qdrant.UpdateOperation) -> None:
         with self._writing:
-            self._open().update(operation)
+            self._open().shard.update(operation)
             if self._journal is not None:
                 self._journal.append(operation)
 
-    def _open(self) -> qdrant.EdgeShard:
-        if self._shard is None:
+    def _open(self) -> _Opened:
+        if self._opened is None:
             raise MercatoError("the index is closed")
-        return self._shard
+        return self._opened
+
+    @contextmanager
+    def _reading(self) -> Iterator[qdrant.EdgeShard]:
+        with self._searching:
+            opened = self._open()
+            opened.searches += 1
+        try:
+            yield opened.shard
+        finally:
+            with self._searching:
+                opened.searches -= 1
+                self._searching.notify_all()
+
+    def _go_on_with(self, new: _Opened | None) -> None:
+        """Searches that come from now on go to `new`; what was open is closed once those under way in it have ended."""
+        with self._searching:
+            old, self._opened = self._opened, new
+            if old is None:
+                return
+            self._searching.wait_for(lambda: old.searches == 0)
+        old.shard.close()
+        old.lock.release()
 
 
 def _browse(shard: qdrant.EdgeShard, where: qdrant.Filter | None, limit: int) -> list[Hit]:

@@ -13,9 +13,10 @@ import numpy as np
 import orjson
 from fastapi import FastAPI, HTTPException, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 from fastapi.security import APIKeyHeader
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from mercato.data.market import Market
@@ -75,6 +76,7 @@ def create_app(
     reading = Gate("search", settings.searches, settings.waiting, settings.timeout_seconds)
     writing = Gate("write", 2, settings.waiting, settings.timeout_seconds)
     facts = market_facts(market, catalogue.documents())
+    page = _PageFiles(directory=_PAGE)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -225,11 +227,19 @@ def create_app(
         return HTMLResponse(docs_page(app.openapi()))
 
     @app.get("/", include_in_schema=False)
-    async def front() -> Response:
-        return FileResponse(_PAGE / "index.html", headers={"cache-control": "no-cache"})
+    async def front(request: Request) -> Response:
+        return await page.get_response("index.html", request.scope)
 
-    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    app.mount("/page", page, name="page")
     return app
+
+
+class _PageFiles(StaticFiles):
+    """Asked for again each time and seldom sent again (ETags), so that an upgrade never mixes old and new files."""
+
+    def is_not_modified(self, response_headers: Headers, request_headers: Headers) -> bool:
+        MutableHeaders(raw=response_headers.raw)["cache-control"] = "no-cache"
+        return super().is_not_modified(response_headers, request_headers)
 
 
 def _entry(product: wire.ProductIn, where: str) -> Entry:

@@ -20,7 +20,7 @@ def market_facts(market: Market, products: Iterable[dict[str, Any]]) -> dict[str
     """
     categories, conditions, countries = Counter[str](), Counter[str](), Counter[str]()
     attributes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    squares: defaultdict[tuple[int, int], list[tuple[float, float, str]]] = defaultdict(list)
+    squares: defaultdict[tuple[int, int], list[tuple[float, float, str | None]]] = defaultdict(list)
     for product in products:
         steps = [step.strip() for step in (product["category"] or "").split(">") if step.strip()]
         categories.update(" > ".join(steps[: depth + 1]) for depth in range(len(steps)))
@@ -31,7 +31,7 @@ def market_facts(market: Market, products: Iterable[dict[str, Any]]) -> dict[str
                 attributes[key][value] += 1
         latitude, longitude = product["latitude"], product["longitude"]
         if latitude is not None and longitude is not None:
-            squares[round(latitude), round(longitude)].append((latitude, longitude, product["country"] or ""))
+            squares[round(latitude), round(longitude)].append((latitude, longitude, product["country"]))
     keys = sorted(attributes, key=lambda key: (-attributes[key].total(), key))[:_KEYS]
     crowded = sorted(squares.values(), key=len, reverse=True)[:_PLACES]
     return {
@@ -44,12 +44,11 @@ def market_facts(market: Market, products: Iterable[dict[str, Any]]) -> dict[str
     }
 
 
-def _place(square: list[tuple[float, float, str]]) -> dict[str, Any]:
+def _place(square: list[tuple[float, float, str | None]]) -> dict[str, Any]:
     latitude = round(sum(point[0] for point in square) / len(square), 1)
     longitude = round(sum(point[1] for point in square) / len(square), 1)
     country = Counter(point[2] for point in square).most_common(1)[0][0]
-    name = f"{latitude:.1f}, {longitude:.1f}" + (f" ({country})" if country else "")
-    return {"name": name, "latitude": latitude, "longitude": longitude}
+    return {"country": country, "latitude": latitude, "longitude": longitude}
 
 
 def _examples(market: Market) -> list[str]:

@@ -251,9 +251,9 @@ class ModelOut(BaseModel):
 
 
 class PlaceOut(BaseModel):
-    """A place where many of the catalogue's products are."""
+    """A place where many of the catalogue's products are, those with the most first."""
 
-    name: str
+    country: Annotated[str | None, Field(description="ISO 3166-1 alpha-2, lower case")]
     latitude: float
     longitude: float
 

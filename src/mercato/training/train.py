@@ -46,7 +46,7 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     Raises:
         MercatoError: the market lacks what the recipe wants, or an interrupted run of another recipe is in the way.
     """
-    partial = run.parent / f".{run.name}.partial"
+    partial = partial_folder(run)
     work = partial / "work"  # checkpoints and logs of the stages, not part of a run
     identity = recipe.toml() + f"\n# market {market.fingerprint()}\n"
     known = partial / "identity"
@@ -85,6 +85,11 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     replace_folder(partial, run)
     note(f"[bold green]run written to {escape(str(run))}[/] in {time.perf_counter() - start:.0f} s")
     return model
+
+
+def partial_folder(run: Path) -> Path:
+    """Where a run in progress stands."""
+    return run.parent / f".{run.name}.partial"
 
 
 def _run_stage(

@@ -83,7 +83,7 @@ def simulate(folder: Path, size: str, seed: int) -> None:
         pq.write_table(true_products(catalogue), fresh / "truth" / "products.parquet")
         pq.write_table(true_queries(demand, engine), fresh / "truth" / "queries.parquet")
         pq.write_table(judgments, fresh / "judgments.parquet")
-        write_market_toml(fresh, MarketConfig(name=f"simulated-{size}", currency="USD", relevant_grade=1.0))
+        write_market_toml(fresh, MarketConfig(name="Plaza (simulated)", currency="USD", relevant_grade=1.0))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import * as detail from "./detail.js";
 import { button, byId, h, icon } from "./dom.js";
 import { log, watch } from "./events.js";
 import * as filters from "./filters.js";
-import { duration, number, plural } from "./format.js";
+import { duration, number, placeName, plural } from "./format.js";
 import { NOTHING, asks, read, request, write } from "./state.js";
 
 const SKELETON_AFTER_MS = 150; // a fast answer replaces the old one without a flash of grey
@@ -16,7 +16,7 @@ let market;
 let state;
 let page; // what is drawn: {contexts: Map id → {queryId, query, hit}, cursor, shown, bestBm25}, or null
 let running = null; // the AbortController of the search under way
-let opener = null; // the link that had the focus before the dialog
+let returning = false; // on the way back in the browser's history, which comes about a little later
 
 const searchable = (some) => write({ ...some, product: null });
 
@@ -24,6 +24,7 @@ const searchable = (some) => write({ ...some, product: null });
 
 /** Goes to a new state: one step in the browser's history, and a search where it asks for one. */
 function go(patch) {
+  if (returning) return addEventListener("popstate", () => go(patch), { once: true });
   const before = state;
   state = { ...state, ...patch };
   if (write(state) !== write(before)) history.pushState({ within: true }, "", write(state));
@@ -34,7 +35,7 @@ function go(patch) {
 }
 
 function show(before) {
-  byId("query").value = state.query;
+  if (state.query !== before?.query) byId("query").value = state.query; // else it may hold what is being typed
   byId("compare").setAttribute("aria-pressed", state.compare);
   byId("compare").hidden = !state.query; // BM25 has nothing to say about no words
   document.body.classList.toggle("home", !asks(state));
@@ -126,7 +127,7 @@ function append(answer) {
   const fresh = answer.hits.filter((hit) => !page.contexts.has(hit.product.product_id));
   const cards = fresh.map((hit) => {
     const context = remember(answer, hit);
-    const element = card(hit, { target: target(hit), places: market.places, unit: state.unit, bestBm25: page.bestBm25 });
+    const element = card(hit, { target: target(hit), unit: state.unit, bestBm25: page.bestBm25 });
     watch(element, context);
     return element;
   });
@@ -142,7 +143,7 @@ function drawComparison(ours, theirs) {
     if (column === "ours") remember(ours, hit);
     return column === "ours" ? target(hit) : target(hit, { hit: { ...hit, cosine: null } });
   };
-  byId("results").replaceChildren(comparison(ours, theirs, { row, places: market.places, unit: state.unit }));
+  byId("results").replaceChildren(comparison(ours, theirs, { row, unit: state.unit }));
   for (const element of byId("results").querySelectorAll(".ours [data-id]")) {
     watch(element, page.contexts.get(element.dataset.id));
   }
@@ -170,8 +171,10 @@ function target(hit, unlogged = null) {
 
 function count(answer) {
   const shown = state.compare && state.query ? "Two first pages" : `${number(page.shown)} shown`;
-  const matching = `${plural(answer.total, "listing matches", "listings match")} your filters`;
-  const words = page.shown ? `${shown} · ${matching}` : "No results";
+  const of = filters.active(state, market).length
+    ? `${plural(answer.total, "listing matches", "listings match")} your filters`
+    : `${plural(answer.total, "listing", "listings")} in all`;
+  const words = page.shown ? `${shown} · ${of}` : "No results";
   announce(`${words} · ${duration(answer.took_ms)}`, byId("counts"));
 }
 
@@ -217,8 +220,7 @@ function startingPoints() {
 async function open(id) {
   const context = page?.opening ?? page?.contexts.get(id);
   if (page) page.opening = null;
-  opener ??= document.activeElement;
-  const common = { places: market.places, unit: state.unit, bestBm25: page?.bestBm25 ?? 0 };
+  const common = { unit: state.unit, bestBm25: page?.bestBm25 ?? 0 };
   if (context) {
     detail.show(context.hit, { ...common, onMessage: context.queryId ? () => log("message", context) : null });
     return;
@@ -231,15 +233,13 @@ async function open(id) {
   }
 }
 
+/** The dialog is closed; the browser has given the focus back to where it was, and it may have gone on since. */
 function closed() {
-  opener?.focus({ preventScroll: true });
-  opener = null;
   if (!state.product) return; // the browser's back button closed it
-  if (history.state?.within) history.back();
-  else {
-    state = { ...state, product: null };
-    history.replaceState(null, "", write(state));
-  }
+  state = { ...state, product: null };
+  returning = Boolean(history.state?.within);
+  if (returning) history.back();
+  else history.replaceState(null, "", write(state));
 }
 
 // ---------------------------------------------------------------- hands
@@ -261,6 +261,7 @@ function listen() {
   });
   addEventListener("popstate", () => {
     const before = state;
+    returning = false;
     state = read(location.search);
     show(before);
   });
@@ -290,6 +291,7 @@ function keys(event) {
 async function start() {
   try {
     market = await api.market();
+    market.places = market.places.map((place) => ({ ...place, name: placeName(place) }));
   } catch (error) {
     document.body.classList.remove("home");
     failed(error, () => location.reload());

@@ -1,7 +1,7 @@
 // One result as a card, its photo, and the arrow keys' way through the grid.
 
 import { h, icon } from "./dom.js";
-import { age, distance, human, leaf, money, placeOf } from "./format.js";
+import { age, countryName, distance, human, leaf, money } from "./format.js";
 import { why } from "./why.js";
 
 /** The product's n-th photo, or a quiet drawing where it has none (or the photo cannot be read). */
@@ -26,16 +26,16 @@ function placeholder(frame, product) {
   return frame;
 }
 
-/** "Good · 3 days ago" and "Near Austin · 12 mi": what is unknown is left out. */
+/** "Good · 3 days ago" and "Spain · 12 mi": what is unknown is left out. */
 export const condition = (product) => [human(product.condition), age(product.created_at)].filter(Boolean).join(" · ");
-export const whereabouts = (hit, places, unit) =>
-  [placeOf(hit.product, places), distance(hit.distance_km, unit)].filter(Boolean).join(" · ");
+export const whereabouts = (hit, unit) =>
+  [countryName(hit.product.country), distance(hit.distance_km, unit)].filter(Boolean).join(" · ");
 
 export const priceTag = ({ price, currency }) =>
   h("p", { class: Number.isFinite(price) ? "price" : "price unknown" }, money(price, currency));
 
 /** A card of the grid; `target` is that of `link`. */
-export function card(hit, { target, places, unit, bestBm25 }) {
+export function card(hit, { target, unit, bestBm25 }) {
   const { product } = hit;
   const count = product.images?.length ?? 0;
   return h("li", { class: "card", "data-id": product.product_id },
@@ -45,7 +45,7 @@ export function card(hit, { target, places, unit, bestBm25 }) {
       priceTag(product),
       h("h3", {}, link(product, target)),
       h("p", { class: "meta" }, condition(product)),
-      h("p", { class: "meta" }, whereabouts(hit, places, unit))),
+      h("p", { class: "meta" }, whereabouts(hit, unit))),
     why(hit, bestBm25));
 }
 

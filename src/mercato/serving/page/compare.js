@@ -7,9 +7,9 @@ import { finder } from "./why.js";
 
 /**
  * Two columns with the products they share joined by lines. `ours` and `theirs` are answers of /v1/search;
- * `row(hit, column)` gives the target of a hit's link, and `places`, `unit` are as on cards.
+ * `row(hit, column)` gives the target of a hit's link, and `unit` is as on cards.
  */
-export function comparison(ours, theirs, { row, places, unit }) {
+export function comparison(ours, theirs, { row, unit }) {
   const ranks = { ours: rankOf(ours), theirs: rankOf(theirs) };
   const shared = ours.hits.filter((hit) => ranks.theirs.has(hit.product.product_id));
   const column = (name, title, note, answer, other, missing) =>
@@ -27,7 +27,7 @@ export function comparison(ours, theirs, { row, places, unit }) {
       h("div", { class: "row-text" },
         h("h3", {}, link(hit.product, target)),
         h("p", { class: "meta" }, h("b", {}, money(hit.product.price, hit.product.currency)), " · ",
-          whereabouts(hit, places, unit))),
+          whereabouts(hit, unit))),
       movement(hit, rank, missing));
 
   const lines = s("svg", { class: "lines", "aria-hidden": "true" });
@@ -47,10 +47,12 @@ const rankOf = (answer) => new Map(answer.hits.map((hit) => [hit.product.product
 function verdict(ours, theirs, shared) {
   const meaning = ours.hits.filter((hit) => finder(hit) === "meaning").length;
   const [onlyOurs, onlyTheirs] = [ours, theirs].map((answer) => answer.hits.length - shared.length);
-  return `On the first page ${plural(shared.length, "product is", "products are")} in both lists, `
-    + `${onlyOurs} only in Mercato’s and ${onlyTheirs} only in BM25’s. `
-    + `${meaning} of Mercato’s ${ours.hits.length} were found by meaning alone. `
-    + "▲ 3 says: three places higher than in the other list.";
+  const both = shared.length
+    ? `On the first page ${plural(shared.length, "product is", "products are")} in both lists, `
+      + `${onlyOurs} only in Mercato’s and ${onlyTheirs} only in BM25’s. `
+    : "The two first pages have no product in common. ";
+  return `${both}${meaning} of Mercato’s ${ours.hits.length} were found by meaning alone. `
+    + (shared.length ? "▲ 3 says: three places higher than in the other list." : "");
 }
 
 /** Where the other list has this product. */

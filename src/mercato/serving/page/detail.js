@@ -11,7 +11,7 @@ const dialog = byId("detail");
  * Opens the dialog on `hit`. `onMessage` records a press of "Message seller" (null: there is no search to record it
  * with), `bestBm25` is as in why.js; a hit without `found_by` (opened by its address) has no "why".
  */
-export function show(hit, { places, unit, bestBm25, onMessage }) {
+export function show(hit, { unit, bestBm25, onMessage }) {
   const { product } = hit;
   dialog.replaceChildren(
     button({ class: "close", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")),
@@ -20,7 +20,7 @@ export function show(hit, { places, unit, bestBm25, onMessage }) {
       product.category && h("p", { class: "path" }, product.category.replaceAll(" > ", " › ")),
       h("h2", { id: "detail-title", lang: product.language, dir: "auto" }, product.title),
       priceTag(product),
-      h("p", { class: "meta place" }, icon("pin"), whereabouts(hit, places, unit) || "Place unknown"),
+      h("p", { class: "meta place" }, icon("pin"), whereabouts(hit, unit) || "Place unknown"),
       product.description && h("p", { class: "description", lang: product.language, dir: "auto" }, product.description),
       facts(product),
       onMessage && message(onMessage),
@@ -38,6 +38,7 @@ export const close = () => dialog.open && dialog.close();
 export function start(onClose) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", () => {
+    if (dialog.open) return; // opened again before this was heard
     dialog.replaceChildren();
     onClose();
   });

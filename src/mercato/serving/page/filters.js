@@ -58,7 +58,8 @@ function select(key, label, options, chosen, onChange) {
   const onchange = (event) => onChange(event.target.value);
   const element = h("select", { "aria-label": label, "data-key": key, onchange },
     options.map(([value, words]) => h("option", { value, selected: value === chosen }, words)));
-  return h("span", { class: "select" }, element, icon("chevron"));
+  const title = element.selectedOptions[0]?.textContent; // where the control is too narrow for it
+  return h("span", { class: "select", title }, element, icon("chevron"));
 }
 
 function place(state, market, apply) {

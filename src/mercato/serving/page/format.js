@@ -8,7 +8,6 @@ const DAY = 86400;
 const AGES = [
   ["year", 365 * DAY], ["month", 30 * DAY], ["week", 7 * DAY], ["day", DAY], ["hour", 3600], ["minute", 60],
 ];
-const EARTH_KM = 6371;
 
 export const KM_PER_MILE = 1.609344;
 
@@ -70,25 +69,7 @@ export const plural = (count, one, many) => `${number(count)} ${count === 1 ? on
 /** Milliseconds, kept on one line. */
 export const duration = (ms) => `${number(ms, 1)}\u00a0ms`;
 
-/** The nearest of `places` within 60 km of the product, else its country; a place named by coordinates says nothing. */
-export function placeOf(product, places) {
-  const country = countryName(product.country);
-  if (product.latitude === null || product.longitude === null || product.latitude === undefined) return country;
-  let best = null;
-  let least = 60;
-  for (const place of places) {
-    if (!/^\p{L}/u.test(place.name)) continue;
-    const km = haversine(product.latitude, product.longitude, place.latitude, place.longitude);
-    if (km < least) [least, best] = [km, place];
-  }
-  return best ? `Near ${best.name}` : country;
-}
-
-const radians = (degrees) => (degrees * Math.PI) / 180;
-
-function haversine(latitude1, longitude1, latitude2, longitude2) {
-  const [from, to] = [radians(latitude1), radians(latitude2)];
-  const across = Math.sin(radians(longitude2 - longitude1) / 2) ** 2;
-  const a = Math.sin((to - from) / 2) ** 2 + Math.cos(from) * Math.cos(to) * across;
-  return 2 * EARTH_KM * Math.asin(Math.min(1, Math.sqrt(a)));
-}
+/** "United States · 30.2°, −97.8°": a place has no other name here. */
+export const placeName = ({ country, latitude, longitude }) =>
+  [countryName(country), `${number(latitude, 1)}°, ${number(longitude, 1)}°`].filter(Boolean).join(" · ")
+    .replaceAll("-", "−");

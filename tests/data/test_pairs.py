@@ -1,0 +1,60 @@
+"""Which pairs a recipe trains on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from mercato.config import CataloguePairs, Pairs
+from mercato.data.importing import import_market
+from mercato.data.market import Market
+from mercato.data.pairs import recipe_pairs
+from mercato.errors import MercatoError
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Market:
+    rows = [
+        f'{{"product_id": "p{i}", "title": "Thing {i}", "category": "Home > Lamps", "country": "gb",'
+        f' "attributes": {{"colour": "{"red" if i % 2 else ""}"}}}}'
+        for i in range(400)
+    ]
+    file = tmp_path / "products.jsonl"
+    file.write_text("\n".join(rows))
+    import_market(tmp_path / "market", [file])
+    return Market.open(tmp_path / "market")
+
+
+def from_catalogue(**source: object) -> Pairs:
+    return Pairs(market=False, catalogue=(CataloguePairs.model_validate(source),))
+
+
+def test_a_template_is_filled_where_a_product_has_all_its_fields(catalogue: Market) -> None:
+    pairs = recipe_pairs(catalogue, from_catalogue(query="{colour} {category}", withhold=["title"], weight=0.5))
+    assert set(pairs["query"]) == {"red Lamps"}  # of a category path the last step
+    assert len(pairs) == 200  # the other half has no colour
+    assert set(pairs["withhold"]) == {"title"}
+    assert set(pairs["weight"]) == {0.5}
+    assert set(pairs["label"]) == {1}
+
+
+def test_a_product_is_on_one_side_of_the_split_whatever_else_is_there(catalogue: Market) -> None:
+    pairs = recipe_pairs(catalogue, from_catalogue(query="{title}"))
+    side = dict(zip(pairs["product_id"], pairs["split"], strict=True))
+    others = recipe_pairs(catalogue, from_catalogue(query="{colour} {title}"))
+    assert all(side[product] == split for product, split in zip(others["product_id"], others["split"], strict=True))
+    share = pairs["split"].value_counts().sort("split")
+    assert share["split"].to_list() == ["future", "train", "validation"]
+    assert share.filter(pl.col("split") == "train")["count"].item() == pytest.approx(320, abs=30)
+
+
+def test_what_is_wrong_is_named(catalogue: Market) -> None:
+    with pytest.raises(MercatoError, match=r"no product has all the fields of '\{size\}'"):
+        recipe_pairs(catalogue, from_catalogue(query="{size}"))
+    with pytest.raises(MercatoError, match="has no pairs"):
+        recipe_pairs(catalogue, Pairs())
+    with pytest.raises(ValidationError, match="must name a field"):
+        CataloguePairs(query="sofa")
