@@ -150,7 +150,7 @@ def large(tmp_path_factory):
     )
     monkeypatch.undo()
     with open_index(folder) as index:
-        assert index._shard.info().indexed_vectors_count >= 5000
+        assert index._open().shard.info().indexed_vectors_count >= 5000
         yield index, points, cluster
 
 

@@ -137,7 +137,9 @@ def visit(live: Live, browser: Any) -> Iterator[Any]:
     """Opens the page in a browser of its own; in the end nothing may have gone wrong or left the origin."""
     contexts, complaints, addresses = [], [], []
 
-    def open_page(path: str = "/", width: int = 1280, height: int = 800, **options: Any) -> Any:
+    def open_page(
+        path: str = "/", width: int = 1280, height: int = 800, before: Any = lambda page: None, **options: Any
+    ) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height}, locale="en-US", **options)
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
@@ -145,6 +147,7 @@ def visit(live: Live, browser: Any) -> Iterator[Any]:
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: addresses.append(request.url))
+        before(page)
         page.goto(live.address + path)
         return page
 
@@ -183,7 +186,7 @@ def test_typing_a_query_shows_cards(visit: Any) -> None:
     first = page.locator(".card").first
     expect(first).to_contain_text("red sofa")
     expect(first).to_contain_text("$")
-    expect(page.locator("#counts")).to_contain_text("90 listings match")
+    expect(page.locator("#counts")).to_contain_text("90 listings in all")
     expect(page.locator("#live")).to_contain_text("24 shown")
     expect(page.locator(".photo.loaded").first).to_be_visible()
     assert page.url.endswith("/?q=red+sofa")
@@ -454,3 +457,30 @@ def test_a_listing_opened_in_a_new_tab_is_a_click_too(visit: Any, live: Live) ->
     expect(opened.value.get_by_role("dialog")).to_be_visible()
     expect(page.get_by_role("dialog")).to_be_hidden()
     assert [row["position"] for row in live.events(session_of(page), "click")] == [1]
+
+
+def test_who_types_before_the_market_has_answered_loses_nothing(visit: Any) -> None:
+    held: list[Any] = []
+    page = visit(before=lambda page: page.route("**/v1/market", lambda route: held.append(route)))
+    page.locator("#main").evaluate("() => document.activeElement.blur()")
+    page.keyboard.press("/")
+    page.keyboard.type("green lamp")
+    held[0].continue_()
+    expect(page.locator("#about")).to_contain_text("90 listings")
+    expect(page.locator("#query")).to_have_value("green lamp")
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(24)
+
+
+def test_a_search_right_after_closing_the_dialog_is_not_undone(visit: Any) -> None:
+    page = visit("/?q=green+lamp")
+    page.locator(".card-link").first.click()
+    expect(page.locator("#detail")).to_be_visible()
+    page.evaluate("""() => {
+        document.getElementById("detail").close();  // what follows comes before the browser has gone back
+        document.getElementById("query").value = "red sofa";
+        document.getElementById("search").requestSubmit();
+    }""")
+    expect(page.get_by_role("heading", name="red sofa")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/\?q=red\+sofa$"))
+    expect(page.locator("#detail")).to_be_hidden()

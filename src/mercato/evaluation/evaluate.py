@@ -112,7 +112,7 @@ class Evaluation:
             raise MercatoError(f"{market.path} has nothing to evaluate on: no {split} judgments, no engaged pairs")
         products = _without(market.arrow("products") if products is None else products, withhold)
         systems: dict[str, System] = {
-            name: encode(model, name, tasks.queries, products)
+            name: encode(model, name, tasks.queries, products, tasks.rows)
             for name, model in {OURS: encoder, **(others or {})}.items()
         }
         lexical = BM25(products.select(["product_id", *FIELDS]))

@@ -116,14 +116,15 @@ class RandomSystem:
         return found_QK
 
 
-def encode(encoder: Encoder, name: str, queries: pl.DataFrame, products: pa.Table) -> VectorSystem:
-    """Encode every query (country by country) and every product once.
+def encode(encoder: Encoder, name: str, queries: pl.DataFrame, products: pa.Table, wanted_M: IntArray) -> VectorSystem:
+    """Encode every query (country by country) and every wanted product once.
 
     Args:
         encoder: the model.
         name: what the progress bars and errors call it.
         queries: columns `query` and `country`.
         products: rows of the products schema.
+        wanted_M: those to encode; the others' vectors are zeros.
 
     Raises:
         MercatoError: the encoder returned a vector that is not finite, naming the query or the product.
@@ -138,9 +139,10 @@ def encode(encoder: Encoder, name: str, queries: pl.DataFrame, products: pa.Tabl
         queries_QD[rows] = encoder.encode_queries([texts[row] for row in rows], country)
     _check(queries_QD, name, "query", texts)
 
-    products_ND = np.empty((products.num_rows, encoder.dimension), dtype=np.float32)
-    for start in track(range(0, products.num_rows, PRODUCT_BATCH), f"product vectors ({name})"):
-        products_ND[start : start + PRODUCT_BATCH] = encoder.encode_products(products.slice(start, PRODUCT_BATCH))
+    products_ND = np.zeros((products.num_rows, encoder.dimension), dtype=np.float32)
+    for start in track(range(0, len(wanted_M), PRODUCT_BATCH), f"product vectors ({name})"):
+        some = wanted_M[start : start + PRODUCT_BATCH]
+        products_ND[some] = encoder.encode_products(products.take(some))
     _check(products_ND, name, "product", products.column("product_id").to_pylist())
     return VectorSystem(queries_QD, products_ND)
 

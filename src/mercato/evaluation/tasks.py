@@ -57,14 +57,22 @@ class Tasks:
     batch: Lists | None  # engaged pairs too, of the validation split where the market has no future one
     countries: list[str | None] | None  # of the products, where everybody engages within their own country
 
+    @property
+    def rows(self) -> IntArray:
+        """The products that the parts ask about: all of them, unless there are judgments only. Ascending."""
+        if self.relevance is not None and self.batch is None:
+            return np.unique(self.relevance.products)
+        return np.arange(len(self.product_ids))
+
     def areas(self, queries_Q: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
         """Where each query is searched: positions in `queries_Q`, and the rows of the products they may find.
 
         In a market of several countries in which nobody engaged with a product of another, a search is within the
-        searcher's country, for every system: to know the country is a filter's work, and no merit of a ranking.
+        searcher's country, for every system: to know the country is a filter's work, and no merit of a ranking. Where
+        only judgments ask, it is among the judged products: no other is worth encoding.
         """
         if self.countries is None:
-            yield np.arange(len(queries_Q)), np.arange(len(self.product_ids))
+            yield np.arange(len(queries_Q)), self.rows
             return
         asked = np.array(self.queries["country"].to_list(), dtype=object)[queries_Q]
         where = np.array(self.countries, dtype=object)

@@ -35,7 +35,7 @@ function go(patch) {
 }
 
 function show(before) {
-  if (state.query !== before?.query) byId("query").value = state.query; // else it may hold what is being typed
+  if (before && state.query !== before.query) byId("query").value = state.query; // else it may hold what is being typed
   byId("compare").setAttribute("aria-pressed", state.compare);
   byId("compare").hidden = !state.query; // BM25 has nothing to say about no words
   document.body.classList.toggle("home", !asks(state));
@@ -265,7 +265,6 @@ function listen() {
     state = read(location.search);
     show(before);
   });
-  addEventListener("keydown", keys);
   detail.start(closed);
 }
 
@@ -288,7 +287,11 @@ function keys(event) {
 
 // ---------------------------------------------------------------- start
 
+/** Who types before the market has answered loses nothing: the keys work at once, and so does the form by itself. */
 async function start() {
+  state = read(location.search);
+  byId("query").value = state.query;
+  addEventListener("keydown", keys);
   try {
     market = await api.market();
     market.places = market.places.map((place) => ({ ...place, name: placeName(place) }));
@@ -301,7 +304,6 @@ async function start() {
   byId("examples").replaceChildren(...startingPoints());
   byId("about").replaceChildren(`${plural(market.products, "listing", "listings")} · searched by `,
     h("b", {}, market.model.name), ` (${market.model.dimension} dimensions) · `, h("a", { href: "/docs" }, "API"));
-  state = read(location.search);
   listen();
   show(null);
 }
