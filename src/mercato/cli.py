@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from mercato import __version__, progress
 from mercato.errors import MercatoError
@@ -52,8 +53,8 @@ def demo(
     ),
     size: Annotated[Literal["tiny", "demo", "study"], typer.Option(help="Of the simulated market.")] = "demo",
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="End by serving the page.")] = True,
-    port: Annotated[int, typer.Option(help="Preferred; the next free one is taken.")] = 8000,
-    seed: int = 0,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Preferred; the next free one is taken.")] = 8000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same market.")] = 0,
 ) -> None:
     """The whole path on a simulated market: simulate, check, mine, train, evaluate, export, index, serve."""
     from mercato.demo import run_demo
@@ -67,7 +68,7 @@ def simulate(
     size: Annotated[
         Literal["tiny", "demo", "study"], typer.Option(help="About 300, 6,000 or 50,000 products.")
     ] = "demo",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same market.")] = 0,
 ) -> None:
     """Write a simulated market: catalogue with photos, event log, judgments (docs/simulation.md)."""
     from mercato.data.simulation import simulate
@@ -102,7 +103,7 @@ def check(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json 
 
     problems = check(folder)
     errors = sum(problem.severity == "error" for problem in problems)
-    lines = [f"[{'red' if p.severity == 'error' else 'yellow'}]{_plain(str(p))}[/]" for p in problems]
+    lines = [f"[{'red' if p.severity == 'error' else 'yellow'}]{escape(str(p))}[/]" for p in problems]
     summary = f"{errors} errors, {len(problems) - errors} warnings" if problems else "[green]no problems[/]"
     _print("\n".join([*lines, summary]), {"errors": errors, "problems": [asdict(p) for p in problems]}, as_json)
     if errors:
@@ -185,7 +186,7 @@ def serve(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
     market: MarketDir,
     index: Annotated[str, typer.Option("--index", help="What `mercato index` built.")],
-    port: Annotated[int, typer.Option(help="Preferred; the next free one is taken.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Preferred; the next free one is taken.")] = 8000,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Serve the API (OpenAPI at /docs) and the page. MERCATO_API_KEY is the key for writes; else one is made."""
@@ -209,7 +210,9 @@ def bench_query(
 
 
 @bench.command("search")
-def bench_search(products: Annotated[int, typer.Option(help="How many.")] = 200_000, as_json: Json = False) -> None:
+def bench_search(
+    products: Annotated[int, typer.Option(min=1_000, help="How many.")] = 200_000, as_json: Json = False
+) -> None:
     """Hybrid search with both scores on synthetic products, filters 100 % to .1 %, against an exact scan."""
     from mercato.benchmarks.search import run as measure
     from mercato.benchmarks.search import table
@@ -221,10 +224,13 @@ def bench_search(products: Annotated[int, typer.Option(help="How many.")] = 200_
 def main() -> None:
     """The entry point: a mendable error is one message and exit code 1, not a traceback."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for flag in {"--quiet", "-q"} & set(sys.argv[2:]):  # wanted after the verb too
+        sys.argv.remove(flag)
+        sys.argv.insert(1, flag)
     try:
         app()
-    except MercatoError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_plain(str(error))}")
+    except (MercatoError, OSError) as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -235,10 +241,6 @@ def _print(rich: Any, machine: Any, as_json: bool) -> None:
         print(json.dumps(machine, default=str))
     else:
         out.print(rich)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ class CataloguePairs(Frozen):
     """Training pairs from the catalogue alone: text made of a product's own fields stands in for a query."""
 
     query: str = Field(min_length=3)  # a template of fields and attributes: "{title}", "{base_colour} {category}"
-    withhold: tuple[Literal["title", "description", "images"], ...] = ()  # what the product tower must not see then
-    weight: float = Field(1.0, gt=0)
+    # What the product tower must not see then; brand, category and attributes it never reads, but BM25 would.
+    withhold: tuple[Literal["title", "description", "images", "brand", "category", "attributes"], ...] = ()
 
     @model_validator(mode="after")
     def _names_a_field(self) -> Self:
@@ -127,7 +127,6 @@ class Stage(Frozen):
     patience: int = Field(3, ge=1)  # epochs without a better validation ROC AUC
     learning_rate: float = Field(7e-4, gt=0)
     text_learning_rate: float = Field(2e-4, gt=0)  # of the transformers
-    warmup: float = Field(0.0, ge=0, lt=1)  # share of an epoch over which the rates rise from zero
     clip: float = Field(1.0, gt=0)
 
 
@@ -195,7 +194,7 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
             raise MercatoError(f"{path}: cannot be read: {error}") from None
         return Recipe.parse(text, str(path), changes)
     shipped = _shipped()
-    if (key := path.name.removesuffix(".toml")) in shipped:
+    if path.parent == Path() and (key := path.name.removesuffix(".toml")) in shipped:
         return Recipe.parse(shipped[key].read_text(encoding="utf-8"), key, changes)
     raise MercatoError(f"no recipe {name}: neither a file nor one of {', '.join(sorted(shipped))}")
 

@@ -477,10 +477,13 @@ def test_a_search_right_after_closing_the_dialog_is_not_undone(visit: Any) -> No
     page.locator(".card-link").first.click()
     expect(page.locator("#detail")).to_be_visible()
     page.evaluate("""() => {
-        document.getElementById("detail").close();  // what follows comes before the browser has gone back
-        document.getElementById("query").value = "red sofa";
-        document.getElementById("search").requestSubmit();
+        const dialog = document.getElementById("detail");
+        dialog.addEventListener("close", () => {  // the browser is on its way back, and not there yet
+            document.getElementById("query").value = "red sofa";
+            document.getElementById("search").requestSubmit();
+        });
+        dialog.close();
     }""")
-    expect(page.get_by_role("heading", name="red sofa")).to_be_visible()
+    expect(page.locator("#heading")).to_contain_text("red sofa")
     expect(page).to_have_url(re.compile(r"/\?q=red\+sofa$"))
     expect(page.locator("#detail")).to_be_hidden()

@@ -267,8 +267,6 @@ WRONG = {
     "no pair of the catalogue": (GOODS, [row | {"product_id": "gone"} for row in pairs(GOODS)], "not there"),
     "only shown": (GOODS, [row | {"label": 0} for row in pairs(GOODS)], "no engaged pair"),
     "a missing query": (GOODS, [{**pairs(GOODS)[0], "query": None}], "table pairs, row 0, column query"),
-    "a weight of zero": (GOODS, [row | {"weight": 0.0} for row in pairs(GOODS)], "row 0, column weight"),
-    "a weight that is no number": (GOODS, [row | {"weight": float("nan")} for row in pairs(GOODS)], "column weight"),
     "vectors of two lengths": (
         [row | {"image_embeddings": [[1.0] * (2 + i // 47)]} for i, row in enumerate(GOODS)],
         pairs(GOODS),

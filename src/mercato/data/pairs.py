@@ -13,15 +13,15 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError
 
 FIELDS = ("product_id", "title", "description", "brand", "category", "country", "attributes")  # a template may name
-COLUMNS = ("query", "country", "product_id", "label", "weight", "split", "withhold")
+COLUMNS = ("query", "country", "product_id", "label", "split", "withhold")
 
 
 def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     """Every pair that a recipe names.
 
     Returns:
-        Columns `query`, `country`, `product_id`, `label` (1 | 0), `weight`, `split` (train | validation | future)
-        and `withhold`, the fields (space-separated) that the product tower must not see in that pair.
+        Columns `query`, `country`, `product_id`, `label` (1 | 0), `split` (train | validation | future) and
+        `withhold`, the fields (space-separated) that the product tower must not see in that pair.
 
     Raises:
         MercatoError: the recipe wants market pairs and there are none, one is wrong, or nothing is left to train on.
@@ -33,11 +33,9 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
                 f"{market.path} has no pairs: run `mercato mine` (it needs events), import pairs, or set"
                 " pairs.market = false and name [[pairs.catalogue]] in the recipe"
             )
-        pairs = market.frame("pairs").with_columns(
-            pl.col("weight").fill_null(1.0), pl.col("split").fill_null("train"), withhold=pl.lit("")
-        )
-        _refuse(pairs, pl.col("query").is_null(), "query: is missing")
-        _refuse(pairs, ~(pl.col("weight").is_finite() & (pl.col("weight") > 0)), "weight: must be above zero")
+        pairs = market.frame("pairs").with_columns(pl.col("split").fill_null("train"), withhold=pl.lit(""))
+        if len(missing := pairs.select(pl.col("query").is_null().arg_true()).to_series()):
+            raise MercatoError(f"table pairs, row {missing[0]}, column query: is missing (`mercato check` lists all)")
         parts.append(pairs.select(COLUMNS))
     products = market.arrow("products", list(FIELDS)).to_pylist() if wanted.catalogue else []
     products = [product for product in products if product["product_id"] is not None]
@@ -48,12 +46,6 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     return pairs
 
 
-def _refuse(pairs: pl.DataFrame, wrong: pl.Expr, why: str) -> None:
-    rows = pairs.select(wrong.arg_true()).to_series()
-    if len(rows):
-        raise MercatoError(f"table pairs, row {rows[0]}, column {why} (`mercato check` lists every problem)")
-
-
 def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, held_out: float) -> pl.DataFrame:
     template = [(text, field) for text, field, _, _ in string.Formatter().parse(source.query)]
     rows = []
@@ -61,14 +53,14 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         query = _fill(template, product)
         if query:
             split = _split(product["product_id"], held_out)
-            rows.append((query, product["country"], product["product_id"], 1, source.weight, split))
+            rows.append((query, product["country"], product["product_id"], 1, split))
     if not rows:
         raise MercatoError(f"pairs.catalogue.query: no product has all the fields of {source.query!r}")
     frame = pl.DataFrame(
         rows,
         schema={
             "query": pl.String, "country": pl.String, "product_id": pl.String, "label": pl.Int64,
-            "weight": pl.Float64, "split": pl.String,
+            "split": pl.String,
         },
         orient="row",
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,19 +13,20 @@ import pyarrow as pa
 
 from mercato.evaluation.arrays import FloatArray, IntArray
 
-FIELDS = ("title", "description", "brand", "attributes")
+FIELDS = ("title", "description", "brand", "category", "attributes")
 K1, B = 1.2, 0.75  # Lucene's defaults
 
 _WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
-    r"""Split into lower-case runs of letters and digits (`\w+`): no stop words and no stemming, in any language."""
-    return _WORD.findall(text.lower())
+    r"""Split into lower-case runs of letters and digits (`\w+`), accents folded: no stop words, no stemming."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    return _WORD.findall(plain)
 
 
 class BM25:
-    """BM25 in Lucene's form (k1 = 1.2, b = .75) over title, description, brand and attribute values as one text.
+    """BM25 in Lucene's form (k1 = 1.2, b = .75) over all of a product's text (`FIELDS`) as one.
 
     Args:
         products: rows with `product_id` and any of the columns of `FIELDS`.
@@ -72,7 +74,7 @@ class BM25:
 
 
 def product_texts(products: pa.Table) -> list[str]:
-    """Join each product's title, description, brand and attribute values into one text."""
+    """Join each product's fields of `FIELDS` into one text."""
     columns = [products.column(field).to_pylist() for field in FIELDS if field in products.column_names]
     return [" ".join(_text(value) for value in row) for row in zip(*columns, strict=True)] or [""] * products.num_rows
 

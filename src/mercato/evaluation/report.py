@@ -28,8 +28,15 @@ TITLES = {
     "unseen": ("Retrieval of pairs new to the log", "of the same, the pairs that no earlier day shows together"),
     "batch": ("Batch recall", "a query's own product among the products of one batch"),
 }
+SHORT = {"knn": "Catalogue", "unseen": "New pairs"}
 METRICS = {"roc_auc": "ROC AUC", "roc_auc_per_query": "ROC AUC, per query", "ndcg@10": "nDCG@10"}
-HEADLINES = (("relevance", "roc_auc"), ("relevance", "ndcg@10"), ("engagement", "roc_auc"), ("knn", "recall@10"))
+HEADLINES = (
+    ("relevance", "roc_auc"),
+    ("relevance", "ndcg@10"),
+    ("engagement", "roc_auc"),
+    ("knn", "recall@10"),
+    ("unseen", "recall@10"),
+)
 NAMES = {OURS: "Mercato", "bm25": "BM25", "random": "Random"}
 
 
@@ -89,12 +96,13 @@ def _head(metrics: Tree, title: str) -> str:
 def _summary(metrics: Tree) -> str:
     """One sentence that a person who knows no metric understands."""
     bm25, n = metrics["baselines"].get("bm25", {}), metrics["n"]
-    if "knn" in metrics and "recall@10" in metrics["knn"]:
-        ours, theirs = metrics["knn"]["recall@10"], bm25.get("knn", {}).get("recall@10", 0.0)
-        return (
-            f"Of the products that people went on to engage with, the first ten results out of {n['products']:,} hold"
-            f" <b>{ours:.0%}</b>; BM25's first ten hold {theirs:.0%}."
-        )
+    for part, kind in (("unseen", " and that the log had not shown for the query"), ("knn", "")):
+        if "recall@10" in metrics.get(part, {}):
+            ours, theirs = metrics[part]["recall@10"], bm25.get(part, {}).get("recall@10", 0.0)
+            return (
+                f"Of the products that people went on to engage with{kind}, the first ten results out of"
+                f" {n['products']:,} hold <b>{ours:.0%}</b>; BM25's first ten hold {theirs:.0%}."
+            )
     for part, kind in (("relevance", "relevant"), ("engagement", "engaged")):
         if "roc_auc" in metrics.get(part, {}):
             ours, theirs = metrics[part]["roc_auc"], bm25.get(part, {}).get("roc_auc", 0.5)
@@ -111,7 +119,7 @@ def _card(metrics: Tree, part: str, metric: str) -> str:
         for system, (css, tree) in _systems(metrics).items()
         if system != OURS and metric in tree.get(part, {})
     )
-    label = f"{TITLES[part][0] if part != 'knn' else 'Catalogue'} {_metric(metric)}"
+    label = f"{SHORT.get(part, TITLES[part][0])} {_metric(metric)}"
     return (
         f'<div class="card"><h3>{label}</h3><div class="big">{decimal(metrics[part][metric])}</div>'
         f'<div class="against">{against}</div>{_delta(metrics, part, metric)}</div>'

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from mercato.data.market import Market
@@ -41,15 +42,16 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
     model.market_path = market.path
     pairs, withhold = None, tuple[str, ...]()
     if model.recipe.pairs.catalogue and not market.has("pairs") and not market.has("judgments"):
-        held = recipe_pairs(market, model.recipe.pairs)
-        first = model.recipe.pairs.catalogue[0].withhold  # one kind of held-out question, the recipe's first
-        pairs, withhold = held.filter(held["withhold"] == " ".join(first)), first
+        first = model.recipe.pairs.catalogue[:1]  # one kind of held-out question
+        pairs = recipe_pairs(market, model.recipe.pairs.model_copy(update={"market": False, "catalogue": first}))
+        withhold = first[0].withhold
     evaluation = Evaluation.of(
         model, market, pairs=pairs, withhold=withhold, others=others, products=products_with_vectors(market, model, run)
     )
     metrics = evaluation.metrics()
     write_whole(run / METRICS, json.dumps(metrics, indent=2) + "\n")
-    history = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    log = run / HISTORY
+    history = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     write_report(
         metrics,
         run / REPORT,
@@ -65,7 +67,7 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
 def summary(metrics: Mapping[str, Any]) -> Table:
     """Ours beside BM25, random and whatever else was measured, with 95 % intervals."""
     systems = {"mercato": metrics, **metrics["baselines"]}
-    grid = Table("", *systems)
+    grid = Table("", *map(escape, systems))
     for part, metric, label in HEADLINES:
         cells = []
         for name, values in systems.items():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def in_batch_softmax(cosine_BB: Tensor, excluded_BB: Tensor, scale: float, weight_B: Tensor | None = None) -> Tensor:
+def in_batch_softmax(cosine_BB: Tensor, excluded_BB: Tensor, scale: float) -> Tensor:
     """Cross-entropy of each query's own product among the batch's products.
 
         loss_i = −log( exp(s·cos(q_i, d_i)) / Σ_j exp(s·cos(q_i, d_j)) )
@@ -23,14 +23,10 @@ def in_batch_softmax(cosine_BB: Tensor, excluded_BB: Tensor, scale: float, weigh
         cosine_BB: cos(q_i, d_j), float, (B, B).
         excluded_BB: bool, (B, B); its diagonal must be False.
         scale: s, 15 to 20 in the paper; without it the loss does not converge.
-        weight_B: the weight of each pair, float, (B,); equal where None.
 
     Returns:
-        The weighted mean over the batch, a scalar.
+        The mean over the batch, a scalar.
     """
     logits_BB = (scale * cosine_BB).masked_fill(excluded_BB, float("-inf"))
     own_B = torch.arange(len(logits_BB), device=logits_BB.device)
-    loss_B = F.cross_entropy(logits_BB, own_B, reduction="none")
-    if weight_B is None:
-        return loss_B.mean()
-    return (loss_B * weight_B).sum() / weight_B.sum()
+    return F.cross_entropy(logits_BB, own_B)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from mercato.text.features import Features, FeatureSpec, Featurizer
 from mercato.text.tokenizer import load_tokenizer
 
 RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"
+RETRIEVAL = "retrieval.json"
 QUERY_TOWER, PRODUCT_TOWER = "query_tower.onnx", "product_tower.onnx"
 BATCH = 256
 
@@ -98,6 +100,17 @@ def load_recipe_and_featurizer(run: Path) -> tuple[Recipe, Featurizer]:
     recipe = Recipe.parse((run / RECIPE).read_text(), str(run / RECIPE))
     tokenizer: Tokenizer = load_tokenizer(run / TOKENIZER)
     return recipe, Featurizer(FeatureSpec.load(run / SPEC), tokenizer)
+
+
+def save_radius(run: Path, radius: float | None) -> None:
+    """Write the least cosine at which a product is worth retrieving; None where training could not tell."""
+    (run / RETRIEVAL).write_text(json.dumps({"radius": radius}) + "\n")
+
+
+def load_radius(run: Path) -> float | None:
+    """What `save_radius` wrote."""
+    radius: float | None = json.loads((run / RETRIEVAL).read_text())["radius"]
+    return radius
 
 
 def load_image_encoder(run: Path, threads: int = 1) -> ImageEncoder | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class ZeroShot:
             self._tokenizer, self._model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
         except (OSError, ValueError) as error:
             raise MercatoError(f"cannot load the encoder {name} to compare with: {error}") from None
-        self._prefixes = ("query: ", "passage: ") if "e5" in name.lower() else ("", "")
+        self._prefixes = ("query: ", "passage: ") if "e5" in Path(name).name.lower() else ("", "")
 
     @property
     def dimension(self) -> int:

@@ -25,7 +25,6 @@ class Batch:
     product: dict[str, Tensor]  # of P distinct products (as seen: with or without withheld fields)
     query_B: Tensor  # which of the Q, int64
     product_B: Tensor  # which of the P, int64
-    weight_B: Tensor  # float32
     excluded_BB: Tensor  # bool: column j is no negative for row i
 
 
@@ -39,13 +38,12 @@ class Examples:
         spec: FeatureSpec,
         query_N: NDArray[np.int64],
         product_N: NDArray[np.int64],
-        weight_N: NDArray[np.float32],
         withhold_N: NDArray[np.int64],
         withheld: list[tuple[str, ...]],
     ) -> None:
         """`withhold_N[i]` picks from `withheld` the fields that pair i hides from the product tower."""
         self.queries, self.products, self.spec = queries, products, spec
-        self.query_N, self.product_N, self.weight_N = query_N, product_N, weight_N
+        self.query_N, self.product_N = query_N, product_N
         self.withhold_N, self.withheld = withhold_N, withheld
         self._products = len(next(iter(products.values())))
         self._known = np.unique(query_N * self._products + product_N)
@@ -67,7 +65,6 @@ class Examples:
             tensors(products),
             torch.from_numpy(query_B),
             torch.from_numpy(product_B),
-            torch.from_numpy(self.weight_N[rows]),
             torch.from_numpy(self._excluded(rows)),
         )
 

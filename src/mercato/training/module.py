@@ -37,16 +37,20 @@ class Validation:
     label_N: NDArray[np.int64]
     withheld: tuple[str, ...] = ()
 
+    def roc_auc(self, towers: TwoTower, device: torch.device | str = "cpu") -> float:
+        """ROC AUC of the cosines (Que2Search §3.4)."""
+        return float(roc_auc(self.label_N, self.cosines(towers, device)))
+
     @torch.inference_mode()
-    def roc_auc(self, towers: TwoTower, device: torch.device | str = "cpu", batch: int = 256) -> float:
-        """ROC AUC of the cosines (Que2Search §3.4); the towers' training mode is restored."""
+    def cosines(self, towers: TwoTower, device: torch.device | str = "cpu", batch: int = 256) -> NDArray[np.float32]:
+        """The cosine of every pair, (N,) float32; the towers' training mode is restored."""
         training = towers.training
         towers.eval()
         query_QD = self._encode(towers.query, self.queries, self.query_N, device, batch)
         product_PD = self._encode(towers.product, self.products, self.product_N, device, batch)
         towers.train(training)
-        cosine_N = (query_QD[self.query_N] * product_PD[self.product_N]).sum(1)
-        return float(roc_auc(self.label_N, cosine_N))
+        cosine_N: NDArray[np.float32] = (query_QD[self.query_N] * product_PD[self.product_N]).sum(1)
+        return cosine_N
 
     def _encode(
         self, tower: torch.nn.Module, table: Features, rows: NDArray[np.int64], device: torch.device | str, batch: int
@@ -106,7 +110,9 @@ class StageModule(L.LightningModule):
         torch.manual_seed(int(place.generate_state(1)[0]))
         query_BD = self.towers.query(batch.query)[0][batch.query_B]
         product_BD = self.towers.product(batch.product)[0][batch.product_B]
-        loss = in_batch_softmax(query_BD @ product_BD.T, batch.excluded_BB, self.stage.scale, batch.weight_B)
+        with torch.autocast(self.device.type, enabled=False):  # half precision would blur s·cos
+            cosine_BB = query_BD.float() @ product_BD.float().T
+            loss = in_batch_softmax(cosine_BB, batch.excluded_BB, self.stage.scale)
         self._losses.append(loss.detach())
         self.log("loss", loss, batch_size=len(batch.query_B), prog_bar=True)
         return loss
@@ -145,10 +151,7 @@ class StageModule(L.LightningModule):
             {"params": [p for p in self.towers.parameters() if id(p) not in own], "lr": self.stage.learning_rate},
             {"params": text, "lr": self.stage.text_learning_rate},
         ]
-        optimizer = torch.optim.Adam([group for group in groups if group["params"]], fused=True)
-        warmup = max(1, round(self.stage.warmup * len(self.batches)))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch's tensors."""

@@ -26,6 +26,7 @@ from mercato.training.image_encoder import market_image_encoder
 from mercato.training.module import Validation
 
 SHORTEST_CAP, LONGEST_CAP = 8, 64  # tokens of a query: a log of single words, or one with a stray page, must not set it
+KEY = ["key", "country"]  # of a query, in its normal form
 RANDOM_NEGATIVES = 10  # a validation pair, where the market has no judged or shown-and-not-engaged ones
 
 
@@ -49,10 +50,11 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     known = pairs.join(products.select("product_id"), on="product_id", how="semi", maintain_order="left")
     if len(known) < len(pairs):
         note(f"  [yellow]{len(pairs) - len(known):,} pairs name a product that is not in the catalogue: left out[/]")
-    train = known.filter((pl.col("split") == "train") & (pl.col("label") == 1))
+    train = _keyed(known.filter((pl.col("split") == "train") & (pl.col("label") == 1)))
     if train.is_empty():
         raise MercatoError(f"{market.path}: every engaged pair of the train split names a product that is not there")
     judged, withheld = _validation_pairs(market, known, recipe)
+    judged = _keyed(judged)
 
     vectors: ImageVectors | None = None
     image_folder = None
@@ -75,9 +77,8 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         vectors = None
 
     featurizer = _featurizer(recipe, products, train, width, folder)
-    queries = pl.concat([train.select("query", "country"), judged.select("query", "country")]).unique(
-        maintain_order=True
-    )
+    columns = ["query", *KEY]
+    queries = pl.concat([train.select(columns), judged.select(columns)]).unique(KEY, keep="first", maintain_order=True)
     query_features = featurizer.queries(queries["query"].to_list(), queries["country"].to_list())
     product_features = _product_features(featurizer, products, vectors)
 
@@ -86,9 +87,8 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         query_features,
         product_features,
         featurizer.spec,
-        index_of(train, queries, ["query", "country"]),
+        index_of(train, queries, KEY),
         index_of(train, products, ["product_id"]),
-        train["weight"].cast(pl.Float32).to_numpy(),
         train["withhold"].replace_strict(withholds, list(range(len(withholds))), return_dtype=pl.Int64).to_numpy(),
         [tuple(fields.split()) for fields in withholds],
     )
@@ -98,16 +98,21 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
             query_features,
             product_features,
             featurizer.spec,
-            index_of(judged, queries, ["query", "country"]),
+            index_of(judged, queries, KEY),
             index_of(judged, products, ["product_id"]),
             judged["label"].to_numpy(),
             withheld,
         )
     note(
-        f"  {len(train):,} engaged pairs of {len(train.select('query', 'country').unique()):,} queries to learn from,"
+        f"  {len(train):,} engaged pairs of {len(train.select(KEY).unique()):,} queries to learn from,"
         f" {len(judged):,} pairs to validate on, {len(products):,} products"
     )
     return Prepared(featurizer, examples, validation, image_folder if width else None)
+
+
+def _keyed(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Spellings that the towers read alike are one query: no negatives of each other."""
+    return pairs.with_columns(key=pl.Series([normalize(query) for query in pairs["query"]], dtype=pl.String))
 
 
 def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tuple[pl.DataFrame, tuple[str, ...]]:
@@ -120,10 +125,15 @@ def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tu
         judged = market.frame("judgments").filter((pl.col("split") == "validation") & pl.col("grade").is_finite())
         if len(judged):
             relevant = (pl.col("grade") >= market.config.relevant_grade).cast(pl.Int64)
-            judged = judged.with_columns(label=relevant).join(pairs_products(market), on="product_id", how="semi")
-            return judged.select(columns), ()
+            ids = market.frame("products", ["product_id"])
+            judged = judged.with_columns(label=relevant).join(ids, on="product_id", how="semi")
+            if judged["label"].n_unique() == 2:
+                return judged.select(columns), ()
+            note("  [yellow]the validation judgments are all of one kind: pairs validate instead[/]")
     held = pairs.filter(pl.col("split") == "validation")
-    withheld = tuple(str(held["withhold"].mode().sort().first()).split()) if len(held) else ()
+    # What people did, where there is any of it; else the kind of catalogue pairs that the recipe names first.
+    kinds = held["withhold"].unique(maintain_order=True).to_list()
+    withheld = tuple(kinds[0].split()) if kinds else ()
     held = held.filter(pl.col("withhold") == " ".join(withheld))
     if len(held) and held["label"].min() == 1:
         generator = np.random.default_rng(recipe.seed)
@@ -135,11 +145,6 @@ def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tu
         negatives = negatives.join(true, on=["query", "country", "product_id"], how="anti", nulls_equal=True)
         held = pl.concat([held.select(columns), negatives.select(columns)])
     return held.select(columns), withheld
-
-
-def pairs_products(market: Market) -> pl.DataFrame:
-    """The ids of the catalogue."""
-    return market.frame("products", ["product_id"])
 
 
 def _featurizer(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -27,11 +28,11 @@ from mercato.models.export import export
 from mercato.models.image_encoder import copy_image_encoder
 from mercato.models.model import Model
 from mercato.models.que2search import TwoTower
-from mercato.models.run import load_image_encoder
+from mercato.models.run import load_image_encoder, save_radius
 from mercato.progress import console, note
 from mercato.training.batches import Batches
 from mercato.training.card import write_card
-from mercato.training.module import MONITOR, StageModule
+from mercato.training.module import MONITOR, StageModule, Validation
 from mercato.training.prepare import Prepared, prepare
 
 HISTORY = "history.jsonl"
@@ -77,6 +78,7 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
         copy_image_encoder(prepared.image_folder, partial)
     model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers.cpu())
     model.save(partial)
+    save_radius(partial, _radius(towers, prepared.validation))
     note("exporting both towers to ONNX")
     export(model, partial)
     write_card(partial, recipe, market, _history(partial), time.perf_counter() - start)
@@ -85,6 +87,13 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     replace_folder(partial, run)
     note(f"[bold green]run written to {escape(str(run))}[/] in {time.perf_counter() - start:.0f} s")
     return model
+
+
+def _radius(towers: TwoTower, validation: Validation | None) -> float | None:
+    """The cosine that all but one in twenty relevant validation pairs reach: a first radius for retrieval (§6.3)."""
+    if validation is None:
+        return None
+    return float(np.percentile(validation.cosines(towers)[validation.label_N == 1], 5))
 
 
 def partial_folder(run: Path) -> Path:
@@ -99,7 +108,7 @@ def _run_stage(
     folder = work / f"stage-{number}"
     best_file, last = folder / "best.pt", folder / "last.ckpt"
     if (folder / "done").is_file():
-        towers.load_state_dict(torch.load(best_file, weights_only=True))
+        towers.load_state_dict(torch.load(best_file, weights_only=True, map_location="cpu"))
         return
     folder.mkdir(exist_ok=True)
     batches = Batches(prepared.examples, min(stage.batch_size, max(2, len(prepared.examples))), seed + number)
@@ -137,7 +146,7 @@ def _run_stage(
         except SystemExit:  # how Lightning ends on Ctrl-C, deaf to any further one
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise MercatoError("interrupted: the same command picks up at the last finished epoch") from None
-    towers.load_state_dict(torch.load(best_file, weights_only=True))
+    towers.load_state_dict(torch.load(best_file, weights_only=True, map_location="cpu"))
     (folder / "done").touch()
 
 

@@ -250,7 +250,7 @@ function listen() {
     const query = byId("query").value.trim();
     if (matchMedia("(pointer: coarse)").matches) byId("query").blur(); // a phone's keyboard would hide the results
     if (query === state.query && asks(state)) search();
-    else go({ query });
+    else go({ query, product: null });
   });
   byId("compare").addEventListener("click", () => go({ compare: !state.compare }));
   byId("more").addEventListener("click", more);
