@@ -1,7 +1,8 @@
-"""Output that appears whole or not at all."""
+"""Output that appears whole or not at all, and never in place of what somebody else wrote."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -9,14 +10,57 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from mercato.errors import MercatoError
+
+SERVING = ".serving"  # in a market: locked by whoever serves it
+
+
+def refuse_foreign(target: Path, markers: tuple[str, ...]) -> None:
+    """Refuse to replace anything but an empty folder or one that holds every file of `markers`.
+
+    Raises:
+        MercatoError: `target` is a file, or a folder of something else; a target that does not exist is fine.
+    """
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise MercatoError(f"{target} exists and is not a folder: give a new folder")
+    lacking = [name for name in markers if not (target / name).is_file()]
+    if lacking and any(target.iterdir()):
+        raise MercatoError(
+            f"{target} is not empty and holds no {' and no '.join(lacking)}: it is not what this command would replace."
+            " Give a new or an empty folder"
+        )
+
+
+@contextmanager
+def market_lock(market_path: Path) -> Iterator[None]:
+    """Hold an existing market for one server, or for whoever replaces it; another process is refused at once.
+
+    Raises:
+        MercatoError: it is held already.
+    """
+    lock = FileLock(market_path / SERVING, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise MercatoError(f"another `mercato serve` runs on this market ({market_path}): stop it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that becomes `target` when the block ends without an error.
 
-    An existing `target` is replaced in one rename; on an error it is left as it was and the new folder is removed.
+    An existing `target` is replaced as `replace_folder` does; on an error it is left as it was and the new folder is
+    removed.
     """
-    target = Path(target)
+    target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     fresh.chmod(0o755)
@@ -28,20 +72,45 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_folder(fresh: Path, target: Path) -> None:
-    """Rename `fresh` to `target`; what stood at `target` is removed only once the new folder is in its place."""
-    aside = None
-    if target.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-        target.rename(aside / "old")
-    try:
+    """Rename `fresh` to `target`; what stood at `target` is removed only once the new folder is in its place.
+
+    On Linux the two trade names in one step, so that one of them stands at `target` at every moment. Where the system
+    or the file system has no such step there are two renames: a process killed between them leaves no `target`, and the
+    old one whole in `.TARGET.old.…/old` beside it.
+    """
+    if not os.path.lexists(target):
         fresh.rename(target)
-    except OSError:
-        if aside is not None:
+        return
+    if _exchange(fresh, target):
+        _remove(fresh)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        target.rename(aside / "old")
+        try:
+            fresh.rename(target)
+        except OSError:
             (aside / "old").rename(target)
-        raise
+            raise
     finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two existing paths trade names in one step (Linux's renameat2); False where that cannot be done."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_whole(target: Path, content: bytes | str) -> None:

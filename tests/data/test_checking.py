@@ -113,6 +113,35 @@ def test_duplicates_and_unknown_products_are_found(tmp_path: Path) -> None:
     assert ("events", 2, "product_id") in found(problems, "warning")
 
 
+def test_a_weight_that_training_refuses_is_found(tmp_path: Path) -> None:
+    pairs = [{"query": "q", "product_id": "1", "label": 1, "weight": weight} for weight in (1.0, 0.0, None, -1.0)]
+    assert found(check(market(tmp_path, products=[P], pairs=pairs))) == {("pairs", 1, "weight"), ("pairs", 3, "weight")}
+
+
+def test_a_query_on_both_sides_of_the_judgments_is_warned_of(tmp_path: Path) -> None:
+    judged = [
+        ("lamp", "test"),
+        ("LAMP ", "validation"),
+        ("chair", "validation"),
+        ("Chair", None),
+        ("sofa", "validation"),
+    ]
+    rows = [{"query": query, "product_id": "1", "grade": 1.0, "split": split} for query, split in judged]
+    problems = check(market(tmp_path, products=[P], judgments=rows))
+    assert found(problems) == set()
+    assert found(problems, "warning") == {("judgments", 1, "query"), ("judgments", 2, "query")}
+
+
+def test_judgments_of_several_files_with_and_without_a_split(tmp_path: Path) -> None:
+    folder = market(tmp_path, products=[P])
+    (folder / "judgments").mkdir()
+    row = {"query": "lamp", "product_id": "1", "grade": 1.0}
+    for name, rows in (("a", []), ("b", [row, row]), ("c", [{**row, "split": "validation"}])):
+        schema = pa.schema([TABLES["judgments"].field(key) for key in (rows or [{**row, "split": None}])[0]])
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "judgments" / f"{name}.parquet")
+    assert found(check(folder), "warning") == {("judgments", 2, "query")}
+
+
 def test_wrong_types_missing_and_unknown_columns_and_empty_columns(tmp_path: Path) -> None:
     table = pa.table({"product_id": ["1"], "price": ["cheap"], "colour": ["red"], "brand": pa.nulls(1), "images": [3]})
     problems = check(market(tmp_path, products=table))

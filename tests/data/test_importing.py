@@ -17,6 +17,7 @@ from mercato.data.importing import ImportReport, import_market
 from mercato.data.market import Market
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
+from mercato.files import market_lock
 
 
 def written(path: Path, content: str | list[dict[str, Any]]) -> Path:
@@ -310,7 +311,7 @@ def test_a_missing_file_and_invalid_text_are_named(tmp_path: Path) -> None:
 def test_only_a_market_is_ever_replaced_and_never_with_a_source_inside(tmp_path: Path, two: Path) -> None:
     home = tmp_path / "home"
     precious = written(home / "thesis.txt", "years of work")
-    with pytest.raises(MercatoError, match="not a market"):
+    with pytest.raises(MercatoError, match=r"no market\.toml"):
         import_market(home, [two])
     assert precious.read_text() == "years of work"
     import_market(tmp_path / "market", [two])
@@ -320,6 +321,49 @@ def test_only_a_market_is_ever_replaced_and_never_with_a_source_inside(tmp_path:
     with pytest.raises(MercatoError, match="inside"):
         import_market(tmp_path / "market", [inner])
     assert inner.exists()
+
+
+@pytest.mark.parametrize("written_by_api", ["catalogue.sqlite", "catalogue.sqlite-wal", "events/live-ab-1-2.parquet"])
+def test_what_the_api_acknowledged_is_never_replaced(tmp_path: Path, two: Path, written_by_api: str) -> None:
+    import_market(tmp_path / "market", [two])
+    acknowledged = written(tmp_path / "market" / written_by_api, "an order")
+    with pytest.raises(MercatoError, match="what the API wrote"):
+        import_market(tmp_path / "market", [two])
+    assert acknowledged.read_text() == "an order"
+
+
+def test_a_market_that_is_served_is_never_replaced(tmp_path: Path, two: Path) -> None:
+    import_market(tmp_path / "market", [two])
+    with market_lock(tmp_path / "market"), pytest.raises(MercatoError, match="mercato serve"):
+        import_market(tmp_path / "market", [two])
+    import_market(tmp_path / "market", [two])
+
+
+def test_a_failed_import_leaves_an_empty_folder_usable(tmp_path: Path, two: Path) -> None:
+    (tmp_path / "market").mkdir()
+    with pytest.raises(MercatoError):
+        import_market(tmp_path / "market", [written(tmp_path / "none.csv", "product_id,title\n")])
+    assert import_market(tmp_path / "market", [two]).kept["products"] == 2
+
+
+def test_a_line_nested_too_deeply_is_a_rejected_row(tmp_path: Path) -> None:
+    for depth in (100, 500, 5_000, 200_000):
+        deep = '{"product_id": "2", "title": "t", "attributes": ' + '{"a":' * depth + "1" + "}" * depth + "}"
+        lines = '{"product_id": "1", "title": "lamp"}\n' + deep + "\n"
+        report = import_market(tmp_path / "market", [written(tmp_path / "deep.jsonl", lines)])
+        assert "1" in [row["product_id"] for row in products(tmp_path / "market")]
+        assert report.losses or depth == 100
+    with pytest.raises(MercatoError, match="nested"):
+        import_market(tmp_path / "market", [written(tmp_path / "deep.json", "[" + deep + "]")])
+
+
+def test_words_of_the_users_are_no_markup(tmp_path: Path) -> None:
+    csv = written(tmp_path / "shop.csv", "product_id,title,images\n1,lamp,../../[/x].jpg\n")
+    report = import_market(tmp_path / "[/market]", [csv])
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(report)
+    said = console.export_text()
+    assert "[/x].jpg" in said and "[/market]" in said
 
 
 def test_reports_print(tmp_path: Path, two: Path) -> None:

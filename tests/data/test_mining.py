@@ -194,6 +194,43 @@ def test_a_log_of_nothing_and_a_missing_log_are_clear_errors(tmp_path: Path) -> 
         mine(Market.open(tmp_path))
 
 
+def test_events_of_the_future_are_ignored_and_counted(tmp_path: Path) -> None:
+    periods = Engagement(min_sessions=1, validation_days=1, future_days=1)
+    log = (
+        full_chain("T", query_id="a")
+        + full_chain("V", start=34, query_id="b")
+        + full_chain("F", start=58, query_id="c")
+    )
+    stray = {**event(0, "impression", "Z"), "timestamp": datetime(2199, 1, 1, tzinfo=UTC)}
+    market = market_of(tmp_path, [*log, stray, {**stray, "timestamp": datetime.now(UTC) + timedelta(days=2)}], periods)
+    report = mine(market)
+    assert (report.events, report.future_events) == (len(log) + 2, 2)
+    assert labels(market.arrow("pairs").to_pylist()) == {("train", "T"): 1, ("validation", "V"): 1, ("future", "F"): 1}
+    with pytest.raises(MercatoError, match="future"):
+        mine(market_of(tmp_path, [stray]))
+
+
+def test_the_log_may_be_many_files_of_kindred_types_and_none_other(tmp_path: Path) -> None:
+    folder = tmp_path / "shop[1]" / "country=xx"
+    folder.mkdir(parents=True)
+    market = market_of(folder, full_chain("P")[:2])
+    (folder / "events").mkdir()
+    rest = pa.Table.from_pylist(full_chain("P")[2:], schema=EVENTS).drop_columns(["latitude", "country"])
+    nanoseconds = pa.timestamp("ns", "Europe/Berlin")
+    rest = rest.set_column(0, "timestamp", rest["timestamp"].cast(nanoseconds))
+    rest = rest.set_column(1, "query_id", rest["query_id"].dictionary_encode())
+    pq.write_table(rest, folder / "events" / "more.parquet")
+    mine(market)
+    assert [(row["country"], row["label"]) for row in market.arrow("pairs").to_pylist()] == [("us", 1)]
+    for wrong, why in ((pa.array([True, True]), "bool"), (pa.array(["soon", "late"]), "timestamp")):
+        pq.write_table(rest.set_column(0, "timestamp", wrong), folder / "events" / "more.parquet")
+        with pytest.raises(MercatoError, match=why):
+            mine(market)
+    pq.write_table(rest.drop_columns(["session_id"]), folder / "events" / "more.parquet")
+    with pytest.raises(MercatoError, match="session_id: missing from more"):
+        mine(market)
+
+
 def test_the_report_counts_what_was_written(tmp_path: Path) -> None:
     report = mine(market_of(tmp_path, [*full_chain("P"), event(0, "impression", "N")]))
     assert isinstance(report, MiningReport)

@@ -361,3 +361,13 @@ def test_a_script_from_stdin_simulates_without_workers(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-", str(tmp_path / "market")], input=script, text=True, check=True, timeout=60)
     assert len(Market.open(tmp_path / "market").files("products")) == 2
+
+
+def test_a_folder_of_other_things_and_a_file_are_never_replaced(tmp_path: Path) -> None:
+    precious = tmp_path / "precious" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    for target in (precious, precious.parent):
+        with pytest.raises(MercatoError, match=r"(?i)give a new"):
+            simulate(target, "tiny", 0)
+    assert precious.read_text() == "years of work"

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from mercato.data.coercion import shorten, shorten_at
 from mercato.data.images import read_image
 from mercato.data.market import Market
+from mercato.data.queries import normalise_query
 from mercato.data.rules import violations
 from mercato.data.schema import REQUIRED, TABLES
 from mercato.errors import MercatoError
@@ -26,6 +27,7 @@ from mercato.progress import track
 Severity = Literal["error", "warning"]
 
 LISTED = 5  # rows listed one by one of each kind of problem; the rest are counted
+KEPT = {("products", "image_embeddings"), ("events", "action_name"), ("judgments", "query"), ("judgments", "split")}
 BATCH = 512  # rows of photos in memory at a time
 
 
@@ -82,6 +84,8 @@ def check(folder: Path) -> list[Problem]:
     for name in ("events", "judgments", "pairs"):
         if name in tables:
             tables[name].check_known(products.seen_ids)
+    if "judgments" in tables:
+        tables["judgments"].check_splits()
     if "events" in tables:
         tables["events"].check_chain(market.config.engagement.chain)
     return [problem for table in tables.values() for problem in table.problems]
@@ -161,8 +165,8 @@ class _Table:
             self._rows(name, "has no value", missing, start, file)
         for why, rows in violations(self.name, name, values):
             self._rows(name, why, rows, start, file, show=values)
-        wanted = ("product_id", "action_name", "image_embeddings")
-        self.kept.setdefault(name, []).append((start, values if name in wanted else values.slice(0, 0)))
+        wanted = (self.name, name) in KEPT or name == "product_id"
+        self.kept.setdefault(name, []).append((start, values if wanted else values.slice(0, 0)))
 
     def check_ids(self) -> None:
         """Product ids that occur twice."""
@@ -185,6 +189,18 @@ class _Table:
             strangers += [(start + int(row), values[int(row)].as_py()) for row in rows]
         severity: Severity = "warning" if self.name == "events" else "error"
         self._list("product_id", "is not in the products table", strangers, severity)
+
+    def check_splits(self) -> None:
+        """Queries judged both for validation, at which early stopping looks, and for the test."""
+        splits = {start: values.to_pylist() for start, values in self.kept.get("split", []) if len(values)}
+        first: dict[str, dict[str, int]] = {"validation": {}, "test": {}}
+        for start, values in self.kept.get("query", []):
+            of = splits.get(start, [None] * len(values))
+            for row, (query, split) in enumerate(zip(values.to_pylist(), of, strict=True), start):
+                if query is not None:
+                    first.setdefault(split or "test", {}).setdefault(normalise_query(query), row)
+        both = [(row, query) for query, row in first["validation"].items() if query in first["test"]]
+        self._list("query", "is judged for validation and for the test", both, "warning")
 
     def check_chain(self, chain: Iterable[str]) -> None:
         """Actions that market.toml counts as engagement and that nobody ever did."""

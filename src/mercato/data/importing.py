@@ -14,18 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from mercato.data.coercion import coerce, shorten, shorten_at
 from mercato.data.images import inside
 from mercato.data.mapping import ImportMap, Section, missing_column
-from mercato.data.market import MarketConfig, write_market_toml
+from mercato.data.market import MarketConfig, whole_market, write_market_toml
 from mercato.data.reading import Source, Values, read_source
 from mercato.data.rules import violations
 from mercato.data.schema import IMAGE, REQUIRED, TABLES
 from mercato.data.ubi import looks_like_ubi, parse_ubi_event, share_sessions
 from mercato.errors import MercatoError
-from mercato.files import whole_folder
 from mercato.progress import track
 
 REJECTED = "rejected.jsonl"
@@ -79,7 +79,7 @@ class ImportReport:
         }
 
     def __rich__(self) -> RichTable:
-        grid = RichTable("table", "read", "kept", "what was lost", title=f"imported into {self.folder}")
+        grid = RichTable("table", "read", "kept", "what was lost", title=escape(f"imported into {self.folder}"))
         for table in (name for name in TABLES if name in self.read):
             lost = [
                 f"{count:,} {'values dropped' if kept else 'rows set aside'}: {name or 'row'} {reason}"
@@ -92,7 +92,7 @@ class ImportReport:
                 lost.append(f"{self.repeated_in_file:,} rows repeat a product of the same file (the first is kept)")
             if table == "products" and self.repeated_across_files:
                 lost.append(f"{self.repeated_across_files:,} rows repeat a product of an earlier file")
-            grid.add_row(table, f"{self.read[table]:,}", f"{self.kept[table]:,}", "\n".join(lost))
+            grid.add_row(table, f"{self.read[table]:,}", f"{self.kept[table]:,}", escape("\n".join(lost)))
         grid.caption = f"{self.seconds:.1f} s" + (f"; every loss is in {REJECTED}" if self.losses else "")
         return grid
 
@@ -116,13 +116,15 @@ def import_market(
     the market. Photos given as paths (relative to their file) are copied into the market.
 
     Args:
-        folder: the market to write; an existing market is replaced, any other folder with content is refused.
+        folder: the market to write. An existing market is replaced, unless it is served or holds what the API wrote;
+            any other folder with content is refused.
         products, events, judgments, pairs: files of each table, in order.
         mapping: an import map (docs/data.md); without one, columns that bear schema names are taken.
         name: the market's name; by default the map's, else the folder's.
 
     Raises:
-        MercatoError: a file or the map cannot be read, or a required column is missing; names file and column.
+        MercatoError: a file or the map cannot be read, or a required column is missing (names file and column); or
+            `folder` may not be replaced.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -131,14 +133,14 @@ def import_market(
         for table, given in zip(TABLES, (products, events, judgments, pairs), strict=True)
     }
     plan = ImportMap() if mapping is None else ImportMap.read(mapping)
-    _refuse_unsafe_target(folder, [file for given in files.values() for file in given])
+    _refuse_sources_inside(folder, [file for given in files.values() for file in given])
     report = ImportReport(folder)
     config = plan.market or MarketConfig(name=folder.resolve().name)
     if name is not None:
         config = config.model_copy(update={"name": name})
     for table, given in files.items():
         plan.refuse_unused(table, given)
-    with whole_folder(folder) as fresh:
+    with whole_market(folder) as fresh:
         jobs = [(table, number, file) for table, given in files.items() for number, file in enumerate(given)]
         parts: dict[str, list[pa.Table]] = {}
         for table, number, file in track(jobs, "import"):
@@ -336,12 +338,8 @@ def _why_none(report: ImportReport) -> str:
     return "the files have no rows"
 
 
-def _refuse_unsafe_target(folder: Path, sources: list[Path]) -> None:
-    """Replacing a folder must never remove anything but a market, nor a file that is being imported."""
-    if folder.exists() and not folder.is_dir():
-        raise MercatoError(f"{folder} is a file; give a folder for the market")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "market.toml").is_file():
-        raise MercatoError(f"{folder} is not empty and not a market; give a new folder")
+def _refuse_sources_inside(folder: Path, sources: list[Path]) -> None:
+    """Replacing a market must never remove a file that is being imported."""
     for source in sources:
         if source.resolve().is_relative_to(folder.resolve()):
             raise MercatoError(f"{source} lies inside {folder}, which the import would replace; give another folder")

@@ -32,7 +32,7 @@ class Sample(BaseModel):
 
     def holds(self, value: Any) -> bool:
         """Whether a value is in the sample; spellings of one query fall together."""
-        digest = hashlib.blake2b(normalise_query(str(value)).encode("utf-8", "replace"), digest_size=8).digest()
+        digest = hashlib.blake2b(normalise_query(str(value)).encode(), digest_size=8).digest()
         return self.start <= int.from_bytes(digest) / 2**64 < self.stop
 
 

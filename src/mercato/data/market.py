@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mercato.data.schema import REQUIRED, TABLES
 from mercato.errors import MercatoError
-from mercato.files import write_whole
+from mercato.files import market_lock, refuse_foreign, whole_folder, write_whole
+
+MARKET = "market.toml"
+CATALOGUE = "catalogue.sqlite"  # what the API acknowledged, beside the tables
 
 
 class Engagement(BaseModel):
@@ -64,7 +70,7 @@ class Market:
             MercatoError: the folder or its `market.toml` is missing or wrong; the message names the field.
         """
         path = Path(path)
-        file = path / "market.toml"
+        file = path / MARKET
         if not file.is_file():
             raise MercatoError(f"{path} is not a market: it has no market.toml (make one with `mercato import`)")
         try:
@@ -90,12 +96,23 @@ class Market:
         Raises:
             MercatoError: the table is missing, lacks a required column or has a column of another type.
         """
-        files = self.files(table)
-        if not files:
-            raise MercatoError(f"{self.path} has no {table} table ({table}.parquet or {table}/*.parquet)")
-        schema = TABLES[table]
-        wanted = [schema.field(name) for name in (columns or schema.names)]
-        return pa.concat_tables([_read(file, table, wanted) for file in files])
+        wanted = _fields(table, columns)
+        return pa.concat_tables([_read(file, table, wanted) for file in self._present(table)])
+
+    def scan(self, table: str, columns: list[str] | None = None) -> pyarrow.dataset.Dataset:
+        """`arrow` for a table that need not fit in memory: nothing but the files' schemas is read yet.
+
+        Raises:
+            MercatoError: as `arrow`; a value that cannot be turned into the schema's type is found by the reader only.
+        """
+        wanted, files = _fields(table, columns), self._present(table)
+        for file in files:
+            present = _schema(file, table)
+            _check_columns(file, table, wanted, present)
+            for field in wanted:
+                if field.name in present.names:
+                    _cast(file, table, field, pa.chunked_array([pa.nulls(0, present.field(field.name).type)]))
+        return pyarrow.dataset.dataset([str(file) for file in files], pa.schema(wanted), format="parquet")
 
     def frame(self, table: str, columns: list[str] | None = None) -> pl.DataFrame:
         """`arrow` as a Polars frame; a map column becomes a list of {key, value}."""
@@ -103,9 +120,15 @@ class Market:
         assert isinstance(result, pl.DataFrame)
         return result
 
+    def _present(self, table: str) -> list[Path]:
+        files = self.files(table)
+        if not files:
+            raise MercatoError(f"{self.path} has no {table} table ({table}.parquet or {table}/*.parquet)")
+        return files
+
     def fingerprint(self) -> str:
         """A hash of names, sizes and content digests of every table file, for model cards and caches."""
-        digest = hashlib.sha256((self.path / "market.toml").read_bytes())
+        digest = hashlib.sha256((self.path / MARKET).read_bytes())
         for table in TABLES:
             for file in self.files(table):
                 digest.update(f"{table} {file.name} {file.stat().st_size} ".encode())
@@ -116,28 +139,73 @@ class Market:
 
 def write_market_toml(folder: Path, config: MarketConfig) -> None:
     """Write `market.toml` into a market folder."""
-    write_whole(folder / "market.toml", tomli_w.dumps(config.model_dump(mode="json")))
+    write_whole(folder / MARKET, tomli_w.dumps(config.model_dump(mode="json")))
+
+
+@contextmanager
+def whole_market(folder: Path) -> Iterator[Path]:
+    """`whole_folder` for a market: replaces an earlier market, but nothing that could not be made again.
+
+    Raises:
+        MercatoError: `folder` holds something else than a market, or what the API wrote, or is being served.
+    """
+    folder = Path(folder)
+    refuse_foreign(folder, (MARKET,))
+    with ExitStack() as held:
+        if (folder / MARKET).is_file():
+            held.enter_context(market_lock(folder))
+            _refuse_written(folder)
+        yield held.enter_context(whole_folder(folder))
+
+
+def _refuse_written(folder: Path) -> None:
+    live = len(list((folder / "events").glob("live-*.parquet")))
+    catalogue = any(folder.glob(f"{CATALOGUE}*"))
+    if catalogue or live:
+        found = [CATALOGUE] * catalogue + [f"{live} live event file{'s' * (live > 1)}"] * bool(live)
+        raise MercatoError(
+            f"{folder} holds what the API wrote ({', '.join(found)}): give a new folder, or move them away first"
+        )
+
+
+def _fields(table: str, columns: list[str] | None) -> list[pa.Field]:
+    return [TABLES[table].field(name) for name in (columns or TABLES[table].names)]
 
 
 def _read(file: Path, table: str, wanted: list[pa.Field]) -> pa.Table:
+    present = _schema(file, table)
+    _check_columns(file, table, wanted, present)
     try:
-        present = pq.read_schema(file)
         got = pq.read_table(file, columns=[field.name for field in wanted if field.name in present.names])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MercatoError(f"table {table}: cannot read {file.name}: {error}") from None
-    columns = []
-    for field in wanted:
-        if field.name not in got.column_names:
-            if field.name in REQUIRED[table]:
-                raise MercatoError(f"table {table}, column {field.name}: missing from {file.name}")
-            columns.append(pa.nulls(got.num_rows, field.type))
-            continue
-        column = got.column(field.name)
-        try:
-            columns.append(column.cast(field.type))
-        except (pa.ArrowException, ValueError):
-            raise MercatoError(
-                f"table {table}, column {field.name}: is {column.type} in {file.name}, must be {field.type}"
-                " (`mercato check` lists every problem)"
-            ) from None
+    columns = [
+        _cast(file, table, field, got.column(field.name))
+        if field.name in got.column_names
+        else pa.nulls(got.num_rows, field.type)
+        for field in wanted
+    ]
     return pa.table(columns, schema=pa.schema(wanted))
+
+
+def _schema(file: Path, table: str) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise MercatoError(f"table {table}: cannot read {file.name}: {error}") from None
+
+
+def _check_columns(file: Path, table: str, wanted: list[pa.Field], present: pa.Schema) -> None:
+    for field in wanted:
+        if field.name in REQUIRED[table] and field.name not in present.names:
+            raise MercatoError(f"table {table}, column {field.name}: missing from {file.name}")
+
+
+def _cast(file: Path, table: str, field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowException, ValueError):
+        raise MercatoError(
+            f"table {table}, column {field.name}: is {column.type} in {file.name}, must be {field.type}"
+            " (`mercato check` lists every problem)"
+        ) from None

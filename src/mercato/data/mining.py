@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -20,6 +20,7 @@ from rich.table import Table as RichTable
 
 from mercato.data.market import Engagement, Market
 from mercato.data.queries import normalise_query
+from mercato.data.rules import latest_time
 from mercato.data.schema import PAIRS
 from mercato.errors import MercatoError
 from mercato.files import write_whole
@@ -33,6 +34,7 @@ class MiningReport:
     """What a log gave. `pairs` counts rows by split and label ("engaged", "shown"); see `mine` for the rest."""
 
     events: int
+    future_events: int
     pairs: dict[str, dict[str, int]]
     queries: int
     products: int
@@ -54,6 +56,8 @@ class MiningReport:
             f" {self.min_sessions} sessions left out; {self.unknown_products:,} pairs of products that the catalogue"
             f" no longer has left out; {self.seconds:.1f} s"
         )
+        if self.future_events:
+            grid.caption += f"; {self.future_events:,} events of the future ignored: a clock that logs is wrong"
         return grid
 
 
@@ -71,23 +75,29 @@ def mine(market: Market) -> MiningReport:
       before that, `train` the rest. Every event counts in its own period alone: a chain that a cut divides is none, and
       a row of a period is a function of events up to that period's end. So one pair may have a row a period, each
       telling what happened in it.
+    - An event later than now (and a day, for clocks that are ahead) is ignored and counted as `future_events`: it would
+      push every other event into `train`.
     - Privacy: a query that fewer than `min_sessions` sessions made in all the log is left out; sessions, query ids and
       places never reach the pairs. Pairs of products that the catalogue does not have are left out too.
 
     Raises:
-        MercatoError: there are no events, or they lack a required column.
+        MercatoError: there are no events up to now, they lack a required column or cannot be read.
     """
     started = time.perf_counter()
     if (market.path / "pairs").is_dir():
         raise MercatoError(f"{market.path / 'pairs'} is a folder of pairs; move it away, mine writes pairs.parquet")
-    events = market.arrow("events", COLUMNS)
-    if not events.num_rows:
-        raise MercatoError(f"the events table of {market.path} has no rows; there is nothing to mine")
     engagement = market.config.engagement
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
-        db.register("events", events)
-        db.register("spellings", _spellings(events["user_query"]))
+        db.register("events", market.scan("events", COLUMNS))
+        try:
+            events, future_events = _read_log(db, engagement, latest_time())
+        except duckdb.InvalidInputException as error:
+            raise MercatoError(f"table events: {error} (`mercato check` lists every problem)") from None
+        if not events:
+            raise MercatoError(f"the events table of {market.path} has no rows; there is nothing to mine")
+        if events == future_events:
+            raise MercatoError(f"table events, column timestamp: all of {market.path} lies in the future")
         _tables(db, engagement)
         if market.has("products"):
             db.register("catalogue", market.arrow("products", ["product_id"]))
@@ -103,7 +113,8 @@ def mine(market: Market) -> MiningReport:
     pq.write_table(pairs, buffer, compression="zstd")
     write_whole(market.path / "pairs.parquet", buffer.getvalue().to_pybytes())
     return MiningReport(
-        events=events.num_rows,
+        events=events,
+        future_events=future_events,
         pairs=_counts(pairs),
         queries=pc.count_distinct(pairs["query"]).as_py(),
         products=pc.count_distinct(pairs["product_id"]).as_py(),
@@ -114,16 +125,25 @@ def mine(market: Market) -> MiningReport:
     )
 
 
-def _tables(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
-    """Build `outcomes`, the aggregated pairs, step by step: log → searches → chains and displays → outcomes."""
-    chain = engagement.chain
-    first, last = chain[0], len(chain)
-    db.execute("CREATE TEMP TABLE clock AS SELECT max(timestamp) AS last_time FROM events")
+def _read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: datetime) -> tuple[int, int]:
+    """Build `log`, every event up to `latest` with its search and its period; returns (all events, later ones)."""
+    db.execute(
+        """
+        CREATE TEMP TABLE clock AS
+        SELECT count(*) AS events, count(*) FILTER (timestamp > $latest) AS future_events,
+               max(timestamp) FILTER (timestamp <= $latest) AS last_time
+        FROM events
+        """,
+        {"latest": latest},
+    )
+    db.register(
+        "spellings", _spellings(db.sql("SELECT DISTINCT user_query FROM events").to_arrow_table()["user_query"])
+    )
     bounds = {
         "future_days": timedelta(days=engagement.future_days),
         "held_out_days": timedelta(days=engagement.future_days + engagement.validation_days),
     }
-    # Every event with its search and its period: 0 train, 1 validation, 2 future.
+    # Periods: 0 train, 1 validation, 2 future.
     db.execute(
         """
         CREATE TEMP TABLE log AS
@@ -133,10 +153,17 @@ def _tables(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
                CASE WHEN timestamp > last_time - $future_days THEN 2
                     WHEN timestamp > last_time - $held_out_days THEN 1 ELSE 0 END::TINYINT AS period
         FROM events CROSS JOIN clock LEFT JOIN spellings USING (user_query)
-        WHERE timestamp IS NOT NULL AND session_id IS NOT NULL AND (query_id IS NOT NULL OR query IS NOT NULL)
+        WHERE timestamp <= last_time AND session_id IS NOT NULL AND (query_id IS NOT NULL OR query IS NOT NULL)
         """,
         bounds,
     )
+    return _scalar(db, "SELECT events FROM clock"), _scalar(db, "SELECT future_events FROM clock")
+
+
+def _tables(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
+    """Build `outcomes`, the aggregated pairs, step by step: log → searches → chains and displays → outcomes."""
+    chain = engagement.chain
+    first, last = chain[0], len(chain)
     # What a search was, and from which period on it was known: a later event must not tell an earlier period.
     db.execute(
         """
@@ -208,8 +235,8 @@ def _tables(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
 
 
 def _spellings(queries: pa.ChunkedArray) -> pa.Table:
-    """Every distinct query of the log and its normal form; blank ones are left out, as if there were no query."""
-    written = [text for text in pc.unique(queries).to_pylist() if text is not None]
+    """Distinct queries and their normal forms; blank ones are left out, as if there were no query."""
+    written = [text for text in queries.to_pylist() if text is not None]
     normal = [normalise_query(text) or None for text in written]
     return pa.table({"user_query": pa.array(written, pa.string()), "query": pa.array(normal, pa.string())})
 

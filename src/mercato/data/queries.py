@@ -1,4 +1,4 @@
-"""One spelling for one query."""
+"""One spelling for one query: how the log is aggregated, and what the towers read."""
 
 from __future__ import annotations
 
@@ -6,5 +6,10 @@ import unicodedata
 
 
 def normalise_query(query: str) -> str:
-    """Unicode NFKC, lower case, runs of white space as one space, ends trimmed: what counts as the same query."""
-    return " ".join(unicodedata.normalize("NFKC", query).lower().split())
+    """What counts as the same query: NFKC, case-folded and `clean`: "  Sofá  ROJO " → "sofá rojo"."""
+    return clean(unicodedata.normalize("NFKC", query).casefold())
+
+
+def clean(text: str) -> str:
+    """Runs of white space as one space; half a surrogate pair, at which tokenizers and hashes break, as "?"."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())

@@ -181,7 +181,10 @@ def _parse(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(text)  # the NaN and Infinity that Python itself writes
+        try:
+            return json.loads(text)  # the NaN and Infinity that Python itself writes
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
 
 
 def _walk(value: Any, steps: list[str]) -> Any:

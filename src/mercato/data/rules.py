@@ -20,6 +20,11 @@ SPLITS = {"judgments": ("validation", "test"), "pairs": ("train", "validation", 
 Rule = tuple[str, Callable[[Any], Any]]  # why it is wrong, and where: Arrow values → Arrow booleans
 
 
+def latest_time() -> datetime:
+    """The latest time that an event or a product may bear: now, and what a clock elsewhere may be ahead."""
+    return datetime.now(UTC) + CLOCK_SKEW
+
+
 def violations(table: str, column: str, values: pa.ChunkedArray) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Yield (why, rows) for every rule that some value of a column breaks.
 
@@ -42,15 +47,17 @@ def _rules(table: str, column: str) -> list[Rule]:
     rules: list[Rule] = []
     if kind == pa.float64():
         rules.append(("is NaN or infinite", lambda v: pc.invert(pc.is_finite(v))))
-    if column in ("price", "weight", "position"):
+    if column == "weight":
+        rules.append(("is not above zero", lambda v: pc.less_equal(v, 0)))
+    if column in ("price", "position"):
         rules.append(("is negative", lambda v: pc.less(v, 0)))
     if column in ("latitude", "longitude"):
         bound = 90 if column == "latitude" else 180
         rules.append((f"is outside -{bound} … {bound}", lambda v: pc.greater(pc.abs(v), bound)))
     if kind == TIMESTAMP:
         rules.append(("is before 1970", lambda v: pc.less(v, pa.scalar(EARLIEST, TIMESTAMP))))
-        latest = datetime.now(UTC) + CLOCK_SKEW
-        rules.append(("is in the future", lambda v: pc.greater(v, pa.scalar(latest, TIMESTAMP))))
+        latest = pa.scalar(latest_time(), TIMESTAMP)
+        rules.append(("is in the future", lambda v: pc.greater(v, latest)))
     if column == "country":
         rules.append(
             (

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -39,10 +41,17 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def market_image_encoder(market: Market, images: Images, seed: int) -> Path | None:
     """The folder of the image encoder that a recipe names (`mercato.models.image_encoder`), made once a market.
 
-    None where the catalogue has no photo that can be read.
+    None, with a note, where the catalogue has no photo that can be read, or nothing for a compact CNN to learn from.
     """
     photos = market.arrow("products", ["images"])["images"]
     if not any(load_images(market.path, own.as_py(), 1) for own in photos):
+        note("  [yellow]the catalogue has no photos[/]")
+        return None
+    if images.encoder == "compact" and not _labels(market, photos)[1]:
+        note(
+            "  [yellow]no category or attribute to learn photos from: name a transformers vision model as"
+            " images.encoder to use them[/]"
+        )
         return None
     key = hashlib.sha256(images.encoder.encode())
     if images.encoder == "compact":  # depends on the catalogue; a pretrained one does not
@@ -87,20 +96,16 @@ def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int6
 
 
 def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> None:
-    products = market.arrow("products", ["category", "attributes"]).to_pylist()
-    targets, classes = labels_of(products)
-    if not classes:
-        raise MercatoError(
-            "images.encoder = compact: the catalogue has no category or attribute to learn photos from; name a"
-            " transformers vision model instead, or leave the images channel out"
-        )
+    photos = market.arrow("products", ["images"])["images"]
+    targets, classes = _labels(market, photos)
+    labelled = np.flatnonzero(np.any([values >= 0 for values in targets.values()], axis=0))
     side = round(images.size * MARGIN)
-    pixels, owners = _decode(market, side, images.max_images, seed)
+    pixels, owners = _decode(market, photos, labelled, side, images.max_images, seed)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     model = CompactCNN({_key(name): count for name, count in classes.items()})
     labels = {_key(name): torch.from_numpy(values[owners]) for name, values in targets.items()}
-    steps = images.epochs * -(-len(pixels) // BATCH)
+    steps = max(1, images.epochs * -(-len(pixels) // BATCH))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     order = (rows for _ in range(images.epochs) for rows in _shuffled(len(pixels), generator))
@@ -129,20 +134,30 @@ def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> N
     _write(model.eval(), ImageSpec(128, images.size, side, *IMAGENET), folder)
 
 
-def _decode(market: Market, side: int, limit: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    photos = market.arrow("products", ["images"])["images"]
-    rows = np.random.default_rng(seed).permutation(len(photos))
+def _labels(market: Market, photos: pa.ChunkedArray) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
+    """`labels_of` the catalogue, a product without photos having none."""
+    products = market.arrow("products", ["category", "attributes"]).to_pylist()
+    lengths = pc.fill_null(pc.list_value_length(photos), 0).to_pylist()
+    nothing = {"category": None, "attributes": None}
+    return labels_of([own if length else nothing for own, length in zip(products, lengths, strict=True)])
+
+
+def _decode(
+    market: Market, photos: pa.ChunkedArray, products: NDArray[np.int64], side: int, limit: int, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    rows = np.random.default_rng(seed).permutation(products)
     pixels, owners = [], []
-    per_product = max(1, min(limit, PHOTOS // max(1, len(photos)), 2))
+    per_product = max(1, min(limit, PHOTOS // max(1, len(rows)), 2))
     for row in track(rows[: PHOTOS // per_product], "photos read for the CNN"):
         for photo in load_images(market.path, photos[int(row)].as_py(), per_product):
             pixels.append(np.asarray(middle_square(photo, side)))
             owners.append(row)
-    return np.stack(pixels), np.array(owners)
+    empty = np.zeros((0, side, side, 3), np.uint8)
+    return np.stack(pixels) if pixels else empty, np.array(owners, np.int64)
 
 
 def _shuffled(count: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
-    return np.array_split(generator.permutation(count), -(-count // BATCH))
+    return np.array_split(generator.permutation(count), max(1, -(-count // BATCH))) if count else []
 
 
 def _augment(pixels: Tensor, size: int, generator: np.random.Generator) -> Tensor:

@@ -67,10 +67,10 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         vectors = [every[row] for row in rows] if every else None
     width = next((v.shape[1] for v in vectors or () if v is not None), 0)
     if recipe.uses_images and not width:
-        note("  [yellow]the catalogue has no photos: the images channel is left out[/]")
+        note("  [yellow]the images channel is left out[/]")
         channels = tuple(c for c in recipe.product_tower.channels if c != "images")
         if not channels:
-            raise MercatoError(f"{market.path} has no photos, and product_tower.channels names nothing else")
+            raise MercatoError(f"{market.path}: no photos to read, and product_tower.channels names nothing else")
         recipe = recipe.model_copy(
             update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})}
         )

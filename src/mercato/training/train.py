@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader
 from mercato.config import Recipe, Stage
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.files import replace_folder, write_whole
+from mercato.files import refuse_foreign, replace_folder, write_whole
 from mercato.models.build import build_towers, text_configs
 from mercato.models.export import export
 from mercato.models.image_encoder import copy_image_encoder
 from mercato.models.model import Model
 from mercato.models.que2search import TwoTower
-from mercato.models.run import load_image_encoder, save_radius
+from mercato.models.run import RECIPE, SPEC, load_image_encoder, save_radius
 from mercato.progress import console, note
 from mercato.training.batches import Batches
 from mercato.training.card import write_card
@@ -47,6 +47,7 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     Raises:
         MercatoError: the market lacks what the recipe wants, or an interrupted run of another recipe is in the way.
     """
+    refuse_foreign(run, (RECIPE, SPEC))
     partial = partial_folder(run)
     work = partial / "work"  # checkpoints and logs of the stages, not part of a run
     identity = recipe.toml() + f"\n# market {market.fingerprint()}\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from mercato.data.market import MarketConfig, write_market_toml
+from mercato.data.market import MarketConfig, whole_market, write_market_toml
 from mercato.data.simulation.engine import Engine
 from mercato.data.simulation.listings import Catalogue, make_catalogue, products_table
 from mercato.data.simulation.log import when_sold, write_events
@@ -26,10 +26,11 @@ from mercato.data.simulation.queries import make_demand
 from mercato.data.simulation.raters import judge
 from mercato.data.simulation.truth import true_products, true_queries
 from mercato.errors import MercatoError
-from mercato.files import whole_folder
 from mercato.progress import track
 
-__all__ = ["SIZES", "Size", "simulate"]
+__all__ = ["NAME", "SIZES", "Size", "simulate"]
+
+NAME = "Plaza (simulated)"  # in market.toml
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,14 @@ def simulate(folder: Path, size: str, seed: int) -> None:
     for tests and diagnosis.
 
     Raises:
-        MercatoError: `size` is not one of `SIZES`.
+        MercatoError: `size` is not one of `SIZES`; or `folder` holds something else than a market, or one that is
+            served or holds what the API wrote.
     """
     if size not in SIZES:
         raise MercatoError(f"size {size!r} is not one of {', '.join(SIZES)}")
     amount = SIZES[size]
     goods, wishes, log, raters, sold = (np.random.default_rng([seed, part]) for part in range(5))
-    with whole_folder(Path(folder)) as fresh:
+    with whole_market(folder) as fresh:
         catalogue = make_catalogue(amount.products, amount.types, goods)
         with _drawn(catalogue, seed) as parts:
             engine = Engine(catalogue, when_sold(catalogue, sold))
@@ -83,7 +85,7 @@ def simulate(folder: Path, size: str, seed: int) -> None:
         pq.write_table(true_products(catalogue), fresh / "truth" / "products.parquet")
         pq.write_table(true_queries(demand, engine), fresh / "truth" / "queries.parquet")
         pq.write_table(judgments, fresh / "judgments.parquet")
-        write_market_toml(fresh, MarketConfig(name="Plaza (simulated)", currency="USD", relevant_grade=1.0))
+        write_market_toml(fresh, MarketConfig(name=NAME, currency="USD", relevant_grade=1.0))
 
 
 @contextmanager
