@@ -62,7 +62,7 @@ def test_every_hit_has_both_scores_and_they_are_right(empty, catalogue, query, l
     found = sorted((hit.cosine for hit in hits if "ann" in hit.found_by), reverse=True)
     np.testing.assert_allclose(found, cosines[:limit], atol=1e-5)
     if order == "cosine":
-        assert hits == sorted(hits, key=lambda hit: (-hit.cosine, -hit.bm25, hit.product_id))
+        assert hits == sorted(hits, key=lambda hit: (not hit.exact, -hit.cosine, -hit.bm25, hit.product_id))
     else:
         assert hits == sorted(hits, key=lambda hit: (-hit.bm25, -hit.cosine, hit.product_id))
 
@@ -101,14 +101,37 @@ def test_text_is_found_in_any_language(empty, title, query):
 
 def test_the_two_parts_are_a_true_or(empty):
     toward, away = QUERY, -QUERY
-    empty.upsert([product(1, toward, title="near"), product(2, away, title="lamp"), product(3, away, title="far")])
+    titles = {2: "lamp", 3: "far", 4: "lamp"}
+    empty.upsert([product(1, toward, title="near"), *(product(n, away, title=titles[n]) for n in titles)])
     hits = empty.search(Expression(vector=QUERY, text="lamp", radius=0.5), 10)
-    assert [(hit.product_id, hit.found_by) for hit in hits] == [("p1", ("ann",)), ("p2", ("text",))]
-    assert ids(empty.search(Expression(vector=QUERY, text="lamp", radius=0.5, order="bm25"), 10)) == ["p2", "p1"]
+    assert [(hit.product_id, hit.found_by) for hit in hits] == [
+        ("p1", ("ann",)),
+        ("p2", ("text",)),
+        ("p4", ("text",)),
+    ]
+    assert ids(empty.search(Expression(vector=QUERY, text="lamp", radius=0.5, order="bm25"), 10)) == ["p2", "p4", "p1"]
     hits = empty.search(Expression(vector=QUERY, text="lamp near"), 1)
     assert [hit.product_id for hit in hits if "ann" in hit.found_by] == ["p1"]
     assert len([hit for hit in hits if "text" in hit.found_by]) == 1
-    empty.delete(["p1", "p2", "p3"])
+    empty.delete(["p1", "p2", "p3", "p4"])
+
+
+def test_every_word_with_a_rare_one_comes_first_under_any_limit_and_filter(empty):
+    many = [product(n, QUERY, title="sony radio", price=5.0) for n in range(40)]
+    numbered = [product(50, -QUERY, title="Sony KV-200 radio"), product(51, -QUERY, title="sony kv radio")]
+    empty.upsert([*many, *numbered])
+
+    def exact(text, **more):
+        hits = empty.search(Expression(vector=QUERY, text=text, **more), 3)
+        assert [hit.exact for hit in hits] == sorted((hit.exact for hit in hits), reverse=True)
+        return [hit.product_id for hit in hits if hit.exact]
+
+    assert exact("sony 200") == exact("kv 200", radius=0.5) == ["p50"]
+    assert exact("sony radio") == exact("sony 200 cheap") == exact("200", filters=Filters(price_max=9)) == []
+    first = empty.search(Expression(vector=QUERY, text="sony 200"), 3)[0]
+    assert first.product_id == "p50" and first.found_by == ("text",) and first.bm25 > 0
+    assert not any(hit.exact for hit in empty.search(Expression(text="sony 200"), 3))
+    empty.delete(record.product_id for record in (*many, *numbered))
 
 
 def test_without_a_vector_or_a_text(empty):

@@ -174,10 +174,14 @@ def test_a_failure_leaves_the_old_run(toys, unbroken, tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     (run / "old").touch()
+    with pytest.raises(MercatoError, match=r"recipe\.toml"):  # it may be anybody's
+        train(toy_recipe(), toys, run)
+    for marker in ("recipe.toml", "features.json"):
+        (run / marker).touch()
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(training, "write_card", lambda *_: 1 / 0)
         train(toy_recipe(), toys, run)
-    assert [file.name for file in run.iterdir()] == ["old"]
+    assert {file.name for file in run.iterdir()} == {"old", "recipe.toml", "features.json"}
     train(toy_recipe(), toys, run)
     assert not (run / "old").exists()
     assert (run / "model.safetensors").stat().st_mode & 0o044, "others may serve it"

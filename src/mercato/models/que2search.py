@@ -48,16 +48,8 @@ class QueryTower(nn.Module):
             else:
                 assert self.country is not None
                 vectors.append(self.country(inputs["country"]))
-                present.append(self._told(inputs["country"]))
+                present.append(inputs["country"] != 0)
         return _fuse(self.fusion, self.dropout, vectors, present)
-
-
-    def _told(self, country_B: Tensor) -> Tensor:
-        """Which countries are known; in training some are kept back, as a searcher may come without one."""
-        known_B = country_B != 0
-        if self.training and len(self.channels) > 1:
-            known_B = known_B & (torch.rand(len(country_B), device=country_B.device) >= self.dropout.p)
-        return known_B
 
 
 class ProductTower(nn.Module):

@@ -2,8 +2,7 @@
 
 BM25 is a sparse vector: term weights are stored, the engine applies the IDF of the whole shard. That prunes, and scores
 a handful of ids in .05 ms, where a scored text index scores every product with a query token again (up to 3 ms at
-200k). It is the same for all languages: multilingual word splitting, lower case, accents folded, no stemming and no
-stop words.
+200k). The words are those of `mercato.retrieval.words`: the engine only counts and hashes what it is given between spaces.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import qdrant_edge as qdrant
 from mercato.errors import MercatoError
 from mercato.retrieval.edge_payload import INDEXES, payload
 from mercato.retrieval.index import IndexRecord
+from mercato.retrieval.words import words
 
 DENSE, WORDS = "", "bm25"  # the names of the two vectors of a point
 
@@ -72,7 +72,7 @@ def mean_tokens(texts: Iterable[str]) -> float:
     With b = 0 and a huge k the BM25 weight of a token is its count in the text.
     """
     counter = _bm25(k=1e9, b=0.0)
-    counts = [sum(counter.embed_document(text).values) for text in texts]
+    counts = [sum(counter.embed_document(_spaced(text)).values) for text in texts]
     return max(1.0, sum(counts) / max(1, len(counts)))
 
 
@@ -90,20 +90,28 @@ class Points:
                 f"product {record.product_id!r}, field vector: {len(record.vector)} numbers, but the index's vectors "
                 f"have {self.dimension}: encode the products with the run that built the index, or build it again"
             )
-        vectors = {DENSE: record.vector.tolist(), WORDS: self._bm25.embed_document(record.text)}
+        vectors = {DENSE: record.vector.tolist(), WORDS: self._bm25.embed_document(_spaced(record.text))}
         return qdrant.Point(id=point_id(record.product_id), vector=vectors, payload=payload(record))
 
-    def words(self, text: str) -> qdrant.Query | None:
-        """Return the BM25 query of `text`; None where it has no token (punctuation, an emoji)."""
-        words = self._bm25.embed_query(text)
-        return qdrant.Query.Nearest(words, using=WORDS) if words.indices else None
+    def words(self, text: str) -> list[int]:
+        """Return the different words of `text`, as the numbers under which the shard knows them."""
+        return list(self._bm25.embed_query(_spaced(text)).indices)
+
+
+def bm25_query(words: list[int]) -> qdrant.Query | None:
+    """Return the BM25 query of these words; None where there is none (the text was punctuation, an emoji)."""
+    return qdrant.Query.Nearest(qdrant.SparseVector(words, [1.0] * len(words)), using=WORDS) if words else None
+
+
+def _spaced(text: str) -> str:
+    return " ".join(words(text))
 
 
 def _bm25(**parameters: Any) -> qdrant.Bm25:
     return qdrant.Bm25(
         qdrant.Bm25Config(
-            tokenizer=qdrant.TokenizerType.Multilingual,
-            ascii_folding=True,
+            tokenizer=qdrant.TokenizerType.Whitespace,
+            lowercase=False,
             stemmer=qdrant.DisabledStemmer(),
             stopwords=qdrant.StopwordsSet(),
             **parameters,

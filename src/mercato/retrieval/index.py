@@ -22,13 +22,15 @@ class Hit:
     """One product found, with both scores whichever part found it.
 
     `cosine` is 0 where the expression has no vector to compare with, `bm25` is above 0 exactly where the product
-    shares a token with the text. `found_by` names the parts whose own candidates it was among; none in a browse.
+    shares a word with the text. `found_by` names the parts whose own candidates it was among; none in a browse. `exact`
+    says that it holds every word of the text and one of them is rare (a model number); only where there is a vector too.
     """
 
     product_id: str
     cosine: float
     bm25: float
     found_by: tuple[Part, ...]
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +127,8 @@ class Index(Protocol):
         """Return the candidates of `expression`, sorted by its order and then by product_id.
 
         Each part brings its own best `limit` products, so up to 2 · `limit` hits come back: the union is real, and the
-        first `limit` of them are the best by the order. A browse returns `limit`.
+        first `limit` of them are the best by the order. All exact hits (ten at most) come too, before the others unless
+        the order is BM25's. A browse returns `limit`.
         Raises a MercatoError for a vector of another dimension or a limit below 1.
         """
         ...

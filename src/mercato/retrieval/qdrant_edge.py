@@ -28,7 +28,7 @@ from filelock import FileLock
 from mercato.errors import MercatoError
 from mercato.files import write_whole
 from mercato.retrieval.edge_payload import condition
-from mercato.retrieval.edge_shard import Points, build_graph, create, mean_tokens, point_id
+from mercato.retrieval.edge_shard import WORDS, Points, bm25_query, build_graph, create, mean_tokens, point_id
 from mercato.retrieval.expression import Expression, Filters
 from mercato.retrieval.generations import current, hold_current, next_generation, sweep
 from mercato.retrieval.index import Hit, IndexRecord, Part
@@ -36,7 +36,7 @@ from mercato.retrieval.index import Hit, IndexRecord, Part
 T = TypeVar("T")
 PointId = int | str | UUID
 
-ENGINE = f"qdrant-edge {version('qdrant-edge-py')}"
+ENGINE = f"qdrant-edge {version('qdrant-edge-py')}, words 2"  # an index of another engine or other words is refused
 
 # Measured at 200k × 128-d on 2 cores: an exact search costs .1 µs for each product that the filters leave; the graph
 # costs .5 ms, up to 2.5 ms under a filter at twice the effort; the graph with ACORN 5 to 10 ms, whatever the filter.
@@ -44,6 +44,11 @@ _EXACT_BELOW = 30_000
 _NARROW = 0.1  # filters that leave less than this part of the index make the plain graph search unreliable …
 _EXACT_BELOW_WHEN_NARROW = 100_000  # … and there exact search is the cheaper of the two that remain up to here
 _COUNT_EXACTLY_BELOW = 20_000
+
+# A query's word is rare where it is in at most so many products, and in at most this part of the index (or in just one).
+_RARE, _RARE_PART = 10, 0.001
+_EXACT_WORDS = 16  # a query of more words is not looked at for rare ones: each costs .05 ms, and names nothing by number
+
 _BATCH = 256  # points an update: the engine holds the GIL for about 15 ms of it
 
 
@@ -151,16 +156,18 @@ class EdgeIndex:
             return _browse(shard, where, limit)
 
         nearest = None if expression.vector is None else qdrant.Query.Nearest(expression.vector.tolist())
-        words = None if expression.text is None else self._points.words(expression.text)
+        sought = [] if expression.text is None else self._points.words(expression.text)
+        words = bm25_query(sought)
         ann = [] if nearest is None else _nearest(shard, nearest, where, limit, expression.effort)
         if expression.radius is not None:
             ann = [found for found in ann if found.score >= expression.radius]
         text = [] if words is None else _run(shard, words, limit, where)
+        exact = [] if nearest is None or words is None else _exact(shard, sought, words, where)
 
-        product_ids = {found.point: found.product_id for found in chain(ann, text)}
+        product_ids = {found.point: found.product_id for found in chain(ann, text, exact)}
         cosines = {found.point: found.score for found in ann}
-        bm25s = {found.point: found.score for found in text}
-        by_ann, by_text = set(cosines), set(bm25s)
+        bm25s = {found.point: found.score for found in chain(text, exact)}
+        by_ann, by_text, are_exact = set(cosines), set(bm25s), {found.point for found in exact}
         cosines |= _scores(shard, nearest, product_ids.keys() - by_ann)
         bm25s |= _scores(shard, words, product_ids.keys() - by_text)
 
@@ -171,10 +178,10 @@ class EdgeIndex:
             ways: tuple[tuple[Part, Set[PointId]], ...] = (("ann", by_ann), ("text", by_text))
             found_by = tuple(part for part, points in ways if point in points)
             cosine = min(1.0, max(-1.0, cosines.get(point, 0.0)))
-            hits.append(Hit(product_id, cosine, bm25s.get(point, 0.0), found_by))
+            hits.append(Hit(product_id, cosine, bm25s.get(point, 0.0), found_by, point in are_exact))
         if expression.order == "bm25":
             return sorted(hits, key=lambda hit: (-hit.bm25, -hit.cosine, hit.product_id))
-        return sorted(hits, key=lambda hit: (-hit.cosine, -hit.bm25, hit.product_id))
+        return sorted(hits, key=lambda hit: (not hit.exact, -hit.cosine, -hit.bm25, hit.product_id))
 
     def count(self, filters: Filters) -> int:
         """See `mercato.retrieval.index.Index.count`; exact up to about 20,000."""
@@ -294,6 +301,27 @@ def _nearest(
     return found
 
 
+def _exact(shard: qdrant.EdgeShard, sought: list[int], words: qdrant.Query, where: qdrant.Filter | None) -> list[_Found]:
+    """Find the products that hold every sought word, one of which is rare; there are at most `_RARE` of them."""
+    if len(sought) > _EXACT_WORDS:
+        return []
+    rare = min(_RARE, max(1, int(_RARE_PART * _estimate(shard, None))))
+    for word in sought:
+        request = qdrant.QueryRequest(limit=rare + 1, query=bm25_query([word]))
+        holders = [point.id for point in shard.query(request)]
+        if len(holders) <= rare:
+            break
+    else:
+        return []
+    records = shard.retrieve(holders, with_payload=False, with_vector=[WORDS]) if holders else []
+    every = {record.id for record in records if set(sought) <= set(record.vector[WORDS].indices)}
+    return _run(shard, words, len(every), _among(every, where)) if every else []
+
+
+def _among(points: Set[PointId], where: qdrant.Filter | None = None) -> qdrant.Filter:
+    return qdrant.Filter(must=[qdrant.HasIdCondition(set(points)), *([] if where is None else [where])])
+
+
 def _approach(shard: qdrant.EdgeShard, where: qdrant.Filter | None, effort: int) -> qdrant.SearchParams:
     """Choose by the filters' estimated cardinality (about 15 µs): exact, the graph, or the graph with ACORN."""
     total = _estimate(shard, None)
@@ -315,9 +343,8 @@ def _scores(shard: qdrant.EdgeShard, query: qdrant.Query | None, points: Set[Poi
     """Score these points by `query`; those that share no token with a text query are absent."""
     if query is None or not points:
         return {}
-    these = qdrant.Filter(must=[qdrant.HasIdCondition(set(points))])
     exact = qdrant.SearchParams(exact=True)
-    request = qdrant.QueryRequest(limit=len(points), query=query, filter=these, params=exact)
+    request = qdrant.QueryRequest(limit=len(points), query=query, filter=_among(points), params=exact)
     return {point.id: point.score for point in shard.query(request)}
 
 
