@@ -23,7 +23,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "demo"
     done = subprocess.run([*MERCATO, "demo", folder, "--size", "tiny", "--no-serve"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder, done.stderr
+    return folder, done.stderr + done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.rule import Rule
 
@@ -60,7 +61,7 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         stage()
         note(f"  [dim]{name}: {time.perf_counter() - start:.0f} s, {time.perf_counter() - begun:.0f} s in all[/]")
     console.print(Rule("what was learned", align="left"))
-    console.print(summary(metrics))
+    Console().print(summary(metrics))  # the result, on stdout
     note(escape(f"report: {run / 'report.html'}"))
     if port is not None:
         serve_run(run, Market.open(market_path), str(index), "127.0.0.1", port)
