@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import io
 import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from served import WRITE, event, ids, search, server, wait_until
-from small_market import KEY, TrigramEncoder, picture, products
+from small_market import KEY, TrigramEncoder, make_market, picture, products
 
 from mercato.data.schema import PRODUCTS
+from mercato.serving import pictures
+from mercato.serving.door import Door
+from mercato.serving.metrics import Metrics
 from mercato.serving.searching import Effort
 
 
@@ -126,6 +133,26 @@ def test_upserts_between_pages_neither_repeat_nor_hide(start):
     assert [product_id for product_id in shown if not product_id.startswith("new")] == before
 
 
+@pytest.mark.parametrize("page_size", [1, 10, 100])
+def test_a_model_number_is_found_first(tmp_path, page_size):
+    rows = [{"product_id": f"p{n:03}", "title": f"xr radio {n % 7}"} for n in range(299)]
+    rows.insert(150, {"product_id": "sought", "title": "a radio in its box with odd things, XR-5521, and no remote"})
+    with server(make_market(tmp_path / "market", rows)) as client:
+        assert "sought" not in ids(search(client, query="radio 5521", mode="semantic", page_size=10))
+        first = search(client, query="radio 5521", page_size=page_size)["hits"][0]
+        assert first["product"]["product_id"] == "sought" and first["exact"] and "text" in first["found_by"]
+        shown = [hit["product"]["product_id"] for hit in all_pages(client, query="radio 5521", page_size=page_size)]
+        assert sorted(shown) == sorted(row["product_id"] for row in rows)
+
+
+def test_what_only_words_found_follows_what_is_near_enough(start):
+    client = start(effort=Effort(radius=0.9))
+    first_page = search(client, query="red chair", page_size=6)["hits"]
+    assert {hit["found_by"] == ["text"] for hit in first_page} == {True, False}
+    assert all(hit["cosine"] < 0.9 for hit in first_page if "ann" not in hit["found_by"])
+    assert all(hit["found_by"] == ["ann"] for hit in search(client, query="red chair", mode="semantic")["hits"])
+
+
 def test_a_cursor_outlives_the_server(market):
     with server(market) as client:
         first = search(client, query="red chair", page_size=20)
@@ -218,6 +245,77 @@ def test_past_capacity_the_answer_is_503_with_retry_after(start):
     wait_until(lambda: client.post("/v1/search", json={"query": "red chair"}).status_code == 200)
 
 
+def test_embedding_keeps_no_search_waiting(start):
+    release = threading.Event()
+
+    class Slow(TrigramEncoder):
+        def encode_products(self, rows):
+            release.wait(10)
+            return super().encode_products(rows)
+
+    client = start(Slow(), searches=1, waiting=0)
+    body = {"products": [{"product_id": "n", "title": "lamp"}]}
+    with ThreadPoolExecutor(4) as pool:
+        embedding = [pool.submit(client.post, "/v1/embed", json=body, headers=WRITE) for _ in range(4)]
+        time.sleep(0.2)
+        assert client.post("/v1/search", json={"query": "red chair"}).status_code == 200
+        release.set()
+        assert {answer.result().status_code for answer in embedding} == {200}
+
+
+def test_a_large_body_without_the_key_is_not_read_for_embedding(client):
+    body = {"queries": ["x"], "padding": "a" * 2**21}
+    assert client.post("/v1/embed", json=body).status_code == 413
+    assert client.post("/v1/embed", json=body, headers=WRITE).status_code == 422
+
+
+def test_large_bodies_are_let_in_a_few_at_a_time():
+    inside, release, statuses = [], asyncio.Event(), []
+
+    async def app(scope, receive, send):
+        inside.append(scope["keyed"])
+        await release.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            statuses.append((message["status"], dict(message["headers"]).get(b"retry-after")))
+
+    async def post(door, size, keyed, path="/v1/events"):
+        headers = [(b"transfer-encoding", b"chunked") if size is None else (b"content-length", str(size).encode())]
+        headers += [(b"x-api-key", KEY.encode())] if keyed else []
+        await door({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
+
+    async def crowd():
+        door = Door(app, KEY, Metrics())
+        asked = [post(door, size, keyed=False) for size in [500_000] * 20 + [None] * 3 + [100] * 30]
+        asked += [post(door, 30_000_000, keyed=True, path="/v1/products") for _ in range(6)]
+        waiting = [asyncio.create_task(one) for one in asked]
+        await asyncio.sleep(0.05)
+        assert (inside.count(False), inside.count(True)) == (16 + 30, 4)
+        assert statuses == [(503, b"1")] * 9
+        release.set()
+        await asyncio.gather(*waiting)
+        await post(door, 500_000, keyed=False)  # the places are free again
+        assert statuses[-1][0] == 200
+
+    asyncio.run(crowd())
+
+
+@pytest.mark.parametrize("path", ["/v1/products", "/v1/embed"])
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(client, monkeypatch, path):
+    out = io.BytesIO()
+    Image.new("1", (4000, 3001)).save(out, "PNG")
+    monkeypatch.setattr(pictures, "read_image", lambda *_: pytest.fail("it was decoded"))
+    image = {"base64": base64.b64encode(out.getvalue()).decode()}
+    answer = client.post(path, json={"products": [{"product_id": "n", "title": "t", "images": [image]}]}, headers=WRITE)
+    assert answer.status_code == 400 and "products.0.images.0.base64" in answer.json()["detail"]
+    assert "12,000,000" in answer.json()["detail"]
+
+
 def test_a_search_that_takes_too_long_is_given_up(start):
     class Stuck(TrigramEncoder):
         def encode_queries(self, queries, country=None):
@@ -271,6 +369,9 @@ def test_an_upsert_comes_back_whole_and_is_found_and_a_delete_is_final(start):
         ("images", '[{"base64": "AAAA"}]'),
         ("images", '[{"path": "/etc/passwd"}]'),
         ("image_embeddings", "[[NaN]]"),
+        ("image_embeddings", "[[1e300]]"),
+        ("image_embeddings", "[[1, 2], [1]]"),
+        ("image_embeddings", "[[]]"),
     ],
 )
 def test_a_wrong_product_is_refused_whole_and_named(client, field, value):
@@ -279,6 +380,27 @@ def test_a_wrong_product_is_refused_whole_and_named(client, field, value):
     answer = client.post("/v1/products", content=raw, headers=WRITE | {"content-type": "application/json"})
     assert answer.status_code in (400, 422) and f"products.1.{field}" in answer.json()["detail"]
     assert client.get("/v1/products/good").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/products", "/v1/embed"])
+def test_image_vectors_of_another_length_are_refused(start, path):
+    client = start(image_dimension=3)
+    for length, status in ((2, 422), (3, 200)):
+        new = [{"product_id": "good", "title": "t"}, {"product_id": "n", "title": "t"}]
+        new[1]["image_embeddings"] = [[1.0] * length] * 2
+        answer = client.post(path, json={"products": new}, headers=WRITE)
+        assert answer.status_code == status, answer.text
+        if status == 422:
+            assert "products.1.image_embeddings: vectors of 2 numbers" in answer.json()["detail"]
+            assert client.get("/v1/products/good").status_code == 404
+
+
+def test_a_language_is_kept_in_lower_case(start):
+    client = start()
+    client.post(
+        "/v1/products", json={"products": [{"product_id": "n", "title": "t", "language": " ES "}]}, headers=WRITE
+    )
+    assert client.get("/v1/products/n").json()["language"] == "es"
 
 
 def test_a_product_twice_in_one_request_is_refused(client):
@@ -327,6 +449,32 @@ def test_events_are_taken_and_reach_the_table(start, market):
     assert rows[1]["product_id"] == "p00" and rows[1]["position"] == 1
 
 
+def test_times_and_countries_out_of_this_world_do_not_reach_the_log(start, market):
+    client = start(flush_seconds=0.05)
+    now = datetime.now(UTC)
+    told = [now - timedelta(hours=2), now + timedelta(minutes=2)]
+    wild = ["9998-01-01T00:00:00Z", now + timedelta(minutes=10), now - timedelta(hours=30), "1970-01-01T00:00:00Z"]
+    events = [event(timestamp=str(moment)) for moment in told + wild]
+    countries = ["gb", "GB", "Germany", "4?", 7, None]
+    for country, each in zip(countries, events, strict=True):
+        each["event_attributes"] = each["event_attributes"] | {"country": country}
+    answer = client.post("/v1/events", json={"events": events})
+    assert answer.status_code == 200, answer.text
+    wait_until(lambda: market.has("events"))
+    rows = market.frame("events").to_dicts()
+    assert [row["timestamp"] for row in rows[:2]] == told
+    assert all(abs(row["timestamp"] - now) < timedelta(minutes=1) for row in rows[2:])
+    assert [row["country"] for row in rows] == ["gb", "gb", None, None, None, None]
+
+
+def test_a_shop_reports_a_reply(start, market):
+    client = start(flush_seconds=0.05)
+    assert client.post("/v1/events", json={"events": [event("seller_reply")]}).status_code == 200
+    wait_until(lambda: market.has("events"))
+    (row,) = market.frame("events").to_dicts()
+    assert (row["action_name"], row["query_id"], row["product_id"]) == ("seller_reply", "q1", "p00")
+
+
 @pytest.mark.parametrize("wrong", [{"timestamp": "yesterday"}, {"action_name": 3}, {"session_id": "x" * 5000}])
 def test_a_wrong_event_is_named_and_none_is_taken(start, market, wrong):
     client = start(flush_seconds=0.05)
@@ -339,7 +487,9 @@ def test_a_wrong_event_is_named_and_none_is_taken(start, market, wrong):
 def test_embed_gives_the_encoders_vectors(client):
     vectors = client.post("/v1/embed", json={"queries": ["red chair", "lamp"], "country": "gb"}).json()["vectors"]
     assert np.array_equal(np.float32(vectors), TrigramEncoder().encode_queries(["red chair", "lamp"]))
-    vectors = client.post("/v1/embed", json={"products": [{"product_id": "n", "title": "lamp"}]}).json()["vectors"]
+    body = {"products": [{"product_id": "n", "title": "lamp"}]}
+    assert client.post("/v1/embed", json=body).status_code == 401
+    vectors = client.post("/v1/embed", json=body, headers=WRITE).json()["vectors"]
     assert np.shape(vectors) == (1, 48)
     assert client.post("/v1/embed", json={}).status_code == 422
 

@@ -102,6 +102,24 @@ def test_seeding_takes_the_table_once(catalogue, plain_market):
     assert catalogue.count() == 48 and catalogue.take(9) == []
 
 
+@pytest.mark.parametrize("batch", [7, 500])
+def test_of_a_repeated_product_the_first_row_stands(catalogue, plain_market, batch):
+    rows = products()
+    write_products(plain_market, [*rows, rows[0] | {"title": "the last row"}])
+    seed(catalogue, plain_market, batch)
+    assert catalogue.get("p00")["title"] == rows[0]["title"] and catalogue.count() == 48
+
+
+def test_only_its_owner_may_read_a_catalogue(tmp_path):
+    file = tmp_path / "c.sqlite"
+    file.touch(0o644)
+    for _ in range(2):
+        catalogue = Catalogue.open(file)
+        catalogue.upsert([entry()])
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+        catalogue.close()
+
+
 def test_seeding_again_respects_what_the_api_wrote_and_deleted(catalogue, plain_market):
     seed(catalogue, plain_market)
     catalogue.upsert([entry("p01", "mine now")])

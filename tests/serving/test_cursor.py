@@ -10,11 +10,12 @@ from mercato.errors import MercatoError
 from mercato.serving.cursor import CursorSigner, Position, digest
 
 SIGNER = CursorSigner(b"k" * 32)
-HERE = Position(0.25, "product-7", 24, "q1")
+HERE = Position(False, 0.25, "product-7", 24, "q1")
 SEARCH = digest({"query": "sofa"})
 
 positions = st.builds(
     Position,
+    exact=st.booleans(),
     score=st.floats(allow_nan=False, allow_infinity=False),
     product_id=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
     shown=st.integers(0, 10_000),

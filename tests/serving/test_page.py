@@ -385,6 +385,7 @@ def test_events_arrive_with_the_query_id(visit: Any, live: Live) -> None:
     rows = live.events(session, "search", "impression", "click", "message", at_least=7)
     assert {row["query_id"] for row in rows} == {query_id}
     assert {row["user_query"] for row in rows} == {"red sofa"}
+    assert {row["country"] for row in rows} == {"us"}  # the visitor's, with which the search was made
     impressions = {row["product_id"]: row["position"] for row in rows if row["action_name"] == "impression"}
     assert impressions == {product_id: position for position, product_id in enumerate(visible, start=1)}
     (click,) = (row for row in rows if row["action_name"] == "click")
@@ -392,6 +393,14 @@ def test_events_arrive_with_the_query_id(visit: Any, live: Live) -> None:
     assert message["product_id"] == visible[1]
     chain = [row["action_name"] for row in sorted(rows, key=lambda row: row["timestamp"])]
     assert chain.index("search") < chain.index("click") < chain.index("message")
+
+
+def test_a_number_in_the_query_is_found_first_and_why_says_so(visit: Any) -> None:
+    page = visit("/?q=sofa+no+84")
+    expect(page.locator(".card")).to_have_count(24)
+    assert ids(page)[0] == "p/084"
+    page.locator(".why summary").first.click()
+    expect(page.locator(".why-panel").first).to_contain_text("every word of the query is in this listing, and one of")
 
 
 def test_an_impression_is_logged_once_and_only_when_seen(visit: Any, live: Live) -> None:

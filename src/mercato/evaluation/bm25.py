@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,17 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from mercato.evaluation.arrays import FloatArray, IntArray
+from mercato.text.words import words
 
 FIELDS = ("title", "description", "brand", "category", "attributes")
 K1, B = 1.2, 0.75  # Lucene's defaults
-
-_WORD = re.compile(r"\w+")
-
-
-def words(text: str) -> list[str]:
-    r"""Split into lower-case runs of letters and digits (`\w+`), accents folded: no stop words, no stemming."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
-    return _WORD.findall(plain)
 
 
 class BM25:

@@ -2,7 +2,7 @@
 
 BM25 is a sparse vector: term weights are stored, the engine applies the IDF of the whole shard. That prunes, and scores
 a handful of ids in .05 ms, where a scored text index scores every product with a query token again (up to 3 ms at
-200k). The words are those of `mercato.retrieval.words`: the engine only counts and hashes what it is given between spaces.
+200k). The words are those of `mercato.text.words`: the engine only counts and hashes what stands between spaces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import qdrant_edge as qdrant
 from mercato.errors import MercatoError
 from mercato.retrieval.edge_payload import INDEXES, payload
 from mercato.retrieval.index import IndexRecord
-from mercato.retrieval.words import words
+from mercato.text.words import words
 
 DENSE, WORDS = "", "bm25"  # the names of the two vectors of a point
 

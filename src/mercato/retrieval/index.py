@@ -22,8 +22,9 @@ class Hit:
     """One product found, with both scores whichever part found it.
 
     `cosine` is 0 where the expression has no vector to compare with, `bm25` is above 0 exactly where the product
-    shares a word with the text. `found_by` names the parts whose own candidates it was among; none in a browse. `exact`
-    says that it holds every word of the text and one of them is rare (a model number); only where there is a vector too.
+    shares a word with the text. `found_by` names the parts whose own candidates it was among; none in a browse.
+    `exact` says that it holds every word of the text and one of them is rare (a model number); it is False where the
+    expression has no vector.
     """
 
     product_id: str

@@ -28,7 +28,7 @@ from filelock import FileLock
 from mercato.errors import MercatoError
 from mercato.files import write_whole
 from mercato.retrieval.edge_payload import condition
-from mercato.retrieval.edge_shard import WORDS, Points, bm25_query, build_graph, create, mean_tokens, point_id
+from mercato.retrieval.edge_shard import Points, bm25_query, build_graph, create, mean_tokens, point_id
 from mercato.retrieval.expression import Expression, Filters
 from mercato.retrieval.generations import current, hold_current, next_generation, sweep
 from mercato.retrieval.index import Hit, IndexRecord, Part
@@ -45,9 +45,9 @@ _NARROW = 0.1  # filters that leave less than this part of the index make the pl
 _EXACT_BELOW_WHEN_NARROW = 100_000  # … and there exact search is the cheaper of the two that remain up to here
 _COUNT_EXACTLY_BELOW = 20_000
 
-# A query's word is rare where it is in at most so many products, and in at most this part of the index (or in just one).
+# A word is rare where so many products at most have it, and no more than this part of the index (or one product).
 _RARE, _RARE_PART = 10, 0.001
-_EXACT_WORDS = 16  # a query of more words is not looked at for rare ones: each costs .05 ms, and names nothing by number
+_EXACT_WORDS = 16  # a query of more words names nothing by number, and to look for rare ones costs .1 ms a word
 
 _BATCH = 256  # points an update: the engine holds the GIL for about 15 ms of it
 
@@ -301,21 +301,24 @@ def _nearest(
     return found
 
 
-def _exact(shard: qdrant.EdgeShard, sought: list[int], words: qdrant.Query, where: qdrant.Filter | None) -> list[_Found]:
+def _exact(
+    shard: qdrant.EdgeShard, sought: list[int], words: qdrant.Query, where: qdrant.Filter | None
+) -> list[_Found]:
     """Find the products that hold every sought word, one of which is rare; there are at most `_RARE` of them."""
     if len(sought) > _EXACT_WORDS:
         return []
     rare = min(_RARE, max(1, int(_RARE_PART * _estimate(shard, None))))
     for word in sought:
         request = qdrant.QueryRequest(limit=rare + 1, query=bm25_query([word]))
-        holders = [point.id for point in shard.query(request)]
+        holders = {point.id for point in shard.query(request)}
         if len(holders) <= rare:
             break
     else:
         return []
-    records = shard.retrieve(holders, with_payload=False, with_vector=[WORDS]) if holders else []
-    every = {record.id for record in records if set(sought) <= set(record.vector[WORDS].indices)}
-    return _run(shard, words, len(every), _among(every, where)) if every else []
+    for other in sought:  # most are gone after the first
+        if other != word:
+            holders &= _scores(shard, bm25_query([other]), holders).keys()
+    return _run(shard, words, len(holders), _among(holders, where)) if holders else []
 
 
 def _among(points: Set[PointId], where: qdrant.Filter | None = None) -> qdrant.Filter:

@@ -20,7 +20,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from mercato.data.market import Market
-from mercato.data.ubi import parse_ubi_event, share_sessions
 from mercato.errors import MercatoError
 from mercato.models.encoder import Encoder
 from mercato.retrieval.expression import Filters
@@ -30,6 +29,7 @@ from mercato.serving.cache import TTLCache
 from mercato.serving.catalogue import Catalogue, Entry, Picture
 from mercato.serving.docs_page import docs_page
 from mercato.serving.door import Door
+from mercato.serving.events import event_rows
 from mercato.serving.facts import market_facts
 from mercato.serving.gate import Gate, OverloadError
 from mercato.serving.ingestion import Ingestion, product_rows
@@ -54,6 +54,7 @@ class Settings:
     timeout_seconds: float = 10.0
     batch: int = 32  # products embedded at once
     outbox_bound: int = 100_000  # products waiting to be embedded beyond which writes are refused
+    image_dimension: int = 0  # of the `image_embeddings` that the encoder reads; 0 where it reads none
     flush_seconds: float = 10.0  # between two moves of events to the market's table
 
 
@@ -75,6 +76,7 @@ def create_app(
     ingestion = Ingestion(catalogue, encoder, index, market.path / "events", settings.batch, settings.flush_seconds)
     reading = Gate("search", settings.searches, settings.waiting, settings.timeout_seconds)
     writing = Gate("write", 2, settings.waiting, settings.timeout_seconds)
+    embedding = Gate("embed", 1, 8, settings.timeout_seconds)  # apart: it is heavy, and searches must not wait for it
     facts = market_facts(market, catalogue.documents())
     page = _PageFiles(directory=_PAGE)
 
@@ -87,6 +89,7 @@ def create_app(
         yield
         reading.close()
         writing.close()
+        embedding.close()
         ingestion.stop()
 
     app = FastAPI(
@@ -114,7 +117,7 @@ def create_app(
         def write() -> Response:
             if catalogue.outbox_depth() >= settings.outbox_bound:
                 raise OverloadError("too many products wait to be embedded; try again later")
-            catalogue.upsert([_entry(product, f"products.{n}") for n, product in enumerate(body.products)])
+            catalogue.upsert(_entries(body.products, settings.image_dimension))
             ingestion.wake()
             return _json({"accepted": len(body.products)})
 
@@ -174,24 +177,28 @@ def create_app(
         """Log what searchers saw and did (UBI 1.3). The events are on disk when this answers."""
 
         def write() -> Response:
-            catalogue.add_events(_event_rows(body.events))
+            catalogue.add_events(event_rows(body.events))
             return _json({"accepted": len(body.events)})
 
         return await writing.run(write)
 
-    @app.post("/v1/embed", response_model=wire.VectorsOut, responses=_problems(400, 413, 422, 503))
-    async def embed(body: wire.EmbedIn) -> Response:
-        """The vectors of queries or of products."""
+    @app.post(
+        "/v1/embed", response_model=wire.VectorsOut, dependencies=key, responses=_problems(400, 401, 413, 422, 503)
+    )
+    async def embed(body: wire.EmbedIn, request: Request) -> Response:
+        """The vectors of queries or, with the key, of products."""
+        if body.products is not None and not request.scope["keyed"]:
+            raise HTTPException(401, "X-API-Key: missing or wrong; embedding products needs the server's key")
 
         def encode() -> Response:
             if body.queries is not None:
                 vectors = encoder.encode_queries(body.queries, body.country)
             else:
-                entries = [_entry(product, f"products.{n}") for n, product in enumerate(body.products or ())]
+                entries = _entries(body.products or [], settings.image_dimension)
                 vectors = encoder.encode_products(product_rows([entry.product() for entry in entries]))
             return _json({"vectors": np.ascontiguousarray(vectors, np.float32)})
 
-        return await reading.run(encode)
+        return await embedding.run(encode)
 
     @app.get("/v1/market", response_model=wire.MarketOut, responses=_problems(503))
     async def about() -> Response:
@@ -242,28 +249,28 @@ class _PageFiles(StaticFiles):
         return super().is_not_modified(response_headers, request_headers)
 
 
-def _entry(product: wire.ProductIn, where: str) -> Entry:
-    """A product as it is stored, each picture decoded once.
+def _entries(products: list[wire.ProductIn], image_dimension: int) -> list[Entry]:
+    """Products as they are stored, each picture decoded once.
 
     Raises:
-        MercatoError: a picture is broken; the message names it after `where`.
+        HTTPException: 422 where a product's image vectors are not of the length that the encoder reads.
+        MercatoError: a picture is broken or too large; the message names it.
     """
+    for number, product in enumerate(products):
+        for vector in product.image_embeddings or ():
+            if image_dimension and len(vector) != image_dimension:
+                why = f"vectors of {len(vector)} numbers, but the model's image vectors have {image_dimension}"
+                raise HTTPException(422, f"products.{number}.image_embeddings: {why}")
+    return [_entry(product, f"products.{number}") for number, product in enumerate(products)]
+
+
+def _entry(product: wire.ProductIn, where: str) -> Entry:
     pictures = [
         Picture(*checked_picture(image.base64, f"{where}.images.{number}.base64"))
         for number, image in enumerate(product.images or ())
     ]
     document = product.model_dump(mode="json", exclude={"images", "image_embeddings"})
     return Entry(document, pictures, product.image_embeddings)
-
-
-def _event_rows(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = []
-    for number, event in enumerate(events):
-        try:
-            rows.append((event, parse_ubi_event(event)))
-        except MercatoError as error:
-            raise MercatoError(f"events.{number}.{error}") from None
-    return [row | {"timestamp": row["timestamp"].isoformat()} for row in share_sessions(rows)]
 
 
 def _count_things(metrics: Metrics, encoder: Encoder, index: Index, catalogue: Catalogue) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 
@@ -10,19 +11,27 @@ from fastapi import FastAPI
 
 from mercato.errors import MercatoError
 
+CONNECTIONS = 512  # beyond them uvicorn answers 503 before it reads anything
+
 
 def free_port(preferred: int, host: str = "127.0.0.1") -> int:
     """The first free port from `preferred` on, of the next hundred.
 
     Raises:
-        MercatoError: none of them is free.
+        MercatoError: none of them is free, or the host is not one of this machine's.
     """
+    try:
+        family, _, _, _, (address, *_) = socket.getaddrinfo(host, preferred, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise MercatoError(f"--host: {host} cannot be listened on: {error}") from None
     for port in range(preferred, min(preferred + 100, 65_536)):
-        with socket.socket() as probe:
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host, port))
-            except OSError:
+                probe.bind((address, port))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise MercatoError(f"--host: {host} cannot be listened on: {error.strerror}") from None
                 continue
             return port
     raise MercatoError(f"--port: no port from {preferred} to {preferred + 99} is free on {host}")
@@ -42,6 +51,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
+        limit_concurrency=CONNECTIONS,
     )
     ends = (signal.SIGINT, signal.SIGTERM)
     before = {

@@ -1,11 +1,11 @@
 """The catalogue of record: products and their pictures, the outbox of what is still to embed, the events not yet moved.
 
-What a write acknowledges is on disk (SQLite: WAL, synchronous=FULL). The index is derived from this and can always be
-rebuilt. A product's document and its outbox row are written in one transaction, so neither exists without the other.
+What a write acknowledges is on disk (SQLite: WAL, synchronous=FULL); a document and its outbox row are one transaction.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,17 +124,19 @@ class Catalogue:
 
     @classmethod
     def open(cls, where: str | Path) -> Self:
-        """Open or create a catalogue: a file path (SQLite) or an SQLAlchemy URL.
+        """Open or create a catalogue: a file path (SQLite; only its owner may read it) or an SQLAlchemy URL.
 
         Raises:
             MercatoError: it cannot be opened, or is not a catalogue.
         """
         url = str(where) if "://" in str(where) else f"sqlite:///{where}"
         try:
+            if "://" not in str(where):
+                _keep_private(Path(where))
             catalogue = cls(url)
             with catalogue._write() as connection:
                 _metadata.create_all(connection)
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, OSError) as error:
             shown = sa.engine.make_url(url).render_as_string(hide_password=True) if "://" in str(where) else where
             raise MercatoError(f"catalogue {shown}: cannot be opened: {getattr(error, 'orig', error)}") from None
         return catalogue
@@ -382,6 +384,14 @@ class Catalogue:
             names = ("version", "operation", "enqueued_at", "not_before", "attempts", "reason")
             replaced = {name: insert.excluded[name] for name in names}
             connection.execute(insert.on_conflict_do_update(index_elements=["product_id"], set_=replaced), rows)
+
+
+def _keep_private(file: Path) -> None:
+    """The database holds secrets and what searchers did: mode 0600, which SQLite gives to its -wal and -shm as well."""
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    for own in (file, *(file.with_name(file.name + ending) for ending in ("-wal", "-shm"))):
+        if own.exists():
+            own.chmod(0o600)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import orjson
 
@@ -21,8 +21,9 @@ _SIGNATURE = 16  # bytes of HMAC-SHA256 kept
 
 @dataclass(frozen=True)
 class Position:
-    """The last hit shown (its score and id), how many were shown, and the id that the whole search logs under."""
+    """The last hit shown (its place in the order), how many were shown, and the id that the whole search logs under."""
 
+    exact: bool
     score: float
     product_id: str
     shown: int
@@ -42,7 +43,7 @@ class CursorSigner:
 
     def encode(self, position: Position, search: str) -> str:
         """The cursor text (URL-safe) of a position in the search of this digest."""
-        body = orjson.dumps([position.score, position.product_id, position.shown, position.query_id, search])
+        body = orjson.dumps([*astuple(position), search])
         return base64.urlsafe_b64encode(self._sign(body) + body).decode().rstrip("=")
 
     def decode(self, cursor: str, search: str) -> Position:
@@ -58,10 +59,10 @@ class CursorSigner:
         signature, body = raw[:_SIGNATURE], raw[_SIGNATURE:]
         if not hmac.compare_digest(signature, self._sign(body)):
             raise MercatoError("cursor: not a cursor of this server; start again without one")
-        score, product_id, shown, query_id, owner = orjson.loads(body)
+        *position, owner = orjson.loads(body)
         if not hmac.compare_digest(owner, search):
             raise MercatoError("cursor: belongs to another search; start again without one")
-        return Position(score, product_id, shown, query_id)
+        return Position(*position)
 
     def _sign(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, "sha256")[:_SIGNATURE]

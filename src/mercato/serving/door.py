@@ -23,17 +23,24 @@ _HEADERS = [
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
 _KILOBYTE = 1024
-_LIMITS = {"/v1/products": 32_768 * _KILOBYTE, "/v1/embed": 8192 * _KILOBYTE, "/v1/events": 1024 * _KILOBYTE}
+_LIMITS = {"/v1/products": 32_768 * _KILOBYTE, "/v1/embed": 1024 * _KILOBYTE, "/v1/events": 1024 * _KILOBYTE}
+_KEYED_LIMITS = _LIMITS | {"/v1/embed": 8192 * _KILOBYTE}
 _LIMIT = 64 * _KILOBYTE  # bytes of a body anywhere else
+_LARGE = {True: 4, False: 16}  # bodies over `_LIMIT` read or worked on at once, those with the key and those without
 _DRAINED = 8192 * _KILOBYTE  # bytes of a refused body that are read and thrown away
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"}
 
 
 class Door:
-    """Refuses a write without the key and a body over its limit before it is read, and signs every answer."""
+    """Refuses a write without the key and a body over its limit before it is read, and signs every answer.
+
+    Large bodies are let in a few at a time, so that memory is bounded; those without the key keep out no other.
+    `scope["keyed"]` tells the routes whether the key came with the request.
+    """
 
     def __init__(self, app: ASGIApp, api_key: str, metrics: Metrics) -> None:
         self._app, self._key, self._metrics = app, api_key.encode(), metrics
+        self._inside = {True: 0, False: 0}  # large bodies, with the key and without
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -51,13 +58,21 @@ class Door:
 
         try:
             headers = dict(scope["headers"])
-            limit = _LIMITS.get(scope["path"], _LIMIT)
-            if _is_write(scope) and not hmac.compare_digest(headers.get(b"x-api-key", b""), self._key):
+            keyed = scope["keyed"] = hmac.compare_digest(headers.get(b"x-api-key", b""), self._key)
+            limit = (_KEYED_LIMITS if keyed else _LIMITS).get(scope["path"], _LIMIT)
+            large = limit > _LIMIT and _may_exceed(headers, _LIMIT)
+            if _is_write(scope) and not keyed:
                 await _refuse(receive, signed, 401, "X-API-Key: missing or wrong; writes need the server's key")
             elif _declared(headers) > limit:
                 await _refuse(receive, signed, 413, _too_large(limit))
+            elif large and self._inside[keyed] >= _LARGE[keyed]:
+                await _refuse(receive, signed, 503, "too many large bodies at once; try again in a second")
             else:
-                await self._app(scope, _bounded(receive, limit), signed)
+                self._inside[keyed] += large
+                try:
+                    await self._app(scope, _bounded(receive, limit), signed)
+                finally:
+                    self._inside[keyed] -= large
         finally:
             route = str(getattr(scope.get("route"), "path_format", "other"))
             method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -72,6 +87,10 @@ def _is_write(scope: Scope) -> bool:
 def _declared(headers: dict[bytes, bytes]) -> int:
     length = headers.get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
+
+
+def _may_exceed(headers: dict[bytes, bytes], size: int) -> bool:
+    return _declared(headers) > size or b"transfer-encoding" in headers  # in chunks of a length not told
 
 
 def _too_large(limit: int) -> str:
@@ -103,5 +122,7 @@ async def _refuse(receive: Receive, send: Send, status: int, why: str) -> None:
             break
     body = orjson.dumps({"detail": why})
     headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

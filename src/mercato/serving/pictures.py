@@ -7,10 +7,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from mercato.data.images import read_image
+from mercato.data.images import FORMATS, read_image
 from mercato.errors import MercatoError
 
 MAX_BYTES = 10 * 2**20
+MAX_PIXELS = 12_000_000  # of a picture that comes over HTTP: 36 MB when it is decoded
 _LONGEST = 1200  # pixels of a picture that is made for showing
 
 
@@ -23,20 +24,33 @@ def content_type(content: bytes) -> str | None:
     return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
 
 
-def checked_picture(content: bytes, field: str) -> tuple[str, bytes]:
+def checked_picture(content: bytes, field: str, most_pixels: int = MAX_PIXELS) -> tuple[str, bytes]:
     """Decode a picture to know that it is one; returns its content type and bytes.
 
     Raises:
-        MercatoError: it is larger than 10 MiB or `read_image` refuses it; the message begins with `field`.
+        MercatoError: it is larger than 10 MiB, its header says that it has more than `most_pixels` (nothing is decoded
+            to know), or `read_image` refuses it; the message begins with `field`.
     """
     if len(content) > MAX_BYTES:
         raise MercatoError(f"{field}: has {len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
+        _refuse_large(content, most_pixels)
         picture = read_image(Path(), {"bytes": content})
     except MercatoError as error:
         raise MercatoError(f"{field}: {error}") from None
     kind = content_type(content)
     return (kind, content) if kind else ("image/jpeg", _jpeg(picture))
+
+
+def _refuse_large(content: bytes, most_pixels: int) -> None:
+    """Look at the header alone; what has none that can be read is left for `read_image` to name."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            width, height = opened.size
+    except Exception:  # decoders raise anything from SyntaxError to struct.error on a broken file
+        return
+    if width * height > most_pixels:
+        raise MercatoError(f"the image has {width}×{height} pixels, more than {most_pixels:,}")
 
 
 def market_picture(market: Path, path: str) -> tuple[str, bytes]:

@@ -52,7 +52,8 @@ class Searcher:
         cursor = None
         if more:
             last = page[-1]
-            cursor = self._signer.encode(Position(last.score, last.hit.product_id, shown + len(page), query_id), owner)
+            position = Position(last.hit.exact, last.score, last.hit.product_id, shown + len(page), query_id)
+            cursor = self._signer.encode(position, owner)
         products = self._catalogue.get_many([ranked.hit.product_id for ranked in page])
         return {
             "query_id": query_id,
@@ -79,16 +80,16 @@ class Searcher:
         )
 
     def _page(self, expression: Expression, behind: Position | None, size: int) -> tuple[list[_Ranked], bool]:
-        """The `size` hits that follow `behind` in the order (score down, id up), and whether more follow them.
+        """The `size` hits that follow `behind` in the order (exact first, score down, id up), and whether more follow.
 
         The index is asked for a little more than is shown, and for more until the page is certain. While the leading
         part (ANN, or text where there is no vector) has more to give, that is where the page's last score lies above
         the last one it gave, so that no equal score is cut off. Once it has given all, only its own hits are certain:
-        what follows (words matched beyond the radius) has its order at full depth.
+        what follows (words matched beyond the radius) has its order at full depth. Exact hits always come all at once.
         """
         lead = "ann" if expression.vector is not None else "text"
         browse = expression.vector is None and expression.text is None
-        key = (-behind.score, behind.product_id) if behind else (-math.inf, "")
+        key = (not behind.exact, -behind.score, behind.product_id) if behind else (False, -math.inf, "")
         limit = min((behind.shown if behind else 0) + size + 1, self._effort.depth)
         while True:
             ranking = self._rank(self._index.search(expression, limit), expression, browse)
@@ -99,10 +100,10 @@ class Searcher:
             if limit == self._effort.depth or (len(leading) < limit and others < limit):
                 return page, more
             if len(leading) < limit:
-                if more and all(lead in ranked.hit.found_by for ranked in page):
+                if more and all(ranked.hit.exact or lead in ranked.hit.found_by for ranked in page):
                     return page, True
                 limit = self._effort.depth
-            elif more and page[-1].score > leading[-1].score:
+            elif more and (page[-1].hit.exact or page[-1].score > leading[-1].score):
                 return page, True
             else:
                 limit = min(limit * 2, self._effort.depth)
@@ -123,8 +124,8 @@ class _Ranked:
     hit: Hit
 
     @property
-    def key(self) -> tuple[float, str]:
-        return -self.score, self.hit.product_id
+    def key(self) -> tuple[bool, float, str]:
+        return not self.hit.exact, -self.score, self.hit.product_id
 
 
 def product_json(product: Product) -> dict[str, Any]:
@@ -141,6 +142,7 @@ def _hit(position: int, hit: Hit, product: Product, location: LocationIn | None)
         "cosine": hit.cosine,
         "bm25": hit.bm25,
         "found_by": hit.found_by,
+        "exact": hit.exact,
         "distance_km": _distance_km(location, product["latitude"], product["longitude"]),
     }
 

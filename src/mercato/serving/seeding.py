@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mercato.data.images import MAX_PIXELS
 from mercato.data.market import Market
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
@@ -24,7 +25,8 @@ def seed(catalogue: Catalogue, market: Market, batch: int = 500) -> int:
     """Bring the catalogue up to the market's products table; returns how many rows were read.
 
     Nothing is read where the table's files (names, sizes, times) are those of the last seeding. Products written or
-    deleted through the API stay as they are, and so do products whose row has left the table.
+    deleted through the API stay as they are, and so do products whose row has left the table. Of rows with one
+    product_id the first stands, as it does for training and for the index.
 
     Raises:
         MercatoError: the table cannot be read in its schema, or a row has no product_id or title.
@@ -35,16 +37,20 @@ def seed(catalogue: Catalogue, market: Market, batch: int = 500) -> int:
     if catalogue.setting(_SEEDED) == fingerprint:
         return 0
     total: int = sum(pq.read_metadata(file).num_rows for file in files)
-    entries: dict[str, Entry] = {}
+    entries: list[Entry] = []
+    seen: set[str] = set()
     for number, row in enumerate(track(_rows(market, batch), "seeding the catalogue", total)):
         for field in ("product_id", "title"):
             if not row[field]:
                 raise MercatoError(f"table products, row {number}, column {field}: empty (`mercato check` lists all)")
-        entries[row["product_id"]] = _entry(row)
+        if row["product_id"] in seen:
+            continue
+        seen.add(row["product_id"])
+        entries.append(_entry(row))
         if len(entries) == batch:
-            catalogue.seed(list(entries.values()))
-            entries = {}
-    catalogue.seed(list(entries.values()))
+            catalogue.seed(entries)
+            entries = []
+    catalogue.seed(entries)
     catalogue.set(_SEEDED, fingerprint)
     return total
 
@@ -85,6 +91,6 @@ def _picture(image: dict[str, Any]) -> Picture | None:
     if kind := content_type(content):
         return Picture(kind, content)
     try:
-        return Picture(*checked_picture(content, "image"))
+        return Picture(*checked_picture(content, "image", MAX_PIXELS))
     except MercatoError:
         return None

@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+import secrets
+import sys
 from pathlib import Path
 
-from mercato.data.market import Market
+from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
-from mercato.models.run import load_recipe_and_featurizer
-from mercato.progress import note
+from mercato.files import market_lock
+from mercato.models.run import load_radius
 from mercato.retrieval.index import open_index
 from mercato.serving.api import Settings, create_app
 from mercato.serving.app import free_port, serve
 from mercato.serving.catalogue import Catalogue
-from mercato.serving.indexing import CATALOGUE, run_fingerprint
+from mercato.serving.indexing import products_fingerprint, run_fingerprint
 from mercato.serving.predictor import Predictor
+from mercato.serving.searching import Effort
 from mercato.serving.seeding import seed
 
 KEY = "MERCATO_API_KEY"
+KEY_FILE = ".api-key"
 
 
 def serve_run(run: Path, market: Market, url: str, host: str, port: int) -> None:
     """Serve until interrupted.
 
+    Where MERCATO_API_KEY is not set, a key for writes is made and left in the market's folder (`.api-key`, mode 0600).
+
     Raises:
-        MercatoError: the index was made by another run, whose vectors this one cannot be compared with.
+        MercatoError: the market is served already, or the index was made by another run, whose vectors this one cannot
+            be compared with.
     """
     predictor = Predictor(run, market.path)
-    with open_index(url) as index:
-        if index.fingerprint.split(" ")[0] != run_fingerprint(run):
+    with market_lock(market.path), open_index(url) as index:
+        made_by, _, rest = index.fingerprint.partition(" ")
+        if made_by != run_fingerprint(run):
             raise MercatoError(f"{url} was indexed by another run than {run}: run `mercato index {run} …` again")
+        if rest.split(" ")[0] != products_fingerprint(market):
+            _say("warning: the market's tables changed after this index was built: run `mercato index` again")
         catalogue = Catalogue.open(market.path / CATALOGUE)
         try:
             seed(catalogue, market)
-            name = load_recipe_and_featurizer(run)[0].name
             key = os.environ.get(KEY)
-            settings = Settings(model_name=name, index_name=index.fingerprint)
-            if key:
-                settings = replace(settings, api_key=key)
+            settings = Settings(
+                api_key=key or secrets.token_urlsafe(24),
+                model_name=predictor.recipe.name,
+                index_name=index.fingerprint,
+                effort=Effort(radius=load_radius(run)),
+                image_dimension=predictor.featurizer.spec.image_dimension,
+            )
             app = create_app(market, predictor, index, catalogue, settings)
             port = free_port(port, host)
-            note(
-                f"\n[bold green]serving {market.config.name}: http://{host}:{port}/[/]  (API: /docs; stop with Ctrl-C)"
-            )
             if not key:
-                note(f"key for writes, made for this run ({KEY} sets your own): {settings.api_key}")
+                file = market.path / KEY_FILE
+                _write_private(file, settings.api_key)
+                _say(f"key for writes, made for this run: in {file} ({KEY} sets your own)")
+            address = f"[{host}]" if ":" in host else host
+            _say(f"serving {market.config.name}: http://{address}:{port}/  (API: /docs; stop with Ctrl-C)")
             serve(app, host, port)
         finally:
             catalogue.close()
+
+
+def _say(line: str) -> None:
+    """Print on stderr, also for those who asked for quiet: without the address a server is of no use."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write_private(file: Path, text: str) -> None:
+    file.unlink(missing_ok=True)  # one with other rights, or a link
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(text + "\n")

@@ -33,10 +33,20 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def _equally_long(vectors: list[list[float]]) -> list[list[float]]:
+    if len({len(vector) for vector in vectors}) > 1:
+        raise ValueError("the vectors must all have the same length")
+    return vectors
+
+
 Name = Annotated[str, Field(max_length=256), AfterValidator(_encodable)]
 Word = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_encodable)]
 PicturePosition = Annotated[int, Field(ge=0, lt=1000)]
 Country = Annotated[str, Field(pattern="^[a-z]{2}$", description="ISO 3166-1 alpha-2, lower case")]
+Language = Annotated[Name, AfterValidator(lambda text: text.strip().lower())]
+ImageVector = Annotated[
+    list[Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]], Field(min_length=1, max_length=4096)
+]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
@@ -126,7 +136,7 @@ class ProductIn(_In):
     condition: Name | None = None
     created_at: Annotated[datetime, AfterValidator(_utc)] | None = None
     country: Country | None = None
-    language: Name | None = None
+    language: Language | None = None
     latitude: Latitude | None = None
     longitude: Longitude | None = None
     seller_id: Name | None = None
@@ -134,9 +144,7 @@ class ProductIn(_In):
     rating: Finite | None = None
     attributes: Attributes | None = None
     images: Annotated[list[ImageIn], Field(max_length=10)] | None = None
-    image_embeddings: Annotated[list[Annotated[list[Finite], Field(max_length=4096)]], Field(max_length=10)] | None = (
-        None
-    )
+    image_embeddings: Annotated[list[ImageVector], Field(max_length=10), AfterValidator(_equally_long)] | None = None
 
 
 class ProductsIn(_In):
@@ -155,7 +163,10 @@ class ProductsIn(_In):
 
 
 class EventsIn(BaseModel):
-    """Events in the JSON of the UBI standard (1.3); what Mercato has no column for is ignored."""
+    """Events in the JSON of the UBI standard (1.3); what Mercato has no column for is ignored.
+
+    A time that lies ahead or more than a day back becomes that of receipt; a country that is no code becomes none.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -218,6 +229,7 @@ class HitOut(BaseModel):
     cosine: Annotated[float, Field(description="query · product; 0 where the search had no vector")]
     bm25: Annotated[float, Field(description="0 where no word matched")]
     found_by: list[Literal["ann", "text"]]
+    exact: Annotated[bool, Field(description="holds every word of the query, one of them rare: listed first")]
     distance_km: Annotated[float | None, Field(description="from the searcher's location")]
 
 

@@ -8,13 +8,13 @@ import { button, byId, h, icon } from "./dom.js";
 import { log, watch } from "./events.js";
 import * as filters from "./filters.js";
 import { duration, number, placeName, plural } from "./format.js";
-import { NOTHING, asks, read, request, write } from "./state.js";
+import { NOTHING, asks, read, request, searcherCountry, write } from "./state.js";
 
 const SKELETON_AFTER_MS = 150; // a fast answer replaces the old one without a flash of grey
 
 let market;
 let state;
-let page; // what is drawn: {contexts: Map id → {queryId, query, hit}, cursor, shown, bestBm25}, or null
+let page; // what is drawn: {contexts: Map id → {queryId, query, country, hit}, cursor, shown, bestBm25}, or null
 let running = null; // the AbortController of the search under way
 let returning = false; // on the way back in the browser's history, which comes about a little later
 
@@ -84,7 +84,7 @@ async function search() {
     const [ours, theirs] = await Promise.all(modes.map((mode) => api.search(request(state, market, mode), signal)));
     if (signal.aborted) return;
     page = { contexts: new Map(), cursor: null, shown: 0, bestBm25: Math.max(0, ...ours.hits.map((hit) => hit.bm25)) };
-    log("search", { queryId: ours.query_id, query: state.query });
+    log("search", { queryId: ours.query_id, query: state.query, country: searcherCountry(market) });
     if (!ours.hits.length && !theirs?.hits.length) empty();
     else if (theirs) drawComparison(ours, theirs);
     else drawGrid(ours);
@@ -151,7 +151,7 @@ function drawComparison(ours, theirs) {
 }
 
 function remember(answer, hit) {
-  const context = { queryId: answer.query_id, query: state.query, hit };
+  const context = { queryId: answer.query_id, query: state.query, country: searcherCountry(market), hit };
   page.contexts.set(hit.product.product_id, context);
   return context;
 }

@@ -9,7 +9,7 @@ const SESSION = "mercato.session";
 let queue = [];
 let timer = null;
 const seen = new Set(); // "query_id product_id" of every impression already logged
-const contexts = new WeakMap(); // card → {queryId, query, hit}
+const contexts = new WeakMap(); // card → {queryId, query, country, hit}
 
 const observer = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
@@ -29,18 +29,24 @@ export function watch(card, context) {
   observer.observe(card);
 }
 
-/** Logs `action`: "search" with {queryId, query}; "click", "message", … with the `hit` they were done to as well. */
-export function log(action, { queryId, query, hit }) {
+/**
+ * Logs `action`: "search" with {queryId, query, country}; "click", "message", … with the `hit` they were done to as well.
+ * `country` is the one that the search was made with, or null.
+ */
+export function log(action, { queryId, query, country, hit }) {
   queue.push({
     action_name: action,
     query_id: queryId,
     session_id: session(),
     user_query: query,
     timestamp: new Date().toISOString(),
-    event_attributes: hit ? {
-      object: { object_id: hit.product.product_id, object_id_field: "product_id" },
-      position: { ordinal: hit.position },
-    } : {},
+    event_attributes: {
+      country,
+      ...(hit && {
+        object: { object_id: hit.product.product_id, object_id_field: "product_id" },
+        position: { ordinal: hit.position },
+      }),
+    },
   });
   if (queue.length >= BATCH) flush();
   else timer ??= setTimeout(flush, PAUSE_MS);

@@ -57,12 +57,15 @@ export function write(state) {
   return text ? `/?${text}` : "/";
 }
 
+/** The country that a search is made with: the visitor's, where the market has listings from it. */
+export const searcherCountry = (market) => (market.countries.includes(homeCountry) ? homeCountry : null);
+
 /** The body of POST /v1/search for a state. Prices given the wrong way round are read the right way round. */
 export function request(state, market, mode, cursor = null) {
   const swapped = state.priceMin !== null && state.priceMax !== null && state.priceMin > state.priceMax;
   const body = {
     query: state.query,
-    country: market.countries.includes(homeCountry) ? homeCountry : null,
+    country: searcherCountry(market),
     location: state.near && { latitude: state.near.latitude, longitude: state.near.longitude },
     filters: {
       category: state.category,

@@ -13,6 +13,7 @@ export function finder(hit) {
 const LABEL = { both: "meaning and words", meaning: "meaning", words: "words", filters: "the filters" };
 
 function sentence(hit) {
+  if (hit.exact) return "Listed first: every word of the query is in this listing, and one of them is rare here.";
   switch (finder(hit)) {
     case "both":
       return "Found by meaning and by words: it is close to the query in meaning, and shares words with it.";

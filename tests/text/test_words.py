@@ -1,15 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from catalogues import DIMENSION, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numpy as np
-
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.index import IndexRecord
-from mercato.retrieval.words import words
+from mercato.text.words import words
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+from served import event, ids, search
+from small_market import TrigramEncoder, make_market, products
+
+from mercato import progress
+from mercato.data.market import CATALOGUE
+from mercato.data.schema import PRODUCTS
+from mercato.errors import MercatoError
+from mercato.models.run import RETRIEVAL, WEIGHTS
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.index import open_index
+from mercato.serving import app, indexing, server
+from mercato.serving.server import KEY, KEY_FILE, serve_run
+
+
+class Predictor(TrigramEncoder):
+    def __init__(self, *_: object, **__: object) -> None:
+        self.recipe, self.image_encoder = SimpleNamespace(name="trigrams"), None
+        self.featurizer = SimpleNamespace(spec=SimpleNamespace(image_dimension=3, max_images=5))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / WEIGHTS).write_bytes(b"weights")
+    (folder / RETRIEVAL).write_text(json.dumps({"radius": None}))
+    monkeypatch.setattr(server, "Predictor", Predictor)
+    monkeypatch.setattr(indexing, "Predictor", Predictor)
+    monkeypatch.delenv(KEY, raising=False)
+    return folder
+
+
+@pytest.fixture
+def market(tmp_path, run):
+    market = make_market(tmp_path / "market")
+    indexing.index_market(run, market, str(tmp_path / "index"))
+    return market
+
+
+@pytest.fixture
+def serve(run, market, tmp_path, monkeypatch):
+    """Start a server and do something with its client in place of waiting for an interrupt."""
+
+    def start(do=lambda client: None):
+        def now(application, host, port):
+            with TestClient(application) as client:
+                do(client)
+
+        monkeypatch.setattr(server, "serve", now)
+        serve_run(run, market, str(tmp_path / "index"), "127.0.0.1", 8300)
+
+    return start
+
+
+def write_products(market, rows):
+    pq.write_table(pa.Table.from_pylist(rows, schema=PRODUCTS), market.path / "products.parquet")
+
+
+def test_the_address_is_said_in_quiet_too_and_the_key_only_in_its_file(serve, market, capfd):
+    def write(client):
+        file = market.path / KEY_FILE
+        assert file.stat().st_mode & 0o777 == 0o600
+        body = {"products": [{"product_id": "n", "title": "t"}]}
+        assert client.post("/v1/products", json=body, headers={"X-API-Key": "no"}).status_code == 401
+        headers = {"X-API-Key": file.read_text().strip()}
+        assert client.post("/v1/products", json=body, headers=headers).status_code == 200
+        body["products"][0]["image_embeddings"] = [[1.0, 2.0]]
+        assert client.post("/v1/products", json=body, headers=headers).status_code == 422
+
+    (market.path / KEY_FILE).write_text("an old one that all may read")
+    progress.quiet()
+    try:
+        serve(write)
+    finally:
+        progress.quiet(False)
+    said = capfd.readouterr().err
+    assert "http://127.0.0.1:83" in said and str(market.path / KEY_FILE) in said
+    assert (market.path / KEY_FILE).read_text().strip() not in said
+    assert (market.path / CATALOGUE).stat().st_mode & 0o777 == 0o600
+
+
+def test_ones_own_key_is_neither_said_nor_written(serve, market, monkeypatch, capfd):
+    monkeypatch.setenv(KEY, "a-key-of-ones-own")
+    body = {"products": [{"product_id": "n", "title": "t"}]}
+    headers = {"X-API-Key": "a-key-of-ones-own"}
+    serve(lambda client: client.post("/v1/products", json=body, headers=headers).raise_for_status())
+    assert not (market.path / KEY_FILE).exists() and "a-key-of-ones-own" not in capfd.readouterr().err
+
+
+def test_a_market_has_one_server(serve):
+    def again(_):
+        with pytest.raises(MercatoError, match="another `mercato serve`"):
+            serve()
+
+    serve(again)
+    serve()
+
+
+def test_the_runs_radius_bounds_what_is_near(serve, run):
+    (run / RETRIEVAL).write_text(json.dumps({"radius": 0.999}))
+    found = []
+    serve(lambda client: found.extend(ids(search(client, query="red chair", mode="semantic"))))
+    assert found == ["p00", "p24"]
+
+
+def test_a_table_that_changed_since_the_index_is_warned_of(serve, market, capfd):
+    serve(lambda client: client.post("/v1/events", json={"events": [event()]}).raise_for_status())
+    assert market.has("events")
+    serve()
+    assert "warning" not in capfd.readouterr().err  # the log grows, the index stays right
+    write_products(market, products()[:40])
+    serve()
+    assert "the market's tables changed after this index was built" in capfd.readouterr().err
+
+
+def test_another_runs_index_is_refused(serve, run):
+    (run / WEIGHTS).write_bytes(b"others")
+    with pytest.raises(MercatoError, match="indexed by another run"):
+        serve()
+
+
+def test_of_a_repeated_product_the_first_row_is_indexed(run, market, tmp_path, monkeypatch):
+    monkeypatch.setattr(indexing, "BATCH", 5)
+    rows = products()
+    write_products(
+        market, [*rows[:3], rows[0] | {"title": "near repeat"}, *rows[3:], rows[0] | {"title": "far repeat"}]
+    )
+    assert indexing.index_market(run, market, str(tmp_path / "again"))["count"] == 48
+    with open_index(tmp_path / "again") as index:
+        vector = TrigramEncoder().encode_queries(["red chair"])[0]
+        hits = index.search(Expression(vector=vector), 2)
+        assert {hit.product_id for hit in hits if hit.cosine > 0.999} == {"p00", "p24"}
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_here_is_named(host):
+    with pytest.raises(MercatoError, match=f"--host: {host} cannot be listened on"):
+        app.free_port(8300, host)
+
+
+def test_connections_are_bounded(monkeypatch):
+    seen = []
+    monkeypatch.setattr(app.uvicorn.Server, "run", lambda self: seen.append(self.config.limit_concurrency))
+    app.serve(None, "127.0.0.1", 8300)
+    assert seen == [app.CONNECTIONS]
