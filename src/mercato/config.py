@@ -141,6 +141,7 @@ class Recipe(Frozen):
     query_tower: QueryTower = QueryTower()
     product_tower: ProductTower = ProductTower()
     dropout: float = Field(0.1, ge=0, lt=1)
+    misspelled: float = Field(0.0, ge=0, lt=1)  # share of training queries that get one random slip; the paper has none
     images: Images = Images()
     pairs: Pairs = Pairs()
     stages: tuple[Stage, ...] = Field((Stage(),), min_length=1)

@@ -153,3 +153,17 @@ def test_index_of():
     table = pl.DataFrame({"a": ["x", None, "y", "x"], "b": [1, 1, None, 1]})
     frame = pl.DataFrame({"a": ["y", "x", "z", None], "b": [None, 1, 1, 1]}, schema=table.schema)
     assert index_of(frame, table, ["a", "b"]).tolist() == [2, 0, -1, 1]
+
+
+def test_misspelled_queries_are_read_but_change_no_pair(tables, spec):
+    """Queries 3 and 4 stand as the slips of 0 and 1: a batch reads them, and excludes what the true queries know."""
+    slips = np.array([[3], [4], [2], [3], [4]])
+    query, product = np.array([(0, 0), (1, 1), (0, 2)]).T
+    kind = np.zeros(3, np.int64)
+    rows = np.arange(3)
+    data = Examples(*tables, spec, query, product, kind, [()], slips, misspelled=0.999999)
+    slipped, plain = data.batch(rows, np.random.default_rng(0)), data.batch(rows)
+    read = take(tables[0], np.array([3, 4]), spec)
+    assert all(torch.equal(slipped.query[name], tensors(read)[name]) for name in read)
+    assert torch.equal(slipped.excluded_BB, plain.excluded_BB)
+    assert not all(torch.equal(slipped.query[name], plain.query[name]) for name in read)

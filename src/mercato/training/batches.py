@@ -40,20 +40,31 @@ class Examples:
         product_N: NDArray[np.int64],
         withhold_N: NDArray[np.int64],
         withheld: list[tuple[str, ...]],
+        slips_QS: NDArray[np.int64] | None = None,
+        misspelled: float = 0.0,
     ) -> None:
-        """`withhold_N[i]` picks from `withheld` the fields that pair i hides from the product tower."""
+        """`withhold_N[i]` picks from `withheld` the fields that pair i hides from the product tower.
+
+        `slips_QS[q]` are rows of `queries` that misspell query q; a share `misspelled` of a batch's pairs reads one.
+        """
         self.queries, self.products, self.spec = queries, products, spec
         self.query_N, self.product_N = query_N, product_N
         self.withhold_N, self.withheld = withhold_N, withheld
+        self.slips_QS, self.misspelled = slips_QS, misspelled
         self._products = len(next(iter(products.values())))
         self._known = np.unique(query_N * self._products + product_N)
 
     def __len__(self) -> int:
         return len(self.query_N)
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """The batch of these pairs."""
-        queries, query_B = np.unique(self.query_N[rows], return_inverse=True)
+    def batch(self, rows: NDArray[np.int64], generator: np.random.Generator | None = None) -> Batch:
+        """The batch of these pairs; `generator` decides which queries are misspelled, none where it is None."""
+        read = self.query_N[rows]
+        if generator is not None and self.slips_QS is not None:
+            slipped = generator.random(len(rows)) < self.misspelled
+            which = generator.integers(self.slips_QS.shape[1], size=len(rows))
+            read = np.where(slipped, self.slips_QS[read, which], read)
+        queries, query_B = np.unique(read, return_inverse=True)
         seen = self.product_N[rows] * len(self.withheld) + self.withhold_N[rows]
         instances, product_B = np.unique(seen, return_inverse=True)
         products = take(self.products, instances // len(self.withheld), self.spec)
@@ -91,9 +102,9 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         return max(1, -(-len(self.examples) // self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.examples))
-        for rows in np.array_split(order, len(self)):
-            yield self.examples.batch(rows)
+        generator = np.random.default_rng((self.seed, self.epoch))
+        for rows in np.array_split(generator.permutation(len(self.examples)), len(self)):
+            yield self.examples.batch(rows, generator)
 
 
 def take(features: Features, rows: NDArray[np.int64], spec: FeatureSpec) -> Features:

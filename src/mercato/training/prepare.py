@@ -19,6 +19,7 @@ from mercato.models.image_vectors import ImageVectors, given_vectors, photo_vect
 from mercato.models.run import SPEC, TOKENIZER
 from mercato.progress import note, track
 from mercato.text.features import Features, FeatureSpec, Featurizer
+from mercato.text.misspelling import misspell
 from mercato.text.normalize import normalize
 from mercato.text.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
 from mercato.training.batches import Examples, index_of
@@ -27,6 +28,7 @@ from mercato.training.module import Validation
 
 SHORTEST_CAP, LONGEST_CAP = 8, 64  # tokens of a query: a log of single words, or one with a stray page, must not set it
 KEY = ["key", "country"]  # of a query, in its normal form
+SLIPS = 4  # misspellings of a query to draw from
 RANDOM_NEGATIVES = 10  # a validation pair, where the market has no judged or shown-and-not-engaged ones
 
 
@@ -79,7 +81,14 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     featurizer = _featurizer(recipe, products, train, width, folder)
     columns = ["query", *KEY]
     queries = pl.concat([train.select(columns), judged.select(columns)]).unique(KEY, keep="first", maintain_order=True)
-    query_features = featurizer.queries(queries["query"].to_list(), queries["country"].to_list())
+    texts, countries = queries["query"].to_list(), queries["country"].to_list()
+    slips = None
+    if recipe.misspelled:
+        generator = np.random.default_rng(recipe.seed)
+        slips = len(texts) + np.arange(len(texts) * SLIPS).reshape(len(texts), SLIPS)
+        texts += [misspell(normalize(query), generator) for query in texts for _ in range(SLIPS)]
+        countries += [country for country in countries for _ in range(SLIPS)]
+    query_features = featurizer.queries(texts, countries)
     product_features = _product_features(featurizer, products, vectors)
 
     withholds = train["withhold"].unique(maintain_order=True).to_list()
@@ -91,6 +100,8 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         index_of(train, products, ["product_id"]),
         train["withhold"].replace_strict(withholds, list(range(len(withholds))), return_dtype=pl.Int64).to_numpy(),
         [tuple(fields.split()) for fields in withholds],
+        slips,
+        recipe.misspelled,
     )
     validation = None
     if judged["label"].n_unique() == 2:
