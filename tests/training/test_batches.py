@@ -118,7 +118,7 @@ def test_trimming_changes_no_vector(tables, spec, towers):
 class Rows(Examples):
     """Batches that only say which pairs they hold."""
 
-    def batch(self, rows):
+    def batch(self, rows, generator=None):
         return rows.tolist()
 
 

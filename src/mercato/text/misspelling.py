@@ -8,7 +8,7 @@ SHORTEST = 4  # characters; a shorter query slips into another word
 
 
 def misspell(query: str, generator: np.random.Generator) -> str:
-    """One slip inside the query: neighbours swapped, a letter left out or doubled, or two letters in each other's place.
+    """One slip inside the query: neighbours swapped, a letter left out or doubled, or any two letters exchanged.
 
     The first character stays, as it mostly does; a query of fewer than four characters is returned as it is.
     """
