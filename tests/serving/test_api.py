@@ -17,6 +17,7 @@ from PIL import Image
 from served import WRITE, event, ids, search, server, wait_until
 from small_market import KEY, TrigramEncoder, make_market, picture, products
 
+from mercato.data.mining import mine
 from mercato.data.schema import PRODUCTS
 from mercato.serving import pictures
 from mercato.serving.door import Door
@@ -541,3 +542,25 @@ def test_no_key_and_no_query_in_the_logs(start, caplog, capfd):
     wait_until(lambda: "product n could not be indexed" in caplog.text)
     written = caplog.text + "".join(capfd.readouterr())
     assert not [secret for secret in (KEY, "a very private query", "a-wrong-secret") if secret in written]
+
+
+def test_what_the_server_logs_mine_reads_back(start, market):
+    """Three shoppers engage with p00 for "red chair" and pass p01 by; a fourth query stays below the privacy floor."""
+    client = start(flush_seconds=0.05)
+    before = datetime.now(UTC) - timedelta(minutes=5)
+    p01 = {"object": {"object_id": "p01"}, "position": {"ordinal": 2}}
+    events = []
+    for shopper in range(3):
+        who = {"session_id": f"s{shopper}", "query_id": f"q{shopper}"}
+        for minute, action in enumerate(("search", "impression", "click", "message", "seller_reply")):
+            events.append(event(action, timestamp=str(before + timedelta(minutes=minute)), **who))
+        events.append(event("impression", timestamp=str(before), event_attributes=p01, **who))
+    events.append(event("click", user_query="my own secret", query_id="q9", session_id="s9", timestamp=str(before)))
+    assert client.post("/v1/events", json={"events": events}).json() == {"accepted": len(events)}
+    wait_until(lambda: market.has("events") and len(market.frame("events")) == len(events))
+    mine(market)
+    pairs = market.frame("pairs").sort("product_id")
+    assert pairs.select("query", "product_id", "label", "weight").rows() == [
+        ("red chair", "p00", 1, 3.0),
+        ("red chair", "p01", 0, 3.0),
+    ]
