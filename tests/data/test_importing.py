@@ -428,3 +428,10 @@ def test_values_that_mean_nothing_are_dropped_with_their_row(column: str, value:
 @pytest.mark.parametrize("scale", [1, 1e3, 1e6, 1e9])
 def test_an_epoch_is_read_in_any_unit(scale: float) -> None:
     assert parse_time(1_767_225_600 * scale) == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_market_without_a_map_has_the_currency_of_its_products(tmp_path):
+    file = tmp_path / "products.csv"
+    file.write_text("product_id,title,price,currency\na,Lamp,3,INR\nb,Chair,5,INR\nc,Table,5,EUR\n")
+    import_market(tmp_path / "market", [file])
+    assert Market.open(tmp_path / "market").config.currency == "INR"

@@ -155,6 +155,9 @@ def import_market(
                 [n for n in whole.column_names if whole[n].null_count < len(whole) or n in REQUIRED[table]]
             )
             pq.write_table(whole, fresh / f"{table}.parquet", compression="zstd", row_group_size=8192)
+            if plan.market is None and table == "products" and "currency" in whole.column_names:
+                commonest = Counter(whole["currency"].drop_null().to_pylist()).most_common(1)[0][0]
+                config = config.model_copy(update={"currency": commonest})
         if report.losses:
             with (fresh / REJECTED).open("w", encoding="utf-8") as out:
                 out.writelines(json.dumps(loss._asdict(), ensure_ascii=False) + "\n" for loss in report.losses)

@@ -13,7 +13,7 @@ const panel = byId("filters");
 export function draw(state, market, apply) {
   const held = panel.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const scrolled = panel.scrollTop;
-  panel.replaceChildren(
+  const parts = [
     h("header", { class: "filters-head" },
       h("h2", {}, "Filters"),
       button({ class: "close", "aria-label": "Close the filters", ...HIDE }, icon("close"))),
@@ -23,7 +23,9 @@ export function draw(state, market, apply) {
     market.conditions.length > 0 && conditions(state, market, apply),
     ...Object.entries(market.attributes).map(([key, values]) => attribute(key, values, state, apply)),
     market.countries.length > 1 && countries(state, market, apply),
-    button({ class: "primary filters-done", ...HIDE }, "Show results"));
+    button({ class: "primary filters-done", ...HIDE }, "Show results"),
+  ];
+  panel.replaceChildren(...parts.filter(Boolean)); // a market without conditions has no such group
   if (held) panel.querySelector(`[data-key="${CSS.escape(held)}"]`)?.focus();
   panel.scrollTop = scrolled;
 }
