@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mercato.data.market import Engagement, Market, MarketConfig, write_market_toml
 from mercato.data.mining import MiningReport, mine
-from mercato.data.queries import normalise_query
+from mercato.data.normalize import normalize
 from mercato.data.schema import EVENTS, PAIRS
 from mercato.errors import MercatoError
 
@@ -253,12 +253,12 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> list[tupl
     period = {id(e): 2 if e["timestamp"] > future else 1 if e["timestamp"] > validation else 0 for e in events}
     searches: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for e in sorted(events, key=lambda e: (e["timestamp"], e["session_id"])):
-        query = normalise_query(e["user_query"] or "")
+        query = normalize(e["user_query"] or "")
         if e["query_id"] or query:
             searches[e["query_id"] or (e["session_id"], query)].append(e)
     made, outcomes = defaultdict(set), defaultdict(set)
     for rows in searches.values():
-        texts = [(e["timestamp"], normalise_query(e["user_query"]), period[id(e)]) for e in rows if e["user_query"]]
+        texts = [(e["timestamp"], normalize(e["user_query"]), period[id(e)]) for e in rows if e["user_query"]]
         if texts:
             made[min(texts)[1]].add(rows[0]["session_id"])
         for now in range(3):

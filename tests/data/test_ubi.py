@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mercato.data.schema import EVENTS
-from mercato.data.ubi import events_from_ubi, parse_ubi_event
+from mercato.data.ubi import parse_ubi_event, share_sessions
 from mercato.errors import MercatoError
 
 CLICK = {
@@ -45,10 +46,10 @@ def test_an_event_becomes_a_row_of_the_events_table() -> None:
 
 def test_a_query_record_is_a_search_and_takes_the_session_of_its_events() -> None:
     query = {"user_query": "lamp", "query_id": CLICK["query_id"], "client_id": "b", "timestamp": "2018-11-13T18:20:00Z"}
-    table = events_from_ubi([query, CLICK])
-    assert table.schema == EVENTS
-    assert table["action_name"].to_pylist() == ["search", "click"]
-    assert table["session_id"].to_pylist() == ["s1", "s1"]
+    rows = share_sessions([(record, parse_ubi_event(record)) for record in (query, CLICK)])
+    assert pa.Table.from_pylist(rows, schema=EVENTS).column_names == EVENTS.names
+    assert [row["action_name"] for row in rows] == ["search", "click"]
+    assert [row["session_id"] for row in rows] == ["s1", "s1"]
 
 
 def test_the_client_then_the_query_stands_for_a_missing_session() -> None:
@@ -80,11 +81,6 @@ def test_the_client_then_the_query_stands_for_a_missing_session() -> None:
 def test_a_wrong_field_is_named(change: dict[str, object], field: str) -> None:
     with pytest.raises(MercatoError, match=f"^{field}: "):
         parse_ubi_event({**CLICK, **change})
-
-
-def test_a_wrong_record_is_numbered() -> None:
-    with pytest.raises(MercatoError, match=r"^record 1: timestamp: "):
-        events_from_ubi([CLICK, {**CLICK, "timestamp": ""}])
 
 
 JSON = st.recursive(

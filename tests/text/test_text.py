@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mercato.data.normalize import clean, normalize
 from mercato.errors import MercatoError
 from mercato.text.features import FeatureSpec, Featurizer
-from mercato.text.normalize import clean, normalize
 from mercato.text.tokenizer import SPECIAL, load_tokenizer, train_tokenizer
 from mercato.text.trigrams import trigram_ids
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from mercato.data.coercion import shorten, shorten_at
 from mercato.data.images import read_image
 from mercato.data.market import Market
-from mercato.data.queries import normalise_query
+from mercato.data.normalize import normalize
 from mercato.data.rules import violations
 from mercato.data.schema import REQUIRED, TABLES
 from mercato.errors import MercatoError
@@ -198,7 +198,7 @@ class _Table:
             of = splits.get(start, [None] * len(values))
             for row, (query, split) in enumerate(zip(values.to_pylist(), of, strict=True), start):
                 if query is not None:
-                    first.setdefault(split or "test", {}).setdefault(normalise_query(query), row)
+                    first.setdefault(split or "test", {}).setdefault(normalize(query), row)
         both = [(row, query) for query, row in first["validation"].items() if query in first["test"]]
         self._list("query", "is judged for validation and for the test", both, "warning")
 

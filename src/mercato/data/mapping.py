@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mercato.data.market import MarketConfig
-from mercato.data.queries import normalise_query
+from mercato.data.normalize import normalize
 from mercato.data.reading import Source
 from mercato.data.schema import TABLES
 from mercato.errors import MercatoError
@@ -32,7 +32,7 @@ class Sample(BaseModel):
 
     def holds(self, value: Any) -> bool:
         """Whether a value is in the sample; spellings of one query fall together."""
-        digest = hashlib.blake2b(normalise_query(str(value)).encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(normalize(str(value)).encode(), digest_size=8).digest()
         return self.start <= int.from_bytes(digest) / 2**64 < self.stop
 
 

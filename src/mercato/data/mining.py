@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from rich.table import Table as RichTable
 
 from mercato.data.market import Engagement, Market
-from mercato.data.queries import normalise_query
+from mercato.data.normalize import normalize
 from mercato.data.rules import latest_time
 from mercato.data.schema import PAIRS
 from mercato.errors import MercatoError
@@ -237,7 +237,7 @@ def _tables(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
 def _spellings(queries: pa.ChunkedArray) -> pa.Table:
     """Distinct queries and their normal forms; blank ones are left out, as if there were no query."""
     written = [text for text in queries.to_pylist() if text is not None]
-    normal = [normalise_query(text) or None for text in written]
+    normal = [normalize(text) or None for text in written]
     return pa.table({"user_query": pa.array(written, pa.string()), "query": pa.array(normal, pa.string())})
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from mercato.data.coercion import parse_time
-from mercato.data.schema import EVENTS
 from mercato.errors import MercatoError
 
 
@@ -64,23 +61,6 @@ def parse_ubi_event(record: Mapping[str, Any]) -> dict[str, Any]:
         "latitude": _coordinate(record, attributes, "latitude", 90),
         "longitude": _coordinate(record, attributes, "longitude", 180),
     }
-
-
-def events_from_ubi(records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """UBI records, events and queries in any order, as an `events` table (`EVENTS` schema).
-
-    A record without a session takes that of another record of the same query: a UBI query carries only a client.
-
-    Raises:
-        MercatoError: as `parse_ubi_event`, with the record's number (from 0) in front.
-    """
-    rows = []
-    for number, record in enumerate(records):
-        try:
-            rows.append((record, parse_ubi_event(record)))
-        except MercatoError as error:
-            raise MercatoError(f"record {number}: {error}") from None
-    return pa.Table.from_pylist(share_sessions(rows), schema=EVENTS)
 
 
 def share_sessions(rows: Sequence[tuple[Mapping[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from mercato.data.normalize import clean, normalize
 from mercato.errors import MercatoError
 from mercato.models.run import (
     PRODUCT_TOWER,
@@ -19,7 +20,6 @@ from mercato.models.run import (
 )
 from mercato.serving.cache import TTLCache
 from mercato.text.features import Features
-from mercato.text.normalize import clean, normalize
 
 CACHED_QUERIES = 100_000  # vectors of 128 numbers: about 60 MB
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from mercato.data.normalize import clean, normalize
 from mercato.files import write_whole
-from mercato.text.normalize import clean, normalize
 from mercato.text.trigrams import trigram_ids
 
 Features = dict[str, NDArray[Any]]

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from mercato.config import Recipe
 from mercato.data.market import Market
+from mercato.data.normalize import normalize
 from mercato.data.pairs import recipe_pairs
 from mercato.errors import MercatoError
 from mercato.files import write_whole
@@ -20,7 +21,6 @@ from mercato.models.run import SPEC, TOKENIZER
 from mercato.progress import note, track
 from mercato.text.features import Features, FeatureSpec, Featurizer
 from mercato.text.misspelling import misspell
-from mercato.text.normalize import normalize
 from mercato.text.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
 from mercato.training.batches import Examples, index_of
 from mercato.training.image_encoder import market_image_encoder
@@ -58,25 +58,10 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     judged, withheld = _validation_pairs(market, known, recipe)
     judged = _keyed(judged)
 
-    vectors: ImageVectors | None = None
-    image_folder = None
-    if recipe.uses_images:
-        every = given_vectors(market, recipe.images.max_images)
-        if every is None:
-            image_folder = market_image_encoder(market, recipe.images, recipe.seed)
-            every = photo_vectors(market, image_folder, recipe.images.max_images) if image_folder else []
-        rows = index_of(products, market.frame("products", ["product_id"]), ["product_id"])
-        vectors = [every[row] for row in rows] if every else None
+    vectors, image_folder = _photos(market, recipe, products) if recipe.uses_images else (None, None)
     width = next((v.shape[1] for v in vectors or () if v is not None), 0)
     if recipe.uses_images and not width:
-        note("  [yellow]the images channel is left out[/]")
-        channels = tuple(c for c in recipe.product_tower.channels if c != "images")
-        if not channels:
-            raise MercatoError(f"{market.path}: no photos to read, and product_tower.channels names nothing else")
-        recipe = recipe.model_copy(
-            update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})}
-        )
-        vectors = None
+        recipe, vectors, image_folder = _without_photos(market, recipe), None, None
 
     featurizer = _featurizer(recipe, products, train, width, folder)
     columns = ["query", *KEY]
@@ -118,7 +103,26 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         f"  {len(train):,} engaged pairs of {len(train.select(KEY).unique()):,} queries to learn from,"
         f" {len(judged):,} pairs to validate on, {len(products):,} products"
     )
-    return Prepared(featurizer, examples, validation, image_folder if width else None)
+    return Prepared(featurizer, examples, validation, image_folder)
+
+
+def _photos(market: Market, recipe: Recipe, products: pl.DataFrame) -> tuple[ImageVectors | None, Path | None]:
+    """The image vectors of each of `products`, and the folder of their encoder, where the user did not bring them."""
+    folder = None
+    every = given_vectors(market, recipe.images.max_images)
+    if every is None:
+        folder = market_image_encoder(market, recipe.images, recipe.seed)
+        every = photo_vectors(market, folder, recipe.images.max_images) if folder else []
+    rows = index_of(products, market.frame("products", ["product_id"]), ["product_id"])
+    return ([every[row] for row in rows] if every else None), folder
+
+
+def _without_photos(market: Market, recipe: Recipe) -> Recipe:
+    note("  [yellow]the images channel is left out[/]")
+    channels = tuple(c for c in recipe.product_tower.channels if c != "images")
+    if not channels:
+        raise MercatoError(f"{market.path}: no photos to read, and product_tower.channels names nothing else")
+    return recipe.model_copy(update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})})
 
 
 def _keyed(pairs: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 
-def normalise_query(query: str) -> str:
+def normalize(query: str) -> str:
     """What counts as the same query: NFKC, case-folded and `clean`: "  Sofá  ROJO " → "sofá rojo"."""
     return clean(unicodedata.normalize("NFKC", query).casefold())
 
