@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -68,7 +68,7 @@ class QueryTower(Frozen):
 
 
 class ProductTower(Frozen):
-    """Que2Search's product tower (§3.1): one text encoder shared by title and description.
+    """Que2Search's product tower (§3.1): one text encoder, shared by title and description unless told otherwise.
 
     The channel `text` reads both as one text instead: what a pretrained sentence encoder was made for.
     """
@@ -78,6 +78,7 @@ class ProductTower(Frozen):
         min_length=1,
     )
     text: TextEncoder = TextEncoder(layers=6)
+    shared_text: bool = True
     title_tokens: int = Field(32, ge=3)
     description_tokens: int = Field(64, ge=3)
 
@@ -117,17 +118,49 @@ class Pairs(Frozen):
     held_out: float = Field(0.1, gt=0, lt=0.5)  # share of products whose catalogue pairs validate, and again test
 
 
-class Stage(Frozen):
-    """One stage of training: a loss and an optimiser, until validation ROC AUC stops rising."""
+class Head(Frozen):
+    """The classification head of the product tower (§3.1.1): which of the most common queries find a product."""
 
-    loss: Literal["in_batch_softmax"] = "in_batch_softmax"
+    queries: int = Field(0, ge=0)  # at most; 0: no head; the paper's: 45,000
+    weight: float = Field(0.1, gt=0)  # of its loss, beside the stage's
+
+
+class Blending(Frozen):
+    """Gradient blending for two towers (§3.6, Eq. 6): a loss for each modality of one tower with the other whole."""
+
+    by: Literal["channel", "group"] = "group"  # group: the channels of one field, such as a title's text and trigrams
+    weights: dict[str, Annotated[float, Field(ge=0)]] | Literal["estimated"] = "estimated"
+    """Of "query.text", "product.title", …, and of "multimodal", both towers whole (1 unless given); others 0."""
+    epochs: int = Field(1, ge=1)  # of each trial that an estimate trains
+
+
+InBatchLoss = Literal["in_batch_softmax", "symmetric_softmax", "margin_ranking", "scaled_bce"]
+GradedLoss = Literal["cosent"]
+
+
+class Stage(Frozen):
+    """One stage of training: a loss and an optimiser, until validation ROC AUC stops rising.
+
+    In-batch losses learn from engaged pairs, the batch's other products their negatives; a graded loss learns from
+    every pair by its grade. Later stages start from the best epoch of the one before (§3.3).
+    """
+
+    loss: InBatchLoss | GradedLoss = "in_batch_softmax"
     scale: float = Field(20.0, gt=0)  # s of Eq. 2; the paper's: 15 to 20
+    margin: float = Field(0.1, gt=0, lt=2)  # of margin_ranking; the paper's: .1 to .2
+    reduction: Literal["sum", "mean"] = "sum"  # of margin_ranking
     batch_size: int = Field(768, ge=2)
+    micro_batch: int | None = Field(None, ge=1)  # rows that are encoded at a time (gradient caching); None: all
     epochs: int = Field(50, ge=1)  # at most
     patience: int = Field(3, ge=1)  # epochs without a better validation ROC AUC
     learning_rate: float = Field(7e-4, gt=0)
     text_learning_rate: float = Field(2e-4, gt=0)  # of the transformers
     clip: float = Field(1.0, gt=0)
+
+    @property
+    def graded(self) -> bool:
+        """Whether the loss reads every pair by its grade."""
+        return self.loss in get_args(GradedLoss)
 
 
 class Recipe(Frozen):
@@ -140,10 +173,13 @@ class Recipe(Frozen):
     trigrams: Trigrams = Trigrams()
     query_tower: QueryTower = QueryTower()
     product_tower: ProductTower = ProductTower()
+    fusion: Literal["attention", "concat", "wide_and_deep"] = "attention"
     dropout: float = Field(0.1, ge=0, lt=1)
     misspelled: float = Field(0.0, ge=0, lt=1)  # share of training queries that get one random slip; the paper has none
     images: Images = Images()
     pairs: Pairs = Pairs()
+    head: Head = Head()
+    blending: Blending | None = None
     stages: tuple[Stage, ...] = Field((Stage(),), min_length=1)
 
     @model_validator(mode="after")
@@ -161,6 +197,11 @@ class Recipe(Frozen):
     def uses_images(self) -> bool:
         """Whether the product tower looks at photos."""
         return "images" in self.product_tower.channels
+
+    @property
+    def learns_from_grades(self) -> bool:
+        """Whether a stage reads pairs that are not engaged."""
+        return any(stage.graded for stage in self.stages)
 
     def toml(self) -> str:
         """The whole recipe, defaults written out; `parse` gives back an equal one."""
@@ -194,16 +235,16 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise MercatoError(f"{path}: cannot be read: {error}") from None
         return Recipe.parse(text, str(path), changes)
-    shipped = _shipped()
+    shipped = {path.stem: path for path in shipped_folder().glob("*.toml")}
     if path.parent == Path() and (key := path.name.removesuffix(".toml")) in shipped:
         return Recipe.parse(shipped[key].read_text(encoding="utf-8"), key, changes)
     raise MercatoError(f"no recipe {name}: neither a file nor one of {', '.join(sorted(shipped))}")
 
 
-def _shipped() -> dict[str, Path]:
+def shipped_folder() -> Path:
+    """Where the recipes that ship with Mercato lie, and the studies of them."""
     inside = Path(str(files("mercato") / "recipes"))  # an installed wheel
-    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"  # a checkout
-    return {path.stem: path for path in folder.glob("*.toml")}
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"  # a checkout
 
 
 def _apply(content: dict[str, Any], change: str) -> None:
@@ -218,10 +259,22 @@ def _apply(content: dict[str, Any], change: str) -> None:
     *parents, last = path.strip().split(".")
     try:
         for name in parents:
-            place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
-        place[int(last) if isinstance(place, list) else last] = value
+            place = _grown(place, int(name), {})[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+        if isinstance(place, list):
+            _grown(place, int(last), value)[int(last)] = value
+        elif text.strip():
+            place[last] = value
+        else:  # "blending=": as if the recipe did not name it
+            place.pop(last, None)
     except (AttributeError, IndexError, TypeError, ValueError):
         raise MercatoError(f"--set {change}: the recipe has no place {path.strip()}") from None
+
+
+def _grown(items: list[Any], place: int, item: Any) -> list[Any]:
+    """A list with `item` at its end where `place` is the next one: "stages.1.loss" of a recipe with one stage."""
+    if place == len(items):
+        items.append(item)
+    return items
 
 
 def _without_none(value: Any) -> Any:

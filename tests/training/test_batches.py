@@ -51,7 +51,10 @@ def towers(spec) -> TwoTower:
 def examples(tables, spec, pairs, withhold=None, withheld=((),)) -> Examples:
     query, product = np.array(pairs).T
     kind = np.zeros(len(pairs), np.int64) if withhold is None else np.array(withhold)
-    return Examples(*tables, spec, query, product, kind, list(withheld))
+    return Examples(
+        *tables, spec, query, product, kind, list(withheld),
+        np.ones(len(pairs), np.float32), np.ones(len(pairs), bool),
+    )  # fmt: skip
 
 
 PAIRS = [(0, 0), (1, 1), (0, 2), (1, 1), (3, 2), (4, 4)]
@@ -123,14 +126,15 @@ class Rows(Examples):
 
 
 def order(data: Examples, seed: int, epoch: int) -> list[int]:
-    batches = Batches(data, 2, seed)
+    batches = Batches(data, data.engaged, 2, seed)
     batches.epoch = epoch
     return [row for batch in batches for row in batch]
 
 
 def test_the_order_is_of_seed_and_epoch_alone(tables, spec):
     query, product = np.array(PAIRS * 3).T
-    data = Rows(*tables, spec, query, product, np.zeros(len(query), np.int64), [()])
+    everywhere = np.ones(len(query), bool)
+    data = Rows(*tables, spec, query, product, 0 * query, [()], everywhere.astype(np.float32), everywhere)
     first = order(data, 1, 0)
     torch.manual_seed(9)
     assert order(data, 1, 0) == first
@@ -140,8 +144,8 @@ def test_the_order_is_of_seed_and_epoch_alone(tables, spec):
 
 def test_batches_are_even(tables, spec):
     data = examples(tables, spec, PAIRS)
-    assert [len(batch.query_B) for batch in Batches(data, 4, 0)] == [3, 3]
-    assert len(Batches(data, 4, 0)) == 2
+    assert [len(batch.query_B) for batch in Batches(data, data.engaged, 4, 0)] == [3, 3]
+    assert len(Batches(data, data.engaged, 4, 0)) == 2
 
 
 def test_half_precision_photos_become_whole(tables):
@@ -161,7 +165,10 @@ def test_misspelled_queries_are_read_but_change_no_pair(tables, spec):
     query, product = np.array([(0, 0), (1, 1), (0, 2)]).T
     kind = np.zeros(3, np.int64)
     rows = np.arange(3)
-    data = Examples(*tables, spec, query, product, kind, [()], slips, misspelled=0.999999)
+    data = Examples(
+        *tables, spec, query, product, kind, [()], np.ones(len(query), np.float32), np.ones(len(query), bool),
+        slips, misspelled=0.999999,
+    )  # fmt: skip
     slipped, plain = data.batch(rows, np.random.default_rng(0)), data.batch(rows)
     read = take(tables[0], np.array([3, 4]), spec)
     assert all(torch.equal(slipped.query[name], tensors(read)[name]) for name in read)

@@ -105,10 +105,11 @@ def mine(market: Market) -> MiningReport:
             chosen = "outcomes SEMI JOIN catalogue USING (product_id)"
         else:
             unknown, chosen = 0, "outcomes"
-        columns = ", ".join(PAIRS.names)
+        mined = pa.schema(field for field in PAIRS if field.name != "grade")  # which only judges give
+        columns = ", ".join(mined.names)
         pairs = db.sql(f"SELECT {columns} FROM {chosen} ORDER BY period, query, country, product_id").to_arrow_table()
         below = _scalar(db, f"SELECT count(*) FROM popularity WHERE sessions < {engagement.min_sessions}")
-    pairs = pairs.cast(PAIRS)
+    pairs = pairs.cast(mined)
     buffer = pa.BufferOutputStream()
     pq.write_table(pairs, buffer, compression="zstd")
     write_whole(market.path / "pairs.parquet", buffer.getvalue().to_pybytes())

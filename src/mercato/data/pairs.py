@@ -13,15 +13,15 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError
 
 FIELDS = ("product_id", "title", "description", "brand", "category", "country", "attributes")  # a template may name
-COLUMNS = ("query", "country", "product_id", "label", "split", "withhold")
+COLUMNS = ("query", "country", "product_id", "label", "grade", "split", "withhold")
 
 
 def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     """Every pair that a recipe names.
 
     Returns:
-        Columns `query`, `country`, `product_id`, `label` (1 | 0), `split` (train | validation | future) and
-        `withhold`, the fields (space-separated) that the product tower must not see in that pair.
+        Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `split` (train |
+        validation | future) and `withhold`, the fields (space-separated) that the product tower must not see then.
 
     Raises:
         MercatoError: the recipe wants market pairs and there are none, one is wrong, or nothing is left to train on.
@@ -64,7 +64,8 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         },
         orient="row",
     )  # fmt: skip
-    return frame.with_columns(withhold=pl.lit(" ".join(source.withhold)))
+    frame = frame.with_columns(grade=pl.lit(None, pl.Float64), withhold=pl.lit(" ".join(source.withhold)))
+    return frame.select(COLUMNS)
 
 
 def _fill(template: list[tuple[str, str | None]], product: dict[str, Any]) -> str | None:

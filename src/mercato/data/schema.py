@@ -66,6 +66,7 @@ PAIRS = pa.schema(
         ("weight", pa.float64()),
         ("last_seen", TIMESTAMP),
         ("split", pa.string()),  # train | validation | future
+        ("grade", pa.float64()),  # how good a judged pair is, for graded losses; null: the label
     ]
 )
 

@@ -31,22 +31,31 @@ def text_configs(recipe: Recipe, spec: FeatureSpec) -> TextConfigs:
     return configs
 
 
-def build_towers(recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, new: bool = True) -> TwoTower:
-    """Towers with fresh weights; `new` loads the pretrained encoders a recipe names (a saved run brings its own).
+def build_towers(
+    recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, queries: int = 0, new: bool = True
+) -> TwoTower:
+    """Towers with fresh weights, and a classification head over that many `queries` (0: none).
 
-    Beside a pretrained encoder the other channels start at zero, so that training starts from what it already knows.
+    `new` loads the pretrained encoders that a recipe names (a saved run brings its own). Beside a pretrained encoder
+    the other channels start at zero, so that training starts from what it already knows.
     """
-    texts: dict[str, TextEncoder] = {}
-    for tower, configuration in configs.items():
-        encoder = recipe.query_tower.text if tower == "query" else recipe.product_tower.text
-        if recipe.text.shared and texts:
-            texts[tower] = next(iter(texts.values()))
-            continue
-        backbone = build_backbone(configuration, recipe.text.pretrained if new else None)
-        texts[tower] = TextEncoder(
-            backbone, spec.pad_id, encoder.pooling, recipe.dimension, recipe.text.pretrained is not None
-        )
-    towers = TwoTower(QueryTower(spec, recipe, texts.get("query")), ProductTower(spec, recipe, texts.get("product")))
+
+    def encoder(tower: str) -> TextEncoder | None:
+        if tower not in configs:
+            return None
+        pooling = (recipe.query_tower if tower == "query" else recipe.product_tower).text.pooling
+        backbone = build_backbone(configs[tower], recipe.text.pretrained if new else None)
+        return TextEncoder(backbone, spec.pad_id, pooling, recipe.dimension, recipe.text.pretrained is not None)
+
+    query_text = encoder("query")
+    product_text = query_text if recipe.text.shared and query_text and "product" in configs else encoder("product")
+    fields = {"title_text", "description_text"} & set(spec.product_channels)
+    of_its_own = len(fields) == 2 and not recipe.product_tower.shared_text
+    towers = TwoTower(
+        QueryTower(spec, recipe, query_text),
+        ProductTower(spec, recipe, product_text, encoder("product") if of_its_own else None),
+        nn.Linear(recipe.dimension, queries) if queries else None,
+    )
     if recipe.text.pretrained is not None:
         _silence(towers)
     return towers
@@ -59,9 +68,10 @@ def _silence(towers: TwoTower) -> None:
     zeros += [part.weight for part in (towers.query.trigrams, towers.query.country) if part is not None]
     if product.images is not None:
         zeros += list(product.images.after.parameters())
-    zeros += [*towers.query.fusion.parameters(), *product.fusion.parameters()]
     for parameter in zeros:
         parameter.zero_()
+    towers.query.fusion.start_even()
+    product.fusion.start_even()
 
 
 def _reads_text(spec: FeatureSpec, tower: str) -> bool:

@@ -1,6 +1,12 @@
-"""Late fusion of a tower's channels."""
+"""Late fusion of a tower's channels, three ways.
+
+Shapes: B batch, N channels, D the shared dimension. All read channels (B, N, D) and which are present (B, N) bool: a
+missing channel (an empty description, no photo) counts as a zero vector, because missing fields are normal.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +15,7 @@ from torch import Tensor, nn
 class AttentionFusion(nn.Module):
     """Simple attention fusion (Que2Search Eq. 1): w = softmax(proj_N(φ₁ ‖ … ‖ φ_N)), f = Σ wᵢ φᵢ.
 
-    A missing channel (an empty description, no photo) gets weight 0 and a zero vector in the concatenation, so the
-    others share its weight: missing fields are normal.
+    A missing channel gets weight 0, so the others share its weight: Eq. 1 has no such case.
     """
 
     def __init__(self, channels: int, dimension: int) -> None:
@@ -18,9 +23,53 @@ class AttentionFusion(nn.Module):
         self.projection = nn.Linear(channels * dimension, channels)
 
     def forward(self, channels_BND: Tensor, present_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D), (B, N) bool → the fused (B, D) and the weights (B, N), zeros for a row with nothing present."""
+        """The fused (B, D) and the weights (B, N), zeros for a row with nothing present."""
         channels_BND = channels_BND * present_BN.unsqueeze(-1)
         logits_BN = self.projection(channels_BND.flatten(1))
         # A large negative number, not -inf: a row with nothing present must give zeros, not NaN.
         weights_BN = torch.softmax(logits_BN.masked_fill(~present_BN, -1e9), dim=-1) * present_BN
         return (weights_BN.unsqueeze(-1) * channels_BND).sum(1), weights_BN
+
+    @torch.no_grad()
+    def start_even(self) -> None:
+        """Begin with equal weights, whatever the channels hold."""
+        for parameter in self.parameters():
+            parameter.zero_()
+
+
+class ConcatFusion(nn.Module):
+    """Concatenation fusion (Que2Search §3.1): an MLP over φ₁ ‖ … ‖ φ_N; `wide` adds the plain sum Σ φᵢ to it.
+
+    With `wide` over trigram bags this is the wide & deep baseline of Que2Search's tables: a linear model over hashed
+    trigrams, and an MLP over the same embeddings.
+    """
+
+    def __init__(self, channels: int, dimension: int, wide: bool = False) -> None:
+        super().__init__()
+        self.wide = wide
+        self.deep = nn.Sequential(
+            nn.Linear(channels * dimension, dimension), nn.GELU(), nn.Linear(dimension, dimension)
+        )
+
+    def forward(self, channels_BND: Tensor, present_BN: Tensor) -> tuple[Tensor, None]:
+        """The fused (B, D); there are no weights."""
+        channels_BND = channels_BND * present_BN.unsqueeze(-1)
+        fused_BD: Tensor = self.deep(channels_BND.flatten(1))
+        return (fused_BD + channels_BND.sum(1) if self.wide else fused_BD), None
+
+    @torch.no_grad()
+    def start_even(self) -> None:
+        """Begin as the plain sum; an MLP alone has no such start and keeps its own."""
+        if self.wide:
+            for parameter in self.deep[-1].parameters():
+                parameter.zero_()
+
+
+Fusion = AttentionFusion | ConcatFusion
+
+
+def build_fusion(kind: Literal["attention", "concat", "wide_and_deep"], channels: int, dimension: int) -> Fusion:
+    """A fusion by its name in the recipe."""
+    if kind == "attention":
+        return AttentionFusion(channels, dimension)
+    return ConcatFusion(channels, dimension, wide=kind == "wide_and_deep")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +17,9 @@ from mercato.config import Recipe
 from mercato.models.build import TextConfigs, build_towers
 from mercato.models.image_encoder import ImageEncoder
 from mercato.models.que2search import TwoTower
+from mercato.models.query_head import QueryHead
 from mercato.models.run import (
+    QUERIES,
     RECIPE,
     SPEC,
     TOKENIZER,
@@ -31,10 +35,16 @@ class Model(RunEncoder):
     """A run in torch: for training, explaining and checking; serving uses the ONNX towers."""
 
     def __init__(
-        self, recipe: Recipe, featurizer: Featurizer, image_encoder: ImageEncoder | None, towers: TwoTower
+        self,
+        recipe: Recipe,
+        featurizer: Featurizer,
+        image_encoder: ImageEncoder | None,
+        towers: TwoTower,
+        head_queries: Sequence[str] = (),
     ) -> None:
+        """`head_queries` are the classes of the towers' head, in its order."""
         super().__init__(recipe, featurizer, image_encoder)
-        self.towers = towers.eval()
+        self.towers, self.head_queries = towers.eval(), tuple(head_queries)
 
     @classmethod
     def load(cls, run: Path) -> Self:
@@ -49,9 +59,10 @@ class Model(RunEncoder):
             for tower in ("query", "product")
             if (run / (file := f"{tower}_text.json")).is_file()
         }
-        towers = build_towers(recipe, featurizer.spec, configs, new=False)
+        queries = json.loads((run / QUERIES).read_text()) if (run / QUERIES).is_file() else []
+        towers = build_towers(recipe, featurizer.spec, configs, len(queries), new=False)
         load_model(towers, run / WEIGHTS)
-        return cls(recipe, featurizer, load_image_encoder(run), towers)
+        return cls(recipe, featurizer, load_image_encoder(run), towers, queries)
 
     def save(self, run: Path) -> None:
         """Write all of a run but its metrics, report and ONNX towers (`mercato.models.export`)."""
@@ -61,8 +72,18 @@ class Model(RunEncoder):
         for tower, part in (("query", self.towers.query), ("product", self.towers.product)):
             if part.text is not None:
                 part.text.backbone.config.to_json_file(run / f"{tower}_text.json")  # type: ignore[union-attr,operator]
+        if self.head_queries:
+            (run / QUERIES).write_text(json.dumps(self.head_queries, ensure_ascii=False) + "\n")
         save_model(self.towers, str(run / WEIGHTS))
         (run / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
+
+    @property
+    def query_head(self) -> QueryHead | None:
+        """The towers' classification head; None where they have none."""
+        if self.towers.head is None:
+            return None
+        weight_CD, bias_C = (parameter.detach().cpu().numpy() for parameter in self.towers.head.parameters())
+        return QueryHead(self.head_queries, weight_CD, bias_C)
 
     @torch.inference_mode()
     def query_vectors(self, features: Features) -> NDArray[np.float32]:

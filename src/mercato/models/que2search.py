@@ -5,60 +5,115 @@ Shapes: B batch, N channels, D the shared dimension.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mercato import config
 from mercato.models.bags import Category, TrigramBag
-from mercato.models.fusion import AttentionFusion
+from mercato.models.fusion import build_fusion
 from mercato.models.image_set import ImageSet
 from mercato.models.text_encoder import TextEncoder
 from mercato.text.features import FeatureSpec
 
 Inputs = dict[str, Tensor]
 
+GROUPS = {
+    "text": "text",
+    "trigrams": "text",
+    "title_text": "title",
+    "title_trigrams": "title",
+    "description_text": "description",
+    "description_trigrams": "description",
+}
+"""The field that a channel reads, where several read one; any other channel is a field of its own (§3.6)."""
 TOKENS = {"text": "text_tokens", "title_text": "title_tokens", "description_text": "description_tokens"}
 
 
-class QueryTower(nn.Module):
-    """Trigram bag, searcher's country and text encoder, fused by attention → unit vectors."""
+class Channels(NamedTuple):
+    """What a tower's encoders make of a batch, before fusion."""
+
+    vectors_BND: Tensor
+    present_BN: Tensor  # bool
+
+
+class Tower(nn.Module):
+    """Encoders, one a channel, fused into a unit vector. A subclass names its encoders."""
+
+    channels: tuple[str, ...]
+    text: TextEncoder | None  # None where no channel is text
+
+    def __init__(self, channels: tuple[str, ...], recipe: config.Recipe) -> None:
+        super().__init__()
+        self.channels = channels
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.fusion = build_fusion(recipe.fusion, len(channels), recipe.dimension)
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        """Features as tensors → unit vectors (B, D) and attention weights (B, N), None for a fusion that has none."""
+        return self.fuse(self.encode(inputs))
+
+    def encode(self, inputs: Inputs) -> Channels:
+        """Features as tensors → every channel's own vector."""
+        encoded = [self.encode_channel(channel, inputs) for channel in self.channels]
+        return Channels(
+            self.dropout(torch.stack([vector for vector, _ in encoded], 1)),
+            torch.stack([present for _, present in encoded], 1),
+        )
+
+    def fuse(self, channels: Channels, only: Collection[str] | None = None) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, from encoded channels; with `only`, as if those were all that the row has."""
+        vectors_BND, present_BN = channels
+        if only is not None:
+            chosen_N = [channel in only for channel in self.channels]
+            present_BN = present_BN & torch.tensor(chosen_N, device=present_BN.device)
+        fused_BD, weights_BN = self.fusion(vectors_BND, present_BN)
+        return F.normalize(fused_BD, dim=-1), weights_BN
+
+    def encode_channel(self, channel: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """One channel's vector (B, D) and whether the row has it, (B,) bool."""
+        raise NotImplementedError
+
+
+class QueryTower(Tower):
+    """Trigram bag, searcher's country and text encoder."""
 
     def __init__(self, spec: FeatureSpec, recipe: config.Recipe, text: TextEncoder | None) -> None:
-        super().__init__()
-        self.channels = spec.query_channels
+        super().__init__(spec.query_channels, recipe)
         self.text = text
         self.trigrams = TrigramBag(spec.buckets, recipe.dimension) if "trigrams" in self.channels else None
         self.country = Category(len(spec.countries), recipe.dimension) if "country" in self.channels else None
-        self.dropout = nn.Dropout(recipe.dropout)
-        self.fusion = AttentionFusion(len(self.channels), recipe.dimension)
 
-    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """`Featurizer.queries` as tensors → unit vectors (B, D), attention weights (B, N) in channel order."""
-        vectors, present = [], []
-        for channel in self.channels:
-            if channel == "text":
-                assert self.text is not None
-                vectors.append(self.text(inputs["tokens"]))
-                present.append((inputs["tokens"] != self.text.pad_id).any(1))
-            elif channel == "trigrams":
-                assert self.trigrams is not None
-                vectors.append(self.trigrams(inputs["trigrams"]))
-                present.append((inputs["trigrams"] != 0).any(1))
-            else:
-                assert self.country is not None
-                vectors.append(self.country(inputs["country"]))
-                present.append(inputs["country"] != 0)
-        return _fuse(self.fusion, self.dropout, vectors, present)
+    def encode_channel(self, channel: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See `Tower`; inputs are those of `Featurizer.queries`."""
+        if channel == "text":
+            assert self.text is not None
+            return _text(self.text, inputs["tokens"])
+        if channel == "trigrams":
+            assert self.trigrams is not None
+            return self.trigrams(inputs["trigrams"]), (inputs["trigrams"] != 0).any(1)
+        assert self.country is not None
+        return self.country(inputs["country"]), inputs["country"] != 0
 
 
-class ProductTower(nn.Module):
-    """One text encoder for title and description, trigram bags, language, country, photos; fused by attention."""
+class ProductTower(Tower):
+    """Text of title and description, their trigram bags, language, country, photos.
 
-    def __init__(self, spec: FeatureSpec, recipe: config.Recipe, text: TextEncoder | None) -> None:
-        super().__init__()
-        self.channels = spec.product_channels
-        self.text = text
+    One text encoder reads title and description (§3.1), unless `description_text` brings another for the latter.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        recipe: config.Recipe,
+        text: TextEncoder | None,
+        description_text: TextEncoder | None = None,
+    ) -> None:
+        super().__init__(spec.product_channels, recipe)
+        self.text, self.description_text = text, description_text
         dimension = recipe.dimension
         self.bags = nn.ModuleDict(
             {channel: TrigramBag(spec.buckets, dimension) for channel in self.channels if channel.endswith("trigrams")}
@@ -68,51 +123,45 @@ class ProductTower(nn.Module):
             {channel: Category(sizes[channel], dimension) for channel in self.channels if channel in sizes}
         )
         self.images = ImageSet(spec.image_dimension, dimension, recipe.dropout) if "images" in self.channels else None
-        self.dropout = nn.Dropout(recipe.dropout)
-        self.fusion = AttentionFusion(len(self.channels), dimension)
 
-    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """`Featurizer.products` as tensors → unit vectors (B, D), attention weights (B, N) in channel order."""
-        vectors, present = [], []
-        for channel in self.channels:
-            if channel == "images":
-                assert self.images is not None
-                vectors.append(self.images(inputs["images"], inputs["image_mask"]))
-                present.append(inputs["image_mask"].any(1))
-            elif channel in self.categories:
-                vectors.append(self.categories[channel](inputs[channel]))
-                present.append(inputs[channel] != 0)
-            elif channel in self.bags:
-                vectors.append(self.bags[channel](inputs[channel]))
-                present.append((inputs[channel] != 0).any(1))
-            else:
-                assert self.text is not None
-                tokens = inputs[TOKENS[channel]]
-                vectors.append(self.text(tokens))
-                present.append((tokens != self.text.pad_id).any(1))
-        return _fuse(self.fusion, self.dropout, vectors, present)
+    def encode_channel(self, channel: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See `Tower`; inputs are those of `Featurizer.products`."""
+        if channel == "images":
+            assert self.images is not None
+            return self.images(inputs["images"], inputs["image_mask"]), inputs["image_mask"].any(1)
+        if channel in self.categories:
+            return self.categories[channel](inputs[channel]), inputs[channel] != 0
+        if channel in self.bags:
+            return self.bags[channel](inputs[channel]), (inputs[channel] != 0).any(1)
+        own = self.description_text if channel == "description_text" else None
+        text = own or self.text
+        assert text is not None
+        return _text(text, inputs[TOKENS[channel]])
 
 
 class TwoTower(nn.Module):
-    """Both towers; `query(inputs)` and `product(inputs)` are independent (late fusion)."""
+    """Both towers; `query(inputs)` and `product(inputs)` are independent (late fusion).
 
-    def __init__(self, query: QueryTower, product: ProductTower) -> None:
+    `head`, where there is one, classifies a product's unit vector into the queries that find it (§3.1.1).
+    """
+
+    def __init__(self, query: QueryTower, product: ProductTower, head: nn.Linear | None = None) -> None:
         super().__init__()
-        self.query, self.product = query, product
+        self.query, self.product, self.head = query, product, head
+
+    def text_encoders(self) -> list[TextEncoder]:
+        """Every text encoder once."""
+        found = (self.query.text, self.product.text, self.product.description_text)
+        return list({id(encoder): encoder for encoder in found if encoder is not None}.values())
 
     def text_parameters(self) -> list[nn.Parameter]:
         """The transformers' own parameters, which learn at their own rate (§3.1, "varying XLM LR")."""
-        found = {
-            id(p): p
-            for tower in (self.query, self.product)
-            if tower.text is not None
-            for p in tower.text.backbone.parameters()
-        }
-        return list(found.values())
+        return _distinct(p for encoder in self.text_encoders() for p in encoder.backbone.parameters())
 
 
-def _fuse(
-    fusion: AttentionFusion, dropout: nn.Dropout, vectors: list[Tensor], present: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    fused_BD, weights_BN = fusion(dropout(torch.stack(vectors, 1)), torch.stack(present, 1))
-    return F.normalize(fused_BD, dim=-1), weights_BN
+def _text(encoder: TextEncoder, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+    return encoder(tokens_BL), (tokens_BL != encoder.pad_id).any(1)
+
+
+def _distinct(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return list({id(parameter): parameter for parameter in parameters}.values())

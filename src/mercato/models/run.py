@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from mercato.config import Recipe
 from mercato.errors import MercatoError
 from mercato.models.image_encoder import MODEL as IMAGE_MODEL
 from mercato.models.image_encoder import ImageEncoder
+from mercato.models.query_head import NO_HEAD, QueryHead
 from mercato.text.features import Features, FeatureSpec, Featurizer
 from mercato.text.tokenizer import load_tokenizer
 
 RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"
-RETRIEVAL = "retrieval.json"
+RETRIEVAL, QUERIES = "retrieval.json", "queries.json"
 QUERY_TOWER, PRODUCT_TOWER = "query_tower.onnx", "product_tower.onnx"
 BATCH = 256
 
@@ -55,6 +57,11 @@ class RunEncoder(ABC):
     def product_vectors(self, features: Features) -> NDArray[np.float32]:
         """The product tower on a batch of features → (B, D)."""
 
+    @property
+    @abstractmethod
+    def query_head(self) -> QueryHead | None:
+        """The run's classification head; None where it was trained without."""
+
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
         """Query strings of searchers in `country` → (n, D) float32, unit length."""
         batches = [
@@ -73,6 +80,25 @@ class RunEncoder(ABC):
             for batch in _batches(rows)
         ]
         return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
+
+    def predict_queries(
+        self, products: pa.Table | Sequence[Mapping[str, Any]], k: int = 10
+    ) -> list[list[tuple[str, float]]]:
+        """Product understanding (§3.1.1): the k queries that each product most likely answers, best first.
+
+        Args:
+            products: as for `encode_products`.
+            k: how many.
+
+        Returns:
+            For each product its (query, probability), the probabilities a softmax over all queries that the head knows.
+
+        Raises:
+            MercatoError: the run has no classification head.
+        """
+        if self.query_head is None:
+            raise MercatoError(f"run {self.recipe.name}: {NO_HEAD}")
+        return self.query_head.predict(self.encode_products(products), k)
 
     def _image_vectors(self, products: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32] | None] | None:
         spec = self.featurizer.spec
@@ -116,6 +142,22 @@ def load_radius(run: Path) -> float | None:
 def load_image_encoder(run: Path, threads: int = 1) -> ImageEncoder | None:
     """The run's image encoder; None where its market brought image vectors, or the recipe has no photos."""
     return ImageEncoder(run, threads) if (run / IMAGE_MODEL).is_file() else None
+
+
+def load_query_head(run: Path) -> QueryHead | None:
+    """The run's classification head, of whose weights nothing else is read; None where it was trained without.
+
+    Raises:
+        MercatoError: the run's list of queries is not the one that its head was trained on.
+    """
+    if not (run / QUERIES).is_file():
+        return None
+    queries = json.loads((run / QUERIES).read_text())
+    with safe_open(run / WEIGHTS, framework="numpy") as tensors:
+        weight_CD, bias_C = tensors.get_tensor("head.weight"), tensors.get_tensor("head.bias")
+    if len(queries) != len(bias_C):
+        raise MercatoError(f"{run / QUERIES} lists {len(queries):,} queries, but the run's head has {len(bias_C):,}")
+    return QueryHead(queries, weight_CD, bias_C)
 
 
 def checked_vectors(given: Any, dimension: int, product: Mapping[str, Any]) -> NDArray[np.float32]:

@@ -6,7 +6,9 @@ Shapes: B pairs of a batch, Q and P its distinct queries and products.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -26,33 +28,46 @@ class Batch:
     query_B: Tensor  # which of the Q, int64
     product_B: Tensor  # which of the P, int64
     excluded_BB: Tensor  # bool: column j is no negative for row i
+    grade_B: Tensor  # float32, higher is better
+    classes_PK: Tensor  # int64: which of the head's queries find each product, -1 = none more; K = 0 without a head
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        moved: dict[str, Any] = {
+            name: {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
+            for name, value in vars(self).items()
+        }
+        return replace(self, **moved)
 
 
+@dataclass(frozen=True)
 class Examples:
     """Query–product pairs as rows of two feature tables."""
 
-    def __init__(
-        self,
-        queries: Features,
-        products: Features,
-        spec: FeatureSpec,
-        query_N: NDArray[np.int64],
-        product_N: NDArray[np.int64],
-        withhold_N: NDArray[np.int64],
-        withheld: list[tuple[str, ...]],
-        slips_QS: NDArray[np.int64] | None = None,
-        misspelled: float = 0.0,
-    ) -> None:
-        """`withhold_N[i]` picks from `withheld` the fields that pair i hides from the product tower.
+    queries: Features
+    products: Features
+    spec: FeatureSpec
+    query_N: NDArray[np.int64]
+    product_N: NDArray[np.int64]
+    withhold_N: NDArray[np.int64]  # which of `withheld` a pair hides from the product tower
+    withheld: list[tuple[str, ...]]
+    grade_N: NDArray[np.float32]
+    engaged_N: NDArray[np.bool_]  # a true pair; the others only serve graded losses
+    slips_QS: NDArray[np.int64] | None = None  # rows of `queries` that misspell each query
+    misspelled: float = 0.0  # share of a batch's pairs that read a misspelling
+    classes_PK: NDArray[np.int64] | None = None  # of the head, for every row of `products`; -1 = none more
 
-        `slips_QS[q]` are rows of `queries` that misspell query q; a share `misspelled` of a batch's pairs reads one.
-        """
-        self.queries, self.products, self.spec = queries, products, spec
-        self.query_N, self.product_N = query_N, product_N
-        self.withhold_N, self.withheld = withhold_N, withheld
-        self.slips_QS, self.misspelled = slips_QS, misspelled
-        self._products = len(next(iter(products.values())))
-        self._known = np.unique(query_N * self._products + product_N)
+    @cached_property
+    def engaged(self) -> NDArray[np.int64]:
+        """The rows of true pairs."""
+        return np.flatnonzero(self.engaged_N)
+
+    @cached_property
+    def _known(self) -> NDArray[np.int64]:
+        return np.unique(self._key(self.query_N[self.engaged_N], self.product_N[self.engaged_N]))
+
+    def _key(self, query: NDArray[np.int64], product: NDArray[np.int64]) -> NDArray[np.int64]:
+        return query * len(next(iter(self.products.values()))) + product
 
     def __len__(self) -> int:
         return len(self.query_N)
@@ -71,17 +86,21 @@ class Examples:
         for kind, fields in enumerate(self.withheld):
             if fields:
                 hide(products, fields, instances % len(self.withheld) == kind, self.spec)
+        places = instances // len(self.withheld)
+        classes = np.zeros((len(places), 0), np.int64) if self.classes_PK is None else self.classes_PK[places]
         return Batch(
             tensors(take(self.queries, queries, self.spec)),
             tensors(products),
             torch.from_numpy(query_B),
             torch.from_numpy(product_B),
             torch.from_numpy(self._excluded(rows)),
+            torch.from_numpy(self.grade_N[rows]),
+            torch.from_numpy(classes),
         )
 
     def _excluded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Every column that holds a known positive of its row's query, or the row's own product again."""
-        keys_BB = self.query_N[rows][:, None] * self._products + self.product_N[rows][None, :]
+        keys_BB = self._key(self.query_N[rows][:, None], self.product_N[rows][None, :])
         place_BB = np.searchsorted(self._known, keys_BB).clip(max=len(self._known) - 1)
         excluded_BB: NDArray[np.bool_] = self._known[place_BB] == keys_BB
         np.fill_diagonal(excluded_BB, False)
@@ -89,21 +108,23 @@ class Examples:
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):
-    """One shuffled pass over the examples an epoch, in batches of one size (give or take one) up to `batch_size`.
+    """One shuffled pass over some rows of the examples an epoch, in batches of one size (give or take one).
 
     The order depends on the seed and the epoch alone, so that a resumed run sees what an unbroken one would.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int) -> None:
+    def __init__(self, examples: Examples, rows: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        """`batch_size` is the most that a batch holds."""
         super().__init__()
-        self.examples, self.batch_size, self.seed, self.epoch = examples, batch_size, seed, 0
+        self.examples, self.rows, self.seed, self.epoch = examples, rows, seed, 0
+        self.batch_size = max(2, min(batch_size, len(rows)))
 
     def __len__(self) -> int:
-        return max(1, -(-len(self.examples) // self.batch_size))
+        return max(1, -(-len(self.rows) // self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        for rows in np.array_split(generator.permutation(len(self.examples)), len(self)):
+        for rows in np.array_split(generator.permutation(self.rows), len(self)):
             yield self.examples.batch(rows, generator)
 
 

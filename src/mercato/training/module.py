@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mercato.config import Stage
 from mercato.errors import MercatoError
 from mercato.evaluation.roc_auc import roc_auc
-from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.models.que2search import TwoTower
 from mercato.text.features import Features, FeatureSpec
 from mercato.training.batches import Batch, Batches, hide, take, tensors
+from mercato.training.objective import Objective, total
+from mercato.training.optimizer import adam
 
 MONITOR = "validation/roc_auc"
 
@@ -74,22 +74,22 @@ class Validation:
 
 
 class StageModule(L.LightningModule):
-    """Both towers under one stage's loss and optimiser; the best validated epoch is kept in a file."""
+    """Both towers under one stage's losses and optimiser; the best validated epoch is kept in a file."""
 
     def __init__(
         self,
         towers: TwoTower,
-        stage: Stage,
+        objective: Objective,
         validation: Validation | None,
         batches: Batches,
         best_file: Path,
         log_epoch: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__()
-        self.towers, self.stage, self.validation, self.batches = towers, stage, validation, batches
+        self.towers, self.objective, self.validation, self.batches = towers, objective, validation, batches
         self.best_file, self.best_score = best_file, float("-inf")
         self.log_epoch = log_epoch
-        self._losses: list[Tensor] = []
+        self._losses: list[dict[str, Tensor]] = []
         self._start = 0.0
 
     def on_fit_start(self) -> None:
@@ -105,21 +105,21 @@ class StageModule(L.LightningModule):
         self._start = time.perf_counter()
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
-        """The stage's loss of one batch; dropout depends on seed and place alone, as a resumed run needs."""
+        """The stage's losses of one batch; dropout depends on seed and place alone, as a resumed run needs."""
         place = np.random.SeedSequence((self.batches.seed, self.current_epoch, number))
         torch.manual_seed(int(place.generate_state(1)[0]))
-        query_BD = self.towers.query(batch.query)[0][batch.query_B]
-        product_BD = self.towers.product(batch.product)[0][batch.product_B]
-        with torch.autocast(self.device.type, enabled=False):  # half precision would blur s·cos
-            cosine_BB = query_BD.float() @ product_BD.float().T
-            loss = in_batch_softmax(cosine_BB, batch.excluded_BB, self.stage.scale)
-        self._losses.append(loss.detach())
+        losses = self.objective.losses(self.towers, batch)
+        loss = total(losses)
+        self._losses.append({"loss": loss.detach()} | {name: part.detach() for name, (_, part) in losses.items()})
         self.log("loss", loss, batch_size=len(batch.query_B), prog_bar=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Validate: early stopping and the best epoch go by the ROC AUC; without validation pairs the last is best."""
-        row: dict[str, Any] = {"epoch": self.current_epoch + 1, "loss": float(torch.stack(self._losses).mean())}
+        means = {name: float(torch.stack([step[name] for step in self._losses]).mean()) for name in self._losses[0]}
+        row: dict[str, Any] = {"epoch": self.current_epoch + 1, "loss": means.pop("loss")}
+        if len(means) > 1:  # more than one loss: each by name, unweighted
+            row["losses"] = means
         if not np.isfinite(row["loss"]):
             raise MercatoError(f"the loss of epoch {row['epoch']} is {row['loss']}: lower the stage's learning rates")
         if self.validation is not None:
@@ -143,20 +143,10 @@ class StageModule(L.LightningModule):
         torch.save(self.towers.state_dict(), self.best_file)
         return True
 
-    def configure_optimizers(self) -> Any:
-        """Adam; the transformers learn at their own rate (§3.1, Table 4 "varying XLM LR")."""
-        text = self.towers.text_parameters()
-        own = {id(p) for p in text}
-        groups = [
-            {"params": [p for p in self.towers.parameters() if id(p) not in own], "lr": self.stage.learning_rate},
-            {"params": text, "lr": self.stage.text_learning_rate},
-        ]
-        return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """See `mercato.training.optimizer`."""
+        return adam(self.towers, self.objective.stage)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch's tensors."""
-        moved: dict[str, Any] = {
-            name: {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
-            for name, value in vars(batch).items()
-        }
-        return Batch(**moved)
+        return batch.to(device)

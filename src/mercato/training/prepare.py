@@ -40,6 +40,7 @@ class Prepared:
     examples: Examples
     validation: Validation | None
     image_folder: Path | None  # of the image encoder
+    head_queries: tuple[str, ...]  # what the head tells apart, the most common first
 
 
 def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
@@ -52,8 +53,9 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     known = pairs.join(products.select("product_id"), on="product_id", how="semi", maintain_order="left")
     if len(known) < len(pairs):
         note(f"  [yellow]{len(pairs) - len(known):,} pairs name a product that is not in the catalogue: left out[/]")
-    train = _keyed(known.filter((pl.col("split") == "train") & (pl.col("label") == 1)))
-    if train.is_empty():
+    wanted = pl.lit(True) if recipe.learns_from_grades else pl.col("label") == 1
+    train = _keyed(known.filter((pl.col("split") == "train") & wanted))
+    if train.filter(pl.col("label") == 1).is_empty():
         raise MercatoError(f"{market.path}: every engaged pair of the train split names a product that is not there")
     judged, withheld = _validation_pairs(market, known, recipe)
     judged = _keyed(judged)
@@ -76,6 +78,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     query_features = featurizer.queries(texts, countries)
     product_features = _product_features(featurizer, products, vectors)
 
+    head_queries, classes = _head(recipe, train, products)
     withholds = train["withhold"].unique(maintain_order=True).to_list()
     examples = Examples(
         query_features,
@@ -85,8 +88,11 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         index_of(train, products, ["product_id"]),
         train["withhold"].replace_strict(withholds, list(range(len(withholds))), return_dtype=pl.Int64).to_numpy(),
         [tuple(fields.split()) for fields in withholds],
+        train["grade"].fill_null(train["label"].cast(pl.Float64)).cast(pl.Float32).to_numpy(),
+        (train["label"] == 1).to_numpy(),
         slips,
         recipe.misspelled,
+        classes,
     )
     validation = None
     if judged["label"].n_unique() == 2:
@@ -100,10 +106,33 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
             withheld,
         )
     note(
-        f"  {len(train):,} engaged pairs of {len(train.select(KEY).unique()):,} queries to learn from,"
+        f"  {len(examples.engaged):,} engaged pairs of {len(train.select(KEY).unique()):,} queries to learn from,"
         f" {len(judged):,} pairs to validate on, {len(products):,} products"
     )
-    return Prepared(featurizer, examples, validation, image_folder)
+    return Prepared(featurizer, examples, validation, image_folder, head_queries)
+
+
+def _head(
+    recipe: Recipe, train: pl.DataFrame, products: pl.DataFrame
+) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    """The most common training queries, and which of them engaged each product, (P, K) padded with -1 (§3.1.1).
+
+    Common is what engaged many products; catalogue pairs, whose "queries" are one product's own, take no part.
+    """
+    if not recipe.head.queries:
+        return (), None
+    engaged = train.filter((pl.col("label") == 1) & (pl.col("withhold") == "")).unique(["key", "product_id"])
+    common = engaged.group_by("key").len().sort(["len", "key"], descending=[True, False]).head(recipe.head.queries)
+    queries = common["key"].to_list()
+    rows = index_of(engaged, products, ["product_id"])
+    classes = index_of(engaged, common, ["key"])
+    owned: list[list[int]] = [[] for _ in range(len(products))]
+    for row, number in zip(rows[classes >= 0], classes[classes >= 0], strict=True):
+        owned[row].append(int(number))
+    result = np.full((len(products), max(map(len, owned))), -1, np.int64)
+    for row, own in zip(result, owned, strict=True):
+        row[: len(own)] = sorted(own)
+    return tuple(queries), result
 
 
 def _photos(market: Market, recipe: Recipe, products: pl.DataFrame) -> tuple[ImageVectors | None, Path | None]:

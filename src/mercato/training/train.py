@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.markup import escape
 from torch.utils.data import DataLoader
 
-from mercato.config import Recipe, Stage
+from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.files import refuse_foreign, replace_folder, write_whole
@@ -31,11 +32,14 @@ from mercato.models.que2search import TwoTower
 from mercato.models.run import RECIPE, SPEC, load_image_encoder, save_radius
 from mercato.progress import console, note
 from mercato.training.batches import Batches
+from mercato.training.blending import estimate_blend
 from mercato.training.card import write_card
+from mercato.training.modalities import Modality, given_blend, modalities
 from mercato.training.module import MONITOR, StageModule, Validation
+from mercato.training.objective import Objective
 from mercato.training.prepare import Prepared, prepare
 
-HISTORY = "history.jsonl"
+HISTORY, BLENDING = "history.jsonl", "blending.json"
 
 
 def train(recipe: Recipe, market: Market, run: Path) -> Model:
@@ -69,15 +73,21 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     recipe = recipe.model_copy(
         update={"product_tower": recipe.product_tower.model_copy(update={"channels": spec.product_channels})}
     )
-    torch.manual_seed(recipe.seed)
-    towers = build_towers(recipe, spec, text_configs(recipe, spec))
+
+    def build() -> TwoTower:
+        torch.manual_seed(recipe.seed)
+        return build_towers(recipe, spec, text_configs(recipe, spec), len(prepared.head_queries))
+
+    towers = build()
     note(f"  {sum(p.numel() for p in towers.parameters()):,} parameters")
+    blend = _blend(recipe, prepared, build, partial) if recipe.blending else {}
     for number, stage in enumerate(recipe.stages, 1):
-        _run_stage(towers, stage, number, prepared, recipe.seed, partial, work)
+        objective = Objective(stage, blend, recipe.head.weight)
+        _run_stage(towers, objective, number, prepared, recipe.seed, partial, work)
 
     if prepared.image_folder is not None:
         copy_image_encoder(prepared.image_folder, partial)
-    model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers.cpu())
+    model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers.cpu(), prepared.head_queries)
     model.save(partial)
     save_radius(partial, _radius(towers, prepared.validation))
     note("exporting both towers to ONNX")
@@ -88,6 +98,23 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     replace_folder(partial, run)
     note(f"[bold green]run written to {escape(str(run))}[/] in {time.perf_counter() - start:.0f} s")
     return model
+
+
+def _blend(recipe: Recipe, prepared: Prepared, build: Callable[[], TwoTower], partial: Path) -> dict[Modality, float]:
+    """The weights of gradient blending, given or estimated once; kept in the run."""
+    assert recipe.blending is not None
+    blending, spec, file = recipe.blending, prepared.featurizer.spec, partial / BLENDING
+    if blending.weights != "estimated":
+        blend = given_blend(recipe, spec, blending.weights)
+    elif file.is_file():  # a resumed run
+        blend = given_blend(recipe, spec, json.loads(file.read_text()))
+    else:
+        wanted = modalities({"query": spec.query_channels, "product": spec.product_channels}, blending.by)
+        blend = estimate_blend(build, prepared.examples, recipe.stages[0], wanted, blending.epochs, recipe.seed)
+    named = {modality.name: weight for modality, weight in blend.items()}
+    write_whole(file, json.dumps(named, indent=2) + "\n")
+    note("  gradient blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in named.items()))
+    return blend
 
 
 def _radius(towers: TwoTower, validation: Validation | None) -> float | None:
@@ -103,18 +130,20 @@ def partial_folder(run: Path) -> Path:
 
 
 def _run_stage(
-    towers: TwoTower, stage: Stage, number: int, prepared: Prepared, seed: int, partial: Path, work: Path
+    towers: TwoTower, objective: Objective, number: int, prepared: Prepared, seed: int, partial: Path, work: Path
 ) -> None:
     """One stage to its early stop; leaves the towers at the best validated epoch (or where they started, if better)."""
+    stage, examples = objective.stage, prepared.examples
     folder = work / f"stage-{number}"
     best_file, last = folder / "best.pt", folder / "last.ckpt"
     if (folder / "done").is_file():
         towers.load_state_dict(torch.load(best_file, weights_only=True, map_location="cpu"))
         return
     folder.mkdir(exist_ok=True)
-    batches = Batches(prepared.examples, min(stage.batch_size, max(2, len(prepared.examples))), seed + number)
+    rows = np.arange(len(examples)) if stage.graded else examples.engaged
+    batches = Batches(examples, rows, stage.batch_size, seed + number)
     module = StageModule(
-        towers, stage, prepared.validation, batches, best_file, lambda row: _log(partial, {"stage": number, **row})
+        towers, objective, prepared.validation, batches, best_file, lambda row: _log(partial, {"stage": number, **row})
     )
     callbacks: list[Callback] = [
         ModelCheckpoint(folder, last.stem, save_on_train_epoch_end=True, enable_version_counter=False)

@@ -1,0 +1,119 @@
+"""What a stage minimises: the loss of both whole towers, of each modality (gradient blending) and of the head.
+
+Shapes: B pairs of a batch, Q and P its distinct queries and products, D the shared dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mercato.config import Stage
+from mercato.losses.cosent import cosent
+from mercato.losses.in_batch_softmax import in_batch_softmax
+from mercato.losses.margin_ranking import margin_ranking
+from mercato.losses.multi_label import multi_label
+from mercato.losses.scaled_bce import scaled_bce
+from mercato.losses.symmetric_softmax import symmetric_softmax
+from mercato.models.que2search import Channels, Inputs, Tower, TwoTower
+from mercato.training.batches import Batch
+from mercato.training.modalities import MULTIMODAL, Modality
+
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A stage's weighted sum of losses, from one forward pass of every encoder."""
+
+    stage: Stage
+    blend: Mapping[Modality, float] = field(default_factory=dict)  # Que2Search Eq. 6; empty: both whole towers alone
+    head_weight: float = 0.0
+
+    def losses(self, towers: TwoTower, batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        """Every loss of a batch by name, as (weight, scalar); `total` adds them up.
+
+        The M + 1 losses of gradient blending share the encoders' one pass: only the fusions run again, each as if the
+        other modalities were missing from every row.
+        """
+        rows = self.stage.micro_batch
+        query, product = encode(towers.query, batch.query, rows), encode(towers.product, batch.product, rows)
+        query_QD, product_PD = towers.query.fuse(query)[0], towers.product.fuse(product)[0]
+        with torch.autocast(query_QD.device.type, enabled=False):  # half precision would blur s·cos
+            found = {
+                MULTIMODAL.name: (
+                    self.blend.get(MULTIMODAL, 1.0),
+                    stage_loss(self.stage, query_QD.float(), product_PD.float(), batch),
+                )
+            }
+            for modality, weight in self.blend.items():
+                if modality != MULTIMODAL and weight:
+                    loss = self._of_modality(modality, towers, (query, product), (query_QD, product_PD), batch)
+                    found[modality.name] = (weight, loss)
+            if towers.head is not None and self.head_weight:
+                found[HEAD] = (self.head_weight, multi_label(towers.head(product_PD).float(), batch.classes_PK))
+        return found
+
+    def _of_modality(
+        self,
+        modality: Modality,
+        towers: TwoTower,
+        channels: tuple[Channels, Channels],
+        whole: tuple[Tensor, Tensor],
+        batch: Batch,
+    ) -> Tensor:
+        """L of one modality of one tower with the other tower whole, over the pairs that have the modality at all."""
+        side = ("query", "product").index(modality.tower)
+        tower: Tower = (towers.query, towers.product)[side]
+        vectors = list(whole)
+        vectors[side] = tower.fuse(channels[side], only=modality.channels)[0]
+        has = channels[side].present_BN[:, [tower.channels.index(channel) for channel in modality.channels]].any(1)
+        pairs = has[(batch.query_B, batch.product_B)[side]].nonzero().squeeze(1)
+        return stage_loss(self.stage, vectors[0].float(), vectors[1].float(), batch, pairs)
+
+
+def total(losses: Mapping[str, tuple[float, Tensor]]) -> Tensor:
+    """The weighted sum, a scalar."""
+    return torch.stack([weight * loss for weight, loss in losses.values()]).sum()
+
+
+def stage_loss(stage: Stage, query_QD: Tensor, product_PD: Tensor, batch: Batch, pairs: Tensor | None = None) -> Tensor:
+    """The loss that a stage names, of a batch's unit vectors (float32); of some of its `pairs` only, if given."""
+    query_B, product_B, grade_B, excluded_BB = batch.query_B, batch.product_B, batch.grade_B, batch.excluded_BB
+    if pairs is not None:
+        query_B, product_B, grade_B = query_B[pairs], product_B[pairs], grade_B[pairs]
+        excluded_BB = excluded_BB[pairs][:, pairs]
+    if not len(query_B):
+        return query_QD.sum() * 0
+    if stage.loss == "cosent":
+        return cosent((query_QD[query_B] * product_PD[product_B]).sum(1), grade_B, stage.scale)
+    cosine_BB = query_QD[query_B] @ product_PD[product_B].T
+    if stage.loss == "in_batch_softmax":
+        return in_batch_softmax(cosine_BB, excluded_BB, stage.scale)
+    if stage.loss == "symmetric_softmax":
+        return symmetric_softmax(cosine_BB, excluded_BB, stage.scale)
+    if stage.loss == "margin_ranking":
+        return margin_ranking(cosine_BB, excluded_BB, stage.margin, stage.reduction)
+    return scaled_bce(cosine_BB, excluded_BB, stage.scale)
+
+
+def encode(tower: Tower, inputs: Inputs, rows: int | None) -> Channels:
+    """A tower's channels, `rows` at a time and encoded again on the way back (gradient caching, Gao et al. 2021).
+
+    Loss and gradients are those of one piece, since rows do not see each other before the loss; only the activations
+    of `rows` rows are ever held, for one more forward pass.
+    """
+    count = len(next(iter(inputs.values())))
+    if rows is None or count <= rows:
+        return tower.encode(inputs)
+    parts = [
+        checkpoint(
+            tower.encode, {name: tensor[start : start + rows] for name, tensor in inputs.items()}, use_reentrant=False
+        )
+        for start in range(0, count, rows)
+    ]
+    return Channels(*map(torch.cat, zip(*parts, strict=True)))
