@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mercato.models.bags import Category, TrigramBag
-from mercato.models.fusion import AttentionFusion
+from mercato.models.fusion import AttentionFusion, ConcatFusion, build_fusion
 from mercato.models.image_set import ImageSet
 
 N, D = 4, 6
@@ -43,6 +43,31 @@ def test_what_is_missing_has_no_say(fusion, present, seed):
     other = torch.where(mask.unsqueeze(-1), channels, 1e3 * torch.randn(1, N, D, generator=generator))
     again, weights_again = fusion(other, mask)
     assert torch.equal(fused, again) and torch.equal(weights, weights_again)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_concatenation_by_hand(wide):
+    torch.manual_seed(0)
+    fusion = ConcatFusion(2, 3, wide)
+    channels, present = torch.randn(2, 2, 3), torch.tensor([[True, True], [True, False]])
+    fused, weights = fusion(channels, present)
+    first, last = fusion.deep[0], fusion.deep[2]
+    for row in range(2):
+        one, two = channels[row, 0], channels[row, 1] * present[row, 1]
+        hidden = torch.nn.functional.gelu(first.weight @ torch.cat([one, two]) + first.bias)
+        expected = last.weight @ hidden + last.bias + (one + two if wide else 0)
+        torch.testing.assert_close(fused[row], expected)
+    assert weights is None
+
+
+def test_a_wide_and_deep_fusion_can_start_as_the_plain_sum():
+    fusion = build_fusion("wide_and_deep", 2, 3)
+    fusion.start_even()
+    channels = torch.randn(4, 2, 3)
+    torch.testing.assert_close(fusion(channels, torch.ones(4, 2, dtype=torch.bool))[0], channels.sum(1))
+    channels.requires_grad_()
+    fusion(channels, torch.ones(4, 2, dtype=torch.bool))[0].sum().backward()
+    assert fusion.deep[2].weight.grad.any()  # and can leave it
 
 
 def test_a_row_of_nothing_has_a_gradient_of_nothing(fusion):

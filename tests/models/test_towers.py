@@ -8,6 +8,7 @@ import torch
 
 from mercato.config import Recipe
 from mercato.models.build import build_towers, text_configs
+from mercato.models.export import export
 from mercato.models.model import Model
 from mercato.models.que2search import TwoTower
 from mercato.text.features import FeatureSpec, Featurizer
@@ -26,15 +27,22 @@ PRODUCTS = [
 PRODUCTS = PRODUCTS * 30
 
 
-def make(query: tuple[str, ...] = QUERY, product: tuple[str, ...] = PRODUCT, shared: bool = False) -> Model:
+def make(
+    query: tuple[str, ...] = QUERY,
+    product: tuple[str, ...] = PRODUCT,
+    shared: bool = False,
+    fusion: str = "attention",
+    shared_text: bool = True,
+) -> Model:
     text = {"layers": 2, "heads": 2, "hidden": 8, "feed_forward": 16}
     recipe = Recipe.model_validate(
         {
             "name": "towers",
             "dimension": 12,
+            "fusion": fusion,
             "text": {"shared": shared},
             "query_tower": {"channels": query, "text": text},
-            "product_tower": {"channels": product, "text": text},
+            "product_tower": {"channels": product, "text": text, "shared_text": shared_text},
         }
     )
     tokenizer = train_tokenizer(QUERIES[:5], 60)
@@ -111,6 +119,31 @@ def test_title_and_description_share_one_encoder(model):
     alone = make(product=("title_text",)).towers
     assert sum("backbone" in name for name, _ in alone.named_parameters()) == len(names)
     assert model.towers.product.text is not None
+
+
+def test_title_and_description_apart_on_wish(tmp_path):
+    together, apart = make(), make(shared_text=False)
+    encoder = sum(p.numel() for p in together.towers.product.text.parameters())
+    assert count(apart.towers) == count(together.towers) + encoder
+    backbones = sum(p.numel() for e in apart.towers.text_encoders() for p in e.backbone.parameters())
+    assert sum(p.numel() for p in apart.towers.text_parameters()) == backbones
+    apart.save(tmp_path)
+    again = Model.load(tmp_path)
+    np.testing.assert_array_equal(again.encode_products(PRODUCTS[:5]), apart.encode_products(PRODUCTS[:5]))
+    description = apart.towers.product.description_text
+    with torch.no_grad():
+        description.projection.bias += 1
+    assert not np.allclose(again.encode_products(PRODUCTS[:1]), apart.encode_products(PRODUCTS[:1]))
+    titled = [{"title": "red sofa"}]
+    np.testing.assert_array_equal(again.encode_products(titled), apart.encode_products(titled))
+
+
+@pytest.mark.parametrize(("fusion", "shared_text"), [("concat", False), ("wide_and_deep", True)])
+def test_every_fusion_survives_export(tmp_path, fusion, shared_text):
+    model = make(fusion=fusion, shared_text=shared_text)
+    model.save(tmp_path)
+    assert max(export(model, tmp_path).values()) < 1e-5
+    assert np.isfinite(model.encode_products(PRODUCTS[:5])).all()
 
 
 def test_one_encoder_for_both_towers_on_wish():

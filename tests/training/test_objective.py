@@ -16,7 +16,7 @@ from mercato.models.build import build_towers, text_configs
 from mercato.models.que2search import TwoTower
 from mercato.training.blending import estimate_blend
 from mercato.training.modalities import MULTIMODAL, Modality, given_blend, modalities
-from mercato.training.objective import HEAD, Objective, total
+from mercato.training.objective import HEAD, HEAD_SCALE, Objective, total
 from mercato.training.prepare import Prepared, prepare
 
 HEADED = toy_recipe("head.queries=4")
@@ -143,7 +143,7 @@ def test_the_head_is_taught_the_queries_of_each_product(prepared):
     weight, loss = Objective(Stage(), head_weight=0.3).losses(model, data)[HEAD]
     goods = np.unique(prepared.examples.product_N[prepared.examples.engaged[:16]])
     classes = prepared.examples.classes_PK[goods]
-    logits = model.head(model.product(data.product)[0])
+    logits = model.head(HEAD_SCALE * model.product(data.product)[0])
     assert weight == 0.3
     torch.testing.assert_close(loss, multi_label(logits, torch.from_numpy(classes)))
     assert HEAD not in Objective(Stage()).losses(model, data)

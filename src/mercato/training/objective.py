@@ -24,6 +24,7 @@ from mercato.training.batches import Batch
 from mercato.training.modalities import MULTIMODAL, Modality
 
 HEAD = "head"
+HEAD_SCALE = 20.0  # the head learns from s·v: of unit vectors, Adam's steps would take thousands to tell queries apart
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Objective:
                     loss = self._of_modality(modality, towers, (query, product), (query_QD, product_PD), batch)
                     found[modality.name] = (weight, loss)
             if towers.head is not None and self.head_weight:
-                found[HEAD] = (self.head_weight, multi_label(towers.head(product_PD).float(), batch.classes_PK))
+                logits_PC = towers.head(HEAD_SCALE * product_PD.float())
+                found[HEAD] = (self.head_weight, multi_label(logits_PC, batch.classes_PK))
         return found
 
     def _of_modality(

@@ -36,7 +36,7 @@ from mercato.training.blending import estimate_blend
 from mercato.training.card import write_card
 from mercato.training.modalities import Modality, given_blend, modalities
 from mercato.training.module import MONITOR, StageModule, Validation
-from mercato.training.objective import Objective
+from mercato.training.objective import HEAD_SCALE, Objective
 from mercato.training.prepare import Prepared, prepare
 
 HISTORY, BLENDING = "history.jsonl", "blending.json"
@@ -85,6 +85,9 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
         objective = Objective(stage, blend, recipe.head.weight)
         _run_stage(towers, objective, number, prepared, recipe.seed, partial, work)
 
+    if towers.head is not None:
+        with torch.no_grad():
+            towers.head.weight.mul_(HEAD_SCALE)  # from here on it reads plain unit vectors
     if prepared.image_folder is not None:
         copy_image_encoder(prepared.image_folder, partial)
     model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers.cpu(), prepared.head_queries)

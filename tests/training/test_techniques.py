@@ -1,0 +1,176 @@
+"""Each technique of Que2Search does on a tiny market what the paper says it is for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from toys import KINDS, make_market, pairs, products, toy_recipe
+
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.models.model import Model, load
+from mercato.training import train as training
+from mercato.training.train import train
+
+pytestmark = pytest.mark.usefixtures("unexported")
+
+SECOND = "{loss='margin_ranking', margin=0.2, batch_size=16, epochs=3, learning_rate=2e-3, text_learning_rate=5e-4}"
+
+
+def two_stages(*changes: str):
+    first = "{batch_size=16, epochs=4, learning_rate=1e-2, text_learning_rate=2e-3}"
+    return toy_recipe(f"stages=[{first}, {SECOND}]", *changes)
+
+
+def history(run: Path, stage: int) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["stage"] == stage]
+
+
+@pytest.fixture(scope="module")
+def curriculum(toys: Market, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("curriculum") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "export", lambda model, run: None)
+        train(two_stages("head={queries=6, weight=1.0}", "blending={weights={'product.title'=0.5}}"), toys, run)
+    return run
+
+
+def test_the_second_stage_starts_from_the_best_of_the_first(curriculum):
+    first, second = history(curriculum, 1), history(curriculum, 2)
+    assert second[0]["epoch"] == 0 and len(second) > 1
+    assert second[0]["validation/roc_auc"] == max(row["validation/roc_auc"] for row in first)
+
+
+def test_the_second_stage_never_ends_worse(toys, tmp_path):
+    spoilt = two_stages("stages.1.learning_rate=1.0", "stages.1.text_learning_rate=1.0")
+    train(spoilt, toys, tmp_path / "run")
+    before, *after = history(tmp_path / "run", 2)
+    assert all(row["validation/roc_auc"] < before["validation/roc_auc"] for row in after), "not spoilt: no test"
+    alone = train(toy_recipe("stages.0.epochs=4"), toys, tmp_path / "alone")
+    kept = load(tmp_path / "run").towers.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in alone.towers.state_dict().items())
+
+
+def test_the_margin_grows_where_the_second_stage_looks(toys, curriculum, tmp_path):
+    """After margin ranking more pairs lead their hardest negative by the margin than after the first stage alone."""
+
+    def led(model: Model) -> float:
+        queries = model.encode_queries(list(KINDS), "us")
+        goods = model.encode_products([{"title": f"{kind} number 7"} for kind in KINDS.values()])
+        cosines = queries @ goods.T
+        hardest = np.where(np.eye(len(KINDS), dtype=bool), -1, cosines).max(1)
+        return float((np.diagonal(cosines) - hardest).mean())
+
+    spread = {}
+    for loss in ("margin_ranking", "scaled_bce"):
+        recipe = two_stages(f"stages.1.loss={loss}", "stages.0.epochs=1", "stages.1.epochs=8")
+        train(recipe, toys, tmp_path / loss)
+        spread[loss] = led(load(tmp_path / loss))
+    train(toy_recipe("stages.0.epochs=1"), toys, tmp_path / "first")
+    assert min(spread.values()) > led(load(tmp_path / "first")) + 0.05
+
+
+def test_every_loss_is_logged_by_name(curriculum):
+    assert set(history(curriculum, 1)[1]["losses"]) == {"multimodal", "product.title", "head"}
+    weights = json.loads((curriculum / "blending.json").read_text())
+    assert weights == {"multimodal": 1.0, "product.title": 0.5}
+
+
+def test_the_head_knows_what_a_product_is_searched_for(curriculum):
+    model = load(curriculum)
+    assert set(json.loads((curriculum / "queries.json").read_text())) == set(KINDS)
+    goods = [{"title": f"{kind} number 200", "description": f"a good {kind}"} for kind in KINDS.values()]
+    found = model.predict_queries(goods, k=2)
+    assert [likely[0][0] for likely in found] == list(KINDS)
+    assert all(first[1] > second[1] > 0 for first, second in found)
+
+
+def test_only_the_commonest_queries_are_told_apart(toys, tmp_path):
+    goods = products()
+    links = [row for row in pairs(goods) if row["split"] != "train" or row["label"]]
+    seldom = [row for row in links if not (row["query"] == "mesa" and row["split"] == "train")][:]
+    once = next(row for row in links if row["query"] == "mesa" and row["split"] == "train")
+    market = make_market(tmp_path / "market", goods, [*seldom, once])
+    train(toy_recipe("head.queries=5", "stages.0.epochs=1"), market, tmp_path / "run")
+    assert set(json.loads((tmp_path / "run" / "queries.json").read_text())) == set(KINDS) - {"mesa"}
+
+
+def test_blending_teaches_a_modality_that_another_hides(tmp_path):
+    """What it is for (§3.6): the model learns even when a modality is not present."""
+    goods = products()
+    for i, product in enumerate(goods):  # the same kind, in words that say it less plainly than the title
+        product["description"] = f"{hash_word(i % len(KINDS))} {i} {hash_word(100 + i)}"
+    market = make_market(tmp_path / "market", goods)
+
+    def lead_without_title(model: Model) -> float:
+        bare = model.encode_products([{"description": product["description"]} for product in goods])
+        cosines = model.encode_queries(list(KINDS), "us") @ bare.T
+        own = np.arange(len(KINDS))[:, None] == np.arange(len(goods)) % len(KINDS)
+        return float(cosines[own].mean() - cosines[~own].mean())
+
+    plain = train(toy_recipe(), market, tmp_path / "plain")
+    weights = "blending.weights={'product.title'=0.5, 'product.description'=1.0}"
+    blended = train(toy_recipe(weights), market, tmp_path / "blended")
+    assert lead_without_title(blended) > lead_without_title(plain) + 0.05
+
+
+def hash_word(number: int) -> str:
+    return "".join(chr(97 + number * prime % 26) for prime in (7, 11, 3, 19, 5))
+
+
+def test_estimated_weights_are_kept_and_not_estimated_again(toys, tmp_path, monkeypatch):
+    recipe = toy_recipe("blending={}", "stages.0.epochs=1")
+    train(recipe, toys, tmp_path / "run")
+    weights = json.loads((tmp_path / "run" / "blending.json").read_text())
+    assert sum(weights.values()) == pytest.approx(1) and "query.country" in weights
+    partial = training.partial_folder(tmp_path / "resumed")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
+        patch.setattr(training, "_run_stage", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
+        train(recipe, toys, tmp_path / "resumed")
+    assert json.loads((partial / "blending.json").read_text()) == weights
+    monkeypatch.setattr(training, "estimate_blend", lambda *_: pytest.fail("estimated twice"))
+    train(recipe, toys, tmp_path / "resumed")
+
+
+def test_graded_pairs_teach_near_misses(tmp_path):
+    """Positives alone cannot tell a chair from a stool that nobody wants; judged near misses can."""
+    goods = products(48)
+    for i, product in enumerate(goods):
+        product["title"] += " broken" if i % 2 else " whole"
+        product["country"] = "us"
+    links = []
+    for i, product in enumerate(goods):
+        word = list(KINDS)[i % len(KINDS)]
+        link = {"query": word, "country": "us", "product_id": product["product_id"]}
+        near_miss = i % 2 == 1
+        split = "validation" if i % 8 > 5 else "train"
+        links.append(link | {"label": int(not near_miss), "grade": 0.2 if near_miss else 1.0, "split": split})
+    market = make_market(tmp_path / "market", goods, links)
+    model = train(toy_recipe("stages.0.loss=cosent", "stages.0.epochs=8"), market, tmp_path / "run")
+    whole, broken = (
+        model.encode_products([{"title": f"{kind} number 300 {state}", "country": "us"} for kind in KINDS.values()])
+        for state in ("whole", "broken")
+    )
+    queries = model.encode_queries(list(KINDS), "us")
+    assert ((queries * whole).sum(1) > (queries * broken).sum(1)).all()
+
+
+def test_a_graded_stage_reads_every_pair_and_an_in_batch_stage_the_engaged(toys, tmp_path):
+    from mercato.training.prepare import prepare
+
+    graded = prepare(toys, toy_recipe("stages.0.loss=cosent"), tmp_path).examples
+    plain = prepare(toys, toy_recipe(), tmp_path).examples
+    table = toys.frame("pairs").filter(pl.col("split") == "train")
+    assert len(graded) == len(table) and len(graded.engaged) == len(plain) == int((table["label"] == 1).sum())
+    assert graded.grade_N.tolist() == graded.engaged_N.astype(float).tolist()  # no grades given: the labels
+
+
+def test_a_wrong_blend_is_refused_before_training(toys, tmp_path):
+    with pytest.raises(MercatoError, match=r"blending\.weights: 'product\.smell' is none of multimodal, query\.text"):
+        train(toy_recipe("blending={weights={'product.smell'=1.0}}"), toys, tmp_path / "run")
