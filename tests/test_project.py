@@ -28,7 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 GROUND = ["errors", "progress", "files", "config"]  # what every room stands on
 ROOMS = ["data", "text", "models", "losses", "evaluation", "training", "retrieval", "ranking", "serving"]
-ROOF = ["benchmarks", "demo", "cli"]  # each of them may use every room
+ROOF = ["benchmarks", "ablation", "demo", "cli"]  # each of them may use every room
 MAY_SIMULATE = {"data", "demo", "cli"}
 
 
@@ -131,7 +131,21 @@ def test_the_installed_command_runs():
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "simulate", "import", "check", "mine", "train", "evaluate", "export", "index", "serve", "bench"],
+    [
+        "demo",
+        "simulate",
+        "import",
+        "check",
+        "mine",
+        "train",
+        "evaluate",
+        "ablate",
+        "explain",
+        "export",
+        "index",
+        "serve",
+        "bench",
+    ],
 )
 def test_every_verb_explains_itself(verb: str):
     told = CliRunner().invoke(app, [verb, "--help"])

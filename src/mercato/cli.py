@@ -155,6 +155,38 @@ def evaluate(
 
 
 @app.command()
+def ablate(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of one that ships (que2search-table4).")],
+    market: MarketDir,
+    to: Annotated[Path, typer.Option("--out", help="The folder of the tables and of the runs that studies share.")],
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; they share the cores. One a core.")] = None,
+    keep_runs: Annotated[bool, typer.Option("--keep-runs", help="Keep weights and ONNX towers of every run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a paper's table again, row by row: train what is missing, write the table as JSON, Markdown and HTML."""
+    from mercato.ablation.ablate import ablate
+    from mercato.ablation.study import load_study
+    from mercato.ablation.table import terminal
+    from mercato.data.market import Market
+
+    read, folder = load_study(study)
+    table = ablate(read, folder, Market.open(market), to, jobs=jobs, keep=keep_runs)
+    _print(terminal(table), table, as_json)
+    progress.note(f"tables: {to / read.name}.html, .md, .json")
+
+
+@app.command()
+def explain(run: Annotated[Path, typer.Argument(metavar="RUN")], market: MarketDir, as_json: Json = False) -> None:
+    """What the towers look at: attention by query length, what each channel is worth; writes explain.html and .json."""
+    from mercato.data.market import Market
+    from mercato.evaluation.explain import explain_run, summary
+
+    explained = explain_run(run, Market.open(market))
+    _print(summary(explained), explained, as_json)
+    progress.note(f"report: {run / 'explain.html'}")
+
+
+@app.command()
 def export(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
     """Write both towers as ONNX, hold them to torch's vectors, and time the query path."""
     from mercato.benchmarks.query import exported, latency
@@ -218,6 +250,23 @@ def bench_search(
     from mercato.benchmarks.search import table
 
     figures = measure(products)
+    _print(table(figures), figures, as_json)
+
+
+@bench.command("train")
+def bench_train(
+    encoder: Annotated[
+        str | None, typer.Option(help="A transformers text encoder (name or folder); else one from scratch.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=2, help="An epoch's.")] = 2_048,
+    batch_size: Annotated[int, typer.Option(min=2, help="Of both.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Pairs a second of training, against sentence-transformers on the same encoder and pairs."""
+    from mercato.benchmarks.train import run as measure
+    from mercato.benchmarks.train import table
+
+    figures = measure(encoder, pairs, batch_size)
     _print(table(figures), figures, as_json)
 
 

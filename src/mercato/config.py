@@ -27,6 +27,8 @@ class Text(Frozen):
     pretrained: str | None = None  # a transformers model, by hub name or folder
     vocabulary: int = Field(8_000, ge=100)  # unigram (SentencePiece-style), from scratch; the paper's: 150,000
     shared: bool = False  # one transformer for both towers
+    frozen: int = Field(0, ge=0)  # lowest layers of a pretrained encoder that do not learn, the embeddings being one
+    whitened: float = Field(0.0, ge=0, le=1)  # how far the catalogue decorrelates its vectors at the start; 0: not
 
 
 class Trigrams(Frozen):
@@ -39,7 +41,7 @@ class TextEncoder(Frozen):
     """A tower's transformer over tokens: its own, or the first layers of the pretrained one."""
 
     layers: int = Field(ge=1)
-    heads: int = Field(4, ge=1)  # this and the next two: from scratch only
+    heads: int = Field(4, ge=1)  # from scratch only, as the next two
     hidden: int = Field(128, ge=8)
     feed_forward: int = Field(384, ge=8)
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -155,6 +157,8 @@ class Stage(Frozen):
     patience: int = Field(3, ge=1)  # epochs without a better validation ROC AUC
     learning_rate: float = Field(7e-4, gt=0)
     text_learning_rate: float = Field(2e-4, gt=0)  # of the transformers
+    warmup: float = Field(0.0, ge=0, le=1)  # share of all steps over which the rates rise from 0
+    decay: bool = False  # then they fall to 0, in a straight line to the end of the last epoch
     clip: float = Field(1.0, gt=0)
 
     @property
@@ -180,6 +184,7 @@ class Recipe(Frozen):
     pairs: Pairs = Pairs()
     head: Head = Head()
     blending: Blending | None = None
+    precision: Literal["float32", "bfloat16"] | None = None  # of the encoders; None: bfloat16 on a GPU, else float32
     stages: tuple[Stage, ...] = Field((Stage(),), min_length=1)
 
     @model_validator(mode="after")
@@ -188,6 +193,11 @@ class Recipe(Frozen):
         query, product = self.query_tower.text, self.product_tower.text
         if self.text.shared and query.model_dump(exclude=own) != product.model_dump(exclude=own):
             raise ValueError("text.shared: query_tower.text and product_tower.text must then be alike")
+        reads_text = any(channel.endswith("text") for channel in self.product_tower.channels)
+        if self.text.whitened and not (self.text.pretrained and self.text.shared and reads_text):
+            raise ValueError("text.whitened: needs text.pretrained, text.shared and a product tower that reads text")
+        if self.text.frozen and not self.text.pretrained:
+            raise ValueError("text.frozen: only layers of a pretrained encoder know anything; set text.pretrained")
         hidden = {field for pairs in self.pairs.catalogue for field in pairs.withhold} & {"title", "description"}
         if hidden and "text" in self.product_tower.channels:
             raise ValueError("pairs.catalogue.withhold: the channel text joins title and description; use title_text")

@@ -54,8 +54,10 @@ def evaluation(market, words):
 def test_the_report_is_one_file_that_says_what_was_measured(evaluation, tmp_path):
     metrics, path = evaluation.metrics(), tmp_path / "run" / "report.html"
     history = [
-        {"epoch": 1, "loss": 3.2, "validation": {"roc_auc": 0.6}, "seconds": 61.0, "learning_rate": 7e-4},
-        {"epoch": 2, "loss": 2.1, "validation": {"roc_auc": 0.7}, "seconds": 60.0, "learning_rate": 7e-4},
+        {"stage": 1, "epoch": 0, "validation/roc_auc": 0.5},
+        {"stage": 1, "epoch": 1, "loss": 3.2, "losses": {"head": 0.5}, "validation/roc_auc": 0.6, "seconds": 61.0},
+        {"stage": 2, "epoch": 0, "validation/roc_auc": 0.6},
+        {"stage": 2, "epoch": 1, "loss": 40.0, "validation/roc_auc": 0.7, "seconds": 60.0},
     ]
     write_report(
         metrics,

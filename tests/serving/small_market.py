@@ -17,6 +17,7 @@ from PIL import Image
 
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import JUDGMENTS, PRODUCTS
+from mercato.models.query_head import QueryHead
 from mercato.retrieval.index import build_index, record_from_product
 
 COLOURS = ("red", "blue", "green", "yellow")
@@ -47,6 +48,15 @@ class TrigramEncoder:
             digest = zlib.crc32(padded[start : start + 3].encode())
             vector[digest % self.dimension] += 1 if digest & 1024 else -1
         return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+class HeadedEncoder(TrigramEncoder):
+    """The same, with a classification head that predicts what is spelled like the title."""
+
+    @property
+    def query_head(self) -> QueryHead:
+        queries = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
+        return QueryHead(queries, 20 * self.encode_queries(queries), np.zeros(len(queries), np.float32))
 
 
 def picture(colour: str = "red", kind: str = "JPEG") -> bytes:

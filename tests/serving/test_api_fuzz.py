@@ -16,15 +16,17 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from served import application
-from small_market import KEY, make_market
+from small_market import KEY, HeadedEncoder, make_market
 
 from mercato.serving.app import free_port
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ROUTES = [
     "POST /v1/search",
+    "POST /v1/explain",
     "POST /v1/products",
     "GET /v1/products/{product_id}/images/{position}",
+    "GET /v1/products/{product_id}/queries",
     "GET /v1/products/{product_id}",
     "DELETE /v1/products/{product_id}",
     "POST /v1/events",
@@ -40,7 +42,7 @@ ROUTES = [
 def described(tmp_path_factory):
     """The description that a real server gives of itself."""
     market = make_market(tmp_path_factory.mktemp("fuzz") / "market")
-    with application(market, flush_seconds=0.1) as app:
+    with application(market, HeadedEncoder(), flush_seconds=0.1) as app:
         port = free_port(8100)
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
         thread = threading.Thread(target=server.run)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
+from mercato.models.query_head import QueryHead
 from mercato.retrieval.index import build_index, open_index, record_from_product
 from mercato.serving.api import Settings, create_app
 from mercato.serving.catalogue import Catalogue
@@ -45,6 +46,11 @@ class ConceptEncoder:
     """Knows three kinds, three colours and two synonyms, and tells products apart by a little noise."""
 
     dimension = len(CONCEPTS) + 2
+
+    @property
+    def query_head(self) -> QueryHead:
+        queries = ["lamp", "red couch", "bicycle", f"sofa {SCRIPT}"]
+        return QueryHead(queries, 4 * self.encode_queries(queries), np.zeros(len(queries), np.float32))
 
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> np.ndarray:
         return np.stack([self._encode(query, noise=0.1) for query in queries])
@@ -263,12 +269,57 @@ def test_why_shows_both_scores_and_says_who_found_it(visit: Any) -> None:
     expect(panel).to_contain_text("Found by meaning and by words")
     expect(panel).to_contain_text("Meaning cosine")
     expect(panel).to_contain_text("Words BM25")
-    cosine, bm25 = (float(text) for text in panel.locator(".scores b").all_inner_texts())
+    cosine, bm25 = (float(text) for text in panel.locator(".scores").first.locator("b").all_inner_texts())
     assert 0.9 < cosine <= 1 and bm25 > 0
     expect(panel).to_contain_text("Position 1")
     search(page, "couch")
     page.locator(".why summary").first.click()
     expect(page.locator(".why-panel").first).to_contain_text("no word of the query is in the listing")
+
+
+def test_why_shows_what_each_word_and_field_adds(visit: Any) -> None:
+    page = visit("/?q=red+couch+please")
+    page.locator(".why summary").first.click()
+    parts = page.locator(".why-panel").first.get_by_role("region", name="What brings them together")
+    asked, offered = parts.locator("dl").nth(0), parts.locator("dl").nth(1)
+    expect(asked.locator("dt")).to_have_text(["“red”", "“couch” not in the listing", "“please” not in the listing"])
+    red, couch, please = asked.locator("b").all_inner_texts()
+    assert red[0] == couch[0] == "+" and please == "0.00"
+    assert asked.locator("i").evaluate_all("bars => bars.map(bar => bar.getBoundingClientRect().width > 5)") == [
+        True,
+        True,
+        False,
+    ]
+    assert set(offered.locator("dt").all_inner_texts()) <= {"Title", "Attributes"}
+    expect(offered.locator("dt").first).to_have_text("Title")
+
+    search(page, "red")  # the kind is more than was asked for: without the title the colour of the attributes remains
+    page.locator(".why summary").first.click()
+    title = page.locator(".why-panel").first.locator(".parts dl").nth(1)
+    expect(title.locator("b").first).to_contain_text("−")
+    expect(title.locator("i").first).to_have_class("apart")
+
+
+def test_a_pair_that_cannot_be_explained_leaves_the_rest_of_the_panel(visit: Any) -> None:
+    page = visit(
+        "/?q=red+sofa", before=lambda page: page.route("**/v1/explain", lambda route: route.fulfill(status=503))
+    )
+    with page.expect_response("**/v1/explain"):
+        page.locator(".why summary").first.click()
+    expect(page.locator(".why-panel").first).to_contain_text("Meaning cosine")
+    expect(page.locator(".parts").first).to_be_hidden()
+    assert all("503" in complaint for complaint in visit.complaints)
+    visit.complaints.clear()
+
+
+def test_the_dialog_explains_the_pair_too_and_bm25s_column_does_not(visit: Any) -> None:
+    page = visit("/?q=red+sofa&compare=1")
+    page.locator(".ours .card-link").first.click()
+    expect(page.locator("#detail").get_by_role("region", name="What brings them together")).to_contain_text("“sofa”")
+    page.keyboard.press("Escape")
+    page.locator(".theirs .card-link").first.click()
+    expect(page.locator("#detail")).to_contain_text("BM25’s own list")
+    expect(page.locator("#detail .parts")).to_have_count(0)
 
 
 def test_compare_shows_two_columns_and_where_they_differ(visit: Any, live: Live) -> None:
@@ -321,6 +372,36 @@ def test_the_product_dialog_and_its_address(visit: Any) -> None:
     shared.keyboard.press("Escape")
     expect(shared.get_by_role("dialog")).to_be_hidden()
     expect(shared).not_to_have_url(re.compile("product="))
+
+
+def test_a_products_likely_searches_start_them(visit: Any) -> None:
+    page = visit("/?q=red+sofa&country=us&product=p%2F009")
+    dialog = page.get_by_role("dialog")
+    chips = dialog.get_by_role("region", name="Likely searches").get_by_role("button")
+    expect(chips).to_have_count(2)  # of four: a red sofa is hardly a lamp or a bicycle
+    assert chips.all_inner_texts() == ["red couch", f"sofa {SCRIPT}"]  # text, never markup
+    chips.first.click()
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#heading")).to_contain_text("red couch")
+    expect(page).to_have_url(re.compile(r"/\?q=red\+couch$"))
+    expect(page.locator(".card").first).to_contain_text("red sofa")
+    page.go_back()
+    expect(dialog.get_by_role("heading", name="red sofa no. 9")).to_be_visible()
+
+
+def test_a_model_without_a_head_is_not_asked_for_likely_searches(visit: Any) -> None:
+    def headless(route: Any) -> None:
+        told = route.fetch().json()
+        route.fulfill(json=told | {"model": told["model"] | {"queries": 0}})
+
+    asked: list[str] = []
+    page = visit("/?q=red+sofa", before=lambda page: page.route("**/v1/market", headless))
+    page.on("request", lambda request: asked.append(request.url))
+    page.locator(".card-link").first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("Why this result")
+    expect(page.get_by_role("dialog")).not_to_contain_text("People would search")
+    page.wait_for_load_state("networkidle")
+    assert not [url for url in asked if "/queries" in url]
 
 
 @pytest.mark.parametrize("path", ["/", "/?q=red+sofa", "/?q=red+sofa&compare=1", "/?q=red+sofa&product=p%2F003"])

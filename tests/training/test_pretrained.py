@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from test_train import products, with_photos
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from toys import KINDS, make_market, toy_recipe
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, ViTConfig, ViTModel
+from toys import make_market, toy_recipe
+from transformers import AutoModel, ViTConfig, ViTModel
 
 from mercato.errors import MercatoError
 from mercato.models.build import build_towers, text_configs
@@ -21,29 +20,6 @@ from mercato.models.zero_shot import ZeroShot
 from mercato.serving.predictor import Predictor
 from mercato.training.prepare import prepare
 from mercato.training.train import train
-
-WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "number", "a", "good", *KINDS, *KINDS.values(), *map(str, range(48))]
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("hub") / "bert"
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=40, pad_token_id=0,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

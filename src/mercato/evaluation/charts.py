@@ -60,11 +60,11 @@ def lines(
         return left + width * (x - x_low) / spread, height - (height - 14) * (y - y_low) / (y_high - y_low)
 
     svg = [f'<svg viewBox="0 0 {left + width + 14} {height + bottom}" role="img">']
-    for y_value in _ticks(y_low, y_high):
+    for y_value in ticks(y_low, y_high):
         y = at(x_low, y_value)[1]
         svg.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{left + width}" y2="{y:.1f}"/>')
         svg.append(f'<text class="tick" x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{y_value:g}</text>')
-    svg += [_x_tick(at(x, y_low)[0], height, f"{x:g}") for x in _ticks(x_low, x_high) if x == int(x) or not whole_x]
+    svg += [_x_tick(at(x, y_low)[0], height, f"{x:g}") for x in ticks(x_low, x_high) if x == int(x) or not whole_x]
     if square:
         svg.append(f'<line class="diagonal" x1="{left}" y1="{height}" x2="{left + width}" y2="14"/>')
     for _, css, line in series:
@@ -93,8 +93,8 @@ def histogram(edges: Sequence[float], ours: Sequence[float], theirs: Sequence[fl
         outline.append(f"{left + width},{height}")
         svg.append(f'<polygon class="area {css}" points="{" ".join(outline)}"/>')
     svg.append(f'<line class="rule" x1="{left}" y1="{height}" x2="{left + width}" y2="{height}"/>')
-    ticks = _ticks(edges[0], edges[-1])
-    svg += [_x_tick(left + width * (tick - edges[0]) / span, height, f"{tick:g}") for tick in ticks]
+    marks = ticks(edges[0], edges[-1])
+    svg += [_x_tick(left + width * (tick - edges[0]) / span, height, f"{tick:g}") for tick in marks]
     svg.append(
         f'<text class="axis" x="{left + width / 2}" y="{height + 32}" text-anchor="middle">{escape(x_label)}</text>'
     )
@@ -106,7 +106,7 @@ def decimal(value: float) -> str:
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Round numbers within the range, five or so."""
     rough = (high - low) / 5 or 1.0
     power = 10.0 ** math.floor(math.log10(rough))

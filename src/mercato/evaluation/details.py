@@ -119,7 +119,7 @@ def collect_examples(evaluation: Evaluation, drawn: int = 6, lost: int = 2, dept
     shown = np.unique(np.concatenate([top.ravel() for top in tops.values()]))
     shown = shown[shown >= 0]
     table = evaluation.market.arrow("products", ["title", "price", "currency", "images"]).take(shown).to_pylist()
-    tiles = {int(row): _tile(evaluation, product) for row, product in zip(shown, table, strict=True)}
+    tiles = {int(row): product_tile(evaluation, product) for row, product in zip(shown, table, strict=True)}
     verdicts = _verdicts(evaluation, rows)
 
     def results(name: str, place: int) -> list[Result]:
@@ -169,7 +169,8 @@ def _verdicts(evaluation: Evaluation, rows: IntArray) -> dict[tuple[int, int], b
     return verdicts
 
 
-def _tile(evaluation: Evaluation, product: dict[str, Any]) -> tuple[str, str, str | None]:
+def product_tile(evaluation: Evaluation, product: dict[str, Any]) -> tuple[str, str, str | None]:
+    """A product's title, its price in words, and its first photo, small, as a data URI."""
     price, currency = product["price"], product["currency"] or evaluation.market.config.currency
     photos = load_images(evaluation.market.path, product["images"], limit=1)
     photo = None

@@ -99,10 +99,12 @@ class Evaluation:
         withhold: Sequence[str] = (),
         others: Mapping[str, Encoder] | None = None,
         products: pa.Table | None = None,
+        baselines: bool = True,
     ) -> Self:
         """Read the questions and encode queries and products once for each encoder (arguments as `evaluate`).
 
         `products` stands in for the market's table, the same rows, e.g. with photos already turned into vectors.
+        Without `baselines` there is no BM25 and no random.
         """
         reserved = {OURS, "bm25", "random"} & set(others or {})
         if reserved:
@@ -115,10 +117,16 @@ class Evaluation:
             name: encode(model, name, tasks.queries, products, tasks.rows)
             for name, model in {OURS: encoder, **(others or {})}.items()
         }
-        lexical = BM25(products.select(["product_id", *FIELDS]))
-        systems["bm25"] = LexicalSystem(lexical, tasks.queries["query"].to_list())
-        systems["random"] = RandomSystem(products.num_rows, seed)
+        if baselines:
+            lexical = BM25(products.select(["product_id", *FIELDS]))
+            systems["bm25"] = LexicalSystem(lexical, tasks.queries["query"].to_list())
+            systems["random"] = RandomSystem(products.num_rows, seed)
         return cls(market, tasks, systems, seed)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that the market's tables allow."""
+        return tuple(part for part in PARTS if self._lists(part) is not None)
 
     def metrics(self) -> Tree:
         """Every figure and interval, as `evaluate` returns them."""
@@ -131,7 +139,7 @@ class Evaluation:
             "resamples": RESAMPLES,
             "seed": self.seed,
         }
-        steps = [(part, name) for part in PARTS if self._lists(part) is not None for name in self.systems]
+        steps = [(part, name) for part in self.parts for name in self.systems]
         ours: dict[str, FloatArray] = {}  # the replicates of our figures in the part at hand
         for part, name in track(steps, "metrics and intervals"):
             statistics, counts[part] = self.part(part, name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -14,6 +13,9 @@ from mercato.evaluation import charts
 from mercato.evaluation.charts import decimal
 from mercato.evaluation.details import Details, Example, Result
 from mercato.evaluation.evaluate import OURS, PARTS
+from mercato.evaluation.roc_auc import MONITOR
+from mercato.evaluation.understanding import BASELINES, PART, UnderstoodProduct
+from mercato.evaluation.understanding import PARTS as OF_PRODUCTS
 from mercato.files import write_whole
 
 Tree = Mapping[str, Any]
@@ -37,7 +39,7 @@ HEADLINES = (
     ("knn", "recall@10"),
     ("unseen", "recall@10"),
 )
-NAMES = {OURS: "Mercato", "bm25": "BM25", "random": "Random"}
+NAMES = {OURS: "Mercato", "bm25": "BM25", "random": "Random", "popular": "Most popular"}
 
 
 def write_report(
@@ -49,6 +51,7 @@ def write_report(
     history: Sequence[Tree] = (),
     details: Details | None = None,
     examples: Sequence[Example] = (),
+    understood: Sequence[UnderstoodProduct] = (),
 ) -> None:
     """Write the report as one HTML file that needs nothing beside it.
 
@@ -57,15 +60,17 @@ def write_report(
         path: the file to write, whole or not at all.
         title: the page's heading, e.g. the run's name.
         recipe_text: the resolved recipe, as TOML.
-        history: one mapping an epoch: `epoch`, and any numbers; those with `loss` in their name share one chart, the
-            validation metrics another (`seconds` and learning rates go to the last). Nested mappings are flattened.
+        history: the rows of `history.jsonl`, one an epoch: `stage`, `epoch` (0: before it), `loss`, `losses` by name,
+            the validation ROC AUC, `seconds`.
         details: from `collect_details`.
         examples: from `collect_examples`.
+        understood: from `Understanding.examples`.
     """
     sections = [
         _head(metrics, title),
         _comparison(metrics),
         _examples(examples) if examples else "",
+        _understanding(metrics, understood) if PART in metrics else "",
         _curves(details, metrics) if details else "",
         _training(history) if history else "",
         _worst(details) if details and details.worst else "",
@@ -180,6 +185,42 @@ def _examples(examples: Sequence[Example]) -> str:
     )
 
 
+def _understanding(metrics: Tree, understood: Sequence[UnderstoodProduct]) -> str:
+    trees, spans, n = metrics["baselines"], metrics["intervals"], metrics["n"][PART]
+    systems = {OURS: (metrics, spans)} | {name: (trees[name], spans["baselines"][name]) for name in BASELINES}
+    rows = [
+        (
+            f"{metric}{named}",
+            [
+                (f"s{place}", tree[part][metric], tuple(span[part][metric]))
+                for place, (tree, span) in enumerate(systems.values())
+            ],
+        )
+        for part, named in OF_PRODUCTS.items()
+        for metric in metrics.get(part, {})
+    ]
+    shown = "".join(
+        f'<div class="understood">{_tile(Result(product.title, product.price, product.photo, None))}<ol>'
+        + "".join(
+            f'<li class="{"came" if came else ""}">{escape(query)} <small>{probability:.0%}</small></li>'
+            for query, probability, came in product.predicted
+        )
+        + f'</ol><p class="soft">Searched as: {escape(", ".join(product.asked))}</p></div>'
+        for product in understood
+    )
+    counted = f"{n['products']:,} products, {n['queries']:,} queries; the head knows {n['head_queries']:,}"
+    return (
+        "<h2>What products are searched as</h2>"
+        '<p class="soft">The head’s likeliest queries of a product, against those with which people went on to engage'
+        " with it. BM25 takes the queries that share words with the title. New: products that"
+        " nobody engaged with before. Whiskers are over products.</p>"
+        f"{_legend([(_name(name), f's{place}') for place, name in enumerate(systems)])}"
+        f'<div class="panel"><h3>Predicted queries <small>{counted}</small></h3>'
+        f'<div class="scroll">{charts.dot_whisker(rows)}</div></div>'
+        + (f'<div class="panel products">{shown}</div>' if shown else "")
+    )
+
+
 def _curves(details: Details, metrics: Tree) -> str:
     if not details.curves or details.histogram is None:
         return ""
@@ -198,30 +239,35 @@ def _curves(details: Details, metrics: Tree) -> str:
 
 
 def _training(history: Sequence[Tree]) -> str:
-    columns: dict[str, list[tuple[float, float]]] = {}
-    for number, entry in enumerate(history, start=1):
-        for name, value in _flat(entry):
-            columns.setdefault(name, []).append((float(entry.get("epoch", number)), value))
-    groups: dict[str, dict[str, list[tuple[float, float]]]] = {"Loss": {}, "Validation": {}, "Pace": {}}
-    for name, points in columns.items():
-        if name in ("epoch", "step", "steps"):
-            continue
-        pace = "second" in name or "learning_rate" in name or name == "lr"
-        groups["Pace" if pace else "Loss" if "loss" in name else "Validation"][name] = points
-    panels = []
-    for heading in ("Loss", "Validation"):
-        named = list(groups[heading].items())[:5]
+    """The validation curve over all stages, each in a colour of its own (Que2Search Figure 3), and their losses."""
+    stages: dict[int, list[Tree]] = {}
+    for row in history:
+        stages.setdefault(int(row.get("stage", 1)), []).append(row)
+    validated, panels, done = [], [], 0
+    for number, rows in stages.items():
+        curve = [(float(done + row["epoch"]), float(row[MONITOR])) for row in rows if MONITOR in row]
+        if curve:
+            validated.append((f"stage {number}", f"s{(number - 1) % 5}", curve))
+        named: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            for name, value in {"loss": row.get("loss"), **row.get("losses", {})}.items():
+                if value is not None:
+                    named.setdefault(name, []).append((float(done + row["epoch"]), float(value)))
         if named:
-            series = [(name, f"s{place}", points) for place, (name, points) in enumerate(named)]
+            series = [(name, f"s{place % 5}", points) for place, (name, points) in enumerate(named.items())]
             chart = charts.lines(series, x_label="epoch", whole_x=True)
-            legend = _legend([(re.sub(r"[_/]", " ", name), css) for name, css, _ in series])
+            legend = _legend([(name, css) for name, css, _ in series])
+            heading = "Loss" if len(stages) == 1 else f"Loss of stage {number}"
             panels.append(f'<div class="panel"><h3>{heading}</h3>{chart}{legend}</div>')
-    seconds = sum(value for name, points in groups["Pace"].items() if "second" in name for _, value in points)
+        done += max(int(row["epoch"]) for row in rows)
+    if validated:
+        chart = charts.lines(validated, x_label="epoch", whole_x=True)
+        legend = _legend([(name, css) for name, css, _ in validated]) if len(validated) > 1 else ""
+        panels.insert(0, f'<div class="panel"><h3>Validation ROC AUC</h3>{chart}{legend}</div>')
+    seconds = sum(row.get("seconds", 0) for row in history)
     took = f" in {seconds / 60:.1f} minutes" if seconds >= 60 else f" in {seconds:.0f} s" if seconds else ""
-    before = "; epoch 0 is before training" if any(entry.get("epoch") == 0 for entry in history) else ""
-    epochs = max(int(entry.get("epoch", number)) for number, entry in enumerate(history, start=1))
-    text = f'<p class="soft">{epochs} epoch{"s" * (epochs != 1)}{took}{before}.</p>'
-    return f'<h2>Training</h2>{text}<div class="grid2">{"".join(panels)}</div>'
+    text = f"{done} epoch{'s' * (done != 1)}{took}; a stage begins with the best epoch of the one before."
+    return f'<h2>Training</h2><p class="soft">{text}</p><div class="grid2">{"".join(panels)}</div>'
 
 
 def _worst(details: Details) -> str:
@@ -277,7 +323,7 @@ def _facts(metrics: Tree, details: Details | None, recipe_text: str) -> str:
 def _systems(metrics: Tree) -> dict[str, tuple[str, Tree]]:
     """Ours, the other encoders, BM25, random: each with its colour class and its figures."""
     baselines = metrics["baselines"]
-    others = [name for name in baselines if name not in ("bm25", "random")]
+    others = [name for name in baselines if name not in ("bm25", "random", *BASELINES)]
     colours = {OURS: "s0", "bm25": "s1", "random": "s2"} | {name: f"s{3 + i % 2}" for i, name in enumerate(others)}
     order = [OURS, *others, *(name for name in ("bm25", "random") if name in baselines)]
     return {name: (colours[name], metrics if name == OURS else baselines[name]) for name in order}
@@ -322,14 +368,6 @@ def _counted(counts: Tree) -> str:
     text = f"{counts['queries']:,} queries, {counts['pairs']:,} pairs"
     text += "".join(f", {counts[kind]:,} {kind}" for kind in ("relevant", "engaged") if kind in counts)
     return text + (f", batches of {counts['batch_size']:,}" if "batch_size" in counts else "")
-
-
-def _flat(entry: Tree, prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in entry.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} ")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-            yield prefix + name, float(value)
 
 
 def _name(system: str) -> str:

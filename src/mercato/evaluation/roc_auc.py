@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from mercato.evaluation.arrays import BoolArray, FloatArray, IntArray, ratio, require_finite, run_starts
 
+MONITOR = "validation/roc_auc"  # its name in the history of a run, which early stopping goes by
+
 # --- kernel
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +16,7 @@ from mercato.data.pairs import recipe_pairs
 from mercato.evaluation.details import collect_details, collect_examples
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.report import write_report
+from mercato.evaluation.understanding import BASELINES, NEW, PART, PARTS, Understanding
 from mercato.files import write_whole
 from mercato.models.encoder import Encoder
 from mercato.models.image_vectors import products_with_vectors
@@ -49,6 +51,10 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
         model, market, pairs=pairs, withhold=withhold, others=others, products=products_with_vectors(market, model, run)
     )
     metrics = evaluation.metrics()
+    head = model.query_head
+    understanding = Understanding.of(head, evaluation, pairs, "title" not in withhold) if head else None
+    if understanding:
+        understanding.add_to(metrics)
     write_whole(run / METRICS, json.dumps(metrics, indent=2) + "\n")
     log = run / HISTORY
     history = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
@@ -60,23 +66,27 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
         history=history,
         details=collect_details(evaluation),
         examples=collect_examples(evaluation),
+        understood=understanding.examples() if understanding else (),
     )
     return metrics
 
 
-def summary(metrics: Mapping[str, Any]) -> Table:
+def summary(metrics: Mapping[str, Any]) -> Group:
     """Ours beside BM25, random and whatever else was measured, with 95 % intervals."""
-    systems = {"mercato": metrics, **metrics["baselines"]}
+    return Group(_of_search(metrics), *([_of_products(metrics)] if PART in metrics else []))
+
+
+def _of_search(metrics: Mapping[str, Any]) -> Table:
+    systems = {
+        "mercato": metrics,
+        **{name: tree for name, tree in metrics["baselines"].items() if not {*tree} <= {*PARTS}},
+    }
     grid = Table("", *map(escape, systems))
     for part, metric, label in HEADLINES:
         cells = []
         for name, values in systems.items():
-            value = values.get(part, {}).get(metric)
             intervals = metrics["intervals"] if name == "mercato" else metrics["intervals"]["baselines"][name]
-            span = intervals.get(part, {}).get(metric)
-            cells.append(
-                "–" if value is None else f"{value:.3f}" + (f" [{span[0]:.3f}, {span[1]:.3f}]" if span else "")
-            )
+            cells.append(_figure(values.get(part, {}).get(metric), intervals.get(part, {}).get(metric)))
         if any(cell != "–" for cell in cells):
             grid.add_row(label, *cells)
     counts = metrics["n"]
@@ -87,3 +97,25 @@ def summary(metrics: Mapping[str, Any]) -> Table:
     ]
     grid.caption = f"95 % bootstrap intervals over queries; {', '.join(parts)}; seed {counts['seed']}"
     return grid
+
+
+def _of_products(metrics: Mapping[str, Any]) -> Table:
+    trees, spans = metrics["baselines"], metrics["intervals"]
+    systems = [(metrics, spans), *((trees[name], spans["baselines"][name]) for name in BASELINES)]
+    grid = Table("predicted queries", "mercato", *BASELINES)
+    for part, named in PARTS.items():
+        for metric in metrics.get(part, {}):
+            figures = (_figure(values[part][metric], span[part][metric]) for values, span in systems)
+            grid.add_row(f"{metric}{named}", *figures)
+    counts = metrics["n"]
+    fresh = f", of them {counts[NEW]['products']:,} new" if NEW in counts else ""
+    grid.caption = (
+        f"95 % bootstrap intervals over {counts[PART]['products']:,} products engaged with in the future{fresh}"
+    )
+    return grid
+
+
+def _figure(value: float | None, span: Sequence[float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" [{span[0]:.3f}, {span[1]:.3f}]" if span else "")

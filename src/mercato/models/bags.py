@@ -20,7 +20,9 @@ class TrigramBag(nn.Module):
         """(B, T) int64 → (B, D)."""
         if torch.compiler.is_exporting():  # ONNX has no bag: the same sum, written out
             return (F.embedding(ids_BT, self.weight) * (ids_BT != 0).unsqueeze(-1)).sum(1)
-        return F.embedding_bag(ids_BT, self.weight, mode="sum", padding_idx=0)
+        real_BT = ids_BT != 0  # left out beforehand, not by `padding_idx`, whose backward sorts the padding too
+        start_B = F.pad(real_BT.sum(1).cumsum(0)[:-1], (1, 0))
+        return F.embedding_bag(ids_BT[real_BT], self.weight, start_B, mode="sum")
 
 
 class Category(nn.Module):

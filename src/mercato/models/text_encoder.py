@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 
 from mercato import config
 from mercato.errors import MercatoError
+from mercato.models.packed import can_pack, pooled
 
 BUCKET = 32  # texts that are padded to one length
+LOUDNESS = 0.6  # of an untrained encoder: its vectors then are about as long as a trigram bag's
 
 
 class TextEncoder(nn.Module):
@@ -18,21 +22,35 @@ class TextEncoder(nn.Module):
     Shapes: B batch, L tokens, H hidden, D the shared dimension.
     """
 
-    def __init__(self, backbone: nn.Module, pad_id: int, pooling: str, dimension: int, pretrained: bool) -> None:
+    def __init__(self, backbone: nn.Module, pad_id: int, pooling: str, dimension: int) -> None:
         super().__init__()
         self.backbone, self.pad_id, self.pooling = backbone, pad_id, pooling
         hidden = int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
         self.projection = nn.Linear(hidden, dimension)
         nn.init.zeros_(self.projection.bias)
-        if pretrained and hidden == dimension:
+        if hidden == dimension:
             nn.init.eye_(self.projection.weight)  # it starts as itself, not behind a random rotation
-        elif not pretrained:
-            # Untrained [CLS] states are almost the same for every text. Loud, they would hide the trigrams, and the
-            # loss would stand still for epochs (measured: 80 steps to ROC AUC .80 instead of .55).
-            nn.init.normal_(self.projection.weight, std=0.01)
+        else:
+            nn.init.orthogonal_(self.projection.weight)
+
+    @torch.no_grad()
+    def start_as_words(self, like: TextEncoder) -> None:
+        """Begin, untrained, as a bag of words over the dictionary of `like`: see `mercato.models.build`.
+
+        Word vectors and projection are copied; what is the same in every text (positions, token types) starts quiet.
+        """
+        own: Any = self.backbone.embeddings
+        other: Any = like.backbone.embeddings
+        own.word_embeddings.weight.copy_(other.word_embeddings.weight)
+        own.position_embeddings.weight.mul_(0.1)
+        own.token_type_embeddings.weight.zero_()
+        self.projection.weight.copy_(LOUDNESS * like.projection.weight if like is self else like.projection.weight)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) int64 → (B, D)."""
+        if not torch.compiler.is_exporting() and tokens_BL.device.type == "cpu" and can_pack(self.backbone):
+            result: Tensor = self.projection(pooled(self.backbone, tokens_BL, self.pad_id, self.pooling))
+            return result
         if torch.compiler.is_exporting() or len(tokens_BL) < 4 * BUCKET:
             return self._encode(tokens_BL)
         # Texts of like length together: half of a mixed batch would be padding.
@@ -42,6 +60,12 @@ class TextEncoder(nn.Module):
             self._encode(tokens_BL[rows, : max(1, int(length_B[rows[-1]]))]) for rows in torch.split(order_B, BUCKET)
         ]
         return torch.cat(parts)[order_B.argsort()]
+
+    def freeze(self, lowest: int) -> None:
+        """Keep so many of the lowest layers as they are, the embeddings being the first."""
+        layers = [self.backbone.embeddings, *self.backbone.encoder.layer]  # type: ignore[union-attr,misc]
+        for layer in layers[:lowest]:
+            layer.requires_grad_(False)
 
     def _encode(self, tokens_BL: Tensor) -> Tensor:
         mask_BL = tokens_BL != self.pad_id
@@ -71,17 +95,18 @@ def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, po
     )
 
 
-def pretrained_config(name: str, layers: int, positions: int) -> PretrainedConfig:
-    """The configuration of a transformers model, cut to its first `layers`, for texts of `positions` tokens."""
+def pretrained_config(name: str, encoder: config.TextEncoder, positions: int) -> PretrainedConfig:
+    """The configuration of a transformers model, cut to the encoder's first layers, for texts of `positions` tokens."""
     try:
         result: PretrainedConfig = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise MercatoError(f"text.pretrained: cannot load {name}: {error}") from None
-    if layers > result.num_hidden_layers:
-        raise MercatoError(f"text.layers: {name} has {result.num_hidden_layers} layers, not {layers}")
+    if encoder.layers > result.num_hidden_layers:
+        raise MercatoError(f"text.layers: {name} has {result.num_hidden_layers} layers, not {encoder.layers}")
     if positions > result.max_position_embeddings:
         raise MercatoError(f"text.pretrained: {name} reads {result.max_position_embeddings} tokens, not {positions}")
-    result.num_hidden_layers = layers
+    result.num_hidden_layers = encoder.layers
+    result.hidden_dropout_prob = result.attention_probs_dropout_prob = encoder.dropout
     return result
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mercato.errors import MercatoError
+from mercato.models.packed import can_pack, pooled
 
 DESCRIPTION = 300  # characters
 TOKENS = 128
@@ -60,7 +62,12 @@ class ZeroShot:
             batch = self._tokenizer(
                 [texts[row] for row in rows], padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
             )
-            mask = batch["attention_mask"][..., None]
-            mean = (self._model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-            result[rows] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+            result[rows] = torch.nn.functional.normalize(self._mean(batch), dim=-1).numpy()
         return result
+
+    def _mean(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if can_pack(self._model):
+            return pooled(self._model, batch["input_ids"], self._tokenizer.pad_token_id, "mean")
+        mask = batch["attention_mask"][..., None]
+        mean: Tensor = (self._model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+        return mean

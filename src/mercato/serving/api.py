@@ -30,12 +30,14 @@ from mercato.serving.catalogue import Catalogue, Entry, Picture
 from mercato.serving.docs_page import docs_page
 from mercato.serving.door import Door
 from mercato.serving.events import event_rows
+from mercato.serving.explaining import Explainer
 from mercato.serving.facts import market_facts
 from mercato.serving.gate import Gate, OverloadError
 from mercato.serving.ingestion import Ingestion, product_rows
 from mercato.serving.metrics import Metrics
 from mercato.serving.pictures import checked_picture, market_picture
 from mercato.serving.searching import Effort, Searcher, product_json
+from mercato.serving.understanding import Understanding
 
 _PAGE = Path(__file__).parent / "page"
 _DESCRIPTION = "Search of one marketplace: (ANN ∨ text) ∧ filters. Writes need the header X-API-Key."
@@ -73,6 +75,8 @@ def create_app(
     settings = settings or Settings()
     metrics = Metrics()
     searcher = Searcher(encoder, index, catalogue, settings.effort)
+    explainer = Explainer(encoder, catalogue)
+    understanding = Understanding(encoder, catalogue)
     ingestion = Ingestion(catalogue, encoder, index, market.path / "events", settings.batch, settings.flush_seconds)
     reading = Gate("search", settings.searches, settings.waiting, settings.timeout_seconds)
     writing = Gate("write", 2, settings.waiting, settings.timeout_seconds)
@@ -104,6 +108,11 @@ def create_app(
     async def search(body: wire.SearchIn) -> Response:
         """Search; or browse the filtered catalogue with an empty query."""
         return await reading.run(lambda: _json(searcher.search(body)))
+
+    @app.post("/v1/explain", response_model=wire.ExplainOut, responses=_problems(400, 404, 413, 422, 503))
+    async def explain(body: wire.ExplainIn) -> Response:
+        """What brings a query and a product together, word by word and field by field."""
+        return await embedding.run(lambda: _json(explainer.explain(body)))
 
     @app.post(
         "/v1/products",
@@ -142,6 +151,15 @@ def create_app(
             return Response(content, media_type=kind, headers={"cache-control": "public, max-age=300"})
 
         return await reading.run(read)
+
+    @app.get(
+        "/v1/products/{product_id:path}/queries",
+        response_model=wire.LikelyQueriesOut,
+        responses=_problems(400, 404, 422, 503),
+    )
+    async def likely_queries(product_id: wire.Word, k: wire.QueryCount = 10) -> Response:
+        """What people would search a product as, likeliest first. The model needs a classification head."""
+        return await embedding.run(lambda: _json({"queries": understanding.likely_queries(product_id, k)}))
 
     @app.get("/v1/products/{product_id:path}", response_model=wire.ProductOut, responses=_problems(400, 404, 422, 503))
     async def product(product_id: wire.Word) -> Response:
@@ -204,7 +222,7 @@ def create_app(
     async def about() -> Response:
         """What a search page needs to know about the market."""
         named = {"name": market.config.name, "currency": market.config.currency}
-        model = {"name": settings.model_name, "dimension": encoder.dimension}
+        model = {"name": settings.model_name, "dimension": encoder.dimension, "queries": understanding.queries}
         return await reading.run(lambda: _json(named | {"model": model, "products": catalogue.count()} | facts))
 
     @app.get("/healthz", response_model=wire.StateOut)

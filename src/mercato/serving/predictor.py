@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 
 from mercato.data.normalize import clean, normalize
 from mercato.errors import MercatoError
+from mercato.models.query_head import QueryHead
 from mercato.models.run import (
     PRODUCT_TOWER,
     QUERY_TOWER,
     RunEncoder,
     load_image_encoder,
+    load_query_head,
     load_recipe_and_featurizer,
 )
 from mercato.serving.cache import TTLCache
@@ -36,6 +39,7 @@ class Predictor(RunEncoder):
         recipe, featurizer = load_recipe_and_featurizer(run)
         super().__init__(recipe, featurizer, load_image_encoder(run, threads), market_path)
         self.cache: TTLCache[tuple[str, str | None], NDArray[np.float32]] = TTLCache(CACHED_QUERIES)
+        self._run = run
         self._query, self._product = (_session(run / file, threads) for file in (QUERY_TOWER, PRODUCT_TOWER))
 
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
@@ -50,6 +54,11 @@ class Predictor(RunEncoder):
                 found[place] = vector
                 self.cache.put(keys[place], vector)
         return np.stack([v for v in found if v is not None]) if found else super().encode_queries([], country)
+
+    @cached_property
+    def query_head(self) -> QueryHead | None:
+        """The run's classification head, read when first asked for; None where it was trained without."""
+        return load_query_head(self._run)
 
     def query_vectors(self, features: Features) -> NDArray[np.float32]:
         """The query tower on a batch of features → (B, D)."""

@@ -41,6 +41,7 @@ def _equally_long(vectors: list[list[float]]) -> list[list[float]]:
 
 Name = Annotated[str, Field(max_length=256), AfterValidator(_encodable)]
 Word = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_encodable)]
+QueryCount = Annotated[int, Field(ge=1, le=100, description="how many")]
 PicturePosition = Annotated[int, Field(ge=0, lt=1000)]
 Country = Annotated[str, Field(pattern="^[a-z]{2}$", description="ISO 3166-1 alpha-2, lower case")]
 Language = Annotated[Name, AfterValidator(lambda text: text.strip().lower())]
@@ -115,6 +116,14 @@ class SearchIn(_In):
     def radius(self) -> float | None:
         """The radius in kilometres."""
         return self.radius_miles * _KM_PER_MILE if self.radius_miles is not None else self.radius_km
+
+
+class ExplainIn(_In):
+    """A query and a product, to be told what brings them together."""
+
+    query: Annotated[str, Field(max_length=512, pattern=r"\S"), AfterValidator(_encodable)]
+    country: Annotated[Country | None, Field(description="the searcher's country")] = None
+    product_id: Word
 
 
 class ImageIn(_In):
@@ -243,6 +252,30 @@ class SearchOut(BaseModel):
     took_ms: float
 
 
+class WordChangeOut(BaseModel):
+    """What a word of the query does."""
+
+    word: str
+    change: Annotated[float, Field(description="of the cosine: with the word, less without it")]
+    shared: Annotated[bool, Field(description="the listing has this word")]
+
+
+class FeatureChangeOut(BaseModel):
+    """What one feature of the query or of the product does."""
+
+    feature: Annotated[str, Field(description="a field of the products table, or the searcher's country")]
+    change: Annotated[float, Field(description="of the cosine: with the feature, less without it")]
+
+
+class ExplainOut(BaseModel):
+    """What brings a query and a product together: how the cosine changes by each part of the two."""
+
+    cosine: float
+    words: Annotated[list[WordChangeOut], Field(description="the first 24 of the query, in its order")]
+    query: Annotated[list[FeatureChangeOut], Field(description="what else the query has, the weightiest first")]
+    product: Annotated[list[FeatureChangeOut], Field(description="the fields that change it, the weightiest first")]
+
+
 class AcceptedOut(BaseModel):
     """How many were taken: they are on disk."""
 
@@ -260,6 +293,20 @@ class ModelOut(BaseModel):
 
     name: str
     dimension: int
+    queries: Annotated[int, Field(ge=0, description="that it can predict for a product; 0 without a head")]
+
+
+class LikelyQueryOut(BaseModel):
+    """A query that people may search a product as."""
+
+    query: str
+    probability: Annotated[float, Field(ge=0, le=1, description="among all queries that the model can predict")]
+
+
+class LikelyQueriesOut(BaseModel):
+    """A product's likeliest queries, best first."""
+
+    queries: list[LikelyQueryOut]
 
 
 class PlaceOut(BaseModel):

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.errors import MercatoError
-from mercato.evaluation.roc_auc import roc_auc
+from mercato.evaluation.roc_auc import MONITOR, roc_auc
 from mercato.models.que2search import TwoTower
 from mercato.text.features import Features, FeatureSpec
 from mercato.training.batches import Batch, Batches, hide, take, tensors
 from mercato.training.objective import Objective, total
-from mercato.training.optimizer import adam
-
-MONITOR = "validation/roc_auc"
+from mercato.training.optimizer import adam, schedule
 
 
 @dataclass(frozen=True)
@@ -143,9 +141,12 @@ class StageModule(L.LightningModule):
         torch.save(self.towers.state_dict(), self.best_file)
         return True
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         """See `mercato.training.optimizer`."""
-        return adam(self.towers, self.objective.stage)
+        stage = self.objective.stage
+        optimizer = adam(self.towers, stage)
+        rates = schedule(optimizer, stage, stage.epochs * len(self.batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch's tensors."""

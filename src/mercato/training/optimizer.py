@@ -1,4 +1,4 @@
-"""The optimiser of a stage."""
+"""The optimiser of a stage, and how its rates rise and fall."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ from mercato.models.que2search import TwoTower
 
 
 def adam(towers: TwoTower, stage: Stage) -> torch.optim.Adam:
-    """Adam; the transformers learn at their own rate (Que2Search §3.1, Table 4 "varying XLM LR")."""
-    text = towers.text_parameters()
-    own = {id(parameter) for parameter in text}
+    """Adam; the transformers learn at their own rate (Que2Search §3.1, Table 4 "varying XLM LR"), frozen layers not."""
+    text = [p for p in towers.text_parameters() if p.requires_grad]
+    own = {id(parameter) for parameter in towers.text_parameters()}
     groups = [
         {"params": [p for p in towers.parameters() if id(p) not in own], "lr": stage.learning_rate},
         {"params": text, "lr": stage.text_learning_rate},
     ]
     return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
+
+
+def schedule(optimizer: torch.optim.Optimizer, stage: Stage, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """The stage's warm-up and decay over `steps` steps."""
+    rising = stage.warmup * steps
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return max(0.0, (steps - step) / max(1.0, steps - rising)) if stage.decay else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

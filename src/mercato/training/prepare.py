@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from filelock import FileLock
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -16,7 +17,7 @@ from mercato.data.normalize import normalize
 from mercato.data.pairs import recipe_pairs
 from mercato.errors import MercatoError
 from mercato.files import write_whole
-from mercato.models.image_vectors import ImageVectors, given_vectors, photo_vectors
+from mercato.models.image_vectors import CACHE, ImageVectors, given_vectors, photo_vectors
 from mercato.models.run import SPEC, TOKENIZER
 from mercato.progress import note, track
 from mercato.text.features import Features, FeatureSpec, Featurizer
@@ -140,8 +141,10 @@ def _photos(market: Market, recipe: Recipe, products: pl.DataFrame) -> tuple[Ima
     folder = None
     every = given_vectors(market, recipe.images.max_images)
     if every is None:
-        folder = market_image_encoder(market, recipe.images, recipe.seed)
-        every = photo_vectors(market, folder, recipe.images.max_images) if folder else []
+        (market.path / CACHE).mkdir(exist_ok=True)
+        with FileLock(market.path / CACHE / ".photos.lock"):  # two runs on one market share an encoder and its vectors
+            folder = market_image_encoder(market, recipe.images, recipe.seed)
+            every = photo_vectors(market, folder, recipe.images.max_images) if folder else []
     rows = index_of(products, market.frame("products", ["product_id"]), ["product_id"])
     return ([every[row] for row in rows] if every else None), folder
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.evaluation.roc_auc import MONITOR
 from mercato.files import refuse_foreign, replace_folder, write_whole
 from mercato.models.build import build_towers, text_configs
 from mercato.models.export import export
@@ -35,18 +36,19 @@ from mercato.training.batches import Batches
 from mercato.training.blending import estimate_blend
 from mercato.training.card import write_card
 from mercato.training.modalities import Modality, given_blend, modalities
-from mercato.training.module import MONITOR, StageModule, Validation
+from mercato.training.module import StageModule, Validation
 from mercato.training.objective import HEAD_SCALE, Objective
 from mercato.training.prepare import Prepared, prepare
+from mercato.training.whitening import whiten
 
 HISTORY, BLENDING = "history.jsonl", "blending.json"
 
 
-def train(recipe: Recipe, market: Market, run: Path) -> Model:
+def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model:
     """Train every stage of a recipe and write the run, whole or not at all.
 
     Work in progress stands in a folder beside `run`; the same call picks up there after an interruption, at the last
-    finished epoch.
+    finished epoch. Without `onnx` the run can be measured but not served (`mercato export` adds what is missing).
 
     Raises:
         MercatoError: the market lacks what the recipe wants, or an interrupted run of another recipe is in the way.
@@ -76,14 +78,17 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
 
     def build() -> TwoTower:
         torch.manual_seed(recipe.seed)
-        return build_towers(recipe, spec, text_configs(recipe, spec), len(prepared.head_queries))
+        towers = build_towers(recipe, spec, text_configs(recipe, spec), len(prepared.head_queries))
+        if recipe.text.whitened:
+            whiten(towers, prepared.examples.products, spec, recipe.text.whitened, recipe.seed)
+        return towers
 
     towers = build()
     note(f"  {sum(p.numel() for p in towers.parameters()):,} parameters")
     blend = _blend(recipe, prepared, build, partial) if recipe.blending else {}
     for number, stage in enumerate(recipe.stages, 1):
         objective = Objective(stage, blend, recipe.head.weight)
-        _run_stage(towers, objective, number, prepared, recipe.seed, partial, work)
+        _run_stage(towers, objective, number, prepared, recipe, partial, work)
 
     if towers.head is not None:
         with torch.no_grad():
@@ -93,8 +98,9 @@ def train(recipe: Recipe, market: Market, run: Path) -> Model:
     model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers.cpu(), prepared.head_queries)
     model.save(partial)
     save_radius(partial, _radius(towers, prepared.validation))
-    note("exporting both towers to ONNX")
-    export(model, partial)
+    if onnx:
+        note("exporting both towers to ONNX")
+        export(model, partial)
     write_card(partial, recipe, market, _history(partial), time.perf_counter() - start)
     shutil.rmtree(work)
     known.unlink()
@@ -133,7 +139,13 @@ def partial_folder(run: Path) -> Path:
 
 
 def _run_stage(
-    towers: TwoTower, objective: Objective, number: int, prepared: Prepared, seed: int, partial: Path, work: Path
+    towers: TwoTower,
+    objective: Objective,
+    number: int,
+    prepared: Prepared,
+    recipe: Recipe,
+    partial: Path,
+    work: Path,
 ) -> None:
     """One stage to its early stop; leaves the towers at the best validated epoch (or where they started, if better)."""
     stage, examples = objective.stage, prepared.examples
@@ -144,7 +156,8 @@ def _run_stage(
         return
     folder.mkdir(exist_ok=True)
     rows = np.arange(len(examples)) if stage.graded else examples.engaged
-    batches = Batches(examples, rows, stage.batch_size, seed + number)
+    batches = Batches(examples, rows, stage.batch_size, recipe.seed + number)
+    half = recipe.precision == "bfloat16" or (recipe.precision is None and torch.cuda.is_available())
     module = StageModule(
         towers, objective, prepared.validation, batches, best_file, lambda row: _log(partial, {"stage": number, **row})
     )
@@ -160,7 +173,7 @@ def _run_stage(
             max_epochs=stage.epochs,
             accelerator="auto",
             devices=1,
-            precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
+            precision="bf16-mixed" if half else "32-true",
             gradient_clip_val=stage.clip,
             callbacks=callbacks,
             logger=TensorBoardLogger(partial, name="tensorboard", version=f"stage-{number}"),

@@ -127,7 +127,7 @@ function append(answer) {
   const fresh = answer.hits.filter((hit) => !page.contexts.has(hit.product.product_id));
   const cards = fresh.map((hit) => {
     const context = remember(answer, hit);
-    const element = card(hit, { target: target(hit), unit: state.unit, bestBm25: page.bestBm25 });
+    const element = card(hit, { target: target(hit), unit: state.unit, bestBm25: page.bestBm25, asked: context });
     watch(element, context);
     return element;
   });
@@ -220,9 +220,11 @@ function startingPoints() {
 async function open(id) {
   const context = page?.opening ?? page?.contexts.get(id);
   if (page) page.opening = null;
-  const common = { unit: state.unit, bestBm25: page?.bestBm25 ?? 0 };
+  const onQuery = market.model.queries ? (query) => go({ ...NOTHING, query }) : null;
+  const common = { unit: state.unit, bestBm25: page?.bestBm25 ?? 0, onQuery };
   if (context) {
-    detail.show(context.hit, { ...common, onMessage: context.queryId ? () => log("message", context) : null });
+    const onMessage = context.queryId ? () => log("message", context) : null;
+    detail.show(context.hit, { ...common, asked: context, onMessage });
     return;
   }
   try { // opened by its address: no search found it

@@ -34,8 +34,8 @@ export const whereabouts = (hit, unit) =>
 export const priceTag = ({ price, currency }) =>
   h("p", { class: Number.isFinite(price) ? "price" : "price unknown" }, money(price, currency));
 
-/** A card of the grid; `target` is that of `link`. */
-export function card(hit, { target, unit, bestBm25 }) {
+/** A card of the grid; `target` is that of `link`, `bestBm25` and `asked` are as in why.js. */
+export function card(hit, { target, unit, bestBm25, asked }) {
   const { product } = hit;
   const count = product.images?.length ?? 0;
   return h("li", { class: "card", "data-id": product.product_id },
@@ -46,7 +46,7 @@ export function card(hit, { target, unit, bestBm25 }) {
       h("h3", {}, link(product, target)),
       h("p", { class: "meta" }, condition(product)),
       h("p", { class: "meta" }, whereabouts(hit, unit))),
-    why(hit, bestBm25));
+    why(hit, bestBm25, asked));
 }
 
 /**

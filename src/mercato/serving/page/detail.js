@@ -3,15 +3,17 @@
 import { button, byId, h, icon } from "./dom.js";
 import { photo, priceTag, whereabouts } from "./cards.js";
 import { age, human, number } from "./format.js";
+import { likely } from "./likely.js";
 import { explanation } from "./why.js";
 
 const dialog = byId("detail");
 
 /**
  * Opens the dialog on `hit`. `onMessage` records a press of "Message seller" (null: there is no search to record it
- * with), `bestBm25` is as in why.js; a hit without `found_by` (opened by its address) has no "why".
+ * with), `onQuery` starts a search for a query that the product may be known by (null: the model predicts none),
+ * `bestBm25` and `asked` are as in why.js; a hit without `found_by` (opened by its address) has no "why".
  */
-export function show(hit, { unit, bestBm25, onMessage }) {
+export function show(hit, { unit, bestBm25, asked, onMessage, onQuery }) {
   const { product } = hit;
   dialog.replaceChildren(
     button({ class: "close", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")),
@@ -24,9 +26,10 @@ export function show(hit, { unit, bestBm25, onMessage }) {
       product.description && h("p", { class: "description", lang: product.language, dir: "auto" }, product.description),
       facts(product),
       onMessage && message(onMessage),
+      onQuery && likely(product, onQuery),
       hit.found_by && h("section", { class: "detail-why" },
         h("h3", {}, "Why this result"),
-        explanation(hit, bestBm25))));
+        explanation(hit, bestBm25, asked))));
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
 }

@@ -2,6 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { number } from "./format.js";
+import { parts } from "./parts.js";
 
 /** "both", "meaning", "words" or "filters": which of the two searches listed the hit, if there was a query at all. */
 export function finder(hit) {
@@ -29,8 +30,11 @@ function sentence(hit) {
   }
 }
 
-/** The panel's content. `bestBm25` is the highest BM25 score on the page: BM25 has no upper end of its own. */
-export function explanation(hit, bestBm25) {
+/**
+ * The panel's content. `bestBm25` is the highest BM25 score on the page: BM25 has no upper end of its own; `asked` is the
+ * {query, country} that the hit was found with.
+ */
+export function explanation(hit, bestBm25, asked) {
   const rows = finder(hit) === "filters" ? [] : [
     ["Meaning", "cosine", hit.cosine, 1, 3, "Cosine of the query's and the product's vectors: 1 is the same meaning"],
     ["Words", "BM25", hit.bm25, bestBm25, 2, "BM25, beside the highest score on this page"],
@@ -41,16 +45,17 @@ export function explanation(hit, bestBm25) {
       h("dt", { title }, label, " ", h("small", {}, name)),
       h("dd", {}, h("b", {}, Number.isFinite(value) ? number(value, digits) : "–"), bar(value, most)),
     ])),
+    asked?.query && hit.cosine !== null && parts(hit.product, asked),
     h("p", { class: "found" },
       "Position ", h("b", {}, String(hit.position)), " · found by ", h("b", {}, LABEL[finder(hit)])));
 }
 
 /** The panel behind a "Why this result" that opens in place. */
-export function why(hit, bestBm25) {
+export function why(hit, bestBm25, asked) {
   const mark = h("i", { class: `found-by ${finder(hit)}`, "aria-hidden": "true" });
   const details = h("details", { class: "why" }, h("summary", {}, mark, "Why this result", icon("chevron")));
   details.addEventListener("toggle", () => {
-    if (details.open && details.childElementCount === 1) details.append(explanation(hit, bestBm25));
+    if (details.open && details.childElementCount === 1) details.append(explanation(hit, bestBm25, asked));
   });
   return details;
 }

@@ -1,0 +1,1 @@
+"""Ablation studies: a paper's table, measured again row by row on one's own market."""

@@ -1,0 +1,77 @@
+"""A tower's channels and unit vectors for a table of rows: what attention and importance are read from.
+
+Shapes: R rows (queries or products), N channels, D the shared dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import polars as pl
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mercato.evaluation.arrays import FloatArray
+from mercato.models.model import Model
+from mercato.models.que2search import Channels, Tower
+from mercato.models.run import checked_vectors
+from mercato.progress import track
+from mercato.text.features import Features
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class EncodedTower:
+    """One tower with what it makes of its rows, each row encoded once."""
+
+    tower: Tower
+    channels: Channels  # (R, N, D) and (R, N)
+    unit_RD: Tensor
+    weights_RN: FloatArray | None  # None where the fusion has no weights
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, tower: Tower, batches: Sequence[Features]) -> Self:
+        """Encode batches of features; the tower must be in evaluation mode."""
+        encoded = [tower.encode({name: torch.from_numpy(a) for name, a in batch.items()}) for batch in batches]
+        channels = Channels(
+            torch.cat([part.vectors_BND for part in encoded]), torch.cat([part.present_BN for part in encoded])
+        )
+        unit_RD, weights_RN = tower.fuse(channels)
+        return cls(tower, channels, unit_RD, None if weights_RN is None else weights_RN.double().numpy())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The channels, in order."""
+        return self.tower.channels
+
+
+def encode_queries(model: Model, queries: pl.DataFrame) -> EncodedTower:
+    """Encode the queries (columns `query`, `country`) channel by channel."""
+    texts, countries = queries["query"].to_list(), queries["country"].to_list()
+    starts = range(0, len(texts), BATCH)
+    batches = [
+        model.featurizer.queries(texts[start : start + BATCH], countries[start : start + BATCH])
+        for start in track(starts, "channels of queries")
+    ]
+    return EncodedTower.of(model.towers.query, batches)
+
+
+def encode_products(model: Model, products: pa.Table) -> EncodedTower:
+    """Encode rows of the products schema, photos given as `image_embeddings`, channel by channel."""
+    batches = [
+        _product_features(model, products.slice(start, BATCH).to_pylist())
+        for start in track(range(0, products.num_rows, BATCH), "channels of products")
+    ]
+    return EncodedTower.of(model.towers.product, batches)
+
+
+def _product_features(model: Model, rows: list[dict[str, Any]]) -> Features:
+    width = model.featurizer.spec.image_dimension
+    given = [row.get("image_embeddings") for row in rows]
+    images = [checked_vectors(own, width, row) if own else None for own, row in zip(given, rows, strict=True)]
+    return model.featurizer.products(rows, images if width else None)

@@ -1,0 +1,157 @@
+"""What each channel of a tower is worth, by feature ablation within the tower while the other is held (§3.7.2).
+
+Captum's `FeatureAblation` flips switches, one a channel: a channel that is off is replaced, the tower fuses anew, and
+the cosine with the other tower's unchanged vector moves. As the channels are fused late, nothing is encoded again.
+Shapes: P pairs, B of them in a batch, R rows, N channels, D the shared dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from captum.attr import FeatureAblation
+from torch import Tensor
+
+from mercato.evaluation.arrays import BoolArray, FloatArray, IntArray
+from mercato.evaluation.bootstrap import interval, pooled_auc, resample
+from mercato.evaluation.encoded import EncodedTower
+from mercato.models.que2search import Channels
+from mercato.progress import track
+
+Replacement = Literal["missing", "other"]
+"""`missing`: zeros, as where a seller left the field out; `other`: the channel of another row drawn at random."""
+
+BATCH = 2048
+RESAMPLES = 300
+GROUPS = {
+    "title_text": "title",
+    "title_trigrams": "title",
+    "description_text": "description",
+    "description_trigrams": "description",
+}
+
+
+def groups_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Channels by the field that they read: title_text and title_trigrams are the title."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        group = GROUPS.get(name, name)
+        found[group] = (*found.get(group, ()), name)
+    return found
+
+
+def ablated_cosines(
+    encoded: EncodedTower,
+    rows_P: IntArray,
+    opposite_PD: Tensor,
+    groups: Mapping[str, Sequence[str]],
+    replacement: Replacement,
+    seed: int = 0,
+) -> dict[str, FloatArray]:
+    """The cosine of every pair with one group of channels replaced: by group, (P,).
+
+    Args:
+        encoded: the tower under study, with its rows.
+        rows_P: the row of each pair.
+        opposite_PD: the other tower's unit vector of each pair.
+        groups: channels that are replaced together, each channel in one group.
+        replacement: what takes their place.
+        seed: of the draw of other rows; a row is never replaced by itself, and takes all of a group from one row.
+    """
+    place_of = {channel: place for place, channels in enumerate(groups.values()) for channel in channels}
+    mask_1N = torch.tensor([[place_of[name] for name in encoded.names]])
+    rows, other = torch.tensor(rows_P), torch.tensor(_others(rows_P, len(encoded.unit_RD), seed))
+    ablation = FeatureAblation(_cosine_with(encoded))
+    found_PN = torch.empty(len(rows_P), len(encoded.names))
+    for start in track(range(0, len(rows_P), BATCH), f"ablation of {len(groups)} parts ({replacement})"):
+        part = slice(start, start + BATCH)
+        own, drawn = _take(encoded.channels, rows[part]), _take(encoded.channels, other[part])
+        if replacement == "missing":
+            drawn = Channels(drawn.vectors_BND, torch.zeros_like(drawn.present_BN))
+        found_PN[part] = ablation.attribute(
+            torch.ones(len(own.present_BN), len(encoded.names)),
+            baselines=0.0,
+            additional_forward_args=(*own, *drawn, opposite_PD[part]),
+            feature_mask=mask_1N,
+        )
+    whole_P = (encoded.unit_RD[rows] * opposite_PD).sum(1)
+    first_of = {group: encoded.names.index(channels[0]) for group, channels in groups.items()}
+    return {group: (whole_P - found_PN[:, place]).double().numpy() for group, place in first_of.items()}
+
+
+def importance(
+    encoded: EncodedTower,
+    rows_P: IntArray,
+    opposite_PD: Tensor,
+    groups: Mapping[str, Sequence[str]],
+    queries_P: IntArray,
+    labels_P: BoolArray,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What every group is worth, for each replacement (Que2Search Table 2).
+
+    Args:
+        encoded: as in `ablated_cosines`, and so are `rows_P`, `opposite_PD`, `groups` and `seed`.
+        queries_P: the query of each pair, 0 … Q - 1.
+        labels_P: whether the pair is relevant.
+
+    Returns:
+        {group: {replacement: figures}}: `change`, the mean absolute change of the cosine; `share`, that change as a
+        part of all groups'; `roc_auc` of the cosines so changed, `roc_auc_change` by which that differs, and its 95 %
+        bootstrap `interval` over queries. The last three are None without pairs of both kinds.
+    """
+    whole_P = (encoded.unit_RD[torch.tensor(rows_P)] * opposite_PD).sum(1).double().numpy()
+    ones_1Q = np.ones((1, int(queries_P.max()) + 1))
+    weights_RQ = resample(ones_1Q.shape[1], seed, RESAMPLES)
+    both = bool(labels_P.any() and not labels_P.all())
+    base = pooled_auc(queries_P, labels_P, whole_P)
+    base_R = base(weights_RQ)
+    found: dict[str, Any] = {group: {} for group in groups}
+    replacements: tuple[Replacement, ...] = ("missing", "other")
+    for replacement in replacements:
+        cosines = ablated_cosines(encoded, rows_P, opposite_PD, groups, replacement, seed)
+        changes = {group: float(np.abs(whole_P - own_P).mean()) for group, own_P in cosines.items()}
+        total = sum(changes.values())
+        for group, own_P in cosines.items():
+            auc = pooled_auc(queries_P, labels_P, own_P)
+            value = float(auc(ones_1Q)[0]) if both else None
+            span = interval(auc(weights_RQ) - base_R) if both else None
+            found[group][replacement] = {
+                "change": changes[group],
+                "share": changes[group] / total if total else None,
+                "roc_auc": value,
+                "roc_auc_change": None if value is None else value - float(base(ones_1Q)[0]),
+                "interval": None if span is None else [*span],
+            }
+    return found
+
+
+def _cosine_with(encoded: EncodedTower) -> Callable[..., Tensor]:
+    def cosine(
+        kept_BN: Tensor,
+        own_BND: Tensor,
+        own_present_BN: Tensor,
+        other_BND: Tensor,
+        other_present_BN: Tensor,
+        opposite_BD: Tensor,
+    ) -> Tensor:
+        own_BN = kept_BN > 0.5
+        mixed = Channels(
+            torch.where(own_BN.unsqueeze(-1), own_BND, other_BND), torch.where(own_BN, own_present_BN, other_present_BN)
+        )
+        return (encoded.tower.fuse(mixed)[0] * opposite_BD).sum(1)
+
+    return cosine
+
+
+def _take(channels: Channels, rows_B: Tensor) -> Channels:
+    return Channels(channels.vectors_BND[rows_B], channels.present_BN[rows_B])
+
+
+def _others(rows_P: IntArray, rows: int, seed: int) -> IntArray:
+    """For each pair another row than its own, uniformly: (P,)."""
+    steps_P = np.random.default_rng(seed).integers(1, max(rows, 2), size=len(rows_P))
+    return (rows_P + steps_P) % rows

@@ -1,0 +1,71 @@
+"""What a CPU can do faster than by torch's defaults: matrix products and dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def linear(state_TI: Tensor, module: nn.Linear) -> Tensor:
+    """`module(state)`, (T, I) → (T, O), by oneDNN forward and backward.
+
+    torch gives float32 products to MKL, which on AMD does without AVX-512: there oneDNN is 2.2 times as fast, and as
+    exact. (Where the CPU has AMX, oneDNN rounds the factors to bfloat16, as mixed precision on a GPU does.)
+    """
+    result: Tensor = _Linear.apply(state_TI, module.weight, module.bias)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, state_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(state_TI, weight_OI)
+        with _by_onednn():
+            return F.linear(state_TI, weight_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_TO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        state_TI, weight_OI = ctx.saved_tensors
+        state, weight, bias = ctx.needs_input_grad
+        with _by_onednn():
+            return (
+                gradient_TO @ weight_OI if state else None,
+                gradient_TO.T @ state_TI if weight else None,
+                gradient_TO.sum(0) if bias else None,
+            )
+
+
+@contextmanager
+def _by_onednn() -> Iterator[None]:
+    """Allowing bfloat16 factors is what makes torch ask oneDNN at all.
+
+    Not for everything: oneDNN compiles a kernel for each new shape, and batches of attention are ever new shapes.
+    """
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def dropout(state: Tensor, module: nn.Dropout) -> Tensor:
+    """`module(state)` by 16 random bits a number, a sixth of the time of torch's Bernoulli draws on a CPU.
+
+    The rate is the module's to 1/65,536; the draws come from torch's generator, as ever.
+    """
+    if not module.training or module.p == 0 or state.device.type != "cpu":
+        return F.dropout(state, module.p, module.training)
+    words = torch.empty((state.numel() + 3) // 4, dtype=torch.int64)
+    drawn = words.random_(-(2**63), None).view(torch.int16)  # by default a word's sign would be no random bit
+    dropped = round(module.p * 65_536)
+    kept = (drawn[: state.numel()].view(state.shape) >= dropped - 32_768).to(state.dtype)
+    return state * kept.mul_(65_536 / (65_536 - dropped))

@@ -1,0 +1,102 @@
+"""A BERT-like transformer over texts laid end to end: no padding, and of the last layer only what is pooled.
+
+transformers pads a batch to its longest text, and computes last states that nobody reads. The weights stay in its
+modules, which load, save and export them; here the same arithmetic is done in another order.
+
+Shapes: B texts, L tokens of the longest, T tokens of all; groups of N texts of one length K; H hidden, A attention
+heads, E = H / A.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertModel, RobertaModel, XLMRobertaModel
+
+from mercato.models.cpu import dropout, linear
+
+Groups = list[tuple[int, int]]  # (N, K), in the order in which the texts lie
+
+
+def can_pack(backbone: nn.Module) -> bool:
+    """Whether this transformer is of the kind written down here: BERT's layers, places by embedding."""
+    return isinstance(backbone, BertModel | RobertaModel | XLMRobertaModel) and not backbone.config.is_decoder
+
+
+def pooled(backbone: Any, tokens_BL: Tensor, pad_id: int, pooling: str) -> Tensor:
+    """(B, L) int64, padded at the end → (B, H): the last layer's first state ("cls") or its mean over tokens ("mean").
+
+    The same as `backbone(tokens, mask).last_hidden_state`, pooled, but for rounding and the draws of dropout. A text
+    of nothing but padding is read as one token.
+    """
+    length_B = (tokens_BL != pad_id).sum(1).clamp(min=1)
+    order_B = length_B.argsort(stable=True)
+    tokens_BL, length_B = tokens_BL[order_B], length_B[order_B]
+    groups = [(len(list(alike)), length) for length, alike in groupby(length_B.tolist())]
+    place_BL = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
+    real_BL = place_BL < length_B.unsqueeze(1)
+    state_TH = _embed(backbone, tokens_BL[real_BL], place_BL[real_BL])
+    *layers, last = backbone.encoder.layer
+    for layer in layers:
+        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, groups))
+    if pooling == "cls":
+        state_BH = _feed_forward(last, _attend_first(last.attention, state_TH, groups))
+    else:
+        state_TH = _feed_forward(last, _attend(last.attention, state_TH, groups))
+        state_BH = torch.cat([state_NKH.mean(1) for state_NKH in _by_length(state_TH, groups)])
+    return state_BH[order_B.argsort()]
+
+
+def _embed(backbone: Any, token_T: Tensor, place_T: Tensor) -> Tensor:
+    own = backbone.embeddings
+    if not isinstance(backbone, BertModel):
+        place_T = place_T + own.padding_idx + 1  # RoBERTa's places begin behind that of the padding
+    state_TH = own.word_embeddings(token_T) + own.position_embeddings(place_T) + own.token_type_embeddings.weight[0]
+    return dropout(own.LayerNorm(state_TH), own.dropout)
+
+
+def _attend(attention: Any, state_TH: Tensor, groups: Groups) -> Tensor:
+    """Every token looks at its text: (T, H)."""
+    own = attention.self
+    parts = (_by_length(linear(state_TH, part), groups) for part in (own.query, own.key, own.value))
+    mixed = [_mix(own, *part).flatten(0, 1) for part in zip(*parts, strict=True)]
+    return _add(attention.output, torch.cat(mixed), state_TH)
+
+
+def _attend_first(attention: Any, state_TH: Tensor, groups: Groups) -> Tensor:
+    """The first token of each text looks at its text: (B, H)."""
+    own = attention.self
+    first_BH = torch.cat([state_NKH[:, 0] for state_NKH in _by_length(state_TH, groups)])
+    queries = torch.split(linear(first_BH, own.query).unsqueeze(1), [texts for texts, _ in groups])
+    keys, values = (_by_length(linear(state_TH, part), groups) for part in (own.key, own.value))
+    mixed = [_mix(own, *part).squeeze(1) for part in zip(queries, keys, values, strict=True)]
+    return _add(attention.output, torch.cat(mixed), first_BH)
+
+
+def _mix(own: Any, *parts: Tensor) -> Tensor:
+    """Queries (N, 1 or K, H), keys and values (N, K, H) → the values as each query weighs them, like the queries."""
+    query_NAQE, key_NAKE, value_NAKE = (
+        torch.unflatten(part, 2, (own.num_attention_heads, own.attention_head_size)).transpose(1, 2) for part in parts
+    )
+    logits_NAQK: Tensor = query_NAQE @ key_NAKE.transpose(2, 3) * own.attention_head_size**-0.5
+    weight_NAQK = dropout(torch.softmax(logits_NAQK, -1), own.dropout)
+    return (weight_NAQK @ value_NAKE).transpose(1, 2).flatten(2)
+
+
+def _feed_forward(layer: Any, state_TH: Tensor) -> Tensor:
+    inner = layer.intermediate
+    return _add(layer.output, inner.intermediate_act_fn(linear(state_TH, inner.dense)), state_TH)
+
+
+def _add(output: Any, inner_TX: Tensor, state_TH: Tensor) -> Tensor:
+    result: Tensor = output.LayerNorm(dropout(linear(inner_TX, output.dense), output.dropout) + state_TH)
+    return result
+
+
+def _by_length(state_TH: Tensor, groups: Groups) -> list[Tensor]:
+    """A view (N, K, H) of each group."""
+    parts = torch.split(state_TH, [texts * length for texts, length in groups])
+    return [part.view(texts, length, -1) for part, (texts, length) in zip(parts, groups, strict=True)]

@@ -1,0 +1,46 @@
+"""The classification head on the product tower, used: a product's likely queries (Que2Search §3.1.1). No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BATCH = 256  # products at once: with the paper's 45,000 queries, 46 MB of logits
+NO_HEAD = "no classification head: train with head.queries above 0 in the recipe (the paper's: 45,000)"
+
+
+@dataclass(frozen=True)
+class QueryHead:
+    """A linear layer from a product's unit vector to a logit for each of the head's C queries."""
+
+    queries: Sequence[str]
+    weight_CD: NDArray[np.float32]
+    bias_C: NDArray[np.float32]
+
+    def predict(self, vectors: NDArray[np.float32], k: int) -> list[list[tuple[str, float]]]:
+        """The k likeliest queries of each product, best first, with their softmax probabilities over all C queries.
+
+        Args:
+            vectors: unit vectors of products, float32 (n, D).
+            k: at most so many; C where the head has fewer.
+        """
+        found = []
+        for start in range(0, len(vectors), BATCH):
+            logits_BC = vectors[start : start + BATCH] @ self.weight_CD.T + self.bias_C
+            odds_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
+            odds_BC /= odds_BC.sum(axis=1, keepdims=True)
+            best_BK = _top(odds_BC, min(k, len(self.queries)))
+            for odds_C, best_K in zip(odds_BC, best_BK, strict=True):
+                found.append([(self.queries[place], float(odds_C[place])) for place in best_K])
+        return found
+
+
+def _top(scores_BC: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The places of the k highest of each row, highest first, equal ones in their order: (B, k)."""
+    some_BK = np.sort(np.argpartition(-scores_BC, k - 1, axis=1)[:, :k], axis=1)
+    order_BK = np.argsort(-np.take_along_axis(scores_BC, some_BK, axis=1), axis=1, kind="stable")
+    best_BK: NDArray[np.int64] = np.take_along_axis(some_BK, order_BK, axis=1)
+    return best_BK

@@ -1,0 +1,180 @@
+"""The whole verb: which runs are done, what survives a failure or a kill, and that the three tables say the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import ROWS, calls, study
+from typer.testing import CliRunner
+
+from mercato.ablation.ablate import ablate
+from mercato.ablation.table import cells, figure, signed
+from mercato.cli import app
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+
+pytestmark = pytest.mark.usefixtures("fake_worker")
+
+
+def test_only_what_is_missing_is_done(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = ablate(study(seeds=[0, 1], rows=ROWS[:2]), recipes, tiny_market, out, jobs=2)
+    assert len(calls(out)) == len(set(calls(out))) == 4
+    assert ablate(study(seeds=[0, 1], rows=ROWS[:2]), recipes, tiny_market, out) == first
+    assert len(calls(out)) == 4
+    wider = ablate(study(name="other"), recipes, tiny_market, out, jobs=2)  # 4 rows, 3 seeds: 4 runs are there
+    assert len(calls(out)) == len(set(calls(out))) == 12
+    assert wider["rows"][0]["values"][:2] == first["rows"][0]["values"]
+    assert {"toy-table.json", "toy-table.md", "toy-table.html", "other.html"} <= {path.name for path in out.iterdir()}
+    assert not list((out / "runs").glob(".*.log"))
+
+
+def test_rows_with_the_same_recipe_share_their_runs(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    rows = [{"name": "a"}, {"name": "the same again", "set": ["dimension=16"]}]
+    table = ablate(study(rows=rows), recipes, tiny_market, tmp_path / "out", jobs=2)
+    assert len(calls(tmp_path / "out")) == 3
+    assert table["rows"][0]["runs"] == table["rows"][1]["runs"]
+    assert table["rows"][1]["step"]["value"] == 0
+    assert table["rows"][1]["step"]["interval"] == [0, 0]
+
+
+def test_another_market_or_recipe_is_another_run(
+    tiny_market: Market, recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = study(seeds=[0], rows=ROWS[:1])
+    ablate(one, recipes, tiny_market, tmp_path / "out")
+    monkeypatch.setattr(Market, "fingerprint", lambda self: "another")
+    ablate(one, recipes, tiny_market, tmp_path / "out")
+    assert len(set(calls(tmp_path / "out"))) == 2
+
+
+def test_a_run_to_keep_must_have_its_weights(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    one = study(seeds=[0], rows=ROWS[:1])
+    for keep in (False, True, True, False):
+        ablate(one, recipes, tiny_market, tmp_path / "out", keep=keep)
+    assert len(calls(tmp_path / "out")) == 2
+
+
+def test_a_failing_run_is_named_and_the_others_are_kept(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    rows = [ROWS[0], {"name": "too much", "set": ["dropout=0.9"]}, {**ROWS[1], "from": "small"}]
+    with pytest.raises(MercatoError) as raised:
+        ablate(study(seeds=[0, 1], rows=rows), recipes, tiny_market, tmp_path / "out", jobs=1)
+    told = str(raised.value)
+    assert "row 'too much', seed 0: the loss of epoch 1 is nan" in told
+    assert "row 'too much', seed 1" in told
+    assert "2 of 6 runs failed; 4 are kept" in told
+    assert not (tmp_path / "out" / "toy-table.json").exists()
+    ablate(study(seeds=[0, 1], rows=[rows[0], rows[2]]), recipes, tiny_market, tmp_path / "out")
+    assert len(calls(tmp_path / "out")) == 6
+
+
+def test_a_worker_that_cannot_even_start_is_told(
+    tiny_market: Market, recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mercato.ablation.runs.WORKER", [sys.executable, "-c", "import nowhere"])
+    with pytest.raises(MercatoError, match=r"row 'small', seed 0: (.|\n)*No module named 'nowhere'"):
+        ablate(study(seeds=[0], rows=ROWS[:1]), recipes, tiny_market, tmp_path / "out")
+
+
+def test_a_killed_study_picks_up(
+    tiny_market: Market, recipes: Path, tmp_path: Path, fake_worker: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "study.toml").write_text(
+        'name = "killed"\ntitle = "Killed"\nrecipe = "tiny.toml"\nmetric = "relevance.roc_auc"\nseeds = [0, 1, 2, 3]\n'
+        '[[rows]]\nname = "a"\n[[rows]]\nname = "b"\nset = ["dimension=8"]\n'
+    )
+    arguments = ["ablate", str(tmp_path / "study.toml"), "--market", str(tiny_market.path), "--out", str(out)]
+    code = f"from mercato.ablation import runs; runs.WORKER = {fake_worker!r}; from mercato.cli import app; app()"
+    monkeypatch.setenv("FAKE_SECONDS", "0.3")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--jobs", "1"], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    until = time.monotonic() + 120
+    while len(list(out.glob("runs/*/measures.json"))) < 3 and time.monotonic() < until:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)  # the worker too
+    process.wait()
+    done = {path.parent.name for path in out.glob("runs/*/measures.json")}
+    assert 3 <= len(done) < 8
+    assert not (out / "killed.json").exists()
+    monkeypatch.delenv("FAKE_SECONDS")
+    told = CliRunner().invoke(app, ["-q", *arguments, "--json"])
+    assert told.exit_code == 0, told.output
+    assert len(set(calls(out))) == 8
+    assert all(calls(out).count(run) == 1 for run in done)
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is_trained(
+    tiny_market: Market, recipes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MercatoError, match="metric: relevance has no auc; it has roc_auc"):
+        ablate(study(metric="relevance.auc"), recipes, tiny_market, tmp_path / "out")
+    with pytest.raises(MercatoError, match=r"row 'larger'(.|\n)*dimension"):
+        rows = [ROWS[0], {"name": "larger", "set": ["dimension=0"]}]
+        ablate(study(rows=rows), recipes, tiny_market, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_json_markdown_and_html_agree(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    table = ablate(study(), recipes, tiny_market, tmp_path, jobs=2)
+    assert json.loads((tmp_path / "toy-table.json").read_text()) == table
+    marked = [line for line in (tmp_path / "toy-table.md").read_text().splitlines() if line.startswith("| ")]
+    in_markdown = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in marked[2:]]
+    page = (tmp_path / "toy-table.html").read_text()
+    first = page[page.index("<table>") : page.index("</table>")]
+    in_html = [
+        [unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<td.*?</td>", line)]
+        for line in first.split("<tr>")[2:]
+    ]
+    expected = [list(cells(row)) for row in table["rows"]]
+    assert in_html == expected
+    assert [line[:5] for line in in_markdown] == [line[:5] for line in expected]
+    assert "of another market" in page
+    assert "of another market" in (tmp_path / "toy-table.md").read_text()
+    assert page.count("<polyline") == 3 * (3 * 1 + 2)  # a line a seed and stage
+    assert "http" not in re.sub(r"http://www.w3.org\S+", "", page)  # nothing from elsewhere
+
+
+def test_figures_steps_and_verdicts(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    rows = ablate(study(), recipes, tiny_market, tmp_path, jobs=2)["rows"]
+    small, larger, second, smaller = rows
+    assert small["mean"] == pytest.approx(0.161)
+    assert small["half_width"] == pytest.approx(4.30265 * 0.001 / 3**0.5, abs=1e-7)
+    assert small["step"] is None
+    assert larger["step"]["value"] == pytest.approx(0.08)
+    assert larger["step"]["paper"] == pytest.approx(0.05)
+    assert larger["step"]["relative"] == pytest.approx(100 * 0.08 / 0.161)
+    assert [row["step"]["verdict"] for row in (larger, second, smaller)] == ["agrees", "unsure", "disagrees"]
+    assert smaller["from"] == "small"
+    assert second["set"] == ["stages.1.loss='in_batch_softmax'"]
+    assert [figure(0.7456), figure(1.0), signed(-0.00214), signed(0.5)] == [".7456", "1.0000", "−.0021", "+.5000"]
+
+
+def test_relative_steps_notes_and_a_single_seed(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": "plain"},
+        {"name": "noted", "set": ["dimension=20"], "paper_note": "not significant"},
+        {"name": "relative", "from": "plain", "set": ["dimension=24"], "paper_relative": 0.91},
+    ]
+    table = ablate(study(rows=rows, seeds=[4]), recipes, tiny_market, tmp_path)
+    assert "One seed" in table["method"]
+    assert table["rows"][0]["half_width"] is None
+    assert table["rows"][1]["step"]["verdict"] is None
+    assert table["rows"][1]["step"]["half_width_seeds"] is None
+    assert table["rows"][2]["step"]["verdict"] == "agrees"
+    text = (tmp_path / "toy-table.md").read_text()
+    assert "+0.91 %" in text
+    assert "not significant" in text
+    assert "+.0800 (+48.8 %)" in text

@@ -1,0 +1,152 @@
+"""`POST /v1/explain`: what each word and field adds to a cosine, by hand and with a real run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from served import WRITE
+
+from mercato.serving.catalogue import Catalogue
+from mercato.serving.explaining import Explainer
+from mercato.serving.predictor import Predictor
+from mercato.serving.seeding import seed
+from mercato.serving.wire import ExplainIn
+
+RED, CHAIR, SPAIN, PHOTO = np.eye(4, dtype=np.float32)
+
+
+class ByHand:
+    """Reads two words, the country and whether there is a photo; one axis each, and no more than that."""
+
+    dimension = 4
+
+    def encode_queries(self, queries, country=None):
+        return np.stack([self._unit(query, country == "es", False) for query in queries])
+
+    def encode_products(self, products):
+        return np.stack([self._unit(row["title"], row["country"] == "es", bool(row["images"])) for row in products])
+
+    def _unit(self, text, spain, photo):
+        vector = ("red" in text) * RED + ("chair" in text) * CHAIR + spain * SPAIN + photo * PHOTO
+        return vector / max(1e-9, float(np.linalg.norm(vector)))
+
+
+def explain(client, **body) -> dict:
+    answer = client.post("/v1/explain", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def changes(told: list[dict]) -> dict[str, float]:
+    return {entry["feature"]: entry["change"] for entry in told}
+
+
+def test_a_pair_taken_apart_by_hand(start):
+    client = start(ByHand())
+    told = explain(client, query=" red  chair ", country="es", product_id="p01")  # "red table", es, without a photo
+    half, third = 0.5**0.5, 3**-0.5
+    assert told["cosine"] == pytest.approx(2 * third * half)  # red and Spain, of three and two parts
+    assert [entry["word"] for entry in told["words"]] == ["red", "chair"]
+    red, chair = told["words"]
+    assert red["change"] == pytest.approx(2 * third * half - half * half) and red["shared"]
+    assert (
+        chair["change"] == pytest.approx(2 * third * half - 1) and not chair["shared"]
+    )  # without it the same: it parts
+    assert changes(told["query"]) == {"country": pytest.approx(2 * third * half - half * half)}
+    assert changes(told["product"]) == pytest.approx(
+        {"title": 2 * third * half - third, "country": 2 * third * half - third}
+    )
+
+
+def test_only_what_changes_the_cosine_is_told_weightiest_first(start):
+    client = start(ByHand())
+    told = explain(client, query="red chair", product_id="p00")  # "red chair", gb, with a photo
+    assert told["query"] == []
+    assert [entry["feature"] for entry in told["product"]] == ["title", "images"]
+    assert told["product"][0]["change"] > 0 > told["product"][1]["change"]  # a photo that nobody asked for parts
+
+
+def test_a_word_said_twice_is_left_out_once_and_only_the_first_words_are(start):
+    client = start(ByHand())
+    told = explain(client, query="red red chair " + "so " * 60, product_id="p00")
+    assert len(told["words"]) == 24
+    assert told["words"][0]["change"] == pytest.approx(0, abs=1e-6)
+
+
+def test_it_is_the_product_as_it_is_now(start):
+    client = start(ByHand())
+    new = {"product_id": "new", "title": "red chair", "country": "gb"}
+    assert client.post("/v1/products", json={"products": [new]}, headers=WRITE).status_code == 200
+    assert explain(client, query="red chair", product_id="new")["cosine"] == pytest.approx(1)
+    assert client.delete("/v1/products/new", headers=WRITE).status_code == 200
+    assert client.post("/v1/explain", json={"query": "red", "product_id": "new"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"query": "red", "product_id": "p00", "mode": "hybrid"}, "mode"),
+        ({"query": "red"}, "product_id"),
+        ({"query": "red", "product_id": ""}, "product_id"),
+        ({"product_id": "p00"}, "query"),
+        ({"query": " \t", "product_id": "p00"}, "query"),
+        ({"query": "x" * 513, "product_id": "p00"}, "query"),
+        ({"query": "\x00", "product_id": "p00"}, "query"),
+        ({"query": "red", "country": "Spain", "product_id": "p00"}, "country"),
+    ],
+)
+def test_a_wrong_field_is_named(client, body, field):
+    answer = client.post("/v1/explain", json=body)
+    assert answer.status_code == 422 and field in answer.json()["detail"]
+
+
+def test_what_there_is_not_and_what_is_too_much(client):
+    answer = client.post("/v1/explain", json={"query": "red", "product_id": "nobody"})
+    assert answer.status_code == 404 and "product_id" in answer.json()["detail"]
+    answer = client.post("/v1/explain", json={"query": "a" * 2**20, "product_id": "p00"})
+    assert answer.status_code == 413
+
+
+# --- a real run
+
+
+@pytest.fixture
+def tiny_catalogue(tiny_market, tmp_path) -> Iterator[Catalogue]:
+    catalogue = Catalogue.open(tmp_path / "catalogue.sqlite")
+    seed(catalogue, tiny_market)
+    yield catalogue
+    catalogue.close()
+
+
+def test_a_run_is_explained_by_what_it_reads_and_photos_are_read_once(
+    tiny_run, tiny_market, tiny_catalogue, monkeypatch
+):
+    predictor = Predictor(tiny_run, tiny_market.path)
+    rows = tiny_market.arrow("products").to_pylist()
+    row = next(row for row in rows if row["images"] and row["description"] and row["language"])
+    encode, read = predictor.image_encoder.encode, []
+
+    def counting(products, *given):
+        products = list(products)
+        read.extend(photo for photos in products for photo in photos or ())
+        return encode(products, *given)
+
+    monkeypatch.setattr(predictor.image_encoder, "encode", counting)
+
+    request = ExplainIn(query="red sofa", country=row["country"], product_id=row["product_id"])
+    told = Explainer(predictor, tiny_catalogue).explain(request)
+    assert len(read) == len(row["images"])
+    found = changes(told["product"])
+    assert set(found) <= {"title", "description", "images", "language", "country"}
+
+    (query,) = predictor.encode_queries(["red sofa"], row["country"])
+    whole, bare, untitled = predictor.encode_products([row, row | {"images": None}, row | {"title": ""}]) @ query
+    assert told["cosine"] == pytest.approx(whole, abs=1e-5)
+    assert found["images"] == pytest.approx(whole - bare, abs=1e-4)
+    assert found["title"] == pytest.approx(whole - untitled, abs=1e-4)
+    (sofa,) = predictor.encode_queries(["sofa"], row["country"])
+    assert told["words"][0]["change"] == pytest.approx(
+        whole - float(predictor.encode_products([row])[0] @ sofa), abs=1e-4
+    )
