@@ -28,7 +28,7 @@ class Text(Frozen):
     vocabulary: int = Field(8_000, ge=100)  # unigram (SentencePiece-style), from scratch; the paper's: 150,000
     shared: bool = False  # one transformer for both towers
     frozen: int = Field(0, ge=0)  # lowest layers of a pretrained encoder that do not learn, the embeddings being one
-    whitened: float = Field(0.0, ge=0, le=1)  # how far the catalogue decorrelates its vectors at the start; 0: not
+    whitened: float = Field(0.0, ge=0, le=1)  # how far its vectors start whitened by the catalogue; 0: as they are
 
 
 class Trigrams(Frozen):
@@ -98,6 +98,8 @@ class CataloguePairs(Frozen):
     """Training pairs from the catalogue alone: text made of a product's own fields stands in for a query."""
 
     query: str = Field(min_length=3)  # a template of fields and attributes: "{title}", "{base_colour} {category}"
+    words: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """As few and as many words in a row as are drawn of it, the length of a query; None: all."""
     # What the product tower must not see then; brand, category and attributes it never reads, but BM25 would.
     withhold: tuple[Literal["title", "description", "images", "brand", "category", "attributes"], ...] = ()
 
@@ -109,6 +111,8 @@ class CataloguePairs(Frozen):
             raise ValueError(f"query: {error}") from None
         if not any(fields) or "" in fields:
             raise ValueError('query: a template must name a field, such as "{title}"')
+        if self.words and self.words[0] > self.words[1]:
+            raise ValueError("words: the fewest come first")
         return self
 
 
@@ -185,7 +189,7 @@ class Recipe(Frozen):
     head: Head = Head()
     blending: Blending | None = None
     precision: Literal["float32", "bfloat16"] | None = None  # of the encoders; None: bfloat16 on a GPU, else float32
-    stages: tuple[Stage, ...] = Field((Stage(),), min_length=1)
+    stages: tuple[Stage, ...] = (Stage(),)
 
     @model_validator(mode="after")
     def _shared_means_same(self) -> Self:
@@ -193,9 +197,14 @@ class Recipe(Frozen):
         query, product = self.query_tower.text, self.product_tower.text
         if self.text.shared and query.model_dump(exclude=own) != product.model_dump(exclude=own):
             raise ValueError("text.shared: query_tower.text and product_tower.text must then be alike")
-        reads_text = any(channel.endswith("text") for channel in self.product_tower.channels)
-        if self.text.whitened and not (self.text.pretrained and self.text.shared and reads_text):
-            raise ValueError("text.whitened: needs text.pretrained, text.shared and a product tower that reads text")
+        reads = "text" in self.query_tower.channels and any(c.endswith("text") for c in self.product_tower.channels)
+        one = self.text.shared and self.product_tower.shared_text
+        if self.text.whitened and not (self.text.pretrained and one and reads):
+            raise ValueError("text.whitened: needs text.pretrained, text.shared and text channels in both towers")
+        if not self.stages and not self.text.whitened:
+            raise ValueError("stages: without one only text.whitened learns anything")
+        if not self.stages and (self.blending or self.head.queries):
+            raise ValueError("stages: blending and the head need one to learn in")
         if self.text.frozen and not self.text.pretrained:
             raise ValueError("text.frozen: only layers of a pretrained encoder know anything; set text.pretrained")
         hidden = {field for pairs in self.pairs.catalogue for field in pairs.withhold} & {"title", "description"}

@@ -51,9 +51,34 @@ def test_a_product_is_on_one_side_of_the_split_whatever_else_is_there(catalogue:
 
 
 def test_what_is_wrong_is_named(catalogue: Market) -> None:
-    with pytest.raises(MercatoError, match=r"no product has all the fields of '\{size\}'"):
+    with pytest.raises(MercatoError, match="hold no engaged pair"):
         recipe_pairs(catalogue, from_catalogue(query="{size}"))
     with pytest.raises(MercatoError, match="has no pairs"):
         recipe_pairs(catalogue, Pairs())
     with pytest.raises(ValidationError, match="must name a field"):
         CataloguePairs(query="sofa")
+    with pytest.raises(ValidationError, match="the fewest come first"):
+        CataloguePairs(query="{title}", words=(3, 2))
+
+
+def test_a_field_that_no_product_has_leaves_out_that_template_alone(
+    catalogue: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("mercato.data.pairs.note", said.append)
+    sources = tuple(CataloguePairs(query=query) for query in ("{size}", "{category}"))
+    assert set(recipe_pairs(catalogue, Pairs(market=False, catalogue=sources))["query"]) == {"Lamps"}
+    assert len(said) == 1 and "no product has all the fields of {size}" in said[0]
+
+
+def test_a_query_is_as_short_as_people_type(catalogue: Market) -> None:
+    source = {"query": "{colour} lamp {title} for the {category}", "words": [2, 4]}
+    pairs = recipe_pairs(catalogue, from_catalogue(**source))
+    whole = recipe_pairs(catalogue, from_catalogue(query=source["query"]))
+    for short, long in zip(pairs["query"], whole["query"], strict=True):
+        assert f" {short} " in f" {long} "  # words in a row
+    lengths = pairs["query"].str.split(" ").list.len()
+    assert set(lengths) == {2, 3, 4}
+    assert pairs.equals(recipe_pairs(catalogue, from_catalogue(**source)))  # the same tomorrow
+    few = recipe_pairs(catalogue, from_catalogue(query="{category}", words=[2, 5]))
+    assert set(few["query"]) == {"Lamps"}  # what has fewer is taken whole

@@ -1,4 +1,4 @@
-"""A pretrained encoder's projection, started from what the catalogue says."""
+"""A pretrained encoder's projections, started from what the catalogue says."""
 
 from __future__ import annotations
 
@@ -7,70 +7,103 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 from toys import make_market, toy_recipe
 
+import mercato as mc
+from mercato.config import Recipe
 from mercato.errors import MercatoError
 from mercato.models.build import build_towers, text_configs
 from mercato.models.que2search import TwoTower
-from mercato.text.features import FeatureSpec
-from mercato.training.prepare import Prepared, prepare
+from mercato.training.batches import Examples
+from mercato.training.prepare import prepare
+from mercato.training.train import train
 from mercato.training.whitening import whiten
 
 
-@pytest.fixture
-def started(bert: Path, tmp_path: Path) -> tuple[TwoTower, Prepared, FeatureSpec]:
-    changes = ("layers=2", "pooling=mean")
-    towers = [f"{tower}_tower.text.{change}" for tower in ("query", "product") for change in changes]
-    recipe = toy_recipe(f"text.pretrained={bert}", "text.shared=true", 'product_tower.channels=["text"]', *towers)
-    prepared = prepare(make_market(tmp_path / "market"), recipe, tmp_path)
-    spec = prepared.featurizer.spec
-    return build_towers(recipe, spec, text_configs(recipe, spec)), prepared, spec
-
-
-def said(towers: TwoTower, prepared: Prepared) -> torch.Tensor:
-    towers.eval()
-    tokens = torch.from_numpy(prepared.examples.products["text_tokens"].astype(np.int64))
-    with torch.inference_mode():
-        return towers.product.text(tokens).double()
-
-
-def test_white_vectors_are_centred_and_uncorrelated(started):
-    towers, prepared, spec = started
-    products = prepared.examples.products
-    before = said(towers, prepared)
-    rank = int((torch.linalg.eigvalsh(before.T.cov()) > 1e-4 * before.T.cov().trace()).sum())
-    whiten(towers, products, spec, 1.0, seed=0)
-    after = said(towers, prepared)
-    assert after.mean(0).abs().max() < 1e-5
-    covariance = after.T.cov()
-    assert (covariance - torch.diag(covariance.diagonal())).abs().max() < 1e-5
-    strong = covariance.diagonal()[:rank]
-    assert strong.max() / strong.min() == pytest.approx(1, abs=0.05)
-    assert after.norm(dim=1).mean() == pytest.approx(1, abs=1e-5)
-    assert towers.query.text is towers.product.text  # the queries are read by it too
-
-
-def test_power_zero_only_centres(started):
-    towers, prepared, spec = started
-    before = said(towers, prepared)
-    whiten(towers, prepared.examples.products, spec, 0.0, seed=0)
-    centred, after = before - before.mean(0), said(towers, prepared)
-    cosines = [
-        torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(x, dim=1).T for x in (centred, after)
+def recipe(bert: Path, *changes: str) -> Recipe:
+    towers = [
+        f"{tower}_tower.text.{change}" for tower in ("query", "product") for change in ("layers=2", "pooling=mean")
     ]
-    torch.testing.assert_close(*cosines, atol=1e-4, rtol=0)
+    channels = ('query_tower.channels=["text"]', 'product_tower.channels=["text"]')
+    return toy_recipe(f"text.pretrained={bert}", "text.shared=true", "text.whitened=1.0", *channels, *towers, *changes)
 
 
-def test_the_towers_go_on_in_the_mode_they_were_in(started):
-    towers, prepared, spec = started
-    for mode in (True, False):
-        towers.train(mode)
-        whiten(towers, prepared.examples.products, spec, 0.5, seed=0)
-        assert towers.training is mode
-        assert not towers.product.text.projection._forward_pre_hooks
+@pytest.fixture
+def fresh(bert: Path, tmp_path: Path) -> tuple[TwoTower, Examples]:
+    prepared = prepare(make_market(tmp_path / "market"), recipe(bert), tmp_path)
+    spec = prepared.featurizer.spec
+    return build_towers(recipe(bert), spec, text_configs(recipe(bert), spec)).eval(), prepared.examples
 
 
-@pytest.mark.parametrize("missing", ["text.shared=true", "text.pretrained=somewhere"])
-def test_what_it_needs_is_said(missing):
-    with pytest.raises(MercatoError, match=r"text.whitened: needs text.pretrained, text.shared"):
-        toy_recipe("text.whitened=0.5", missing)
+@torch.inference_mode()
+def said(towers: TwoTower, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each tower's text encoder makes of the training queries and of all products."""
+    queries = examples.queries["tokens"][np.unique(examples.query_N)]
+    texts = ((towers.query.text, queries), (towers.product.text, examples.products["text_tokens"]))
+    query, product = (encoder(torch.from_numpy(tokens.astype(np.int64))).double() for encoder, tokens in texts)
+    return query, product
+
+
+def test_white_products_are_uncorrelated_and_each_tower_is_centred(fresh: tuple[TwoTower, Examples]) -> None:
+    towers, examples = fresh
+    before = torch.linalg.eigvalsh(said(towers, examples)[1].T.cov())
+    varies = int((before > 1e-3 * before.max()).sum())
+    whiten(towers, examples, 1.0, seed=0)
+    query, product = said(towers, examples)
+    assert query.mean(0).abs().max() < 1e-5
+    assert product.mean(0).abs().max() < 1e-5
+    covariance = product.T.cov()
+    assert (covariance - torch.diag(covariance.diagonal())).abs().max() < 1e-5
+    assert covariance.diagonal()[:varies].tolist() == pytest.approx([covariance[0, 0].item()] * varies, rel=1e-3)
+    assert product.norm(dim=1).mean() == pytest.approx(1, abs=1e-5)
+
+
+def test_power_zero_only_centres(fresh: tuple[TwoTower, Examples]) -> None:
+    towers, examples = fresh
+    before = said(towers, examples)
+    whiten(towers, examples, 0.0, seed=0)
+    wanted, found = (
+        normalize(query, dim=1) @ normalize(product, dim=1).T
+        for query, product in ([part - part.mean(0) for part in before], said(towers, examples))
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+def test_the_towers_stay_as_they_were_but_for_the_projections(fresh: tuple[TwoTower, Examples]) -> None:
+    towers, examples = fresh
+    before = {name: value.clone() for name, value in towers.state_dict().items()}
+    whiten(towers.train(), examples, 0.5, seed=0)
+    assert towers.training
+    changed = {name for name, value in towers.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {
+        f"{tower}.text.projection.{part}" for tower in ("query", "product") for part in ("weight", "bias")
+    }
+    assert towers.query.text.backbone is towers.product.text.backbone
+
+
+def test_a_catalogue_alone_makes_a_run(bert: Path, tmp_path: Path, unexported: None) -> None:
+    market = make_market(tmp_path / "market", links=[])
+    alone = recipe(bert, "stages=[]", "pairs.market=false", 'pairs.catalogue=[{query = "{title}", words = [1, 2]}]')
+    model = train(alone, market, tmp_path / "run")
+    again = mc.load(tmp_path / "run")
+    assert again.recipe == model.recipe and again.recipe.stages == ()
+    rows = market.arrow("products")
+    assert np.array_equal(again.encode_products(rows), model.encode_products(rows))
+    assert np.abs(again.encode_products(rows).mean(0)).max() < 0.2  # out of the cone
+    plain = train(recipe(bert, "text.whitened=0.0", "stages.0.epochs=1"), make_market(tmp_path / "m"), tmp_path / "p")
+    assert np.abs(plain.encode_products(rows).mean(0)).max() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["text.shared=false"], "text.whitened: needs text.pretrained, text.shared"),
+        (['query_tower.channels=["trigrams"]'], "text channels in both towers"),
+        (["text.whitened=0.0", "stages=[]"], "without one only text.whitened learns anything"),
+        (["head.queries=5", "stages=[]"], "blending and the head need one"),
+    ],
+)
+def test_what_it_needs_is_said(bert: Path, changes: list[str], problem: str) -> None:
+    with pytest.raises(MercatoError, match=problem):
+        recipe(bert, *changes)

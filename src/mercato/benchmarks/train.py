@@ -212,7 +212,6 @@ def _peer(name: str, titles: list[str], descriptions: list[str], batch_size: int
 
     model = SentenceTransformer(name)
     model.max_seq_length = TOKENS
-    model.model_card_data.generate_widget_examples = False  # of a card that nobody reads
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(scratch / "peer"),
         num_train_epochs=1,
@@ -229,11 +228,11 @@ def _peer(name: str, titles: list[str], descriptions: list[str], batch_size: int
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    clock = _Clock()
     pairs = Dataset.from_dict({"anchor": titles, "positive": descriptions})
     loss = MultipleNegativesRankingLoss(model, scale=SCALE)
     trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=pairs, loss=loss)
     trainer.remove_callback(PrinterCallback)
+    clock = _Clock()  # only now: its trainer writes a model card when it is made
     outcome = trainer.train()
     return clock.stop(float(outcome.training_loss))
 

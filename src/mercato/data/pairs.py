@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import string
 from typing import Any
 
 import polars as pl
+from rich.markup import escape
 
 from mercato.config import CataloguePairs, Pairs
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.progress import note
 
 FIELDS = ("product_id", "title", "description", "brand", "category", "country", "attributes")  # a template may name
 COLUMNS = ("query", "country", "product_id", "label", "grade", "split", "withhold")
@@ -51,11 +54,13 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
     rows = []
     for product in products:
         query = _fill(template, product)
+        if query and source.words:
+            query = _some_words(query, *source.words, product["product_id"])
         if query:
             split = _split(product["product_id"], held_out)
             rows.append((query, product["country"], product["product_id"], 1, split))
     if not rows:
-        raise MercatoError(f"pairs.catalogue.query: no product has all the fields of {source.query!r}")
+        note(f"  [yellow]pairs.catalogue: no product has all the fields of {escape(source.query)}: left out[/]")
     frame = pl.DataFrame(
         rows,
         schema={
@@ -80,6 +85,15 @@ def _fill(template: list[tuple[str, str | None]], product: dict[str, Any]) -> st
             return None
         text += str(value).split(" > ")[-1] if field == "category" else str(value)
     return text
+
+
+def _some_words(text: str, fewest: int, most: int, product_id: str) -> str:
+    """So many words in a row, the same for a product and text today and tomorrow."""
+    words = text.split()
+    generator = random.Random(f"{product_id}\n{text}")
+    count = generator.randint(fewest, most)
+    start = generator.randint(0, max(0, len(words) - count))
+    return " ".join(words[start : start + count])
 
 
 def _split(product_id: str, held_out: float) -> str:

@@ -49,7 +49,9 @@ def build_towers(
         return TextEncoder(backbone, spec.pad_id, pooling, recipe.dimension)
 
     query_text = encoder("query")
-    product_text = query_text if recipe.text.shared and query_text and "product" in configs else encoder("product")
+    product_text = encoder("product")
+    if recipe.text.shared and query_text and product_text:  # one transformer; each tower projects it for itself
+        product_text = TextEncoder(query_text.backbone, spec.pad_id, product_text.pooling, recipe.dimension)
     fields = {"title_text", "description_text"} & set(spec.product_channels)
     of_its_own = len(fields) == 2 and not recipe.product_tower.shared_text
     towers = TwoTower(

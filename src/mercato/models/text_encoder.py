@@ -41,9 +41,10 @@ class TextEncoder(nn.Module):
         """
         own: Any = self.backbone.embeddings
         other: Any = like.backbone.embeddings
-        own.word_embeddings.weight.copy_(other.word_embeddings.weight)
-        own.position_embeddings.weight.mul_(0.1)
-        own.token_type_embeddings.weight.zero_()
+        if self is like or own is not other:
+            own.word_embeddings.weight.copy_(other.word_embeddings.weight)
+            own.position_embeddings.weight.mul_(0.1)
+            own.token_type_embeddings.weight.zero_()
         self.projection.weight.copy_(LOUDNESS * like.projection.weight if like is self else like.projection.weight)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from mercato.training.batches import Batch
 from mercato.training.modalities import MULTIMODAL, Modality
 
 HEAD = "head"
-HEAD_SCALE = 20.0  # the head learns from s·v: of unit vectors, Adam's steps would take thousands to tell queries apart
+HEAD_SCALE = 5.0  # the head learns from s·v: of unit vectors, Adam's steps would take thousands to tell queries apart
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
         torch.manual_seed(recipe.seed)
         towers = build_towers(recipe, spec, text_configs(recipe, spec), len(prepared.head_queries))
         if recipe.text.whitened:
-            whiten(towers, prepared.examples.products, spec, recipe.text.whitened, recipe.seed)
+            whiten(towers, prepared.examples, recipe.text.whitened, recipe.seed)
         return towers
 
     towers = build()
