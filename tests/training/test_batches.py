@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import polars as pl
 import pytest
@@ -73,12 +71,6 @@ def test_only_negatives_are_negatives(tables, spec):
 def test_a_positive_outside_the_batch_is_known_too(tables, spec):
     batch = examples(tables, spec, PAIRS).batch(np.array([0, 4]))  # (0, 0) and (3, 2); (0, 2) is elsewhere
     assert batch.excluded_BB.tolist() == [[False, True], [False, False]]
-
-
-def test_what_a_text_engaged_in_another_country_is_no_negative(tables, spec):
-    here_and_there = dataclasses.replace(examples(tables, spec, PAIRS), text_Q=np.array([0, 1, 2, 0, 4]))
-    batch = here_and_there.batch(np.array([0, 4]))  # queries 0 and 3 are one text: product 2 and 0 are both's
-    assert batch.excluded_BB.tolist() == [[False, True], [True, False]]
 
 
 def test_distinct_encoding_is_the_naive_loss(tables, spec, towers):
@@ -175,7 +167,7 @@ def test_misspelled_queries_are_read_but_change_no_pair(tables, spec):
     rows = np.arange(3)
     data = Examples(
         *tables, spec, query, product, kind, [()], np.ones(len(query), np.float32), np.ones(len(query), bool),
-        slips_QS=slips, misspelled=0.999999,
+        slips, misspelled=0.999999,
     )  # fmt: skip
     slipped, plain = data.batch(rows, np.random.default_rng(0)), data.batch(rows)
     read = take(tables[0], np.array([3, 4]), spec)

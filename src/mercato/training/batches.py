@@ -53,7 +53,6 @@ class Examples:
     withheld: list[tuple[str, ...]]
     grade_N: NDArray[np.float32]
     engaged_N: NDArray[np.bool_]  # a true pair; the others only serve graded losses
-    text_Q: NDArray[np.int64] | None = None  # which text each row of `queries` asks, in any country; None: its own
     slips_QS: NDArray[np.int64] | None = None  # rows of `queries` that misspell each query
     misspelled: float = 0.0  # share of a batch's pairs that read a misspelling
     classes_PK: NDArray[np.int64] | None = None  # of the head, for every row of `products`; -1 = none more
@@ -68,8 +67,7 @@ class Examples:
         return np.unique(self._key(self.query_N[self.engaged_N], self.product_N[self.engaged_N]))
 
     def _key(self, query: NDArray[np.int64], product: NDArray[np.int64]) -> NDArray[np.int64]:
-        text = query if self.text_Q is None else self.text_Q[query]
-        return text * len(next(iter(self.products.values()))) + product
+        return query * len(next(iter(self.products.values()))) + product
 
     def __len__(self) -> int:
         return len(self.query_N)
@@ -101,7 +99,7 @@ class Examples:
         )
 
     def _excluded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Every column that holds a known positive of its row's query text, or the row's own product again."""
+        """Every column that holds a known positive of its row's query, or the row's own product again."""
         keys_BB = self._key(self.query_N[rows][:, None], self.product_N[rows][None, :])
         place_BB = np.searchsorted(self._known, keys_BB).clip(max=len(self._known) - 1)
         excluded_BB: NDArray[np.bool_] = self._known[place_BB] == keys_BB

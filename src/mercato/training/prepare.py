@@ -91,7 +91,6 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         [tuple(fields.split()) for fields in withholds],
         train["grade"].fill_null(train["label"].cast(pl.Float64)).cast(pl.Float32).to_numpy(),
         (train["label"] == 1).to_numpy(),
-        queries["key"].rank("dense").cast(pl.Int64).to_numpy(),
         slips,
         recipe.misspelled,
         classes,

@@ -58,7 +58,8 @@ def _spread(centred_NH: Tensor, power: float, dimension: int) -> Tensor:
     variance = variance_H[strongest].clamp(min=1e-4 * float(variance_H.max()))
     weight_DH = torch.zeros(dimension, centred_NH.shape[1], dtype=centred_NH.dtype)
     weight_DH[: len(strongest)] = (direction_HH[:, strongest] * variance ** (-power / 2)).T
-    return weight_DH / (centred_NH @ weight_DH.T).norm(dim=1).mean()
+    weight_DH /= torch.linalg.vector_norm(centred_NH @ weight_DH.T, dim=1).mean()
+    return weight_DH
 
 
 @torch.inference_mode()
