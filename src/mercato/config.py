@@ -28,7 +28,6 @@ class Text(Frozen):
     vocabulary: int = Field(8_000, ge=100)  # unigram (SentencePiece-style), from scratch; the paper's: 150,000
     shared: bool = False  # one transformer for both towers
     frozen: int = Field(0, ge=0)  # lowest layers of a pretrained encoder that do not learn, the embeddings being one
-    whitened: float = Field(0.0, ge=0, le=1)  # how far its vectors start whitened by the catalogue; 0: as they are
 
 
 class Trigrams(Frozen):
@@ -189,7 +188,7 @@ class Recipe(Frozen):
     head: Head = Head()
     blending: Blending | None = None
     precision: Literal["float32", "bfloat16"] | None = None  # of the encoders; None: bfloat16 on a GPU, else float32
-    stages: tuple[Stage, ...] = (Stage(),)
+    stages: tuple[Stage, ...] = Field((Stage(),), min_length=1)
 
     @model_validator(mode="after")
     def _shared_means_same(self) -> Self:
@@ -197,14 +196,6 @@ class Recipe(Frozen):
         query, product = self.query_tower.text, self.product_tower.text
         if self.text.shared and query.model_dump(exclude=own) != product.model_dump(exclude=own):
             raise ValueError("text.shared: query_tower.text and product_tower.text must then be alike")
-        reads = "text" in self.query_tower.channels and any(c.endswith("text") for c in self.product_tower.channels)
-        one = self.text.shared and self.product_tower.shared_text
-        if self.text.whitened and not (self.text.pretrained and one and reads):
-            raise ValueError("text.whitened: needs text.pretrained, text.shared and text channels in both towers")
-        if not self.stages and not self.text.whitened:
-            raise ValueError("stages: without one only text.whitened learns anything")
-        if not self.stages and (self.blending or self.head.queries):
-            raise ValueError("stages: blending and the head need one to learn in")
         if self.text.frozen and not self.text.pretrained:
             raise ValueError("text.frozen: only layers of a pretrained encoder know anything; set text.pretrained")
         hidden = {field for pairs in self.pairs.catalogue for field in pairs.withhold} & {"title", "description"}

@@ -148,9 +148,9 @@ def test_every_fusion_survives_export(tmp_path, fusion, shared_text):
 
 def test_one_encoder_for_both_towers_on_wish():
     apart, together = make(), make(shared=True)
-    assert together.towers.query.text.backbone is together.towers.product.text.backbone
+    assert together.towers.query.text is together.towers.product.text
     longest = 16 - 12  # position rows of the longer texts
-    encoder = sum(p.numel() for p in apart.towers.query.text.backbone.parameters()) + longest * 8
+    encoder = sum(p.numel() for p in apart.towers.query.text.parameters()) + longest * 8
     assert count(together.towers) == count(apart.towers) - encoder + longest * 8
 
 
@@ -158,7 +158,7 @@ def test_a_shared_encoder_survives_its_file(tmp_path):
     model = make(shared=True)
     model.save(tmp_path)
     again = Model.load(tmp_path)
-    assert again.towers.query.text.backbone is again.towers.product.text.backbone
+    assert again.towers.query.text is again.towers.product.text
     assert np.array_equal(again.encode_queries(QUERIES[:5]), model.encode_queries(QUERIES[:5]))
 
 

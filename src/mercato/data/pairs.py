@@ -16,7 +16,7 @@ from mercato.errors import MercatoError
 from mercato.progress import note
 
 FIELDS = ("product_id", "title", "description", "brand", "category", "country", "attributes")  # a template may name
-COLUMNS = ("query", "country", "product_id", "label", "grade", "split", "withhold")
+COLUMNS = ("query", "country", "product_id", "label", "grade", "split", "source", "withhold")
 
 
 def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
@@ -24,7 +24,8 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
 
     Returns:
         Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `split` (train |
-        validation | future) and `withhold`, the fields (space-separated) that the product tower must not see then.
+        validation | future), `source` (market | catalogue) and `withhold`, the fields (space-separated) that the
+        product tower must not see in that pair.
 
     Raises:
         MercatoError: the recipe wants market pairs and there are none, one is wrong, or nothing is left to train on.
@@ -36,7 +37,9 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
                 f"{market.path} has no pairs: run `mercato mine` (it needs events), import pairs, or set"
                 " pairs.market = false and name [[pairs.catalogue]] in the recipe"
             )
-        pairs = market.frame("pairs").with_columns(pl.col("split").fill_null("train"), withhold=pl.lit(""))
+        pairs = market.frame("pairs").with_columns(
+            pl.col("split").fill_null("train"), source=pl.lit("market"), withhold=pl.lit("")
+        )
         if len(missing := pairs.select(pl.col("query").is_null().arg_true()).to_series()):
             raise MercatoError(f"table pairs, row {missing[0]}, column query: is missing (`mercato check` lists all)")
         parts.append(pairs.select(COLUMNS))
@@ -69,7 +72,9 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         },
         orient="row",
     )  # fmt: skip
-    frame = frame.with_columns(grade=pl.lit(None, pl.Float64), withhold=pl.lit(" ".join(source.withhold)))
+    frame = frame.with_columns(
+        grade=pl.lit(None, pl.Float64), source=pl.lit("catalogue"), withhold=pl.lit(" ".join(source.withhold))
+    )
     return frame.select(COLUMNS)
 
 

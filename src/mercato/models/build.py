@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from mercato.config import Recipe
 from mercato.models.bags import TrigramBag
 from mercato.models.que2search import ProductTower, QueryTower, TwoTower
-from mercato.models.text_encoder import TextEncoder, build_backbone, pretrained_config, scratch_config
+from mercato.models.text_encoder import LOUDNESS, TextEncoder, build_backbone, pretrained_config, scratch_config
 from mercato.text.features import FeatureSpec
 
 TextConfigs = dict[str, PretrainedConfig]
@@ -49,9 +49,7 @@ def build_towers(
         return TextEncoder(backbone, spec.pad_id, pooling, recipe.dimension)
 
     query_text = encoder("query")
-    product_text = encoder("product")
-    if recipe.text.shared and query_text and product_text:  # one transformer; each tower projects it for itself
-        product_text = TextEncoder(query_text.backbone, spec.pad_id, product_text.pooling, recipe.dimension)
+    product_text = query_text if recipe.text.shared and query_text and "product" in configs else encoder("product")
     fields = {"title_text", "description_text"} & set(spec.product_channels)
     of_its_own = len(fields) == 2 and not recipe.product_tower.shared_text
     towers = TwoTower(
@@ -61,7 +59,7 @@ def build_towers(
     )
     if recipe.text.pretrained is not None:
         _silence(towers)
-        for text in towers.text_encoders():
+        for text in towers.text_encoders() if recipe.text.frozen else ():
             text.freeze(recipe.text.frozen)
     else:
         _start_with_one_dictionary(towers)
@@ -79,6 +77,7 @@ def _start_with_one_dictionary(towers: TwoTower) -> None:
     """
     texts = towers.text_encoders()
     for text in texts:
+        text.projection.weight.mul_(LOUDNESS)
         text.start_as_words(texts[0])
     bags = [towers.query.trigrams] if towers.query.trigrams is not None else []
     bags += [bag for bag in towers.product.bags.values() if isinstance(bag, TrigramBag)]

@@ -41,11 +41,12 @@ class TextEncoder(nn.Module):
         """
         own: Any = self.backbone.embeddings
         other: Any = like.backbone.embeddings
-        if self is like or own is not other:
+        if own.word_embeddings.weight.shape == other.word_embeddings.weight.shape:  # else of another width
             own.word_embeddings.weight.copy_(other.word_embeddings.weight)
+            self.projection.weight.copy_(like.projection.weight)
+        if self is like or own is not other:
             own.position_embeddings.weight.mul_(0.1)
             own.token_type_embeddings.weight.zero_()
-        self.projection.weight.copy_(LOUDNESS * like.projection.weight if like is self else like.projection.weight)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) int64 → (B, D)."""
@@ -63,8 +64,15 @@ class TextEncoder(nn.Module):
         return torch.cat(parts)[order_B.argsort()]
 
     def freeze(self, lowest: int) -> None:
-        """Keep so many of the lowest layers as they are, the embeddings being the first."""
-        layers = [self.backbone.embeddings, *self.backbone.encoder.layer]  # type: ignore[union-attr,misc]
+        """Keep so many of the lowest layers as they are, the embeddings being the first.
+
+        Raises:
+            MercatoError: the transformer has fewer, or is not built like BERT.
+        """
+        encoder = getattr(self.backbone, "encoder", None)
+        layers = [getattr(self.backbone, "embeddings", None), *getattr(encoder, "layer", ())]
+        if lowest > len(layers) or not all(isinstance(layer, nn.Module) for layer in layers[:lowest]):
+            raise MercatoError(f"text.frozen: {lowest} layers cannot be told apart in a {type(self.backbone).__name__}")
         for layer in layers[:lowest]:
             layer.requires_grad_(False)
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mercato.config import Stage
 from mercato.text.features import Features, FeatureSpec
 
 
@@ -61,6 +62,10 @@ class Examples:
     def engaged(self) -> NDArray[np.int64]:
         """The rows of true pairs."""
         return np.flatnonzero(self.engaged_N)
+
+    def rows(self, stage: Stage) -> NDArray[np.int64]:
+        """The pairs that a stage learns from."""
+        return np.arange(len(self)) if stage.graded else self.engaged
 
     @cached_property
     def _known(self) -> NDArray[np.int64]:

@@ -8,71 +8,91 @@ what it overfits, O, give its weight:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mercato.config import Stage
+from mercato.config import Recipe
+from mercato.errors import MercatoError
 from mercato.models.que2search import TwoTower
 from mercato.progress import track
 from mercato.training.batches import Batches, Examples
 from mercato.training.modalities import MULTIMODAL, Modality
 from mercato.training.objective import Objective, total
-from mercato.training.optimizer import adam
+from mercato.training.optimizer import adam, half_precision
 
-HELD_OUT = 0.1  # of the engaged pairs
+HELD_OUT = 0.1  # of the pairs
 LEAST_OVERFITTING = 0.05  # of the loss before training: a modality that hardly learns must not divide by nothing
 
 
 def estimate_blend(
-    build: Callable[[], TwoTower], examples: Examples, stage: Stage, wanted: list[Modality], epochs: int, seed: int
+    towers: TwoTower, examples: Examples, recipe: Recipe, wanted: list[Modality]
 ) -> dict[Modality, float]:
     """The weight of each modality and of the multimodal loss; they add up to 1.
 
     Args:
-        build: gives towers with the same fresh weights every time.
-        examples: what trains; a tenth of the engaged pairs, drawn by `seed`, is held out here and nowhere else.
-        stage: the loss and optimiser of the trials.
+        towers: what every trial starts from; they stay as they are.
+        examples: what trains; a tenth of the first stage's pairs, drawn by the recipe's seed, is held out here and
+            nowhere else.
+        recipe: its first stage is the trials' loss and optimiser, `blending.epochs` their length.
         wanted: the modalities beside the multimodal loss.
-        epochs: of each trial.
+
+    Raises:
+        MercatoError: no trial learned anything that holds on the held-out pairs.
     """
-    generator = np.random.default_rng(seed)
-    rows = generator.permutation(examples.engaged)
+    assert recipe.blending is not None
+    stage = recipe.stages[0]
+    rows = np.random.default_rng(recipe.seed).permutation(examples.rows(stage))
     held, train = np.split(rows, [max(2, int(HELD_OUT * len(rows)))])
     seen = train[: len(held)]  # the training loss is measured on as many pairs
     weights = {}
     for modality in track([MULTIMODAL, *wanted], "gradient blending: a trial of each loss"):
-        objective = Objective(stage, {MULTIMODAL: float(modality == MULTIMODAL), modality: 1.0})
-        towers = build()
-        before = [_loss(objective, towers, examples, part, seed) for part in (held, seen)]
-        _fit(objective, towers, Batches(examples, train, stage.batch_size, seed), epochs)
-        after = [_loss(objective, towers, examples, part, seed) for part in (held, seen)]
-        gained = before[0] - after[0]
+        trial = _Trial(towers, examples, recipe, modality)
+        before = [trial.loss(part) for part in (held, seen)]
+        trial.fit(train)
+        after = [trial.loss(part) for part in (held, seen)]
+        gained = max(0.0, before[0] - after[0])
         overfitted = (after[0] - after[1]) - (before[0] - before[1])
-        weights[modality] = max(0.0, gained) / max(overfitted, LEAST_OVERFITTING * before[0]) ** 2
-    scale = sum(weights.values()) or 1.0
+        # No pair has the modality: nothing to gain, nothing to divide by.
+        weights[modality] = gained / max(overfitted, LEAST_OVERFITTING * before[0]) ** 2 if gained else 0.0
+    scale = sum(weights.values())
+    if not 0 < scale < float("inf"):
+        raise MercatoError(
+            "blending.weights: no trial lowered the loss of held-out pairs; give weights, or more blending.epochs"
+        )
     return {modality: weight / scale for modality, weight in weights.items()}
 
 
-def _fit(objective: Objective, towers: TwoTower, batches: Batches, epochs: int) -> None:
-    device = next(towers.parameters()).device
-    optimizer = adam(towers, objective.stage)
-    towers.train()
-    for epoch in range(epochs):
-        batches.epoch = epoch
-        for batch in batches:
-            optimizer.zero_grad()
-            total(objective.losses(towers, batch.to(device))).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(towers.parameters(), objective.stage.clip)
-            optimizer.step()
+class _Trial:
+    """Fresh towers that learn one loss alone."""
 
+    def __init__(self, towers: TwoTower, examples: Examples, recipe: Recipe, modality: Modality) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.towers, self.examples, self.recipe = copy.deepcopy(towers).to(self.device), examples, recipe
+        self.stage = recipe.stages[0]
+        self.objective = Objective(self.stage, {MULTIMODAL: float(modality == MULTIMODAL), modality: 1.0})
 
-@torch.no_grad()
-def _loss(objective: Objective, towers: TwoTower, examples: Examples, rows: NDArray[np.int64], seed: int) -> float:
-    """The mean over the same batches every time, none smaller than the others: the loss depends on a batch's size."""
-    device = next(towers.parameters()).device
-    towers.eval()
-    batches = Batches(examples, rows, objective.stage.batch_size, seed)
-    return float(np.mean([float(total(objective.losses(towers, batch.to(device)))) for batch in batches]))
+    def fit(self, rows: NDArray[np.int64]) -> None:
+        assert self.recipe.blending is not None
+        torch.manual_seed(self.recipe.seed)
+        optimizer = adam(self.towers, self.stage)
+        batches = Batches(self.examples, rows, self.stage.batch_size, self.recipe.seed)
+        self.towers.train()
+        for batches.epoch in range(self.recipe.blending.epochs):
+            for batch in batches:
+                optimizer.zero_grad()
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=half_precision(self.recipe)):
+                    loss = total(self.objective.losses(self.towers, batch.to(self.device)))
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(self.towers.parameters(), self.stage.clip)
+                optimizer.step()
+
+    @torch.no_grad()
+    def loss(self, rows: NDArray[np.int64]) -> float:
+        """The mean over the same batches every time, none smaller than the others: it depends on a batch's size."""
+        self.towers.eval()
+        batches = Batches(self.examples, rows, self.stage.batch_size, self.recipe.seed)
+        losses = [float(total(self.objective.losses(self.towers, batch.to(self.device)))) for batch in batches]
+        return float(np.mean(losses))

@@ -148,6 +148,19 @@ class StageModule(L.LightningModule):
         rates = schedule(optimizer, stage, stage.epochs * len(self.batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm; Lightning itself refuses to beside a fused optimiser in mixed precision, for fear of scaling.
+
+        bfloat16 scales nothing.
+        """
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch's tensors."""
         return batch.to(device)

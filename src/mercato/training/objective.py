@@ -43,39 +43,22 @@ class Objective:
         """
         rows = self.stage.micro_batch
         query, product = encode(towers.query, batch.query, rows), encode(towers.product, batch.product, rows)
-        query_QD, product_PD = towers.query.fuse(query)[0], towers.product.fuse(product)[0]
-        with torch.autocast(query_QD.device.type, enabled=False):  # half precision would blur s·cos
-            found = {
-                MULTIMODAL.name: (
-                    self.blend.get(MULTIMODAL, 1.0),
-                    stage_loss(self.stage, query_QD.float(), product_PD.float(), batch),
-                )
-            }
-            for modality, weight in self.blend.items():
-                if modality != MULTIMODAL and weight:
-                    loss = self._of_modality(modality, towers, (query, product), (query_QD, product_PD), batch)
-                    found[modality.name] = (weight, loss)
-            if towers.head is not None and self.head_weight:
-                logits_PC = towers.head(HEAD_SCALE * product_PD.float())
-                found[HEAD] = (self.head_weight, multi_label(logits_PC, batch.classes_PK))
+        whole = towers.query.fuse(query)[0], towers.product.fuse(product)[0]
+        found = {MULTIMODAL.name: (self.blend.get(MULTIMODAL, 1.0), stage_loss(self.stage, *whole, batch))}
+        for modality, weight in self.blend.items():
+            if modality != MULTIMODAL and weight:
+                # L of one modality of one tower with the other tower whole, over the pairs that have it at all.
+                side = ("query", "product").index(modality.tower)
+                tower, channels = (towers.query, towers.product)[side], (query, product)[side]
+                alone = tower.fuse(channels, only=modality.channels)[0]
+                has = channels.present_BN[:, [tower.channels.index(name) for name in modality.channels]].any(1)
+                pairs = has[(batch.query_B, batch.product_B)[side]].nonzero().squeeze(1)
+                vectors = (alone, whole[1]) if side == 0 else (whole[0], alone)
+                found[modality.name] = (weight, stage_loss(self.stage, *vectors, batch, pairs))
+        if towers.head is not None and self.head_weight:
+            logits_PC = towers.head(HEAD_SCALE * whole[1])
+            found[HEAD] = (self.head_weight, multi_label(logits_PC.float(), batch.classes_PK))
         return found
-
-    def _of_modality(
-        self,
-        modality: Modality,
-        towers: TwoTower,
-        channels: tuple[Channels, Channels],
-        whole: tuple[Tensor, Tensor],
-        batch: Batch,
-    ) -> Tensor:
-        """L of one modality of one tower with the other tower whole, over the pairs that have the modality at all."""
-        side = ("query", "product").index(modality.tower)
-        tower: Tower = (towers.query, towers.product)[side]
-        vectors = list(whole)
-        vectors[side] = tower.fuse(channels[side], only=modality.channels)[0]
-        has = channels[side].present_BN[:, [tower.channels.index(channel) for channel in modality.channels]].any(1)
-        pairs = has[(batch.query_B, batch.product_B)[side]].nonzero().squeeze(1)
-        return stage_loss(self.stage, vectors[0].float(), vectors[1].float(), batch, pairs)
 
 
 def total(losses: Mapping[str, tuple[float, Tensor]]) -> Tensor:

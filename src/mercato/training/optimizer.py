@@ -1,10 +1,10 @@
-"""The optimiser of a stage, and how its rates rise and fall."""
+"""The optimiser of a stage, how its rates rise and fall, and in what precision it works."""
 
 from __future__ import annotations
 
 import torch
 
-from mercato.config import Stage
+from mercato.config import Recipe, Stage
 from mercato.models.que2search import TwoTower
 
 
@@ -29,3 +29,8 @@ def schedule(optimizer: torch.optim.Optimizer, stage: Stage, steps: int) -> torc
         return max(0.0, (steps - step) / max(1.0, steps - rising)) if stage.decay else 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def half_precision(recipe: Recipe) -> bool:
+    """Whether the encoders train in bfloat16; losses are float32 in any case."""
+    return recipe.precision == "bfloat16" or (recipe.precision is None and torch.cuda.is_available())

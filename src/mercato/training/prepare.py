@@ -122,7 +122,11 @@ def _head(
     """
     if not recipe.head.queries:
         return (), None
-    engaged = train.filter((pl.col("label") == 1) & (pl.col("withhold") == "")).unique(["key", "product_id"])
+    engaged = train.filter((pl.col("label") == 1) & (pl.col("source") == "market")).unique(["key", "product_id"])
+    if engaged.is_empty():
+        raise MercatoError(
+            "head.queries: the head learns queries that people asked, and the recipe reads no market pairs"
+        )
     common = engaged.group_by("key").len().sort(["len", "key"], descending=[True, False]).head(recipe.head.queries)
     queries = common["key"].to_list()
     rows = index_of(engaged, products, ["product_id"])

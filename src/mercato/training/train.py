@@ -8,7 +8,6 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ from mercato.training.card import write_card
 from mercato.training.modalities import Modality, given_blend, modalities
 from mercato.training.module import StageModule, Validation
 from mercato.training.objective import HEAD_SCALE, Objective
+from mercato.training.optimizer import half_precision
 from mercato.training.prepare import Prepared, prepare
-from mercato.training.whitening import whiten
 
 HISTORY, BLENDING = "history.jsonl", "blending.json"
 
@@ -72,24 +71,17 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
     L.seed_everything(recipe.seed, verbose=False)
     prepared = prepare(market, recipe, partial)
     spec = prepared.featurizer.spec
-    recipe = recipe.model_copy(
-        update={"product_tower": recipe.product_tower.model_copy(update={"channels": spec.product_channels})}
-    )
-
-    def build() -> TwoTower:
-        torch.manual_seed(recipe.seed)
-        towers = build_towers(recipe, spec, text_configs(recipe, spec), len(prepared.head_queries))
-        if recipe.text.whitened:
-            whiten(towers, prepared.examples, recipe.text.whitened, recipe.seed)
-        return towers
-
-    towers = build()
+    torch.manual_seed(recipe.seed)
+    towers = build_towers(recipe, spec, text_configs(recipe, spec), len(prepared.head_queries))
     note(f"  {sum(p.numel() for p in towers.parameters()):,} parameters")
-    blend = _blend(recipe, prepared, build, partial) if recipe.blending else {}
+    blend = _blend(recipe, prepared, towers, partial) if recipe.blending else {}
     for number, stage in enumerate(recipe.stages, 1):
         objective = Objective(stage, blend, recipe.head.weight)
         _run_stage(towers, objective, number, prepared, recipe, partial, work)
 
+    recipe = recipe.model_copy(  # the channels that the market has
+        update={"product_tower": recipe.product_tower.model_copy(update={"channels": spec.product_channels})}
+    )
     if towers.head is not None:
         with torch.no_grad():
             towers.head.weight.mul_(HEAD_SCALE)  # from here on it reads plain unit vectors
@@ -109,7 +101,7 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
     return model
 
 
-def _blend(recipe: Recipe, prepared: Prepared, build: Callable[[], TwoTower], partial: Path) -> dict[Modality, float]:
+def _blend(recipe: Recipe, prepared: Prepared, towers: TwoTower, partial: Path) -> dict[Modality, float]:
     """The weights of gradient blending, given or estimated once; kept in the run."""
     assert recipe.blending is not None
     blending, spec, file = recipe.blending, prepared.featurizer.spec, partial / BLENDING
@@ -119,7 +111,7 @@ def _blend(recipe: Recipe, prepared: Prepared, build: Callable[[], TwoTower], pa
         blend = given_blend(recipe, spec, json.loads(file.read_text()))
     else:
         wanted = modalities({"query": spec.query_channels, "product": spec.product_channels}, blending.by)
-        blend = estimate_blend(build, prepared.examples, recipe.stages[0], wanted, blending.epochs, recipe.seed)
+        blend = estimate_blend(towers, prepared.examples, recipe, wanted)
     named = {modality.name: weight for modality, weight in blend.items()}
     write_whole(file, json.dumps(named, indent=2) + "\n")
     note("  gradient blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in named.items()))
@@ -155,9 +147,7 @@ def _run_stage(
         towers.load_state_dict(torch.load(best_file, weights_only=True, map_location="cpu"))
         return
     folder.mkdir(exist_ok=True)
-    rows = np.arange(len(examples)) if stage.graded else examples.engaged
-    batches = Batches(examples, rows, stage.batch_size, recipe.seed + number)
-    half = recipe.precision == "bfloat16" or (recipe.precision is None and torch.cuda.is_available())
+    batches = Batches(examples, examples.rows(stage), stage.batch_size, recipe.seed + number)
     module = StageModule(
         towers, objective, prepared.validation, batches, best_file, lambda row: _log(partial, {"stage": number, **row})
     )
@@ -173,7 +163,7 @@ def _run_stage(
             max_epochs=stage.epochs,
             accelerator="auto",
             devices=1,
-            precision="bf16-mixed" if half else "32-true",
+            precision="bf16-mixed" if half_precision(recipe) else "32-true",
             gradient_clip_val=stage.clip,
             callbacks=callbacks,
             logger=TensorBoardLogger(partial, name="tensorboard", version=f"stage-{number}"),
