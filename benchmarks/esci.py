@@ -14,9 +14,11 @@ import argparse
 import datetime
 import json
 import tempfile
-import time
+import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+import mercato
 from mercato.benchmarks.machine import machine
 from mercato.config import load_recipe
 from mercato.data.importing import import_market
@@ -35,9 +38,10 @@ from mercato.evaluation.ndcg import ndcg
 from mercato.evaluation.roc_auc import per_query_roc_auc
 from mercato.evaluation.systems import LexicalSystem, encode
 from mercato.evaluation.tasks import Lists, Tasks
-from mercato.files import write_whole
+from mercato.files import whole_folder, write_whole
 from mercato.models.encoder import Encoder
 from mercato.models.model import Model
+from mercato.models.run import RECIPE
 from mercato.models.zero_shot import DESCRIPTION, TOKENS, ZeroShot
 from mercato.progress import note
 from mercato.training.train import train
@@ -66,8 +70,7 @@ PEERS = {
     "cosent": Peer("sentence-transformers, CoSENTLoss", "CoSENTLoss"),
     "cosent_described": Peer("the same, title and description", "CoSENTLoss", described=True),
 }
-OURS = {"mercato": "Mercato, `esci-e5`"}
-NAMES = BASELINES | {name: peer.title for name, peer in PEERS.items()} | OURS
+NAMES = BASELINES | {name: peer.title for name, peer in PEERS.items()}
 
 
 def main() -> None:
@@ -77,53 +80,69 @@ def main() -> None:
     parser.add_argument("--e5", type=Path, required=True, help="multilingual-e5-small in transformers' format")
     parser.add_argument("--out", type=Path, required=True, help="market, runs, scores and results")
     parser.add_argument("--recipe", default="esci-e5", help="ours: a recipe's name or file")
-    parser.add_argument("--only", nargs="+", choices=NAMES, help="measure these alone")
+    parser.add_argument("--only", nargs="+", help=f"measure these alone, of {', '.join(NAMES)} and the recipe's name")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     market = _market(given.data, given.out / "market")
+    recipe = load_recipe(given.recipe, [f"text.pretrained={given.e5}"])
     tasks = Tasks.read(market)
     lists = tasks.relevance
     assert lists is not None
     products = market.arrow("products")
+    titles = products.set_column(*_nothing(products, "description"))
 
-    def of_encoder(encoder: Encoder, name: str, described: bool = False) -> FloatArray:
-        table = products if described else products.set_column(*_nothing(products, "description"))
+    def of_encoder(encoder: Encoder, name: str, table: pa.Table) -> FloatArray:
         return encode(encoder, name, tasks.queries, table, tasks.rows).score(lists.queries, lists.products)
 
     def bm25() -> FloatArray:
         system = LexicalSystem(BM25(products.select(["product_id", *FIELDS])), tasks.queries["query"].to_list())
         return system.score(lists.queries, lists.products)
 
-    def peer(name: str) -> FloatArray:
+    def of_peer(name: str, peer: Peer) -> FloatArray:
         folder = given.out / f"{name}-e5"  # "e5": so that `ZeroShot` sets its prefixes
-        _train_peer(PEERS[name], given.data, given.e5, folder)
-        return of_encoder(ZeroShot(str(folder)), name, PEERS[name].described)
+        if not _is_of(folder / "SETTINGS", repr(peer)):
+            _train_peer(peer, given.data, given.e5, folder)
+        return of_encoder(ZeroShot(str(folder)), name, products if peer.described else titles)
 
     def ours() -> FloatArray:
-        run = given.out / "run"
-        recipe = load_recipe(given.recipe, [f"text.pretrained={given.e5}"])
-        return of_encoder(Model.load(run) if run.is_dir() else train(recipe, market, run), "mercato")
+        run = given.out / f"run-{recipe.name}"
+        model = Model.load(run) if _is_of(run / RECIPE, recipe.toml()) else train(recipe, market, run)
+        return of_encoder(model, recipe.name, products)
 
-    ways: dict[str, Callable[[], FloatArray]] = {
-        "bm25": bm25,
-        "zero_shot": lambda: of_encoder(ZeroShot(str(given.e5)), "zero-shot"),
-        **{name: (lambda name=name: peer(name)) for name in PEERS},
-        "mercato": ours,
+    # Each system: what it was made of, and how to score every judged pair.
+    systems: dict[str, tuple[str, Callable[[], FloatArray]]] = {
+        "bm25": ("", bm25),
+        "zero_shot": ("", lambda: of_encoder(ZeroShot(str(given.e5)), "zero-shot", titles)),
+        **{name: (repr(peer), partial(of_peer, name, peer)) for name, peer in PEERS.items()},
+        recipe.name: (recipe.toml(), ours),
     }
-    scores = {}
-    for name, measure in ways.items():
+    scores: dict[str, FloatArray] = {}
+    for name, (settings, measure) in systems.items():
         file = given.out / f"{name}.npz"
-        if not file.is_file() and (given.only is None or name in given.only):
-            start = time.perf_counter()
-            note(f"[bold]{NAMES[name]}[/]")
-            found = measure()
-            np.savez(file, scores_P=found, seconds=time.perf_counter() - start, machine=machine())
-        if file.is_file():
-            scores[name] = dict(np.load(file))
-    result = _compare(lists, market.config.relevant_grade, scores)
+        known = dict(np.load(file)) if file.is_file() else {}
+        if known.get("made_of") != settings + market.fingerprint() and (given.only is None or name in given.only):
+            note(f"[bold]{NAMES.get(name, name)}[/]")
+            known = {"made_of": np.array(settings + market.fingerprint()), "scores_P": measure()}
+            np.savez(file, **known)
+        if known.get("made_of") == settings + market.fingerprint():
+            scores[name] = known["scores_P"]
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "mercato": mercato.__version__,
+        "sentence-transformers": version("sentence-transformers"),
+        "machine": machine(),
+        "recipe": tomllib.loads(recipe.toml()),
+        "peers": {name: asdict(peer) for name, peer in PEERS.items()},
+        **_compare(lists, market.config.relevant_grade, scores, recipe.name),
+    }
     write_whole(given.out / "esci.json", json.dumps(result, indent=2) + "\n")
     write_whole(given.out / "esci.md", _markdown(result))
     print(_markdown(result))
+
+
+def _is_of(file: Path, settings: str) -> bool:
+    """Whether what lies there was made of these settings."""
+    return file.is_file() and file.read_text() == settings
 
 
 def _market(data: Path, folder: Path) -> Market:
@@ -157,8 +176,6 @@ def _train_peer(peer: Peer, data: Path, e5: Path, folder: Path) -> None:
     )
     from sentence_transformers.sentence_transformer import losses
 
-    if (folder / "config.json").is_file():
-        return
     pairs = pl.read_parquet(data / "train_judgments.parquet")
     graded = peer.loss == "CoSENTLoss"
     if not graded:
@@ -189,47 +206,43 @@ def _train_peer(peer: Peer, data: Path, e5: Path, folder: Path) -> None:
             model, arguments, Dataset.from_polars(pairs.select(**columns)), loss=getattr(losses, peer.loss)(model)
         )
         trainer.train()
-    tokenizer, transformer = model.tokenizer, model[0].auto_model
-    tokenizer.save_pretrained(folder)
-    transformer.save_pretrained(folder)
+    with whole_folder(folder) as fresh:
+        model.tokenizer.save_pretrained(fresh)
+        model[0].auto_model.save_pretrained(fresh)
+        (fresh / "SETTINGS").write_text(repr(peer))
 
 
-def _compare(lists: Lists, relevant_grade: float, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Every figure with its 95 % bootstrap interval over queries, and ours less the best peer's, paired."""
+def _compare(lists: Lists, relevant_grade: float, scores: dict[str, FloatArray], ours: str) -> dict[str, Any]:
+    """Every figure with its 95 % bootstrap interval over queries, and ours less each peer's, paired."""
     queries = len(lists.asked)
     weights_RQ = resample(queries, SEED)
     systems: dict[str, Any] = {}
     replicates: dict[str, dict[str, FloatArray]] = {}
-    for name, kept in scores.items():
-        statistics = _statistics(lists, relevant_grade, kept["scores_P"])
+    for name, scores_P in scores.items():
+        statistics = _statistics(lists, relevant_grade, scores_P)
         replicates[name] = {metric: statistic(weights_RQ) for metric, statistic in statistics.items()}
         systems[name] = {
-            "system": NAMES[name],
-            "seconds": round(float(kept["seconds"]), 1),
-            "machine": str(kept["machine"]),
-            **{
-                metric: {"value": point(statistic, queries), "interval": interval(replicates[name][metric])}
-                for metric, statistic in statistics.items()
-            },
+            metric: {"value": point(statistic, queries), "interval": interval(replicates[name][metric])}
+            for metric, statistic in statistics.items()
         }
-    result: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "queries": queries,
-        "pairs": len(lists.queries),
-        "systems": systems,
-    }
-    peers = [name for name in systems if name in PEERS]
-    if peers and "mercato" in systems:
-        best = max(peers, key=lambda name: systems[name]["roc_auc"]["value"])
-        result["best_peer"] = best
-        result["mercato_less_best_peer"] = {
+    differences = {
+        name: {
             metric: {
-                "value": systems["mercato"][metric]["value"] - systems[best][metric]["value"],
-                "interval": paired_interval(replicates["mercato"][metric], replicates[best][metric]),
+                "value": systems[ours][metric]["value"] - systems[name][metric]["value"],
+                "interval": paired_interval(replicates[ours][metric], replicates[name][metric]),
             }
             for metric in METRICS
         }
-    return result
+        for name in systems
+        if ours in systems and name != ours
+    }
+    return {
+        "queries": queries,
+        "pairs": len(lists.queries),
+        "ours": ours,
+        "systems": systems,
+        "ours_less": differences,
+    }
 
 
 def _statistics(lists: Lists, relevant_grade: float, scores_P: FloatArray) -> dict[str, Statistic]:
@@ -243,13 +256,11 @@ def _statistics(lists: Lists, relevant_grade: float, scores_P: FloatArray) -> di
 
 def _markdown(result: dict[str, Any]) -> str:
     lines = ["| | " + " | ".join(METRICS.values()) + " |", "|---" * (len(METRICS) + 1) + "|"]
-    lines += [
-        f"| {row['system']} | " + " | ".join(_cell(row[m]) for m in METRICS) + " |"
-        for row in result["systems"].values()
-    ]
-    if "best_peer" in result:
-        difference = result["mercato_less_best_peer"]
-        lines.append("| ours less the best peer's | " + " | ".join(_cell(difference[m], "+") for m in METRICS) + " |")
+    for name, row in result["systems"].items():
+        title = f"Mercato, `{name}`" if name == result["ours"] else NAMES[name]
+        lines.append(f"| {title} | " + " | ".join(_cell(row[metric]) for metric in METRICS) + " |")
+    for name, row in result["ours_less"].items():
+        lines.append(f"| ours less `{name}` | " + " | ".join(_cell(row[metric], "+") for metric in METRICS) + " |")
     return "\n".join(lines) + "\n"
 
 
