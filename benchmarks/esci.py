@@ -2,10 +2,10 @@
 
     python benchmarks/esci.py --data DIR --e5 FOLDER --out DIR
 
-Every system learns from the same 2,905 graded pairs (`train_judgments.parquet`), or, in-batch losses, from the 1,436
-of them that are exact matches, and is asked the 100 judged test queries. Epochs and learning rates of ours were chosen
-by cross-validation over the training queries; the test judgments are read once, here. What has finished is kept in OUT:
-the same command goes on where it was stopped. Needs `pip install mercato[bench]`.
+What learns, learns from the same 2,905 graded pairs (`train_judgments.parquet`), or, where a loss is in-batch, from the
+1,436 of them that are exact matches, for two epochs of batches of 32; all are then asked the 100 judged test queries. A
+product is its title, unless a row says otherwise. docs/real-data.md tells what was tried, and how often the test was
+looked at. What has finished is kept in OUT: the same command goes on where it was stopped. Needs mercato[bench].
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ def _train_peer(peer: Peer, data: Path, e5: Path, folder: Path) -> None:
         trainer.train()
     with whole_folder(folder) as fresh:
         model.tokenizer.save_pretrained(fresh)
-        model[0].auto_model.save_pretrained(fresh)
+        transformer: Any = model[0]
+        transformer.auto_model.save_pretrained(fresh)
         (fresh / "SETTINGS").write_text(repr(peer))
 
 

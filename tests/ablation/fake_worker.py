@@ -31,9 +31,12 @@ measures = {
     "figures": {"relevance": {"roc_auc": value, "ndcg@10": value / 2}, "batch": {"recall@1": value / 3}},
     "n": {"relevance": {"queries": 31, "pairs": 530}, "batch": {"queries": 20, "pairs": 20}},
     "training": {"seconds": 12.0, "epochs": 3 * len(stages), "validation_roc_auc": value, "curve": curve},
+    "mercato": "0.0.1",
+    "measured": f"2026-05-0{seed + 1}",
 }
 run.mkdir(parents=True, exist_ok=True)
 np.savez(run / "replicates.npz", **{"relevance.roc_auc": value + noise + own})
 if "--keep" in sys.argv:
     (run / "model.safetensors").touch()
+    (run / "product_tower.onnx").touch()
 (run / "measures.json").write_text(json.dumps(measures))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,16 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 from studies import ROWS, calls, study
 from typer.testing import CliRunner
 
+from mercato.ablation import runs
 from mercato.ablation.ablate import ablate
-from mercato.ablation.table import cells, figure, signed
+from mercato.ablation.page import page as html_page
+from mercato.ablation.table import _step, cells, figure, signed
 from mercato.cli import app
 from mercato.data.market import Market
 from mercato.errors import MercatoError
@@ -121,6 +126,16 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(
 ) -> None:
     with pytest.raises(MercatoError, match="metric: relevance has no auc; it has roc_auc"):
         ablate(study(metric="relevance.auc"), recipes, tiny_market, tmp_path / "out")
+    one_class = Market.open(shutil.copytree(tiny_market.path, tmp_path / "one class"))
+    judged, file = one_class.frame("judgments"), one_class.path / "judgments.parquet"
+    file.unlink()
+    judged.with_columns(pl.col("grade") * 0).write_parquet(file)
+    with pytest.raises(MercatoError, match=r"metric: relevance.roc_auc is undefined .* defined there: nothing"):
+        ablate(study(), recipes, one_class, tmp_path / "out")
+    for table in ("judgments", "pairs"):
+        (one_class.path / f"{table}.parquet").unlink()
+    with pytest.raises(MercatoError, match="it has no test judgments and no engaged pairs"):
+        ablate(study(), recipes, one_class, tmp_path / "out")
     with pytest.raises(MercatoError, match=r"row 'larger'(.|\n)*dimension"):
         rows = [ROWS[0], {"name": "larger", "set": ["dimension=0"]}]
         ablate(study(rows=rows), recipes, tiny_market, tmp_path / "out")
@@ -142,6 +157,11 @@ def test_json_markdown_and_html_agree(tiny_market: Market, recipes: Path, tmp_pa
     assert in_html == expected
     assert [line[:5] for line in in_markdown] == [line[:5] for line in expected]
     assert "of another market" in page
+    for text in (page, (tmp_path / "toy-table.md").read_text()):
+        assert "Measured by Mercato 0.0.1, 2026-05-01 to 2026-05-03" in text
+    for row in table["rows"][:1]:
+        row["curves"] = [[] for _ in row["curves"]]  # no epoch was logged
+    assert html_page(table).count("<polyline") < page.count("<polyline")
     assert "of another market" in (tmp_path / "toy-table.md").read_text()
     assert page.count("<polyline") == 3 * (3 * 1 + 2)  # a line a seed and stage
     assert "http" not in re.sub(r"http://www.w3.org\S+", "", page)  # nothing from elsewhere
@@ -155,7 +175,7 @@ def test_figures_steps_and_verdicts(tiny_market: Market, recipes: Path, tmp_path
     assert small["step"] is None
     assert larger["step"]["value"] == pytest.approx(0.08)
     assert larger["step"]["paper"] == pytest.approx(0.05)
-    assert larger["step"]["relative"] == pytest.approx(100 * 0.08 / 0.161)
+    assert larger["step"]["relative"] is None
     assert [row["step"]["verdict"] for row in (larger, second, smaller)] == ["agrees", "unsure", "disagrees"]
     assert smaller["from"] == "small"
     assert second["set"] == ["stages.1.loss='in_batch_softmax'"]
@@ -174,7 +194,39 @@ def test_relative_steps_notes_and_a_single_seed(tiny_market: Market, recipes: Pa
     assert table["rows"][1]["step"]["verdict"] is None
     assert table["rows"][1]["step"]["half_width_seeds"] is None
     assert table["rows"][2]["step"]["verdict"] == "agrees"
+    assert table["rows"][2]["step"]["relative"] == pytest.approx(100 * 0.08 / 0.164)
     text = (tmp_path / "toy-table.md").read_text()
     assert "+0.91 %" in text
     assert "not significant" in text
     assert "+.0800 (+48.8 %)" in text
+
+
+def test_a_row_that_starts_from_zero_has_no_relative_step_and_a_paper_step_of_zero_no_sign() -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": "nothing", "paper": 0.5},
+        {"name": "relative", "paper_relative": 2.0},
+        {"name": "as before", "from": "nothing", "paper": 0.5},
+    ]
+    values = np.array([[0.0] * 3, [0.2] * 3, [0.2] * 3])
+    replicates = np.repeat(values[:, :, None], 4, axis=2)
+    relative, same = (_step(study(rows=rows), number, 0, values, replicates) for number in (1, 2))
+    assert (relative["relative"], relative["verdict"]) == (None, "agrees")
+    assert (same["paper"], same["verdict"]) == (0, None)
+
+
+def test_the_cores_are_shared_by_the_runs_there_are(
+    tiny_market: Market, recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, given = runs._start, list[int]()
+
+    def recording(job: runs.Job, market: Market, threads: int, keep: bool) -> subprocess.Popen[bytes]:
+        given.append(threads)
+        return start(job, market, threads, keep)
+
+    monkeypatch.setattr(runs, "_start", recording)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    ablate(study(seeds=[0, 1], rows=ROWS[:1]), recipes, tiny_market, tmp_path / "out", jobs=6)
+    assert given == [4, 4]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    ablate(study(seeds=[2, 3], rows=ROWS[:1]), recipes, tiny_market, tmp_path / "out")
+    assert given[2:] == [8, 8]

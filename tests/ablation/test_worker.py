@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 from studies import study
 from typer.testing import CliRunner
 
+from mercato import __version__
 from mercato.ablation import worker
-from mercato.ablation.runs import MEASURES, REPLICATES
+from mercato.ablation.runs import MEASURES, REPLICATES, is_measured
 from mercato.cli import app
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.evaluation.evaluate import evaluate
 from mercato.models.model import Model
+
+TOWERS = ("query_tower.onnx", "product_tower.onnx")
 
 
 @pytest.fixture
@@ -31,8 +35,20 @@ def test_a_trained_run_is_only_measured_and_then_made_small(
     monkeypatch.setattr(worker, "train", None)  # calling it would fail
     expected = evaluate(Model.load(run), tiny_market)
     worker.work(tiny_recipe, tiny_market, run, keep=True)
-    assert (run / "query_tower.onnx").is_file()
-    worker.work(tiny_recipe, tiny_market, run, keep=False)
+    written = (run / MEASURES).stat().st_mtime_ns
+    for tower in TOWERS:
+        (run / tower).unlink()  # as a run that was not to be kept is trained
+    assert not is_measured(run, keep=True)
+    worker.work(tiny_recipe, tiny_market, run, keep=True)
+    assert is_measured(run, keep=True)
+    assert all((run / tower).is_file() for tower in TOWERS)
+    assert (run / MEASURES).stat().st_mtime_ns == written
+
+    dropped, unlink = list[str](), Path.unlink
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path, **given: (dropped.append(path.name), unlink(path, **given)))
+        worker.work(tiny_recipe, tiny_market, run, keep=False)
+    assert next(name for name in dropped if not name.endswith(".lock")) == "model.safetensors"
     assert {path.name for path in run.iterdir()} <= worker.KEPT
 
     measures = json.loads((run / MEASURES).read_text())
@@ -42,10 +58,16 @@ def test_a_trained_run_is_only_measured_and_then_made_small(
     with np.load(run / REPLICATES) as replicates:
         low, high = np.nanpercentile(replicates["relevance.roc_auc"], [2.5, 97.5])
     assert [low, high] == pytest.approx(expected["intervals"]["relevance"]["roc_auc"], abs=1e-6)
+    assert measures["mercato"] == __version__
+    assert date.fromisoformat(measures["measured"])
     training = measures["training"]
     assert training["epochs"] == 3
     assert training["validation_roc_auc"] == max(row["roc_auc"] for row in training["curve"])
     assert [row["epoch"] for row in training["curve"]] == [0, 1, 2, 3]
+
+
+def test_a_run_that_logged_no_epoch_has_no_curve(tmp_path: Path) -> None:
+    assert worker._training(tmp_path) == {"seconds": 0, "epochs": 0, "validation_roc_auc": None, "curve": []}
 
 
 def test_a_study_end_to_end(tiny_market: Market, tiny_recipe: Recipe, tmp_path: Path) -> None:

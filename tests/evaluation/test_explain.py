@@ -21,12 +21,13 @@ from mercato.evaluation.attention import mean_weights, short_and_long, weights_b
 from mercato.evaluation.encoded import EncodedTower, encode_products, encode_queries
 from mercato.evaluation.evaluate import evaluate
 from mercato.evaluation.explain import explain_run
-from mercato.evaluation.importance import ablated_cosines, groups_of, importance
+from mercato.evaluation.explain_report import _leaders
+from mercato.evaluation.importance import ablated_cosines, importance
 from mercato.evaluation.tasks import Tasks
 from mercato.models.build import build_towers, text_configs
 from mercato.models.image_vectors import products_with_vectors
 from mercato.models.model import Model
-from mercato.models.que2search import Channels
+from mercato.models.que2search import Channels, fields_of
 
 NAMES = ("text", "trigrams")
 PRESENT = np.ones((4, 2), bool)
@@ -40,7 +41,7 @@ def test_weights_by_length_are_those_counted_by_hand():
     two, eight, twelve = weights_by_length(NAMES, QUERIES, WEIGHTS)
     assert [(row["length"], row["queries"]) for row in (two, eight, twelve)] == [(2, 2), (8, 1), (12, 1)]
     assert two["weights"]["text"]["mean"] == pytest.approx(0.3)
-    margin = 1.96 * np.sqrt(0.02) / np.sqrt(2)  # s² of .2 and .4 is .02
+    margin = 1.959964 * np.sqrt(0.02) / np.sqrt(2)  # s² of .2 and .4 is .02
     assert two["weights"]["text"]["interval"] == pytest.approx([0.3 - margin, 0.3 + margin])
     assert eight["weights"]["trigrams"] == {"mean": 0.1, "interval": None}
 
@@ -133,11 +134,22 @@ def test_channels_that_stand_in_for_each_other_count_as_a_group():
 
 def test_channels_are_grouped_by_the_field_they_read():
     names = ("title_text", "title_trigrams", "description_text", "images")
-    assert groups_of(names) == {
+    assert fields_of(names) == {
         "title": ("title_text", "title_trigrams"),
         "description": ("description_text",),
         "images": ("images",),
     }
+    assert fields_of(("text", "trigrams", "country")) == {"text": ("text", "trigrams"), "country": ("country",)}
+
+
+def test_only_what_surely_costs_order_is_said_to_matter():
+    def result(**fields: tuple[float, list[float]]) -> dict:
+        kinds = {name: {"missing": {"roc_auc": auc, "interval": span}} for name, (auc, span) in fields.items()}
+        return {"roc_auc": 0.8, "importance": {"product": {"channels": kinds}}}
+
+    told = _leaders(result(images=(0.7, [-0.2, 0.01]), title=(0.75, [-0.06, -0.04]), country=(0.79, [-0.02, -0.001])))
+    assert "<b>title</b> matters most" in told and "without country" in told and "photos" not in told
+    assert "no field" in _leaders(result(images=(0.7, [-0.2, 0.01])))
 
 
 def test_without_pairs_of_both_kinds_there_is_no_auc():
@@ -167,7 +179,7 @@ def test_a_channel_that_is_replaced_by_nothing_is_a_field_left_out(tiny_run, tin
     table = products_with_vectors(tiny_market, model, tiny_run).slice(0, 20)
     found = encode_products(model, table)
     towards = torch.from_numpy(model.encode_queries(["red sofa"] * 20, "us"))
-    cosines = ablated_cosines(found, np.arange(20), towards, groups_of(found.names), "missing")[group]
+    cosines = ablated_cosines(found, np.arange(20), towards, fields_of(found.names), "missing")[group]
     without = model.encode_products([row | fields for row in table.to_pylist()])
     np.testing.assert_allclose(cosines, (without * towards.numpy()).sum(1), atol=1e-4)
 
@@ -192,7 +204,7 @@ def test_a_run_is_explained_on_its_test_questions(explained, tiny_run, tiny_mark
         for section in result["importance"][tower].values():
             for replacement in ("missing", "other"):
                 assert sum(kinds[replacement]["share"] for kinds in section.values()) == pytest.approx(1)
-    assert "groups" not in result["importance"]["query"], "the query tower reads no field twice"
+    assert set(result["importance"]["query"]["groups"]) == {"text", "country"}
     assert set(result["importance"]["product"]["groups"]) == {"title", "description", "language", "country", "images"}
 
 

@@ -79,12 +79,21 @@ def test_popular_is_what_the_training_days_asked_most(market: Market, words: Wor
     more = [
         {"query": "Red  SOFA", "country": None, "product_id": f"p{n}", "label": 1, "split": "train"} for n in (0, 4)
     ]
+    abroad = [  # one product in many countries is one product
+        {"query": "teal", "country": c, "product_id": p, "label": 1, "split": "train"}
+        for c in ("us", "mx", "es", "de", "fr")
+        for p in ("p0", "p2")
+    ]
     later = [
         {"query": "green", "country": None, "product_id": f"p{n}", "label": 1, "split": "future"} for n in range(9)
     ]
     left = [{"query": "grey", "country": None, "product_id": f"p{n}", "label": 0, "split": "train"} for n in range(9)]
     pairs = pl.concat(
-        [market.frame("pairs").select(more[0].keys()), pl.DataFrame([*more, *later, *left])], how="vertical_relaxed"
+        [
+            market.frame("pairs").select(more[0].keys()),
+            pl.DataFrame([*abroad, *more, *later, *left], infer_schema_length=None),
+        ],
+        how="vertical_relaxed",
     )
     understanding = Understanding.of(head, Evaluation.of(words, market, pairs=pairs), pairs)
     assert understanding.predicted["popular"][0][:2] == ["red sofa", "blue dress"]

@@ -73,7 +73,7 @@ def test_a_table_and_its_rows_are_one(predictor, tiny_market):
 def test_photos_served_are_photos_trained_on(predictor, tiny_market: Market, tiny_run):
     table = tiny_market.arrow("products").slice(0, 20)
     trained = photo_vectors(tiny_market, tiny_run, predictor.featurizer.spec.max_images)
-    served = predictor._image_vectors(table.to_pylist())
+    served = predictor.image_vectors(table.to_pylist())
     assert served is not None
     for one, other in zip(trained, served, strict=False):
         assert (one is None) == (other is None)

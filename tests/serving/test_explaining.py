@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from served import WRITE
+from served import WRITE, wait_until
 
 from mercato.serving.catalogue import Catalogue
 from mercato.serving.explaining import Explainer
@@ -75,6 +77,37 @@ def test_a_word_said_twice_is_left_out_once_and_only_the_first_words_are(start):
     assert told["words"][0]["change"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_listings_words_are_those_of_its_attributes_too_and_signs_are_no_words(start):
+    client = start(ByHand())
+    new = {"product_id": "new", "title": "chair", "country": "gb", "attributes": {"colour": "Crimson red"}}
+    assert client.post("/v1/products", json={"products": [new]}, headers=WRITE).status_code == 200
+    told = explain(client, query="crimson & chair sofa", product_id="new")
+    assert [word["shared"] for word in told["words"]] == [True, None, True, False]
+
+
+def test_those_without_the_key_cannot_keep_embedding_waiting(start):
+    release = threading.Event()
+
+    class Slow(ByHand):
+        def encode_products(self, products):
+            if len(products) > 1:  # an explanation
+                release.wait(20)
+            return super().encode_products(products)
+
+    client = start(Slow())
+    own = {"products": [{"product_id": "n", "title": "red", "country": "gb"}]}
+    with ThreadPoolExecutor(12) as pool:
+        body = {"query": "red chair", "product_id": "p00"}
+        waiting = [pool.submit(client.post, "/v1/explain", json=body) for _ in range(12)]
+        wait_until(lambda: sum(future.done() for future in waiting) == 7)
+        assert client.get("/v1/products/p00/queries").status_code == 503
+        assert client.post("/v1/embed", json=own, headers=WRITE).status_code == 200
+        release.set()
+        answers = [future.result() for future in waiting]
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [503] * 7
+    assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
+
+
 def test_it_is_the_product_as_it_is_now(start):
     client = start(ByHand())
     new = {"product_id": "new", "title": "red chair", "country": "gb"}
@@ -105,11 +138,15 @@ def test_a_wrong_field_is_named(client, body, field):
 def test_what_there_is_not_and_what_is_too_much(client):
     answer = client.post("/v1/explain", json={"query": "red", "product_id": "nobody"})
     assert answer.status_code == 404 and "product_id" in answer.json()["detail"]
+    answer = client.post("/v1/explain", json={"query": " ", "product_id": "p00"})
+    assert answer.json()["detail"] == "query: is blank: give the words that were searched for"
     answer = client.post("/v1/explain", json={"query": "a" * 2**20, "product_id": "p00"})
     assert answer.status_code == 413
 
 
 # --- a real run
+
+READ = ("title", "description", "language", "country", "images")
 
 
 @pytest.fixture
@@ -125,7 +162,7 @@ def test_a_run_is_explained_by_what_it_reads_and_photos_are_read_once(
 ):
     predictor = Predictor(tiny_run, tiny_market.path)
     rows = tiny_market.arrow("products").to_pylist()
-    row = next(row for row in rows if row["images"] and row["description"] and row["language"])
+    row = next(row for row in rows if all(row[field] for field in READ))
     encode, read = predictor.image_encoder.encode, []
 
     def counting(products, *given):
@@ -136,8 +173,15 @@ def test_a_run_is_explained_by_what_it_reads_and_photos_are_read_once(
     monkeypatch.setattr(predictor.image_encoder, "encode", counting)
 
     request = ExplainIn(query="red sofa", country=row["country"], product_id=row["product_id"])
-    told = Explainer(predictor, tiny_catalogue).explain(request)
+    embedded, product_vectors = [], predictor.product_vectors
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            predictor, "product_vectors", lambda f: (embedded.append(len(f["country"])), product_vectors(f))[1]
+        )
+        told = Explainer(predictor, tiny_catalogue).explain(request)
     assert len(read) == len(row["images"])
+    assert embedded == [1 + len(READ)], "the product, and without each of the fields that the run reads"
+    assert len(predictor.cache) == 1, "only what was asked"
     found = changes(told["product"])
     assert set(found) <= {"title", "description", "images", "language", "country"}
 

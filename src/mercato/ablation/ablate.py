@@ -15,6 +15,7 @@ from mercato.ablation.table import build, markdown
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.evaluation.bootstrap import point
 from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.systems import RandomSystem
 from mercato.evaluation.tasks import Tasks
@@ -35,7 +36,7 @@ def ablate(
         market: to train and measure on.
         out: gets `STUDY.json`, `STUDY.md`, `STUDY.html`, and `runs/`, which studies share: a run is named by its recipe
             and its market, and what is there is not done again.
-        jobs: processes at once, which share the cores; None: one a core.
+        jobs: processes at once, which share the cores; None: one a core, or one in all where there is a GPU.
         keep: keep each run whole (weights, ONNX towers); else its recipe, history and figures.
 
     Returns:
@@ -70,13 +71,20 @@ def require_metric(market: Market, metric: str) -> None:
     """Make sure that the market's tables allow a metric, by measuring chance.
 
     Raises:
-        MercatoError: they do not; the message names those that they allow in that part.
+        MercatoError: they do not; the message names those that they allow.
     """
     part, _, name = metric.partition(".")
     tasks = Tasks.read(market, "test")
     chance = Evaluation(market, tasks, {OURS: RandomSystem(len(tasks.product_ids), 0)}, 0)
     if part not in chance.parts:
-        raise MercatoError(f"metric: {metric} cannot be measured on {market.path}; it allows {', '.join(chance.parts)}")
-    known = chance.part(part, OURS)[0]
+        allowed = f"allows {', '.join(chance.parts)}" if chance.parts else "has no test judgments and no engaged pairs"
+        raise MercatoError(f"metric: {metric} cannot be measured on {market.path}; it {allowed}")
+    known, counts = chance.part(part, OURS)
     if name not in known:
         raise MercatoError(f"metric: {part} has no {name}; it has {', '.join(known)}")
+    defined = [each for each, statistic in known.items() if point(statistic, counts["queries"]) is not None]
+    if name not in defined:
+        raise MercatoError(
+            f"metric: {metric} is undefined on {market.path}, which has no relevant and irrelevant pairs to compare;"
+            f" defined there: {', '.join(defined) or 'nothing'}"
+        )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 from mercato.ablation.charts import forest, learning
-from mercato.ablation.table import COLUMNS, KEY, cells, score, source
+from mercato.ablation.table import COLUMNS, KEY, cells, made, score, source
+from mercato.evaluation.html import document, legend, today
 
 Tree = dict[str, Any]
 
@@ -27,22 +26,16 @@ MARKS = {"agrees": "better", "disagrees": "worse", "unsure": "unsure"}
 
 def page(table: Tree) -> str:
     """The whole page; it needs nothing beside it, and follows light, dark and print."""
-    css = files("mercato.evaluation").joinpath("report.css").read_text() + STYLE
-    today = datetime.now(UTC).strftime("%d %B %Y").lstrip("0")
     reference = f" · {escape(table['reference'])}" if table["reference"] else ""
     sections = [
-        f'<div class="eyebrow">Ablation study{reference} · {today}</div><h1>{escape(table["title"])}</h1>'
+        f'<div class="eyebrow">Ablation study{reference} · {today()}</div><h1>{escape(table["title"])}</h1>'
         f'<p class="lead">{escape(table["note"])} {escape(score(table))}</p>',
         _table(table),
         _forest(table),
         _curves(table),
         _facts(table),
     ]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(table["title"])}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{css}</style></head>'
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
+    return document(table["title"], sections, STYLE)
 
 
 def _table(table: Tree) -> str:
@@ -76,14 +69,14 @@ def _forest(table: Tree) -> str:
         )
         for row in steps
     ]
-    legend = (
+    key = (
         '<div class="legend"><span class="better"><i></i><b>the paper\'s sign</b></span>'
         '<span class="worse"><i></i><b>the other sign</b></span>'
         '<span class="unsure"><i></i><b>cannot be told from 0</b></span><span><b>◇ the paper\'s step</b></span></div>'
     )
     return (
         '<h2>What each step is worth</h2><p class="soft">Difference to the row that a row starts from, with its 95 %'
-        f' interval.</p><div class="panel"><div class="scroll">{forest(marks)}</div>{legend}</div>'
+        f' interval.</p><div class="panel"><div class="scroll">{forest(marks)}</div>{key}</div>'
     )
 
 
@@ -103,7 +96,7 @@ def _curves(table: Tree) -> str:
     every = [point for curves in by_row.values() for stages in curves for stage in stages for point in stage]
     if not every:
         return ""
-    bests = [max(value for _, value in stages[0]) for curves in by_row.values() for stages in curves if stages[0]]
+    bests = [max(value for _, value in stages[0]) for curves in by_row.values() for stages in curves if any(stages[:1])]
     best, worst, last = max(value for _, value in every), min(bests), max(epoch for epoch, _ in every)
     around = (best - worst) or 0.01  # as much below the worst row's best as the rows differ: where the differences show
     low, high = worst - around, best + 0.1 * around
@@ -112,12 +105,11 @@ def _curves(table: Tree) -> str:
         for name, curves in by_row.items()
     )
     stages = max(len(stages) for curves in by_row.values() for stages in curves)
-    numbered = "".join(f'<span class="s{stage % 5}"><i></i><b>stage {stage + 1}</b></span>' for stage in range(stages))
-    legend = f'<div class="legend">{numbered}</div>' if stages > 1 else ""
+    numbered = legend([(f"stage {stage + 1}", f"s{stage % 5}") for stage in range(stages)]) if stages > 1 else ""
     return (
         '<h2>Learning curves</h2><p class="soft">Validation ROC AUC by epoch, one line a seed; the steep beginning is'
         " left out. A later stage starts from the best epoch of the one before.</p>"
-        f'{legend}<div class="curves">{panels}</div>'
+        f'{numbered}<div class="curves">{panels}</div>'
     )
 
 
@@ -154,6 +146,7 @@ def _facts(table: Tree) -> str:
         f'<h2>Every figure</h2><div class="panel scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'
         '<p class="soft"><small>Means over seeds.</small></p><h2>Rows</h2><div class="panel"><p class="soft">Changes'
         f" to the recipe {escape(table['recipe'])}.</p><dl>{changes}</dl></div>"
+        f'<p class="soft"><small>{escape(made(table))}</small></p>'
     )
 
 

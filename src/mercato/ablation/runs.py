@@ -18,7 +18,7 @@ from rich.markup import escape
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.models.run import WEIGHTS
+from mercato.models.run import PRODUCT_TOWER, WEIGHTS
 from mercato.progress import note, track
 
 MEASURES, REPLICATES = "measures.json", "replicates.npz"
@@ -44,24 +44,24 @@ def run_name(recipe: Recipe, fingerprint: str) -> str:
 
 
 def is_measured(run: Path, keep: bool) -> bool:
-    """Whether nothing is left to do; a run to keep must still have its weights."""
-    return (run / MEASURES).is_file() and (not keep or (run / WEIGHTS).is_file())
+    """Whether nothing is left to do; a run to keep must also have its weights and ONNX towers."""
+    return all((run / name).is_file() for name in (MEASURES, *((WEIGHTS, PRODUCT_TOWER) if keep else ())))
 
 
 def do_missing(jobs: Sequence[Job], market: Market, *, at_once: int | None, keep: bool) -> None:
-    """Do every job whose run is not there yet, `at_once` processes together (None: one a core), which share the cores.
+    """Do every job whose run is not there yet, `at_once` processes together, which share the cores.
 
-    A job that fails does not stop the others.
+    None is one a core, or one in all where there is a GPU. A job that fails does not stop the others.
 
     Raises:
         MercatoError: a job failed, after all were tried; the message names row and seed, and says why.
     """
     distinct = {job.run: job for job in reversed(jobs)}  # the first that wants a run gives it its name
     missing = [job for job in jobs if distinct[job.run] is job and not is_measured(job.run, keep)]
-    at_once = at_once or os.cpu_count() or 1
+    at_once = min(at_once or _together(), max(1, len(missing)))
     shared = len(jobs) - len(distinct)
     note(
-        f"  {len(jobs)} runs ({shared} of them shared), {len(missing)} to do, {min(at_once, len(missing))} at once"
+        f"  {len(jobs)} runs ({shared} of them shared), {len(missing)} to do, {at_once} at once"
         if missing
         else f"  {len(jobs)} runs, all there"
     )
@@ -82,6 +82,13 @@ def do_missing(jobs: Sequence[Job], market: Market, *, at_once: int | None, keep
             "\n".join(failures) + f"\n{len(failures)} of {len(missing)} runs failed; {kept} are kept: the same command"
             " picks up there"
         )
+
+
+def _together() -> int:
+    """As many as the machine does best together."""
+    import torch  # it takes seconds
+
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def _work_off(jobs: Sequence[Job], market: Market, at_once: int, keep: bool) -> Iterator[tuple[Job, float, str | None]]:
@@ -125,7 +132,9 @@ def _failure(job: Job, code: int) -> str | None:
         log.unlink(missing_ok=True)
         return None
     said = log.read_text(errors="replace").strip()
-    why = said[said.rfind("error: ") + 7 :] if "\nerror: " in f"\n{said}" else "\n".join(said.splitlines()[-3:])
+    _, told, why = f"\n{said}".rpartition("\nerror: ")
+    if not told:
+        why = "\n".join(said.splitlines()[-3:])
     killed = f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}; " if code < 0 else ""
     return f"{killed}{why or 'said nothing'} (all of it: {log})"
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mercato.evaluation.arrays import FloatArray
+from mercato.evaluation.bootstrap import NORMAL_95
 
-NORMAL = 1.959964  # .975 quantile
 STUDENT = (12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216)  # of 1 … 9 degrees
 
 
@@ -46,7 +46,7 @@ def student(degrees: int) -> float:
     """The .975 quantile of Student's t: a table up to 9 degrees, then Cornish and Fisher's expansion (to 1e-4)."""
     if degrees <= len(STUDENT):
         return STUDENT[degrees - 1]
-    z = NORMAL
+    z = NORMAL_95
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
@@ -74,4 +74,4 @@ def difference(ours_S: FloatArray, theirs_S: FloatArray, ours_SR: FloatArray, th
     spread_R = (ours_SR - theirs_SR).mean(axis=0)
     spread_R = spread_R[~np.isnan(spread_R)]
     error = float(np.std(spread_R, ddof=1)) if len(spread_R) > 1 else 0.0
-    return Difference(float(differences_S.mean()), seed_half_width(differences_S), NORMAL * error)
+    return Difference(float(differences_S.mean()), seed_half_width(differences_S), NORMAL_95 * error)

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mercato.config import Frozen, Recipe, load_recipe, shipped_folder
 from mercato.errors import MercatoError
@@ -17,8 +17,6 @@ BASE = "base"  # what a row starts from that starts from no row: the recipe with
 
 class Row(Frozen):
     """One line of the table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     name: str = Field(min_length=1)
     changes: tuple[str, ...] = Field((), alias="set")  # as `mercato train --set`: "stages.0.epochs=3"
@@ -45,8 +43,6 @@ class Study(Frozen):
     reference: str = ""  # the paper and its table
     changes: tuple[str, ...] = Field((), alias="set")  # of every row
     rows: tuple[Row, ...] = Field(min_length=1)
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @field_validator("metric")
     @classmethod

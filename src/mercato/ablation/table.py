@@ -28,9 +28,9 @@ VERDICTS = {"agrees": "✓", "disagrees": "✗", "unsure": "≈"}
 KEY = "✓ the paper's sign, ✗ the other sign, ≈ our interval holds 0"
 
 
-def method(study: Study | Mapping[str, Any]) -> str:
+def method(study: Study) -> str:
     """What the ± and the brackets of a table mean."""
-    seeds = len(study["seeds"] if isinstance(study, Mapping) else study.seeds)
+    seeds = len(study.seeds)
     step = "Step: the difference to the row that a row starts from, paired by seed and by query"
     if seeds == 1:
         return (
@@ -94,6 +94,8 @@ def build(study: Study, market: Market, fingerprint: str, runs: Sequence[Sequenc
         "n": measured[0][0][0]["n"][study.metric.partition(".")[0]],
         "note": OTHER_MARKET,
         "method": method(study),
+        "mercato": _distinct(measured, "mercato"),  # versions of the code
+        "measured": _distinct(measured, "measured"),  # days, UTC
         "rows": rows,
     }
 
@@ -109,6 +111,10 @@ def _read(run: Path, metric: str) -> tuple[Tree, float, FloatArray]:
         return content, figures[part][name], replicates[metric]
 
 
+def _distinct(measured: Sequence[Sequence[tuple[Tree, float, FloatArray]]], field: str) -> list[str]:
+    return sorted({content[field] for row in measured for content, _, _ in row if field in content})
+
+
 def _step(study: Study, number: int, parent: int, values_NS: FloatArray, replicates_NSR: FloatArray) -> Tree:
     found = difference(values_NS[number], values_NS[parent], replicates_NSR[number], replicates_NSR[parent])
     row, above = study.rows[number], study.rows[parent]
@@ -116,14 +122,15 @@ def _step(study: Study, number: int, parent: int, values_NS: FloatArray, replica
     low, high = found.interval
     sign = row.paper_relative if paper is None else paper
     verdict = None
-    if sign is not None:
+    if sign:  # a step of 0 in the paper has none
         verdict = "unsure" if low <= 0 <= high else "agrees" if found.value * sign > 0 else "disagrees"
+    start = float(values_NS[parent].mean())
     return {
         "value": found.value,
         "interval": [low, high],
         "half_width_seeds": found.seeds,
         "half_width_queries": found.queries,
-        "relative": 100 * found.value / float(values_NS[parent].mean()),  # percent
+        "relative": 100 * found.value / start if row.paper_relative is not None and start else None,  # percent
         "paper": None if paper is None else round(paper, 6),
         "paper_relative": row.paper_relative,  # percent
         "verdict": verdict,
@@ -158,7 +165,7 @@ def cells(row: Tree) -> tuple[str, ...]:
     spread = "" if row["half_width"] is None else f" ± {figure(row['half_width'])}"
     ours = ""
     if step:
-        relative = f" ({step['relative']:+.1f} %)".replace("-", "−") if step["paper_relative"] is not None else ""
+        relative = "" if step["relative"] is None else f" ({step['relative']:+.1f} %)".replace("-", "−")
         ours = f"{signed(step['value'])}{relative} [{signed(step['interval'][0])}, {signed(step['interval'][1])}]"
     return (
         row["name"],
@@ -215,6 +222,15 @@ def source(table: Tree) -> str:
     )
 
 
+def made(table: Tree) -> str:
+    """Which Mercato measured, and when."""
+    if not table["measured"]:
+        return ""
+    first, last = table["measured"][0], table["measured"][-1]
+    days = first if first == last else f"{first} to {last}"
+    return f"Measured by Mercato {', '.join(table['mercato'])}, {days}"
+
+
 def markdown(table: Tree) -> str:
     """The table as GitHub shows it."""
     header = [name or ("row" if not place else "sign") for place, name in enumerate(COLUMNS)]
@@ -228,7 +244,7 @@ def markdown(table: Tree) -> str:
                 f"# {table['title']}{reference}",
                 f"{table['note']} {score(table)}".strip(),
                 "\n".join("| " + " | ".join(line) + " |" for line in lines),
-                f"{source(table)}. {table['method']} {KEY}.",
+                f"{source(table)}. {table['method']} {KEY}. {made(table)}".strip(),
             )
         )
         + "\n"

@@ -10,12 +10,14 @@ import io
 import json
 import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
+from mercato import __version__
 from mercato.ablation.runs import MEASURES, REPLICATES, is_measured
 from mercato.config import Recipe
 from mercato.data.market import Market
@@ -23,11 +25,11 @@ from mercato.errors import MercatoError
 from mercato.evaluation.bootstrap import point, resample
 from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.roc_auc import MONITOR
-from mercato.evaluation.run import HISTORY
 from mercato.files import write_whole
+from mercato.models.export import export
 from mercato.models.image_vectors import products_with_vectors
 from mercato.models.model import Model
-from mercato.models.run import RECIPE, SPEC, WEIGHTS
+from mercato.models.run import HISTORY, PRODUCT_TOWER, RECIPE, SPEC, WEIGHTS, read_history
 from mercato.training.train import BLENDING, train
 
 KEPT = {RECIPE, SPEC, HISTORY, BLENDING, MEASURES, REPLICATES, "README.md"}  # of a run that was measured
@@ -39,7 +41,10 @@ def work(recipe: Recipe, market: Market, run: Path, keep: bool) -> None:
         if not is_measured(run, keep):
             if not (run / WEIGHTS).is_file():
                 train(recipe, market, run, onnx=keep)
-            measure(run, market)
+            elif keep and not (run / PRODUCT_TOWER).is_file():
+                export(Model.load(run), run)
+            if not is_measured(run, keep=False):
+                measure(run, market)
         if not keep:
             _drop_weights(run)
 
@@ -47,8 +52,8 @@ def work(recipe: Recipe, market: Market, run: Path, keep: bool) -> None:
 def measure(run: Path, market: Market) -> None:
     """Write every figure of a run with its bootstrap replicates; queries, resamples and batches are the same for all.
 
-    `measures.json` holds the figures, what they were measured on, the training and its curve; `replicates.npz` an
-    array (R,) for each metric, named as in a study: "relevance.roc_auc".
+    `measures.json` holds the figures, what they were measured on and when by which Mercato, the training and its curve;
+    `replicates.npz` an array (R,) for each metric, named as in a study: "relevance.roc_auc".
     """
     model = Model.load(run)
     model.market_path = market.path
@@ -68,11 +73,13 @@ def measure(run: Path, market: Market) -> None:
     packed = io.BytesIO()
     np.savez_compressed(packed, **replicates)  # type: ignore[arg-type]
     write_whole(run / REPLICATES, packed.getvalue())
-    write_whole(run / MEASURES, json.dumps({"figures": figures, "n": counts, "training": _training(run)}) + "\n")
+    made = {"mercato": __version__, "measured": datetime.now(UTC).date().isoformat()}
+    measures = {"figures": figures, "n": counts, "training": _training(run), **made}
+    write_whole(run / MEASURES, json.dumps(measures) + "\n")
 
 
 def _training(run: Path) -> dict[str, Any]:
-    history = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    history = read_history(run)
     curve = [
         {"stage": row["stage"], "epoch": row["epoch"], "loss": row.get("loss"), "roc_auc": row.get(MONITOR)}
         for row in history
@@ -87,6 +94,7 @@ def _training(run: Path) -> dict[str, Any]:
 
 
 def _drop_weights(run: Path) -> None:
+    (run / WEIGHTS).unlink(missing_ok=True)  # first: half a run must not look like a whole one
     for path in run.iterdir():
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

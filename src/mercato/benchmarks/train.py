@@ -155,8 +155,8 @@ def _mercato(name: str, titles: list[str], descriptions: list[str], batch_size: 
         buckets=recipe.trigrams.buckets,
         query_tokens=TOKENS,
         query_characters=8 * TOKENS,
-        title_tokens=3,
-        description_tokens=TOKENS - 3,
+        title_tokens=0,  # no channel reads it
+        description_tokens=TOKENS,
         countries=(),
         languages=(),
         normalized=False,

@@ -13,9 +13,9 @@ import numpy as np
 
 from mercato.data.normalize import normalize
 from mercato.evaluation.arrays import BoolArray, FloatArray
+from mercato.evaluation.bootstrap import NORMAL_95
 
 SHORT = 5  # characters: below them the paper's trigrams win
-NORMAL_95 = 1.96  # standard errors on either side of a mean
 
 
 def mean_weights(
@@ -40,7 +40,8 @@ def mean_weights(
 def weights_by_length(names: Sequence[str], queries: Sequence[str], weights_RN: FloatArray) -> list[dict[str, Any]]:
     """By length in characters, ascending: `length`, the number of `queries`, and of every channel the mean weight.
 
-    Characters are counted once the query is normalised, as the tower reads it; a mean is as in `mean_and_interval`.
+    Characters are counted once the query is normalised, as trigrams and a tokenizer from scratch read it (a pretrained
+    one reads the query as it is typed, but for white space); a mean is as in `mean_and_interval`.
     """
     lengths_R = query_lengths(queries)
     return [

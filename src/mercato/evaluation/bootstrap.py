@@ -18,6 +18,7 @@ Statistic = Callable[[FloatArray], FloatArray]  # weights (R, Q) → values (R,)
 Interval = tuple[float, float]
 
 RESAMPLES = 1000
+NORMAL_95 = 1.959964  # standard errors on either side of a mean: the normal .975 quantile
 
 
 def query_mean(values_Q: FloatArray) -> Statistic:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import polars as pl
 import pyarrow as pa
@@ -17,7 +17,6 @@ from torch import Tensor
 from mercato.evaluation.arrays import FloatArray
 from mercato.models.model import Model
 from mercato.models.que2search import Channels, Tower
-from mercato.models.run import checked_vectors
 from mercato.progress import track
 from mercato.text.features import Features
 
@@ -62,16 +61,10 @@ def encode_queries(model: Model, queries: pl.DataFrame) -> EncodedTower:
 
 
 def encode_products(model: Model, products: pa.Table) -> EncodedTower:
-    """Encode rows of the products schema, photos given as `image_embeddings`, channel by channel."""
+    """Encode rows of the products schema channel by channel."""
     batches = [
-        _product_features(model, products.slice(start, BATCH).to_pylist())
+        model.featurizer.products(rows, model.image_vectors(rows))
         for start in track(range(0, products.num_rows, BATCH), "channels of products")
+        for rows in [products.slice(start, BATCH).to_pylist()]
     ]
     return EncodedTower.of(model.towers.product, batches)
-
-
-def _product_features(model: Model, rows: list[dict[str, Any]]) -> Features:
-    width = model.featurizer.spec.image_dimension
-    given = [row.get("image_embeddings") for row in rows]
-    images = [checked_vectors(own, width, row) if own else None for own, row in zip(given, rows, strict=True)]
-    return model.featurizer.products(rows, images if width else None)

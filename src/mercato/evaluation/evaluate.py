@@ -36,6 +36,7 @@ from mercato.models.encoder import Encoder
 from mercato.progress import track
 
 OURS = "mercato"
+RESERVED = {OURS, "bm25", "random", "popular"}  # the last is a baseline of query prediction
 PARTS = ("relevance", "engagement", "batch", "knn", "unseen")
 
 Tree = dict[str, Any]
@@ -106,7 +107,7 @@ class Evaluation:
         `products` stands in for the market's table, the same rows, e.g. with photos already turned into vectors.
         Without `baselines` there is no BM25 and no random.
         """
-        reserved = {OURS, "bm25", "random"} & set(others or {})
+        reserved = RESERVED & set(others or {})
         if reserved:
             raise MercatoError(f"an encoder to compare with cannot be called {sorted(reserved)[0]!r}")
         tasks = Tasks.read(market, split, pairs)

@@ -18,12 +18,14 @@ from mercato.evaluation.attention import mean_weights, short_and_long, weights_b
 from mercato.evaluation.charts import decimal
 from mercato.evaluation.encoded import EncodedTower, encode_products, encode_queries
 from mercato.evaluation.explain_report import write_explain_report
-from mercato.evaluation.importance import groups_of, importance
+from mercato.evaluation.html import percent
+from mercato.evaluation.importance import importance
 from mercato.evaluation.roc_auc import roc_auc
 from mercato.evaluation.tasks import Lists, Tasks
 from mercato.files import write_whole
 from mercato.models.image_vectors import products_with_vectors
 from mercato.models.model import Model
+from mercato.models.que2search import fields_of
 
 JSON, HTML = "explain.json", "explain.html"
 MOST_PAIRS = 20_000  # more would not move a share; whole queries are left out at random
@@ -95,10 +97,10 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> dict[str, Any]:
     for tower, (encoded, rows_P, opposite_PD) in pairs.items():
         asked = (rows_P, opposite_PD)
         each = {name: (name,) for name in encoded.names}
-        groups = groups_of(encoded.names)
+        fields = fields_of(encoded.names)
         result["importance"][tower] = {"channels": importance(encoded, *asked, each, lists.groups, labels_P, seed)}
-        if len(groups) < len(each):
-            result["importance"][tower]["groups"] = importance(encoded, *asked, groups, lists.groups, labels_P, seed)
+        if len(fields) < len(each):
+            result["importance"][tower]["groups"] = importance(encoded, *asked, fields, lists.groups, labels_P, seed)
     write_whole(run / JSON, json.dumps(result, indent=2) + "\n")
     write_explain_report(result, run / HTML)
     return result
@@ -144,34 +146,30 @@ def _table(result: dict[str, Any], tower: str) -> Table:
     grid.add_column("")
     for head in heads:
         grid.add_column(head, justify="right")
-    sections = [ablation["channels"], ablation.get("groups", {})]
-    for place, section in enumerate(sections):
-        for name, kinds in section.items():
-            if place and name in ablation["channels"]:
-                continue  # a group of one
-            weight = attention["channels"].get(name) if attention else None
-            missing = kinds["missing"]
-            paper = result["paper"]["importance"][tower].get(name)
-            grid.add_row(
-                name.replace("_", " "),
-                _percent(weight and weight["mean"]),
-                _percent(missing["share"]),
-                _percent(kinds["other"]["share"]),
-                "–" if missing["roc_auc"] is None else decimal(missing["roc_auc"]),
-                _change(missing),
-                _percent(paper),
-            )
-        grid.add_section()
+    weights = {name: weight["mean"] for name, weight in attention["channels"].items()} if attention else {}
+    paper = result["paper"]["importance"][tower]
+    whole = [field for field, channels in fields_of(ablation["channels"]).items() if len(channels) > 1]
+    rows = [(name.replace("_", " "), name, kinds) for name, kinds in ablation["channels"].items()]
+    rows += [(f"{field}, whole", "", ablation["groups"][field]) for field in whole]  # "": neither weight nor paper
+    for place, (label, channel, kinds) in enumerate(rows):
+        if place == len(ablation["channels"]):
+            grid.add_section()
+        missing = kinds["missing"]
+        grid.add_row(
+            label,
+            percent(weights.get(channel)),
+            percent(missing["share"]),
+            percent(kinds["other"]["share"]),
+            "–" if missing["roc_auc"] is None else decimal(missing["roc_auc"]),
+            _change(missing),
+            percent(paper.get(channel)),
+        )
     counts = result["n"]
-    whole = "" if result["roc_auc"] is None else f"; ROC AUC of all together {decimal(result['roc_auc'])}"
-    grid.caption = f"{counts['count']:,} {counts['pairs']} pairs of {counts['queries']:,} queries{whole}"
+    auc = "" if result["roc_auc"] is None else f"; ROC AUC of all together {decimal(result['roc_auc'])}"
+    grid.caption = f"{counts['count']:,} {counts['pairs']} pairs of {counts['queries']:,} queries{auc}"
     if attention is None:
         grid.caption += f"; the fusion {result['fusion']!r} has no attention weights"
     return grid
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
 
 
 def _change(kind: dict[str, Any]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from mercato.evaluation import charts
 from mercato.evaluation.attention import SHORT
 from mercato.evaluation.charts import decimal
+from mercato.evaluation.html import document, legend, percent, signed, today
+from mercato.evaluation.importance import RESAMPLES
 from mercato.files import write_whole
 
 Tree = Mapping[str, Any]
@@ -25,25 +26,18 @@ FEWEST = 3  # queries of a length that the chart shows
 def write_explain_report(result: Tree, path: Path) -> None:
     """Write what `mercato.evaluation.explain.explain_run` returned as one HTML file that needs nothing beside it."""
     sections = [_head(result), _attention(result), _importance(result), _method(result)]
-    style = files("mercato.evaluation").joinpath("report.css").read_text()
-    style += files("mercato.evaluation").joinpath("explain.css").read_text()
+    style = files("mercato.evaluation").joinpath("explain.css").read_text()
     title = f"What {result['recipe']} looks at on {result['market']}"
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
-    write_whole(path, page)
+    write_whole(path, document(title, sections, style))
 
 
 # --- sections
 
 
 def _head(result: Tree) -> str:
-    today = datetime.now(UTC).strftime("%d %B %Y").lstrip("0")
     lead = " ".join(filter(None, (_verdict(result), _leaders(result))))
     return (
-        f'<div class="eyebrow">Explanation of a run · {today}</div>'
+        f'<div class="eyebrow">Explanation of a run · {today()}</div>'
         f"<h1>What {escape(result['recipe'])} looks at on {escape(result['market'])}</h1>"
         f'<p class="lead">{lead}</p>'
     )
@@ -77,7 +71,12 @@ def _leaders(result: Tree) -> str:
         return (
             f"Of a product, the <b>{_name(first)}</b> moves the cosine most: {shares[first]:.0%} of all that moves it."
         )
-    first, *others = sorted(kinds, key=lambda name: kinds[name]["missing"]["roc_auc"])[:3]
+    surely = [name for name, kind in kinds.items() if (kind["missing"]["interval"] or (0, 0))[1] < 0]
+    if not surely:
+        return (
+            "Of a product, <b>no field</b> surely matters: without any one of them the order is no worse beyond chance."
+        )
+    first, *others = sorted(surely, key=lambda name: kinds[name]["missing"]["roc_auc"])[:3]
     left = {name: decimal(kinds[name]["missing"]["roc_auc"]) for name in (first, *others)}
     more = f"; without {' or '.join(f'{_name(name)} to {left[name]}' for name in others)}" if others else ""
     return (
@@ -99,11 +98,11 @@ def _attention(result: Tree) -> str:
         for tower, found in result["attention"].items()
         if found
     )
-    legend = _legend([("this run", "s0"), ("the paper", "s2")])
+    marks = legend([("this run", "s0"), ("the paper", "s2")])
     return (
         '<h2>Attention</h2><p class="soft">Mean weight of every channel in the fusion of its tower; a channel that a'
         " row lacks weighs 0. Whiskers are 95% intervals of the mean.</p>"
-        f"{legend}{means}{_by_length(result)}"
+        f"{marks}{means}{_by_length(result)}"
     )
 
 
@@ -136,7 +135,7 @@ def _by_length(result: Tree) -> str:
     return (
         '<div class="panel"><h3>By the length of the query <small>mean weight, with a 95% band; below, how many'
         f" queries of the test split have that length (those of fewer than {FEWEST} are left out)</small></h3>"
-        f"{_bands(names, shown)}{_legend([(_name(name), _colour(name)) for name in names])}{sides}</div>"
+        f"{_bands(names, shown)}{legend([(_name(name), _colour(name)) for name in names])}{sides}</div>"
     )
 
 
@@ -144,7 +143,7 @@ def _side(part: Tree, side: str) -> str:
     which = f"Under {SHORT} characters" if side == "short" else f"{SHORT} characters and more"
     figures = ", ".join(f"{_name(name)} {_weight(weight)}" for name, weight in part["weights"].items())
     difference = part.get("trigrams_less_text")
-    apart = f"; trigrams less text {_weight(difference, signed=True)}" if difference else ""
+    apart = f"; trigrams less text {_weight(difference, signed)}" if difference else ""
     return f'<p class="side"><b>{which}</b> ({part["queries"]:,} queries): {figures}{apart}.</p>'
 
 
@@ -153,10 +152,7 @@ def _importance(result: Tree) -> str:
     for tower, sections in result["importance"].items():
         paper = result["paper"]["importance"][tower]
         rows = [_row(name, kinds, paper.get(name)) for name, kinds in sections["channels"].items()]
-        grouped = {
-            name: kinds for name, kinds in sections.get("groups", {}).items() if name not in sections["channels"]
-        }
-        if grouped:
+        if "groups" in sections:
             rows.append(
                 '<tr><td class="group" colspan="7">By field <small>its channels replaced together</small></td></tr>'
             )
@@ -186,7 +182,7 @@ def _row(name: str, kinds: Tree, paper: float | None) -> str:
         f"<tr><td>{_name(name)}</td><td>{_bar(missing['share'], 's0')}</td><td>{_bar(other['share'], 's1')}</td>"
         f'<td class="number">{decimal(missing["change"])}</td>'
         f'<td class="number">{_auc(missing)}</td><td class="number">{_auc(other)}</td>'
-        f'<td class="number">{"–" if paper is None else _percent(paper)}</td></tr>'
+        f'<td class="number">{percent(paper)}</td></tr>'
     )
 
 
@@ -196,8 +192,8 @@ def _method(result: Tree) -> str:
     facts = {
         "importance on": f"{n['count']:,} {kind} of {n['queries']:,} queries and {n['products']:,} products",
         "attention on": f"all {n['all_queries']:,} queries of the test split, and those products",
-        "intervals": "attention: mean ± 1.96 standard errors; ROC AUC: 300 bootstrap resamples of the queries",
-        "another's": "of another query or product drawn at random for each pair",
+        "intervals": f"attention: mean ± 1.96 standard errors; ROC AUC: {RESAMPLES} bootstrap resamples of the queries",
+        "another's": "of another query or product of the test split, drawn at random for each pair",
         "fusion": result["fusion"],
         "seed": str(n["seed"]),
         "method": "feature ablation (Captum) of the fused channels; Que2Search (KDD 2021) §3.7",
@@ -261,7 +257,7 @@ def _bar(share: float | None, css: str) -> str:
         return "–"
     return (
         f'<span class="share {css}"><svg viewBox="0 0 100 8" preserveAspectRatio="none"><rect class="track" width="100"'
-        f' height="8"/><rect class="part" width="{100 * share:.1f}" height="8"/></svg><b>{_percent(share)}</b></span>'
+        f' height="8"/><rect class="part" width="{100 * share:.1f}" height="8"/></svg><b>{percent(share)}</b></span>'
     )
 
 
@@ -273,8 +269,8 @@ def _auc(kind: Tree) -> str:
         return decimal(kind["roc_auc"])
     verdict = "better" if span[0] > 0 else "worse" if span[1] < 0 else "unsure"
     return (
-        f'{decimal(kind["roc_auc"])} <span class="{verdict}">{_signed(change)}</span>'
-        f" <small>{_signed(span[0])} to {_signed(span[1])}</small>"
+        f'{decimal(kind["roc_auc"])} <span class="{verdict}">{signed(change)}</span>'
+        f" <small>{signed(span[0])} to {signed(span[1])}</small>"
     )
 
 
@@ -283,13 +279,7 @@ def _rows(result: Tree, tower: str) -> str:
     return f"{n['all_queries']:,} queries" if tower == "query" else f"{n['products']:,} products"
 
 
-def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    marks = "".join(f'<span class="{css}"><i></i><b>{escape(name)}</b></span>' for name, css in entries)
-    return f'<div class="legend">{marks}</div>'
-
-
-def _weight(weight: Tree, signed: bool = False) -> str:
-    figure = _signed if signed else decimal
+def _weight(weight: Tree, figure: Callable[[float], str] = decimal) -> str:
     span = weight["interval"]
     return figure(weight["mean"]) + (f" [{figure(span[0])}, {figure(span[1])}]" if span else "")
 
@@ -300,12 +290,3 @@ def _colour(name: str) -> str:
 
 def _name(channel: str) -> str:
     return NAMES.get(channel, channel.replace("_", " "))
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
-
-
-def _signed(value: float) -> str:
-    sign = "" if abs(value) < 0.0005 else "+" if value > 0 else "−"
-    return sign + decimal(abs(value))

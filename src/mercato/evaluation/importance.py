@@ -22,25 +22,11 @@ from mercato.models.que2search import Channels
 from mercato.progress import track
 
 Replacement = Literal["missing", "other"]
-"""`missing`: zeros, as where a seller left the field out; `other`: the channel of another row drawn at random."""
+"""`missing`: absent, as where a seller left the field out, so that attention is shared anew among what is left;
+`other`: the channel of another row drawn at random, a query or product of the test split."""
 
 BATCH = 2048
 RESAMPLES = 300
-GROUPS = {
-    "title_text": "title",
-    "title_trigrams": "title",
-    "description_text": "description",
-    "description_trigrams": "description",
-}
-
-
-def groups_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Channels by the field that they read: title_text and title_trigrams are the title."""
-    found: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        group = GROUPS.get(name, name)
-        found[group] = (*found.get(group, ()), name)
-    return found
 
 
 def ablated_cosines(

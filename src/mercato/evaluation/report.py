@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from mercato.evaluation import charts
 from mercato.evaluation.charts import decimal
 from mercato.evaluation.details import Details, Example, Result
 from mercato.evaluation.evaluate import OURS, PARTS
+from mercato.evaluation.html import document, legend, signed, today
 from mercato.evaluation.roc_auc import MONITOR
 from mercato.evaluation.understanding import BASELINES, PART, UnderstoodProduct
 from mercato.evaluation.understanding import PARTS as OF_PRODUCTS
@@ -77,13 +76,7 @@ def write_report(
         _table(metrics),
         _facts(metrics, details, recipe_text),
     ]
-    style = files("mercato.evaluation").joinpath("report.css").read_text()
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
-    write_whole(Path(path), page)
+    write_whole(Path(path), document(title, sections))
 
 
 # --- sections
@@ -91,9 +84,8 @@ def write_report(
 
 def _head(metrics: Tree, title: str) -> str:
     cards = "".join(_card(metrics, part, metric) for part, metric in HEADLINES if metric in metrics.get(part, {}))
-    today = datetime.now(UTC).strftime("%d %B %Y").lstrip("0")
     return (
-        f'<div class="eyebrow">Evaluation report · {today}</div><h1>{escape(title)}</h1>'
+        f'<div class="eyebrow">Evaluation report · {today()}</div><h1>{escape(title)}</h1>'
         f'<p class="lead">{_summary(metrics)}</p><div class="cards">{cards}</div>'
     )
 
@@ -138,7 +130,7 @@ def _delta(metrics: Tree, part: str, metric: str) -> str:
     low, high = span
     difference = metrics[part][metric] - metrics["baselines"]["bm25"][part][metric]
     verdict = "better" if low > 0 else "worse" if high < 0 else "unsure"
-    return f'<div class="delta {verdict}">{_signed(difference)} on BM25 [{_signed(low)}, {_signed(high)}]</div>'
+    return f'<div class="delta {verdict}">{signed(difference)} on BM25 [{signed(low)}, {signed(high)}]</div>'
 
 
 def _comparison(metrics: Tree) -> str:
@@ -160,11 +152,11 @@ def _comparison(metrics: Tree) -> str:
             f'<div class="panel"><h3>{title} <small>{meaning} · {_counted(metrics["n"][part])}</small></h3>'
             f'<div class="scroll">{charts.dot_whisker(rows)}</div></div>'
         )
-    legend = _legend([(_name(system), css) for system, (css, _) in systems.items()])
+    marks = legend([(_name(system), css) for system, (css, _) in systems.items()])
     return (
         "<h2>Against the baselines</h2>"
         '<p class="soft">Dots are the figures, whiskers 95% bootstrap intervals over queries.</p>'
-        f"{legend}{''.join(panels)}"
+        f"{marks}{''.join(panels)}"
     )
 
 
@@ -214,7 +206,7 @@ def _understanding(metrics: Tree, understood: Sequence[UnderstoodProduct]) -> st
         '<p class="soft">The head’s likeliest queries of a product, against those with which people went on to engage'
         " with it. BM25 takes the queries that share words with the title. New: products that"
         " nobody engaged with before. Whiskers are over products.</p>"
-        f"{_legend([(_name(name), f's{place}') for place, name in enumerate(systems)])}"
+        f"{legend([(_name(name), f's{place}') for place, name in enumerate(systems)])}"
         f'<div class="panel"><h3>Predicted queries <small>{counted}</small></h3>'
         f'<div class="scroll">{charts.dot_whisker(rows)}</div></div>'
         + (f'<div class="panel products">{shown}</div>' if shown else "")
@@ -228,12 +220,12 @@ def _curves(details: Details, metrics: Tree) -> str:
     series = [(_name(name), systems[name][0], details.curves[name]) for name in systems if name in details.curves]
     roc = charts.lines(series, x_label="false positive rate", y_label="true positive rate", square=True)
     kinds = details.split_name.removesuffix(" pairs").split(" against ")
-    legend = _legend([(kind, css) for kind, css in zip(kinds, ("relevant", "irrelevant"), strict=True)])
+    marks = legend([(kind, css) for kind, css in zip(kinds, ("relevant", "irrelevant"), strict=True)])
     return (
         f'<h2>How well scores separate</h2><p class="soft">{escape(details.split_name.capitalize())}.</p>'
         f'<div class="grid2"><div class="panel"><h3>ROC curves</h3>{roc}'
-        f"{_legend([(name, css) for name, css, _ in series])}</div>"
-        f'<div class="panel"><h3>Cosines of both kinds</h3>{charts.histogram(*details.histogram, "cosine")}{legend}'
+        f"{legend([(name, css) for name, css, _ in series])}</div>"
+        f'<div class="panel"><h3>Cosines of both kinds</h3>{charts.histogram(*details.histogram, "cosine")}{marks}'
         "</div></div>"
     )
 
@@ -256,14 +248,14 @@ def _training(history: Sequence[Tree]) -> str:
         if named:
             series = [(name, f"s{place % 5}", points) for place, (name, points) in enumerate(named.items())]
             chart = charts.lines(series, x_label="epoch", whole_x=True)
-            legend = _legend([(name, css) for name, css, _ in series])
+            marks = legend([(name, css) for name, css, _ in series])
             heading = "Loss" if len(stages) == 1 else f"Loss of stage {number}"
-            panels.append(f'<div class="panel"><h3>{heading}</h3>{chart}{legend}</div>')
+            panels.append(f'<div class="panel"><h3>{heading}</h3>{chart}{marks}</div>')
         done += max(int(row["epoch"]) for row in rows)
     if validated:
         chart = charts.lines(validated, x_label="epoch", whole_x=True)
-        legend = _legend([(name, css) for name, css, _ in validated]) if len(validated) > 1 else ""
-        panels.insert(0, f'<div class="panel"><h3>Validation ROC AUC</h3>{chart}{legend}</div>')
+        marks = legend([(name, css) for name, css, _ in validated]) if len(validated) > 1 else ""
+        panels.insert(0, f'<div class="panel"><h3>Validation ROC AUC</h3>{chart}{marks}</div>')
     seconds = sum(row.get("seconds", 0) for row in history)
     took = f" in {seconds / 60:.1f} minutes" if seconds >= 60 else f" in {seconds:.0f} s" if seconds else ""
     text = f"{done} epoch{'s' * (done != 1)}{took}; a stage begins with the best epoch of the one before."
@@ -350,14 +342,6 @@ def _tile(result: Result) -> str:
     )
 
 
-def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    return (
-        '<div class="legend">'
-        + "".join(f'<span class="{css}"><i></i><b>{escape(name)}</b></span>' for name, css in entries)
-        + "</div>"
-    )
-
-
 def _figure(value: float | None, span: tuple[float, float] | None) -> str:
     if value is None:
         return "–"
@@ -376,7 +360,3 @@ def _name(system: str) -> str:
 
 def _metric(metric: str) -> str:
     return METRICS.get(metric, metric)
-
-
-def _signed(value: float) -> str:
-    return ("+" if value >= 0 else "−") + decimal(abs(value))

@@ -21,6 +21,7 @@ from mercato.files import write_whole
 from mercato.models.encoder import Encoder
 from mercato.models.image_vectors import products_with_vectors
 from mercato.models.model import Model
+from mercato.models.run import read_history
 
 HEADLINES = (
     ("relevance", "roc_auc", "relevance ROC AUC"),
@@ -32,7 +33,7 @@ HEADLINES = (
     ("knn", "recall@100", "KNN recall@100"),
     ("unseen", "recall@10", "KNN recall@10, pairs new to the log"),
 )
-METRICS, REPORT, HISTORY = "metrics.json", "report.html", "history.jsonl"
+METRICS, REPORT = "metrics.json", "report.html"
 
 
 def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None = None) -> dict[str, Any]:
@@ -56,14 +57,12 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
     if understanding:
         understanding.add_to(metrics)
     write_whole(run / METRICS, json.dumps(metrics, indent=2) + "\n")
-    log = run / HISTORY
-    history = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     write_report(
         metrics,
         run / REPORT,
         title=f"{model.recipe.name} on {market.config.name}",
         recipe_text=model.recipe.toml(),
-        history=history,
+        history=read_history(run),
         details=collect_details(evaluation),
         examples=collect_examples(evaluation),
         understood=understanding.examples() if understanding else (),

@@ -182,7 +182,8 @@ def scores(predicted: Sequence[Sequence[str]], truths: Sequence[AbstractSet[str]
 def _popular(pairs: pl.DataFrame) -> list[str]:
     """The queries that the most products of the training days were engaged with."""
     train = pairs.filter((pl.col("label") >= 1) & (pl.col("split").fill_null("train") == "train"))
-    counts = train["query"].map_elements(normalize, pl.String).value_counts(name="n")
+    asked = train.select(pl.col("query").map_elements(normalize, pl.String), "product_id").unique()
+    counts = asked["query"].value_counts(name="n")
     return counts.sort(["n", "query"], descending=[True, False])["query"].head(DEPTH).to_list()
 
 

@@ -33,6 +33,15 @@ GROUPS = {
 TOKENS = {"text": "text_tokens", "title_text": "title_tokens", "description_text": "description_tokens"}
 
 
+def fields_of(channels: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """A tower's channels by the field that they read: title_text and title_trigrams are the title."""
+    found: dict[str, tuple[str, ...]] = {}
+    for channel in channels:
+        field = GROUPS.get(channel, channel)
+        found[field] = (*found.get(field, ()), channel)
+    return found
+
+
 class Channels(NamedTuple):
     """What a tower's encoders make of a batch, before fusion."""
 

@@ -23,7 +23,7 @@ from mercato.text.features import Features, FeatureSpec, Featurizer
 from mercato.text.tokenizer import load_tokenizer
 
 RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"
-RETRIEVAL, QUERIES = "retrieval.json", "queries.json"
+RETRIEVAL, QUERIES, HISTORY = "retrieval.json", "queries.json", "history.jsonl"
 QUERY_TOWER, PRODUCT_TOWER = "query_tower.onnx", "product_tower.onnx"
 BATCH = 256
 
@@ -64,6 +64,10 @@ class RunEncoder(ABC):
 
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
         """Query strings of searchers in `country` → (n, D) float32, unit length."""
+        return self.encode_queries_once(queries, country)
+
+    def encode_queries_once(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
+        """As `encode_queries`, for strings that nobody will ask again: past every cache."""
         batches = [
             self.query_vectors(self.featurizer.queries(batch, [country] * len(batch))) for batch in _batches(queries)
         ]
@@ -76,8 +80,7 @@ class RunEncoder(ABC):
         """
         rows = products.to_pylist() if isinstance(products, pa.Table) else products
         batches = [
-            self.product_vectors(self.featurizer.products(batch, self._image_vectors(batch)))
-            for batch in _batches(rows)
+            self.product_vectors(self.featurizer.products(batch, self.image_vectors(batch))) for batch in _batches(rows)
         ]
         return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
 
@@ -100,7 +103,14 @@ class RunEncoder(ABC):
             raise MercatoError(f"run {self.recipe.name}: {NO_HEAD}")
         return self.query_head.predict(self.encode_products(products), k)
 
-    def _image_vectors(self, products: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32] | None] | None:
+    def image_vectors(self, products: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32] | None] | None:
+        """Each product's `image_embeddings`, else those of its photos: (n, V), None for none.
+
+        None in place of the list where the towers read no photos.
+
+        Raises:
+            MercatoError: given vectors are not finite vectors of V numbers.
+        """
         spec = self.featurizer.spec
         if "images" not in spec.product_channels:
             return None
@@ -137,6 +147,12 @@ def load_radius(run: Path) -> float | None:
     """What `save_radius` wrote."""
     radius: float | None = json.loads((run / RETRIEVAL).read_text())["radius"]
     return radius
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """What training logged, a row an epoch (`mercato.training.train`); nothing where it has not begun."""
+    log = run / HISTORY
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
 
 
 def load_image_encoder(run: Path, threads: int = 1) -> ImageEncoder | None:

@@ -81,6 +81,7 @@ def create_app(
     reading = Gate("search", settings.searches, settings.waiting, settings.timeout_seconds)
     writing = Gate("write", 2, settings.waiting, settings.timeout_seconds)
     embedding = Gate("embed", 1, 8, settings.timeout_seconds)  # apart: it is heavy, and searches must not wait for it
+    explaining = Gate("explain", 1, 4, settings.timeout_seconds)  # anyone may ask: it must not take embedding's place
     facts = market_facts(market, catalogue.documents())
     page = _PageFiles(directory=_PAGE)
 
@@ -94,6 +95,7 @@ def create_app(
         reading.close()
         writing.close()
         embedding.close()
+        explaining.close()
         ingestion.stop()
 
     app = FastAPI(
@@ -112,7 +114,7 @@ def create_app(
     @app.post("/v1/explain", response_model=wire.ExplainOut, responses=_problems(400, 404, 413, 422, 503))
     async def explain(body: wire.ExplainIn) -> Response:
         """What brings a query and a product together, word by word and field by field."""
-        return await embedding.run(lambda: _json(explainer.explain(body)))
+        return await explaining.run(lambda: _json(explainer.explain(body)))
 
     @app.post(
         "/v1/products",
@@ -159,7 +161,7 @@ def create_app(
     )
     async def likely_queries(product_id: wire.Word, k: wire.QueryCount = 10) -> Response:
         """What people would search a product as, likeliest first. The model needs a classification head."""
-        return await embedding.run(lambda: _json({"queries": understanding.likely_queries(product_id, k)}))
+        return await explaining.run(lambda: _json({"queries": understanding.likely_queries(product_id, k)}))
 
     @app.get("/v1/products/{product_id:path}", response_model=wire.ProductOut, responses=_problems(400, 404, 422, 503))
     async def product(product_id: wire.Word) -> Response:

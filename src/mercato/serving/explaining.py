@@ -5,10 +5,12 @@ This is Que2Search's feature ablation (§3.7.2) for one pair, with what a person
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import numpy as np
 from fastapi import HTTPException
+from numpy.typing import NDArray
 
 from mercato.models.encoder import Encoder
 from mercato.models.run import RunEncoder
@@ -18,9 +20,9 @@ from mercato.serving.wire import ExplainIn
 from mercato.text.words import words
 
 MOST_WORDS = 24  # of a query that are left out, one at a time
-LEAST_CHANGE = 1e-4  # of the cosine; a field that moves it less is not read, or says nothing
+LEAST_CHANGE = 1e-4  # of the cosine; a field that moves it less says nothing
 EMPTY = {"title": "", "attributes": {}}  # what a field becomes; any other becomes None
-SEARCHED = ("title", "description", "brand", "category")  # what BM25 reads
+SEARCHED = ("title", "description", "brand", "category")  # what BM25 reads, beside the attributes' values
 
 
 class Explainer:
@@ -38,23 +40,30 @@ class Explainer:
         products = product_rows(self._catalogue.full([request.product_id]))
         if not products:
             raise HTTPException(404, "product_id: no such product")
-        fields, product = _fields(products[0]), self._with_image_vectors(products[0])
+        fields, product = self._fields(products[0]), self._with_image_vectors(products[0])
         vectors = self._encoder.encode_products([product, *(_without(product, name) for name in fields)])
 
         query, country = request.query, request.country
         shortened = _each_left_out(query.split())
-        asked = self._encoder.encode_queries([query, *shortened.values()], country)
+        asked = np.concatenate(
+            [self._encoder.encode_queries([query], country), self._once(shortened.values(), country)]
+        )
         cosine = float(asked[0] @ vectors[0])
         by_field = dict(zip(fields, (cosine - vectors[1:] @ asked[0]).tolist(), strict=True))
         by_word = (cosine - asked[1:] @ vectors[0]).tolist()
         by_query = {}
         if country is not None:
-            by_query["country"] = cosine - float(self._encoder.encode_queries([query])[0] @ vectors[0])
-        held = set(words(" \n ".join(filter(None, (product.get(name) for name in SEARCHED)))))
+            by_query["country"] = cosine - float(self._once([query])[0] @ vectors[0])
+        said = [*(product.get(name) for name in SEARCHED), *(product.get("attributes") or {}).values()]
+        held = set(words(" \n ".join(filter(None, said))))
         return {
             "cosine": cosine,
             "words": [
-                {"word": word, "change": change, "shared": not held.isdisjoint(words(word))}
+                {
+                    "word": word,
+                    "change": change,
+                    "shared": not held.isdisjoint(found) if (found := words(word)) else None,
+                }
                 for (_, word), change in zip(shortened, by_word, strict=True)
             ],
             "query": _told(by_query),
@@ -63,21 +72,30 @@ class Explainer:
 
     def _with_image_vectors(self, product: Product) -> Product:
         """Its photos turned into vectors once, and not for every field that is left out."""
-        encoder, photos = self._encoder, product.get("images")
-        if not photos or product.get("image_embeddings"):
-            return product
-        if not isinstance(encoder, RunEncoder) or encoder.image_encoder is None:
-            return product
-        limit = encoder.featurizer.spec.max_images
-        (vectors,) = encoder.image_encoder.encode([photos], encoder.market_path or Path(), limit)
-        return product | {"images": None, "image_embeddings": list(vectors)}
+        found = self._encoder.image_vectors([product]) if isinstance(self._encoder, RunEncoder) else None
+        return product if found is None else product | {"images": None, "image_embeddings": found[0]}
+
+    def _once(self, queries: Collection[str], country: str | None = None) -> NDArray[np.float32]:
+        """Vectors of queries that nobody asked: a cache must not keep them in place of those that people do ask."""
+        encoder = self._encoder
+        encode = encoder.encode_queries_once if isinstance(encoder, RunEncoder) else encoder.encode_queries
+        return encode(list(queries), country)
+
+    def _fields(self, product: Product) -> list[str]:
+        """The product's fields that the encoder reads; its photos are `images`, also where given as vectors."""
+        aside = ("product_id", "images", "image_embeddings")
+        fields = [name for name, value in product.items() if name not in aside and value not in (None, "", {})]
+        if product.get("images") or product.get("image_embeddings"):
+            fields.append("images")
+        if not isinstance(self._encoder, RunEncoder):
+            return fields
+        return [name for name in fields if name in _read(self._encoder.featurizer.spec.product_channels)]
 
 
-def _fields(product: Product) -> list[str]:
-    """The fields that the product has; its photos are `images`, also where they are given as vectors."""
-    aside = ("product_id", "images", "image_embeddings")
-    fields = [name for name, value in product.items() if name not in aside and value not in (None, "", {})]
-    return [*fields, "images"] if product.get("images") or product.get("image_embeddings") else fields
+def _read(channels: Iterable[str]) -> set[str]:
+    """The fields of the products table that a tower's channels read."""
+    fields = {channel.removesuffix("_text").removesuffix("_trigrams") for channel in channels}
+    return fields | {"title", "description"} if "text" in fields else fields
 
 
 def _each_left_out(texts: list[str]) -> dict[tuple[int, str], str]:

@@ -49,11 +49,11 @@ class Predictor(RunEncoder):
         found = [self.cache.get(key) for key in keys]
         missing = [place for place, vector in enumerate(found) if vector is None]
         if missing:
-            fresh = super().encode_queries([queries[place] for place in missing], country)
+            fresh = self.encode_queries_once([queries[place] for place in missing], country)
             for place, vector in zip(missing, fresh, strict=True):
                 found[place] = vector
                 self.cache.put(keys[place], vector)
-        return np.stack([v for v in found if v is not None]) if found else super().encode_queries([], country)
+        return np.stack([v for v in found if v is not None]) if found else self.encode_queries_once([], country)
 
     @cached_property
     def query_head(self) -> QueryHead | None:

@@ -26,6 +26,12 @@ def _path(text: str) -> str:
     return path
 
 
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is blank: give the words that were searched for")
+    return text
+
+
 def _utc(moment: datetime) -> datetime:
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     if not _FIRST <= moment < _LAST:
@@ -121,7 +127,12 @@ class SearchIn(_In):
 class ExplainIn(_In):
     """A query and a product, to be told what brings them together."""
 
-    query: Annotated[str, Field(max_length=512, pattern=r"\S"), AfterValidator(_encodable)]
+    query: Annotated[
+        str,
+        Field(max_length=512, json_schema_extra={"pattern": r"\S"}),
+        AfterValidator(_encodable),
+        AfterValidator(_said),
+    ]
     country: Annotated[Country | None, Field(description="the searcher's country")] = None
     product_id: Word
 
@@ -257,7 +268,7 @@ class WordChangeOut(BaseModel):
 
     word: str
     change: Annotated[float, Field(description="of the cosine: with the word, less without it")]
-    shared: Annotated[bool, Field(description="the listing has this word")]
+    shared: Annotated[bool | None, Field(description="the listing has this word; null for one of signs only (&)")]
 
 
 class FeatureChangeOut(BaseModel):

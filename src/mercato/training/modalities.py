@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from mercato.config import Recipe
 from mercato.errors import MercatoError
-from mercato.models.que2search import GROUPS
+from mercato.models.que2search import fields_of
 from mercato.text.features import FeatureSpec
 
 TowerName = Literal["query", "product"]
@@ -28,11 +28,11 @@ def modalities(towers: Mapping[TowerName, tuple[str, ...]], by: Literal["channel
     """Every modality of both towers, from their channels; a tower with a single one has none: alone it is the tower."""
     found = []
     for tower, channels in towers.items():
-        groups: dict[str, list[str]] = {}
-        for channel in channels:
-            groups.setdefault(channel if by == "channel" else GROUPS.get(channel, channel), []).append(channel)
+        groups: dict[str, tuple[str, ...]] = (
+            {channel: (channel,) for channel in channels} if by == "channel" else fields_of(channels)
+        )
         if len(groups) > 1:
-            found += [Modality(f"{tower}.{name}", tower, tuple(members)) for name, members in groups.items()]
+            found += [Modality(f"{tower}.{name}", tower, members) for name, members in groups.items()]
     return found
 
 

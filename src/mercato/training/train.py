@@ -29,7 +29,7 @@ from mercato.models.export import export
 from mercato.models.image_encoder import copy_image_encoder
 from mercato.models.model import Model
 from mercato.models.que2search import TwoTower
-from mercato.models.run import RECIPE, SPEC, load_image_encoder, save_radius
+from mercato.models.run import HISTORY, RECIPE, SPEC, load_image_encoder, read_history, save_radius
 from mercato.progress import console, note
 from mercato.training.batches import Batches
 from mercato.training.blending import estimate_blend
@@ -40,7 +40,7 @@ from mercato.training.objective import HEAD_SCALE, Objective
 from mercato.training.optimizer import half_precision
 from mercato.training.prepare import Prepared, prepare
 
-HISTORY, BLENDING = "history.jsonl", "blending.json"
+BLENDING = "blending.json"
 
 
 def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model:
@@ -93,7 +93,7 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
     if onnx:
         note("exporting both towers to ONNX")
         export(model, partial)
-    write_card(partial, recipe, market, _history(partial), time.perf_counter() - start)
+    write_card(partial, recipe, market, read_history(partial), time.perf_counter() - start)
     shutil.rmtree(work)
     known.unlink()
     replace_folder(partial, run)
@@ -188,7 +188,7 @@ def _run_stage(
 
 def _log(run: Path, row: dict[str, Any]) -> None:
     """One line an epoch, in `history.jsonl` and on the screen; an epoch that a resumed run does again replaces it."""
-    rows = [old for old in _history(run) if (old["stage"], old["epoch"]) != (row["stage"], row["epoch"])]
+    rows = [old for old in read_history(run) if (old["stage"], old["epoch"]) != (row["stage"], row["epoch"])]
     write_whole(run / HISTORY, "".join(json.dumps(line) + "\n" for line in [*rows, row]))
     parts = [f"  stage {row['stage']}, epoch {row['epoch']}:"]
     if "loss" in row:
@@ -196,7 +196,3 @@ def _log(run: Path, row: dict[str, Any]) -> None:
     if MONITOR in row:
         parts.append(f"validation ROC AUC {row[MONITOR]:.4f}{' (best)' if row['best'] else ''}")
     note(" ".join([*parts, f"[dim]{row['seconds']:.0f} s[/]" if row["epoch"] else "before training"]))
-
-
-def _history(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / HISTORY).read_text().splitlines()] if (run / HISTORY).is_file() else []

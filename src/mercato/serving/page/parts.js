@@ -14,7 +14,7 @@ export function parts(product, { query, country }) {
   const fill = (found) => {
     const asked = [
       ...found.words.map(({ word, change, shared }) =>
-        ({ name: `“${word}”`, change, note: shared ? "" : "not in the listing" })),
+        ({ name: `“${word}”`, change, note: shared === false ? "not in the listing" : "" })),
       ...found.query.map(named("Your ")),
     ];
     const offered = found.product.map(named("")).filter(({ change }) => Math.abs(change) >= LEAST).slice(0, FIELDS);
