@@ -159,7 +159,7 @@ def ablate(
     study: Annotated[str, typer.Argument(help="A study file, or the name of one that ships (que2search-table4).")],
     market: MarketDir,
     to: Annotated[Path, typer.Option("--out", help="The folder of the tables and of the runs that studies share.")],
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; they share the cores. One a core; one in all where there is a GPU.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; else one a core, or one on a GPU.")] = None,
     keep_runs: Annotated[bool, typer.Option("--keep-runs", help="Keep weights and ONNX towers of every run.")] = False,
     as_json: Json = False,
 ) -> None:

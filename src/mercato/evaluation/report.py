@@ -152,11 +152,11 @@ def _comparison(metrics: Tree) -> str:
             f'<div class="panel"><h3>{title} <small>{meaning} · {_counted(metrics["n"][part])}</small></h3>'
             f'<div class="scroll">{charts.dot_whisker(rows)}</div></div>'
         )
-    marks = legend([(_name(system), css) for system, (css, _) in systems.items()])
+    names = legend([(_name(system), css) for system, (css, _) in systems.items()])
     return (
         "<h2>Against the baselines</h2>"
         '<p class="soft">Dots are the figures, whiskers 95% bootstrap intervals over queries.</p>'
-        f"{marks}{''.join(panels)}"
+        f"{names}{''.join(panels)}"
     )
 
 
