@@ -15,7 +15,7 @@ from mercato.evaluation.roc_auc import MONITOR
 def write_card(run: Path, recipe: Recipe, market: Market, history: list[dict[str, Any]], seconds: float) -> None:
     """Write `README.md` into a run."""
     best = max((row[MONITOR] for row in history if MONITOR in row), default=None)
-    epochs = max((row["epoch"] for row in history), default=0)
+    epochs = sum(row["epoch"] > 0 for row in history)
     (run / "README.md").write_text(
         f"""# {recipe.name}
 

@@ -7,6 +7,7 @@ import { human, number } from "./format.js";
 const NAMES = { images: "Photos", created_at: "Age", seller_rating: "Seller’s rating", country: "Country" };
 const FIELDS = 6; // shown of the product, those that move the cosine most
 const LEAST = 0.005; // what would be shown as 0.00
+let turn = Promise.resolve(); // one explanation at a time, however many panels are opened: the server has few places
 
 /** A section that fills itself; it stays empty, and unseen, where the pair cannot be explained. */
 export function parts(product, { query, country }) {
@@ -25,7 +26,7 @@ export function parts(product, { query, country }) {
       list("In your search", asked, span), list("In this listing", offered, span));
     section.hidden = false;
   };
-  explain(query, country, product.product_id).then(fill, () => {}); // the rest of the panel says enough
+  turn = turn.then(() => explain(query, country, product.product_id)).then(fill, () => {}); // the rest says enough
   return section;
 }
 
