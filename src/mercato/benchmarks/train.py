@@ -7,6 +7,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +240,7 @@ def _peer(name: str, titles: list[str], descriptions: list[str], batch_size: int
 
 def _peer_is_there() -> None:
     try:
-        import datasets
-        import sentence_transformers  # noqa: F401
+        datasets, _ = map(import_module, ("datasets", "sentence_transformers"))
     except ImportError as error:
         raise MercatoError(
             f"the peer of this benchmark is missing ({error}): `pip install 'mercato[bench]'` brings it"

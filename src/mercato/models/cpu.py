@@ -53,7 +53,8 @@ def _by_onednn() -> Iterator[None]:
 
     Not for everything: oneDNN compiles a kernel for each new shape, and batches of attention are ever new shapes.
     """
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    backends: Any = torch.backends  # its stubs do not know this setting
+    settings = backends.mkldnn.matmul
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:

@@ -5,6 +5,7 @@ Shapes: B batch, N channels, D the shared dimension.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ class Channels(NamedTuple):
     present_BN: Tensor  # bool
 
 
-class Tower(nn.Module):
+class Tower(nn.Module, ABC):
     """Encoders, one a channel, fused into a unit vector. A subclass names its encoders."""
 
     channels: tuple[str, ...]
@@ -82,9 +83,9 @@ class Tower(nn.Module):
         fused_BD, weights_BN = self.fusion(vectors_BND, present_BN)
         return F.normalize(fused_BD, dim=-1), weights_BN
 
+    @abstractmethod
     def encode_channel(self, channel: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """One channel's vector (B, D) and whether the row has it, (B,) bool."""
-        raise NotImplementedError
 
 
 class QueryTower(Tower):
@@ -165,12 +166,8 @@ class TwoTower(nn.Module):
 
     def text_parameters(self) -> list[nn.Parameter]:
         """The transformers' own parameters, which learn at their own rate (§3.1, "varying XLM LR")."""
-        return _distinct(p for encoder in self.text_encoders() for p in encoder.backbone.parameters())
+        return [parameter for encoder in self.text_encoders() for parameter in encoder.backbone.parameters()]
 
 
 def _text(encoder: TextEncoder, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
     return encoder(tokens_BL), (tokens_BL != encoder.pad_id).any(1)
-
-
-def _distinct(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return list({id(parameter): parameter for parameter in parameters}.values())

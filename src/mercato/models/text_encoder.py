@@ -44,9 +44,8 @@ class TextEncoder(nn.Module):
         if own.word_embeddings.weight.shape == other.word_embeddings.weight.shape:  # else of another width
             own.word_embeddings.weight.copy_(other.word_embeddings.weight)
             self.projection.weight.copy_(like.projection.weight)
-        if self is like or own is not other:
-            own.position_embeddings.weight.mul_(0.1)
-            own.token_type_embeddings.weight.zero_()
+        own.position_embeddings.weight.mul_(0.1)
+        own.token_type_embeddings.weight.zero_()
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) int64 → (B, D)."""
