@@ -56,22 +56,50 @@ class TextEncoder(Frozen):
 
 QueryChannel = Literal["text", "trigrams", "country"]
 ProductChannel = Literal[
-    "text", "title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images"
-]
+    "text", "title_text", "title_trigrams", "description_text", "description_trigrams",
+    "language", "country", "images", "context",
+]  # fmt: skip
+LateFusion = Literal["attention", "concat", "wide_and_deep"]  # of one vector a channel
 
 
 class QueryTower(Frozen):
-    """Que2Search's query tower (§3.1)."""
+    """Que2Search's query tower (§3.1); Que2Engage's concatenates its channels (§2.1.1)."""
 
     channels: tuple[QueryChannel, ...] = Field(("text", "trigrams", "country"), min_length=1)
     text: TextEncoder = TextEncoder(layers=2)
+    fusion: LateFusion = "attention"
     max_tokens: int | None = Field(None, ge=3)  # None: the 99th percentile of the training queries (§3.5)
 
 
-class ProductTower(Frozen):
-    """Que2Search's product tower (§3.1): one text encoder, shared by title and description unless told otherwise.
+class Context(Frozen):
+    """What Que2Engage's context encoder reads of a product (§2.1.2): see `mercato.text.context`."""
 
-    The channel `text` reads both as one text instead: what a pretrained sentence encoder was made for.
+    # A column of products, an attribute as "attributes.NAME", or (a number) one that is derived: relative_price, age, …
+    numbers: tuple[str, ...] = ("price", "relative_price", "age", "seller_rating", "image_count")
+    categories: tuple[str, ...] = ("condition", "category")
+    hidden: int = Field(128, ge=8)  # of its MLP
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Self:
+        if not self.numbers and not self.categories:
+            raise ValueError("numbers and categories are both empty: leave the context channel out instead")
+        return self
+
+
+class ModalityDropout(Frozen):
+    """How often training hides a whole modality of a product, as if the seller had left it out (Que2Engage §2.1.4)."""
+
+    context: float = Field(0.0, ge=0, lt=1)  # δ_c; the paper's: .5
+    images: float = Field(0.0, ge=0, lt=1)  # δ_i; 0
+    text: float = Field(0.0, ge=0, lt=1)  # δ_t, all of title and description; .5
+
+
+class ProductTower(Frozen):
+    """Que2Search's product tower (§3.1), or Que2Engage's (§2.1.3), by its fusion.
+
+    One text encoder is shared by title and description unless told otherwise. The channel `text` reads both as one text
+    instead: what a pretrained sentence encoder was made for. With the fusion `transformer` the encoder's upper layers
+    read the tokens of all text channels and one token of every other channel together.
     """
 
     channels: tuple[ProductChannel, ...] = Field(
@@ -80,6 +108,12 @@ class ProductTower(Frozen):
     )
     text: TextEncoder = TextEncoder(layers=6)
     shared_text: bool = True
+    fusion: LateFusion | Literal["transformer"] = "attention"
+    fusion_layers: int | None = Field(None, ge=1)  # M, the upper layers that fuse, of `text.layers`; None: all (K = 0)
+    missing: Literal["zeros", "token"] = "zeros"  # what a transformer reads in place of a channel that a product lacks
+    image_token: Literal["set", "each"] = "set"  # deep sets over the photos, or a token a photo
+    context: Context = Context()
+    modality_dropout: ModalityDropout = ModalityDropout()
     title_tokens: int = Field(32, ge=3)
     description_tokens: int = Field(64, ge=3)
 
@@ -88,6 +122,7 @@ class Images(Frozen):
     """Where image vectors come from: `compact` trains a small CNN on the catalogue itself (GrokNet's role)."""
 
     encoder: str = "compact"  # compact | a transformers vision model by hub name or folder
+    fine_tune: bool = False  # train the encoder with the towers, end to end, in place of vectors computed beforehand
     max_images: int = Field(5, ge=1)  # §3.1: up to five
     epochs: int = Field(6, ge=1)  # of the compact CNN
     size: int = Field(48, ge=16)  # pixels a side, of the compact CNN
@@ -119,6 +154,7 @@ class Pairs(Frozen):
     """Which pairs train: the market's (mined or imported), the catalogue's own, or both."""
 
     market: bool = True
+    weight_power: float = Field(0.0, ge=0, le=1)  # a pair is drawn as often as its weight (sessions) to this power
     catalogue: tuple[CataloguePairs, ...] = ()
     held_out: float = Field(0.1, gt=0, lt=0.5)  # share of products whose catalogue pairs validate, and again test
 
@@ -148,26 +184,51 @@ class Stage(Frozen):
 
     In-batch losses learn from engaged pairs, the batch's other products their negatives; a graded loss learns from
     every pair by its grade. Later stages start from the best epoch of the one before (§3.3).
+
+    Shown-and-not-engaged pairs join an in-batch loss in two ways: their products as `mixed` negatives of every query,
+    or, Que2Engage's (Eq. 3), in a second task that tells engaged pairs from shown ones:
+    L = relevance_weight · L_loss + engagement_weight · L_engagement.
     """
 
     loss: InBatchLoss | GradedLoss = "in_batch_softmax"
     scale: float = Field(20.0, gt=0)  # s of Eq. 2; the paper's: 15 to 20
     margin: float = Field(0.1, gt=0, lt=2)  # of margin_ranking; the paper's: .1 to .2
     reduction: Literal["sum", "mean"] = "sum"  # of margin_ranking
-    batch_size: int = Field(768, ge=2)
+    negatives: Literal["batch", "mixed"] = "batch"  # mixed: and the products of shown pairs (Yang et al. 2020)
+    shown: float = Field(1.0, gt=0)  # shown pairs beside each engaged one, where the stage reads them
+    relevance_weight: float = Field(1.0, ge=0)  # λ₁ of Que2Engage Eq. 3; the paper's: .8
+    engagement_weight: float = Field(0.0, ge=0)  # λ₂; .2
+    engagement_bias: bool = False  # the logit is s · (cos − τ) with a learned τ; as printed, τ = 0
+    batch_size: int = Field(768, ge=2)  # engaged pairs (a graded loss: any)
     micro_batch: int | None = Field(None, ge=1)  # rows that are encoded at a time (gradient caching); None: all
     epochs: int = Field(50, ge=1)  # at most
     patience: int = Field(3, ge=1)  # epochs without a better validation ROC AUC
     learning_rate: float = Field(7e-4, gt=0)
     text_learning_rate: float = Field(2e-4, gt=0)  # of the transformers
+    image_learning_rate: float = Field(5e-5, gt=0)  # of an image encoder that is fine-tuned
     warmup: float = Field(0.0, ge=0, le=1)  # share of all steps over which the rates rise from 0
     decay: bool = False  # then they fall to 0, in a straight line to the end of the last epoch
     clip: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if not self.relevance_weight and not self.engagement_weight:
+            raise ValueError("relevance_weight and engagement_weight are both 0: nothing is left to learn")
+        if self.graded and self.reads_shown:
+            raise ValueError("loss: a graded loss already reads every pair; leave negatives and engagement_weight")
+        if self.negatives == "mixed" and self.loss != "in_batch_softmax":
+            raise ValueError("negatives: mixed negatives are columns of in_batch_softmax, of no other loss")
+        return self
 
     @property
     def graded(self) -> bool:
         """Whether the loss reads every pair by its grade."""
         return self.loss in get_args(GradedLoss)
+
+    @property
+    def reads_shown(self) -> bool:
+        """Whether shown-and-not-engaged pairs are drawn beside the engaged ones."""
+        return self.negatives == "mixed" or self.engagement_weight > 0
 
 
 class Recipe(Frozen):
@@ -180,7 +241,6 @@ class Recipe(Frozen):
     trigrams: Trigrams = Trigrams()
     query_tower: QueryTower = QueryTower()
     product_tower: ProductTower = ProductTower()
-    fusion: Literal["attention", "concat", "wide_and_deep"] = "attention"
     dropout: float = Field(0.1, ge=0, lt=1)
     misspelled: float = Field(0.0, ge=0, lt=1)  # share of training queries that get one random slip; the paper has none
     images: Images = Images()
@@ -203,15 +263,34 @@ class Recipe(Frozen):
             raise ValueError("pairs.catalogue.withhold: the channel text joins title and description; use title_text")
         return self
 
+    @model_validator(mode="after")
+    def _fusion_fits(self) -> Self:
+        tower = self.product_tower
+        if tower.fusion == "transformer":
+            if not any(channel.endswith("text") for channel in tower.channels):
+                raise ValueError("product_tower.fusion: a transformer fuses text with the rest; name a text channel")
+            if (tower.fusion_layers or 0) > tower.text.layers:
+                raise ValueError(f"product_tower.fusion_layers: text.layers has only {tower.text.layers}")
+            if not tower.shared_text:
+                raise ValueError("product_tower.shared_text: one transformer reads and fuses; it cannot be two")
+        elif tower.image_token == "each" or tower.fusion_layers is not None or tower.missing == "token":
+            raise ValueError("product_tower: fusion_layers, missing and image_token are of the fusion transformer")
+        return self
+
     @property
     def uses_images(self) -> bool:
         """Whether the product tower looks at photos."""
         return "images" in self.product_tower.channels
 
     @property
-    def learns_from_grades(self) -> bool:
+    def uses_context(self) -> bool:
+        """Whether the product tower reads price, condition and the like."""
+        return "context" in self.product_tower.channels
+
+    @property
+    def learns_from_all(self) -> bool:
         """Whether a stage reads pairs that are not engaged."""
-        return any(stage.graded for stage in self.stages)
+        return any(stage.graded or stage.reads_shown for stage in self.stages)
 
     def toml(self) -> str:
         """The whole recipe, defaults written out; `parse` gives back an equal one."""

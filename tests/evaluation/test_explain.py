@@ -25,9 +25,10 @@ from mercato.evaluation.explain_report import _leaders
 from mercato.evaluation.importance import ablated_cosines, importance
 from mercato.evaluation.tasks import Tasks
 from mercato.models.build import build_towers, text_configs
+from mercato.models.channels import Channels
 from mercato.models.image_vectors import products_with_vectors
 from mercato.models.model import Model
-from mercato.models.que2search import Channels, fields_of
+from mercato.models.que2search import fields_of
 
 NAMES = ("text", "trigrams")
 PRESENT = np.ones((4, 2), bool)
@@ -76,14 +77,14 @@ class Sum:
         self.channels, self.weights_N = tuple(weights), torch.tensor(list(weights.values()))
 
     def fuse(self, channels: Channels) -> tuple[torch.Tensor, None]:
-        scaled_BND = channels.vectors_BND * (self.weights_N * channels.present_BN).unsqueeze(-1)
+        scaled_BND = channels.vectors_BSE * (self.weights_N * channels.present_BS).unsqueeze(-1)
         return F.normalize(scaled_BND.sum(1), dim=-1), None
 
 
 def encoded(tower: Sum, vectors_RND: list, present_RN: list | None = None) -> EncodedTower:
     vectors = torch.tensor(vectors_RND, dtype=torch.float32)
     present = torch.tensor(present_RN) if present_RN else torch.ones(vectors.shape[:2], dtype=torch.bool)
-    channels = Channels(vectors, present)
+    channels = Channels(vectors, present, torch.arange(vectors.shape[1]))
     return EncodedTower(tower, channels, tower.fuse(channels)[0], None)
 
 
@@ -222,7 +223,11 @@ def test_the_report_is_one_file_with_charts_and_the_papers_figures(explained):
 def test_a_fusion_without_weights_says_so(tiny_run, tiny_market, tmp_path, tiny_recipe):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     trained = Model.load(run)
-    recipe = tiny_recipe.model_copy(update={"fusion": "concat"})
+    towers = {
+        name: getattr(tiny_recipe, name).model_copy(update={"fusion": "concat"})
+        for name in ("query_tower", "product_tower")
+    }
+    recipe = tiny_recipe.model_copy(update=towers)
     towers = build_towers(recipe, trained.featurizer.spec, text_configs(recipe, trained.featurizer.spec))
     Model(recipe, trained.featurizer, trained.image_encoder, towers).save(run)
     told = CliRunner().invoke(app, ["explain", str(run), "--market", str(tiny_market.path)])

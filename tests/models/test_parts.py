@@ -7,10 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mercato.models.bags import Category, TrigramBag
-from mercato.models.fusion import AttentionFusion, ConcatFusion, build_fusion
+from mercato.models.channels import Channels
+from mercato.models.fusion import AttentionFusion, ConcatFusion, late_fusion
 from mercato.models.image_set import ImageSet
 
 N, D = 4, 6
+
+
+def channels_of(vectors: torch.Tensor, present: torch.Tensor) -> Channels:
+    return Channels(vectors, present, torch.arange(present.shape[1]))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,9 @@ def test_equation_1_by_hand():
     one, two = np.array([0.3, -0.2]), np.array([0.1, 0.4])
     logits = np.array([0.3 + 2 * 0.4 + 0.5, -0.2 - 0.1])
     weights = np.exp(logits) / np.exp(logits).sum()
-    fused, got = fusion(torch.tensor(np.stack([one, two])[None]).float(), torch.ones(1, 2, dtype=torch.bool))
+    fused, got = fusion(
+        channels_of(torch.tensor(np.stack([one, two])[None]).float(), torch.ones(1, 2, dtype=torch.bool))
+    )
     np.testing.assert_allclose(got[0].detach(), weights, rtol=1e-5)
     np.testing.assert_allclose(fused[0].detach(), weights[0] * one + weights[1] * two, rtol=1e-5)
 
@@ -36,12 +43,12 @@ def test_equation_1_by_hand():
 def test_what_is_missing_has_no_say(fusion, present, seed):
     generator = torch.Generator().manual_seed(seed)
     channels, mask = torch.randn(1, N, D, generator=generator), torch.tensor([present])
-    fused, weights = fusion(channels, mask)
+    fused, weights = fusion(channels_of(channels, mask))
     assert (weights[~mask] == 0).all()
     assert weights.sum().item() == pytest.approx(float(any(present)), abs=1e-6)
     assert torch.isfinite(fused).all() and (any(present) or not fused.any())
     other = torch.where(mask.unsqueeze(-1), channels, 1e3 * torch.randn(1, N, D, generator=generator))
-    again, weights_again = fusion(other, mask)
+    again, weights_again = fusion(channels_of(other, mask))
     assert torch.equal(fused, again) and torch.equal(weights, weights_again)
 
 
@@ -50,7 +57,7 @@ def test_concatenation_by_hand(wide):
     torch.manual_seed(0)
     fusion = ConcatFusion(2, 3, wide)
     channels, present = torch.randn(2, 2, 3), torch.tensor([[True, True], [True, False]])
-    fused, weights = fusion(channels, present)
+    fused, weights = fusion(channels_of(channels, present))
     first, last = fusion.deep[0], fusion.deep[2]
     for row in range(2):
         one, two = channels[row, 0], channels[row, 1] * present[row, 1]
@@ -61,18 +68,18 @@ def test_concatenation_by_hand(wide):
 
 
 def test_a_wide_and_deep_fusion_can_start_as_the_plain_sum():
-    fusion = build_fusion("wide_and_deep", 2, 3)
+    fusion = late_fusion("wide_and_deep", 2, 3)
     fusion.start_even()
     channels = torch.randn(4, 2, 3)
-    torch.testing.assert_close(fusion(channels, torch.ones(4, 2, dtype=torch.bool))[0], channels.sum(1))
+    torch.testing.assert_close(fusion(channels_of(channels, torch.ones(4, 2, dtype=torch.bool)))[0], channels.sum(1))
     channels.requires_grad_()
-    fusion(channels, torch.ones(4, 2, dtype=torch.bool))[0].sum().backward()
+    fusion(channels_of(channels, torch.ones(4, 2, dtype=torch.bool)))[0].sum().backward()
     assert fusion.deep[2].weight.grad.any()  # and can leave it
 
 
 def test_a_row_of_nothing_has_a_gradient_of_nothing(fusion):
     channels = torch.randn(2, N, D, requires_grad=True)
-    fusion(channels, torch.tensor([[True] * N, [False] * N]))[0].sum().backward()
+    fusion(channels_of(channels, torch.tensor([[True] * N, [False] * N])))[0].sum().backward()
     assert torch.isfinite(channels.grad).all() and not channels.grad[1].any()
 
 

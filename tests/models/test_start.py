@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from mercato.config import Recipe, load_recipe
 from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.models.build import build_towers, text_configs
 from mercato.models.que2search import TwoTower
+from mercato.text.context import ContextSpec
 from mercato.text.features import FeatureSpec, Featurizer
 from mercato.text.tokenizer import train_tokenizer
 
@@ -49,14 +51,17 @@ def grid(towers: TwoTower, featurizer: Featurizer) -> torch.Tensor:
 def test_every_recipe_from_scratch_builds(path):
     recipe = load_recipe(path, ["trigrams.buckets=500"])
     tokenizer = train_tokenizer([*WORDS, *TITLES], 150)
+    goods = [{"title": title, "country": "us", "price": 10.0} for title in TITLES]
+    now = datetime(2026, 3, 1, tzinfo=UTC)
     spec = FeatureSpec(
         query_channels=recipe.query_tower.channels, product_channels=recipe.product_tower.channels, pad_id=0,
         vocabulary=tokenizer.get_vocab_size(), buckets=500, query_tokens=8, query_characters=20, title_tokens=12,
         description_tokens=8, countries=("mx", "us"), languages=("en",), max_images=1, image_dimension=3,
+        context=ContextSpec.fit(recipe.product_tower.context, goods, now) if recipe.uses_context else None,
     )  # fmt: skip
     towers = build_towers(recipe, spec, text_configs(recipe, spec), 5 if recipe.head.queries else 0)
     featurizer = Featurizer(spec, tokenizer)
-    features = featurizer.products([{"title": title, "country": "us"} for title in TITLES])
+    features = featurizer.products(goods, now=now)
     vectors = towers.product({name: torch.from_numpy(array) for name, array in features.items()})[0]
     assert vectors.shape == (len(TITLES), recipe.dimension) and torch.isfinite(vectors).all()
 

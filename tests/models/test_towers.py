@@ -39,10 +39,9 @@ def make(
         {
             "name": "towers",
             "dimension": 12,
-            "fusion": fusion,
             "text": {"shared": shared},
-            "query_tower": {"channels": query, "text": text},
-            "product_tower": {"channels": product, "text": text, "shared_text": shared_text},
+            "query_tower": {"channels": query, "text": text, "fusion": fusion},
+            "product_tower": {"channels": product, "text": text, "shared_text": shared_text, "fusion": fusion},
         }
     )
     tokenizer = train_tokenizer(QUERIES[:5], 60)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import toy_recipe
 
-from mercato.config import Recipe
+from mercato.config import Recipe, Stage
 from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.models.build import build_towers, text_configs
 from mercato.models.que2search import TwoTower
@@ -61,7 +61,7 @@ PAIRS = [(0, 0), (1, 1), (0, 2), (1, 1), (3, 2), (4, 4)]
 
 
 def test_only_negatives_are_negatives(tables, spec):
-    excluded = examples(tables, spec, PAIRS).batch(np.arange(6)).excluded_BB.numpy()
+    excluded = examples(tables, spec, PAIRS).batch(np.arange(6)).excluded_BC.numpy()
     known = set(PAIRS)
     for i, (query, _) in enumerate(PAIRS):
         for j, (_, product) in enumerate(PAIRS):
@@ -70,7 +70,7 @@ def test_only_negatives_are_negatives(tables, spec):
 
 def test_a_positive_outside_the_batch_is_known_too(tables, spec):
     batch = examples(tables, spec, PAIRS).batch(np.array([0, 4]))  # (0, 0) and (3, 2); (0, 2) is elsewhere
-    assert batch.excluded_BB.tolist() == [[False, True], [False, False]]
+    assert batch.excluded_BC.tolist() == [[False, True], [False, False]]
 
 
 def test_distinct_encoding_is_the_naive_loss(tables, spec, towers):
@@ -80,11 +80,11 @@ def test_distinct_encoding_is_the_naive_loss(tables, spec, towers):
     assert len(next(iter(batch.product.values()))) == 6  # 1 and 2 both hidden and whole
     query = towers.query(batch.query)[0][batch.query_B]
     product = towers.product(batch.product)[0][batch.product_B]
-    loss = in_batch_softmax(query @ product.T, batch.excluded_BB, 20)
+    loss = in_batch_softmax(query @ product.T, batch.excluded_BC, 20)
     one_by_one = [data.batch(np.array([row])) for row in range(6)]
     naive_query = torch.cat([towers.query(one.query)[0] for one in one_by_one])
     naive_product = torch.cat([towers.product(one.product)[0] for one in one_by_one])
-    naive = in_batch_softmax(naive_query @ naive_product.T, batch.excluded_BB, 20)
+    naive = in_batch_softmax(naive_query @ naive_product.T, batch.excluded_BC, 20)
     torch.testing.assert_close(loss, naive)
 
 
@@ -104,7 +104,7 @@ def test_what_is_withheld_is_hidden_in_that_pair_alone(tables, spec):
 def test_the_other_instance_of_a_withheld_product_is_no_negative_of_its_pair(tables, spec):
     """Else the pair would be taught that its own title is wrong, or could read it there."""
     data = examples(tables, spec, [(0, 1), (2, 1)], [1, 0], [(), ("title",)])
-    assert data.batch(np.arange(2)).excluded_BB.tolist() == [[False, True], [True, False]]
+    assert data.batch(np.arange(2)).excluded_BC.tolist() == [[False, True], [True, False]]
 
 
 def test_trimming_changes_no_vector(tables, spec, towers):
@@ -121,12 +121,12 @@ def test_trimming_changes_no_vector(tables, spec, towers):
 class Rows(Examples):
     """Batches that only say which pairs they hold."""
 
-    def batch(self, rows, generator=None):
+    def batch(self, rows, *_):
         return rows.tolist()
 
 
 def order(data: Examples, seed: int, epoch: int) -> list[int]:
-    batches = Batches(data, data.engaged, 2, seed)
+    batches = Batches(data, data.engaged, Stage(batch_size=2), seed)
     batches.epoch = epoch
     return [row for batch in batches for row in batch]
 
@@ -144,8 +144,8 @@ def test_the_order_is_of_seed_and_epoch_alone(tables, spec):
 
 def test_batches_are_even(tables, spec):
     data = examples(tables, spec, PAIRS)
-    assert [len(batch.query_B) for batch in Batches(data, data.engaged, 4, 0)] == [3, 3]
-    assert len(Batches(data, data.engaged, 4, 0)) == 2
+    assert [len(batch.query_B) for batch in Batches(data, data.engaged, Stage(batch_size=4), 0)] == [3, 3]
+    assert len(Batches(data, data.engaged, Stage(batch_size=4), 0)) == 2
 
 
 def test_half_precision_photos_become_whole(tables):
@@ -172,5 +172,5 @@ def test_misspelled_queries_are_read_but_change_no_pair(tables, spec):
     slipped, plain = data.batch(rows, np.random.default_rng(0)), data.batch(rows)
     read = take(tables[0], np.array([3, 4]), spec)
     assert all(torch.equal(slipped.query[name], tensors(read)[name]) for name in read)
-    assert torch.equal(slipped.excluded_BB, plain.excluded_BB)
+    assert torch.equal(slipped.excluded_BC, plain.excluded_BC)
     assert not all(torch.equal(slipped.query[name], plain.query[name]) for name in read)

@@ -95,11 +95,11 @@ def test_blending_gives_each_modality_the_loss_it_would_have_alone(prepared):
     for name in ("description_tokens", "description_trigrams", "language", "country"):
         bare[name] = torch.zeros_like(bare[name])
     title = model.product(bare)[0]
-    expected = in_batch_softmax(query[data.query_B] @ title[data.product_B].T, data.excluded_BB, 20.0)
+    expected = in_batch_softmax(query[data.query_B] @ title[data.product_B].T, data.excluded_BC, 20.0)
     torch.testing.assert_close(losses["product.title"][1], expected)
     nowhere = dict(data.query) | {"country": torch.zeros_like(data.query["country"])}
     words = model.query(nowhere)[0]
-    expected = in_batch_softmax(words[data.query_B] @ product[data.product_B].T, data.excluded_BB, 20.0)
+    expected = in_batch_softmax(words[data.query_B] @ product[data.product_B].T, data.excluded_BC, 20.0)
     torch.testing.assert_close(losses["query.text"][1], expected)
 
 
@@ -115,7 +115,7 @@ def test_a_modality_learns_from_the_pairs_that_have_it(prepared):
         model.product.fuse(model.product.encode(data.product), TITLE.channels)[0],
     )
     cosine = query[data.query_B[kept]] @ product[data.product_B[kept]].T
-    expected = in_batch_softmax(cosine, data.excluded_BB[kept][:, kept], 20.0)
+    expected = in_batch_softmax(cosine, data.excluded_BC[kept][:, kept], 20.0)
     torch.testing.assert_close(objective.losses(model, data)[TITLE.name][1], expected)
     for name in ("title_tokens", "title_trigrams"):
         data.product[name][:] = 0

@@ -181,7 +181,7 @@ def _mercato(name: str, titles: list[str], descriptions: list[str], batch_size: 
         np.ones(len(titles), bool),
     )
     stage = recipe.stages[0]
-    batches = Batches(examples, examples.engaged, stage.batch_size, seed=0)
+    batches = Batches(examples, examples.engaged, stage, seed=0)
     module = StageModule(towers, Objective(stage), None, batches, scratch / "best.pt", rows.append)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

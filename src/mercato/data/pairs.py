@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import string
+from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -16,16 +18,18 @@ from mercato.errors import MercatoError
 from mercato.progress import note
 
 FIELDS = ("product_id", "title", "description", "brand", "category", "country", "attributes")  # a template may name
-COLUMNS = ("query", "country", "product_id", "label", "grade", "split", "source", "withhold")
+COLUMNS = (
+    "query", "country", "product_id", "label", "grade", "weight", "last_seen", "split", "source", "withhold",
+)  # fmt: skip
 
 
 def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     """Every pair that a recipe names.
 
     Returns:
-        Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `split` (train |
-        validation | future), `source` (market | catalogue) and `withhold`, the fields (space-separated) that the
-        product tower must not see in that pair.
+        Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `weight` and `last_seen`
+        (null: unknown), `split` (train | validation | future), `source` (market | catalogue) and `withhold`, the fields
+        (space-separated) that the product tower must not see in that pair.
 
     Raises:
         MercatoError: the recipe wants market pairs and there are none, one is wrong, or nothing is left to train on.
@@ -52,6 +56,20 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     return pairs
 
 
+def moment_of(market: Market, splits: Collection[str]) -> datetime:
+    """When these splits of the market's pairs end: the present of who learns from them, by which listings have an age.
+
+    Where pairs tell no time, the day of the newest listing; else now.
+    """
+    found = None
+    if market.has("pairs"):
+        pairs = market.frame("pairs", ["last_seen", "split"])
+        found = pairs.filter(pl.col("split").fill_null("train").is_in(list(splits)))["last_seen"].max()
+    if found is None:
+        found = market.frame("products", ["created_at"])["created_at"].max()
+    return found if isinstance(found, datetime) else datetime.now(UTC)
+
+
 def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, held_out: float) -> pl.DataFrame:
     template = [(text, field) for text, field, _, _ in string.Formatter().parse(source.query)]
     rows = []
@@ -73,7 +91,11 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         orient="row",
     )  # fmt: skip
     frame = frame.with_columns(
-        grade=pl.lit(None, pl.Float64), source=pl.lit("catalogue"), withhold=pl.lit(" ".join(source.withhold))
+        grade=pl.lit(None, pl.Float64),
+        weight=pl.lit(None, pl.Float64),
+        last_seen=pl.lit(None, pl.Datetime("us", "UTC")),
+        source=pl.lit("catalogue"),
+        withhold=pl.lit(" ".join(source.withhold)),
     )
     return frame.select(COLUMNS)
 

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from mercato.evaluation.arrays import FloatArray
+from mercato.models.channels import Channels, join_rows
 from mercato.models.model import Model
-from mercato.models.que2search import Channels, Tower
+from mercato.models.que2search import Tower
 from mercato.progress import track
 from mercato.text.features import Features
 
@@ -28,7 +30,7 @@ class EncodedTower:
     """One tower with what it makes of its rows, each row encoded once."""
 
     tower: Tower
-    channels: Channels  # (R, N, D) and (R, N)
+    channels: Channels  # of R rows
     unit_RD: Tensor
     weights_RN: FloatArray | None  # None where the fusion has no weights
 
@@ -36,12 +38,15 @@ class EncodedTower:
     @torch.inference_mode()
     def of(cls, tower: Tower, batches: Sequence[Features]) -> Self:
         """Encode batches of features; the tower must be in evaluation mode."""
-        encoded = [tower.encode({name: torch.from_numpy(a) for name, a in batch.items()}) for batch in batches]
-        channels = Channels(
-            torch.cat([part.vectors_BND for part in encoded]), torch.cat([part.present_BN for part in encoded])
-        )
-        unit_RD, weights_RN = tower.fuse(channels)
-        return cls(tower, channels, unit_RD, None if weights_RN is None else weights_RN.double().numpy())
+        encoded, units, weights = [], [], []
+        for batch in batches:
+            channels = tower.encode({name: torch.from_numpy(array) for name, array in batch.items()})
+            unit_BD, weights_BN = tower.fuse(channels)
+            encoded.append(channels)
+            units.append(unit_BD)
+            if weights_BN is not None:
+                weights.append(weights_BN.double().numpy())
+        return cls(tower, join_rows(encoded), torch.cat(units), np.concatenate(weights) if weights else None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,7 +68,7 @@ def encode_queries(model: Model, queries: pl.DataFrame) -> EncodedTower:
 def encode_products(model: Model, products: pa.Table) -> EncodedTower:
     """Encode rows of the products schema channel by channel."""
     batches = [
-        model.featurizer.products(rows, model.image_vectors(rows))
+        model.featurizer.products(rows, model.image_vectors(rows), model.now)
         for start in track(range(0, products.num_rows, BATCH), "channels of products")
         for rows in [products.slice(start, BATCH).to_pylist()]
     ]

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from mercato.data.market import Market
+from mercato.data.pairs import moment_of
 from mercato.errors import MercatoError
 from mercato.evaluation.arrays import FloatArray, IntArray
 from mercato.evaluation.batch_recall import diagonal_in_top, draw_batches
@@ -31,8 +32,9 @@ from mercato.evaluation.ndcg import ndcg
 from mercato.evaluation.recall import recall_at_k
 from mercato.evaluation.roc_auc import per_query_roc_auc
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
-from mercato.evaluation.tasks import Lists, Split, Tasks
+from mercato.evaluation.tasks import EARLIER, Lists, Split, Tasks
 from mercato.models.encoder import Encoder
+from mercato.models.run import RunEncoder
 from mercato.progress import track
 
 OURS = "mercato"
@@ -113,6 +115,9 @@ class Evaluation:
         tasks = Tasks.read(market, split, pairs)
         if tasks.relevance is None and tasks.batch is None:
             raise MercatoError(f"{market.path} has nothing to evaluate on: no {split} judgments, no engaged pairs")
+        for model in (encoder, *(others or {}).values()):
+            if isinstance(model, RunEncoder):
+                model.now = moment_of(market, EARLIER[split])  # listings are as old as where the split begins
         products = _without(market.arrow("products") if products is None else products, withhold)
         systems: dict[str, System] = {
             name: encode(model, name, tasks.queries, products, tasks.rows)

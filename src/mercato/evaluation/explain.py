@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 
 from mercato.data.market import Market
+from mercato.data.pairs import moment_of
 from mercato.errors import MercatoError
 from mercato.evaluation.arrays import IntArray
 from mercato.evaluation.attention import mean_weights, short_and_long, weights_by_length
@@ -21,7 +22,7 @@ from mercato.evaluation.explain_report import write_explain_report
 from mercato.evaluation.html import percent
 from mercato.evaluation.importance import importance
 from mercato.evaluation.roc_auc import roc_auc
-from mercato.evaluation.tasks import Lists, Tasks
+from mercato.evaluation.tasks import EARLIER, Lists, Tasks
 from mercato.files import write_whole
 from mercato.models.image_vectors import products_with_vectors
 from mercato.models.model import Model
@@ -56,7 +57,7 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> dict[str, Any]:
         MercatoError: not a run, or a market without test judgments and without future pairs.
     """
     model = Model.load(run)
-    model.market_path = market.path
+    model.market_path, model.now = market.path, moment_of(market, EARLIER["test"])
     tasks = Tasks.read(market)
     lists = tasks.relevance or tasks.engagement
     if lists is None:
@@ -76,7 +77,7 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> dict[str, Any]:
     both = bool(labels_P.any() and not labels_P.all())
     result: dict[str, Any] = {
         "recipe": model.recipe.name,
-        "fusion": model.recipe.fusion,
+        "fusion": {"query": model.recipe.query_tower.fusion, "product": model.recipe.product_tower.fusion},
         "market": market.config.name,
         "n": {
             "pairs": "relevance" if tasks.relevance else "engagement",
@@ -119,8 +120,8 @@ def _attention(encoded: EncodedTower, queries: list[str] | None = None) -> dict[
         "channels": mean_weights(
             encoded.names,
             encoded.weights_RN,
-            encoded.channels.present_BN.numpy(),
-            encoded.channels.vectors_BND.norm(dim=-1).double().numpy(),
+            encoded.channels.present_BS.numpy(),
+            encoded.channels.vectors_BSE.norm(dim=-1).double().numpy(),
         )
     }
     if queries is not None:
@@ -168,7 +169,7 @@ def _table(result: dict[str, Any], tower: str) -> Table:
     auc = "" if result["roc_auc"] is None else f"; ROC AUC of all together {decimal(result['roc_auc'])}"
     grid.caption = f"{counts['count']:,} {counts['pairs']} pairs of {counts['queries']:,} queries{auc}"
     if attention is None:
-        grid.caption += f"; the fusion {result['fusion']!r} has no attention weights"
+        grid.caption += f"; the fusion {result['fusion'][tower]!r} has no attention weights"
     return grid
 
 

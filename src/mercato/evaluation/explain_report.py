@@ -89,7 +89,7 @@ def _attention(result: Tree) -> str:
     if not any(result["attention"].values()):
         return (
             "<h2>Attention</h2>"
-            f'<div class="panel"><p>This run fuses its channels by {escape(_name(result["fusion"]))}: it has no'
+            f'<div class="panel"><p>This run fuses its channels by {escape(_fusions(result))}: it has no'
             " attention weights to show. What each channel is worth is below.</p></div>"
         )
     means = "".join(
@@ -186,6 +186,11 @@ def _row(name: str, kinds: Tree, paper: float | None) -> str:
     )
 
 
+def _fusions(result: Tree) -> str:
+    query, product = (_name(result["fusion"][tower]) for tower in ("query", "product"))
+    return query if query == product else f"{query} (query) and {product} (product)"
+
+
 def _method(result: Tree) -> str:
     n = result["n"]
     kind = "judged pairs" if n["pairs"] == "relevance" else "pairs shown on future days"
@@ -194,7 +199,7 @@ def _method(result: Tree) -> str:
         "attention on": f"all {n['all_queries']:,} queries of the test split, and those products",
         "intervals": f"attention: mean ± 1.96 standard errors; ROC AUC: {RESAMPLES} bootstrap resamples of the queries",
         "another's": "of another query or product of the test split, drawn at random for each pair",
-        "fusion": result["fusion"],
+        "fusion": _fusions(result),
         "seed": str(n["seed"]),
         "method": "feature ablation (Captum) of the fused channels; Que2Search (KDD 2021) §3.7",
     }

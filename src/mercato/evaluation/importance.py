@@ -1,8 +1,8 @@
 """What each channel of a tower is worth, by feature ablation within the tower while the other is held (§3.7.2).
 
 Captum's `FeatureAblation` flips switches, one a channel: a channel that is off is replaced, the tower fuses anew, and
-the cosine with the other tower's unchanged vector moves. As the channels are fused late, nothing is encoded again.
-Shapes: P pairs, B of them in a batch, R rows, N channels, D the shared dimension.
+the cosine with the other tower's unchanged vector moves. Channels are encoded once; only the fusion runs again.
+Shapes: P pairs, B of them in a batch, R rows, N channels, S, E as in `mercato.models.channels`, D the shared dimension.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from mercato.evaluation.arrays import BoolArray, FloatArray, IntArray
 from mercato.evaluation.bootstrap import interval, pooled_auc, resample
 from mercato.evaluation.encoded import EncodedTower
-from mercato.models.que2search import Channels
+from mercato.models.channels import Channels
 from mercato.progress import track
 
 Replacement = Literal["missing", "other"]
@@ -56,11 +56,11 @@ def ablated_cosines(
         part = slice(start, start + BATCH)
         own, drawn = _take(encoded.channels, rows[part]), _take(encoded.channels, other[part])
         if replacement == "missing":
-            drawn = Channels(drawn.vectors_BND, torch.zeros_like(drawn.present_BN))
+            drawn = drawn.without(range(len(encoded.names)))
         found_PN[part] = ablation.attribute(
-            torch.ones(len(own.present_BN), len(encoded.names)),
+            torch.ones(len(own.present_BS), len(encoded.names)),
             baselines=0.0,
-            additional_forward_args=(*own, *drawn, opposite_PD[part]),
+            additional_forward_args=(*own[:2], *drawn[:2], opposite_PD[part]),
             feature_mask=mask_1N,
         )
     whole_P = (encoded.unit_RD[rows] * opposite_PD).sum(1)
@@ -116,25 +116,26 @@ def importance(
 
 
 def _cosine_with(encoded: EncodedTower) -> Callable[..., Tensor]:
+    channel_S = encoded.channels.channel_S
+
     def cosine(
         kept_BN: Tensor,
-        own_BND: Tensor,
-        own_present_BN: Tensor,
-        other_BND: Tensor,
-        other_present_BN: Tensor,
+        own_BSE: Tensor,
+        own_present_BS: Tensor,
+        other_BSE: Tensor,
+        other_present_BS: Tensor,
         opposite_BD: Tensor,
     ) -> Tensor:
-        own_BN = kept_BN > 0.5
-        mixed = Channels(
-            torch.where(own_BN.unsqueeze(-1), own_BND, other_BND), torch.where(own_BN, own_present_BN, other_present_BN)
-        )
+        own_BS = kept_BN[:, channel_S] > 0.5
+        vectors_BSE = torch.where(own_BS.unsqueeze(-1), own_BSE, other_BSE)
+        mixed = Channels(vectors_BSE, torch.where(own_BS, own_present_BS, other_present_BS), channel_S)
         return (encoded.tower.fuse(mixed)[0] * opposite_BD).sum(1)
 
     return cosine
 
 
 def _take(channels: Channels, rows_B: Tensor) -> Channels:
-    return Channels(channels.vectors_BND[rows_B], channels.present_BN[rows_B])
+    return Channels(channels.vectors_BSE[rows_B], channels.present_BS[rows_B], channels.channel_S)
 
 
 def _others(rows_P: IntArray, rows: int, seed: int) -> IntArray:

@@ -7,7 +7,11 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from mercato.config import Recipe
+from mercato.errors import MercatoError
 from mercato.models.bags import TrigramBag
+from mercato.models.fusion import AttentionFusion, ConcatFusion, late_fusion
+from mercato.models.packed import can_pack
+from mercato.models.que2engage import FusedProductTower
 from mercato.models.que2search import ProductTower, QueryTower, TwoTower
 from mercato.models.text_encoder import LOUDNESS, TextEncoder, build_backbone, pretrained_config, scratch_config
 from mercato.text.features import FeatureSpec
@@ -52,10 +56,24 @@ def build_towers(
     product_text = query_text if recipe.text.shared and query_text and "product" in configs else encoder("product")
     fields = {"title_text", "description_text"} & set(spec.product_channels)
     of_its_own = len(fields) == 2 and not recipe.product_tower.shared_text
+    kind = recipe.product_tower.fusion
+    query = QueryTower(spec, recipe, query_text)
+    product: ProductTower
+    if kind == "transformer":
+        assert product_text is not None
+        if not can_pack(product_text.backbone):
+            name = type(product_text.backbone).__name__
+            raise MercatoError(f"product_tower.fusion: the layers of a {name} cannot fuse; BERT's and XLM-R's kind can")
+        product = FusedProductTower(spec, recipe, product_text)
+    else:
+        fusion = late_fusion(kind, len(spec.product_channels), recipe.dimension)
+        description_text = encoder("product") if of_its_own else None
+        product = ProductTower(spec, recipe, fusion, recipe.dimension, product_text, description_text)
     towers = TwoTower(
-        QueryTower(spec, recipe, query_text),
-        ProductTower(spec, recipe, product_text, encoder("product") if of_its_own else None),
+        query,
+        product,
         nn.Linear(recipe.dimension, queries) if queries else None,
+        threshold=any(stage.engagement_weight and stage.engagement_bias for stage in recipe.stages),
     )
     if recipe.text.pretrained is not None:
         _silence(towers)
@@ -94,8 +112,9 @@ def _silence(towers: TwoTower) -> None:
         zeros += list(product.images.after.parameters())
     for parameter in zeros:
         parameter.zero_()
-    towers.query.fusion.start_even()
-    product.fusion.start_even()
+    for fusion in (towers.query.fusion, product.fusion):
+        if isinstance(fusion, AttentionFusion | ConcatFusion):
+            fusion.start_even()
 
 
 def _reads_text(spec: FeatureSpec, tower: str) -> bool:

@@ -1,7 +1,7 @@
 """Late fusion of a tower's channels, three ways.
 
-Shapes: B batch, N channels, D the shared dimension. All read channels (B, N, D) and which are present (B, N) bool: a
-missing channel (an empty description, no photo) counts as a zero vector, because missing fields are normal.
+Shapes: B batch, N channels, D the shared dimension. All read one vector a channel; a missing channel (an empty
+description, no photo) counts as a zero vector, because missing fields are normal.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from mercato.models.channels import Channels
 
 
 class AttentionFusion(nn.Module):
@@ -22,9 +24,9 @@ class AttentionFusion(nn.Module):
         super().__init__()
         self.projection = nn.Linear(channels * dimension, channels)
 
-    def forward(self, channels_BND: Tensor, present_BN: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, channels: Channels) -> tuple[Tensor, Tensor]:
         """The fused (B, D) and the weights (B, N), zeros for a row with nothing present."""
-        channels_BND = channels_BND * present_BN.unsqueeze(-1)
+        channels_BND, present_BN = channels.vectors_BSE * channels.present_BS.unsqueeze(-1), channels.present_BS
         logits_BN = self.projection(channels_BND.flatten(1))
         # A large negative number, not -inf: a row with nothing present must give zeros, not NaN.
         weights_BN = torch.softmax(logits_BN.masked_fill(~present_BN, -1e9), dim=-1) * present_BN
@@ -51,9 +53,9 @@ class ConcatFusion(nn.Module):
             nn.Linear(channels * dimension, dimension), nn.GELU(), nn.Linear(dimension, dimension)
         )
 
-    def forward(self, channels_BND: Tensor, present_BN: Tensor) -> tuple[Tensor, None]:
+    def forward(self, channels: Channels) -> tuple[Tensor, None]:
         """The fused (B, D); there are no weights."""
-        channels_BND = channels_BND * present_BN.unsqueeze(-1)
+        channels_BND = channels.vectors_BSE * channels.present_BS.unsqueeze(-1)
         fused_BD: Tensor = self.deep(channels_BND.flatten(1))
         return (fused_BD + channels_BND.sum(1) if self.wide else fused_BD), None
 
@@ -65,11 +67,11 @@ class ConcatFusion(nn.Module):
                 parameter.zero_()
 
 
-Fusion = AttentionFusion | ConcatFusion
+LateFusion = AttentionFusion | ConcatFusion
 
 
-def build_fusion(kind: Literal["attention", "concat", "wide_and_deep"], channels: int, dimension: int) -> Fusion:
-    """A fusion by its name in the recipe."""
+def late_fusion(kind: Literal["attention", "concat", "wide_and_deep"], channels: int, dimension: int) -> LateFusion:
+    """A fusion of one vector a channel, by its name in the recipe."""
     if kind == "attention":
         return AttentionFusion(channels, dimension)
     return ConcatFusion(channels, dimension, wide=kind == "wide_and_deep")

@@ -32,9 +32,13 @@ class ImageSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def square(self, image: Image.Image) -> Image.Image:
+        """What the model sees of an RGB photo: (size, size)."""
+        return middle_square(image, self.size, self.size / self.resize)
+
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB photo → (3, size, size) float32, normalised."""
-        array = np.asarray(middle_square(image, self.size, self.size / self.resize), np.float32) / 255
+        array = np.asarray(self.square(image), np.float32) / 255
         normal = (array - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
@@ -55,7 +59,7 @@ class ImageEncoder:
     """A vision model on ONNX Runtime."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
-        self.spec = ImageSpec(**json.loads((folder / SPEC).read_text()))
+        self.spec = read_spec(folder)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = ort.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
@@ -84,6 +88,11 @@ class ImageEncoder:
                 vectors = self._session.run(None, {"pixels": np.stack(flat)})[0]
                 vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
             yield from np.split(vectors, np.cumsum([len(some) for some in decoded])[:-1])
+
+
+def read_spec(folder: Path) -> ImageSpec:
+    """What `write_spec` wrote."""
+    return ImageSpec(**json.loads((folder / SPEC).read_text()))
 
 
 def write_spec(folder: Path, spec: ImageSpec) -> None:

@@ -24,3 +24,8 @@ class ImageSet(nn.Module):
         summed_BD = (self.shared(images_BIV) * weight_BI1).sum(1)
         result: Tensor = self.after(summed_BD / weight_BI1.sum(1).clamp(min=1).sqrt())
         return result
+
+    def each(self, images_BIV: Tensor) -> Tensor:
+        """Every photo by itself, φ and ρ without the sum: (B, I, V) float32 → (B, I, D)."""
+        result: Tensor = self.after(self.shared(images_BIV))
+        return result

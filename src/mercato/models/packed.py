@@ -10,7 +10,7 @@ heads, E = H / A.
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,32 +26,83 @@ def can_pack(backbone: nn.Module) -> bool:
     return isinstance(backbone, BertModel | RobertaModel | XLMRobertaModel) and not backbone.config.is_decoder
 
 
+class Packing(NamedTuple):
+    """How a batch of padded texts lies end to end: the shortest first."""
+
+    order_B: Tensor
+    present_BL: Tensor  # in that order
+    groups: Groups
+
+    @classmethod
+    def of(cls, present_BL: Tensor) -> Self:
+        """From the places (B, L) bool that are filled; a text of none is read as one token."""
+        nothing_B = ~present_BL.any(1)
+        first_L = torch.arange(present_BL.shape[1]) == 0
+        present_BL = present_BL | (nothing_B.unsqueeze(1) & first_L)
+        length_B = present_BL.sum(1)
+        order_B = length_B.argsort(stable=True)
+        groups = [(len(list(alike)), length) for length, alike in groupby(length_B[order_B].tolist())]
+        return cls(order_B, present_BL[order_B], groups)
+
+    def pack(self, padded_BLX: Tensor) -> Tensor:
+        """(B, L, …) → (T, …)."""
+        return padded_BLX[self.order_B][self.present_BL]
+
+    def unpack(self, state_TH: Tensor) -> Tensor:
+        """(T, H) → (B, L, H), zeros where nothing is."""
+        padded_BLH = state_TH.new_zeros(*self.present_BL.shape, state_TH.shape[1])
+        padded_BLH[self.present_BL] = state_TH
+        return padded_BLH[self.order_B.argsort()]
+
+
 def pooled(backbone: Any, tokens_BL: Tensor, pad_id: int, pooling: str) -> Tensor:
     """(B, L) int64, padded at the end → (B, H): the last layer's first state ("cls") or its mean over tokens ("mean").
 
-    The same as `backbone(tokens, mask).last_hidden_state`, pooled, but for rounding and the draws of dropout. A text
-    of nothing but padding is read as one token.
+    The same as `backbone(tokens, mask).last_hidden_state`, pooled, but for rounding and the draws of dropout.
     """
-    length_B = (tokens_BL != pad_id).sum(1).clamp(min=1)
-    order_B = length_B.argsort(stable=True)
-    tokens_BL, length_B = tokens_BL[order_B], length_B[order_B]
-    groups = [(len(list(alike)), length) for length, alike in groupby(length_B.tolist())]
-    place_BL = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
-    real_BL = place_BL < length_B.unsqueeze(1)
-    state_TH = _embed(backbone, tokens_BL[real_BL], place_BL[real_BL])
-    *layers, last = backbone.encoder.layer
-    for layer in layers:
-        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, groups))
+    packing = Packing.of(tokens_BL != pad_id)
+    return _read(backbone.encoder.layer, _embed(backbone, tokens_BL, packing), packing, pooling)
+
+
+def lower(backbone: Any, tokens_BL: Tensor, pad_id: int, layers: int) -> Tensor:
+    """The states that the first `layers` layers leave (0: the embeddings): (B, L) int64 → (B, L, H)."""
+    packing = Packing.of(tokens_BL != pad_id)
+    state_TH = _embed(backbone, tokens_BL, packing)
+    for layer in backbone.encoder.layer[:layers]:
+        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, packing.groups))
+    return packing.unpack(state_TH)
+
+
+def upper(backbone: Any, state_BSH: Tensor, present_BS: Tensor, weight_BS: Tensor, layers: int, pooling: str) -> Tensor:
+    """All but the first `layers` layers over the states that are present, pooled: (B, S, H), (B, S) bool → (B, H).
+
+    A mean is one by `weight_BS`, which adds up to 1.
+    """
+    packing = Packing.of(present_BS)
+    weight_T1 = packing.pack(weight_BS).unsqueeze(1)
+    return _read(backbone.encoder.layer[layers:], packing.pack(state_BSH), packing, pooling, weight_T1)
+
+
+def _read(layers: Any, state_TH: Tensor, packing: Packing, pooling: str, weight_T1: Tensor | None = None) -> Tensor:
+    *others, last = layers
+    for layer in others:
+        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, packing.groups))
     if pooling == "cls":
-        state_BH = _feed_forward(last, _attend_first(last.attention, state_TH, groups))
+        state_BH = _feed_forward(last, _attend_first(last.attention, state_TH, packing.groups))
     else:
-        state_TH = _feed_forward(last, _attend(last.attention, state_TH, groups))
-        state_BH = torch.cat([state_NKH.mean(1) for state_NKH in _by_length(state_TH, groups)])
-    return state_BH[order_B.argsort()]
+        state_TH = _feed_forward(last, _attend(last.attention, state_TH, packing.groups))
+        if weight_T1 is None:
+            means = [state_NKH.mean(1) for state_NKH in _by_length(state_TH, packing.groups)]
+        else:
+            means = [state_NKH.sum(1) for state_NKH in _by_length(state_TH * weight_T1, packing.groups)]
+        state_BH = torch.cat(means)
+    return state_BH[packing.order_B.argsort()]
 
 
-def _embed(backbone: Any, token_T: Tensor, place_T: Tensor) -> Tensor:
+def _embed(backbone: Any, tokens_BL: Tensor, packing: Packing) -> Tensor:
     own = backbone.embeddings
+    place_BL = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
+    token_T, place_T = packing.pack(tokens_BL), place_BL[packing.present_BL]
     if not isinstance(backbone, BertModel):
         place_T = place_T + own.padding_idx + 1  # RoBERTa's places begin behind that of the padding
     state_TH = own.word_embeddings(token_T) + own.position_embeddings(place_T) + own.token_type_embeddings.weight[0]

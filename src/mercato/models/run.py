@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class RunEncoder(ABC):
     ) -> None:
         self.recipe, self.featurizer, self.image_encoder = recipe, featurizer, image_encoder
         self.market_path = market_path  # where relative image paths of products start
+        self.now: datetime | None = None  # the moment at which listings have their age; None: the clock, as in serving
 
     @property
     def dimension(self) -> int:
@@ -80,7 +82,8 @@ class RunEncoder(ABC):
         """
         rows = products.to_pylist() if isinstance(products, pa.Table) else products
         batches = [
-            self.product_vectors(self.featurizer.products(batch, self.image_vectors(batch))) for batch in _batches(rows)
+            self.product_vectors(self.featurizer.products(batch, self.image_vectors(batch), self.now))
+            for batch in _batches(rows)
         ]
         return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
 

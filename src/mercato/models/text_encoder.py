@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 
 from mercato import config
 from mercato.errors import MercatoError
-from mercato.models.packed import can_pack, pooled
+from mercato.models import packed
 
 BUCKET = 32  # texts that are padded to one length
 LOUDNESS = 0.6  # of an untrained encoder: its vectors then are about as long as a trigram bag's
@@ -49,8 +49,8 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) int64 → (B, D)."""
-        if not torch.compiler.is_exporting() and tokens_BL.device.type == "cpu" and can_pack(self.backbone):
-            result: Tensor = self.projection(pooled(self.backbone, tokens_BL, self.pad_id, self.pooling))
+        if self._packs(tokens_BL):
+            result: Tensor = self.projection(packed.pooled(self.backbone, tokens_BL, self.pad_id, self.pooling))
             return result
         if torch.compiler.is_exporting() or len(tokens_BL) < 4 * BUCKET:
             return self._encode(tokens_BL)
@@ -61,6 +61,31 @@ class TextEncoder(nn.Module):
             self._encode(tokens_BL[rows, : max(1, int(length_B[rows[-1]]))]) for rows in torch.split(order_B, BUCKET)
         ]
         return torch.cat(parts)[order_B.argsort()]
+
+    def lower(self, tokens_BL: Tensor, layers: int) -> Tensor:
+        """The states after the first `layers` layers, 0 for the embeddings: (B, L) int64 → (B, L, H)."""
+        if self._packs(tokens_BL):
+            return packed.lower(self.backbone, tokens_BL, self.pad_id, layers)
+        backbone: Any = self.backbone
+        state_BLH: Tensor = backbone.embeddings(input_ids=tokens_BL)
+        return _through(backbone.encoder.layer[:layers], state_BLH, tokens_BL != self.pad_id)
+
+    def upper(self, state_BSH: Tensor, present_BS: Tensor, weight_BS: Tensor, layers: int) -> Tensor:
+        """All but the first `layers` layers over what is present, pooled and projected: (B, S, H), (B, S) → (B, D).
+
+        Pooled is the first state, or the mean by `weight_BS` (B, S), which adds up to 1.
+        """
+        backbone: Any = self.backbone
+        if self._packs(state_BSH):
+            pooled_BH = packed.upper(backbone, state_BSH, present_BS, weight_BS, layers, self.pooling)
+        else:
+            state_BSH = _through(backbone.encoder.layer[layers:], state_BSH, present_BS)
+            pooled_BH = state_BSH[:, 0] if self.pooling == "cls" else (state_BSH * weight_BS.unsqueeze(-1)).sum(1)
+        result: Tensor = self.projection(pooled_BH)
+        return result
+
+    def _packs(self, inputs: Tensor) -> bool:
+        return not torch.compiler.is_exporting() and inputs.device.type == "cpu" and packed.can_pack(self.backbone)
 
     def freeze(self, lowest: int) -> None:
         """Keep so many of the lowest layers as they are, the embeddings being the first.
@@ -78,13 +103,22 @@ class TextEncoder(nn.Module):
     def _encode(self, tokens_BL: Tensor) -> Tensor:
         mask_BL = tokens_BL != self.pad_id
         state_BLH = self.backbone(input_ids=tokens_BL, attention_mask=mask_BL.long()).last_hidden_state
-        if self.pooling == "cls":
-            pooled_BH = state_BLH[:, 0]
-        else:
-            weight_BL1 = mask_BL.unsqueeze(-1).to(state_BLH.dtype)
-            pooled_BH = (state_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp(min=1)
-        result: Tensor = self.projection(pooled_BH)
+        result: Tensor = self.projection(self._pool(state_BLH, mask_BL))
         return result
+
+    def _pool(self, state_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return state_BLH[:, 0]
+        weight_BL1 = mask_BL.unsqueeze(-1).to(state_BLH.dtype)
+        return (state_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp(min=1)
+
+
+def _through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
+    """Layers of BERT's kind, each position looking at those that are present."""
+    mask_B11S = torch.where(present_BS, 0.0, torch.finfo(state_BSH.dtype).min)[:, None, None].to(state_BSH.dtype)
+    for layer in layers:
+        state_BSH = layer(state_BSH, mask_B11S)
+    return state_BSH
 
 
 def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, positions: int) -> PretrainedConfig:

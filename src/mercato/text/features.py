@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,11 +15,13 @@ from tokenizers import Tokenizer
 
 from mercato.data.normalize import clean, normalize
 from mercato.files import write_whole
+from mercato.text.context import ContextSpec
 from mercato.text.trigrams import trigram_ids
 
 Features = dict[str, NDArray[Any]]
 """Tower inputs by name, first axis the batch (B): token and trigram ids (B, L) int64, 0- or pad-filled to the longest;
-country and language ids (B,) int64, 0 = unknown; `images` (B, I, V) float32 with `image_mask` (B, I) bool."""
+country and language ids (B,) int64, 0 = unknown; `images` (B, I, V) float32 with `image_mask` (B, I) bool;
+`context_numbers` (B, 2F) float32 and `context_categories` (B, G) int64, see `mercato.text.context`."""
 
 TITLE_TRIGRAMS, DESCRIPTION_TRIGRAMS = 128, 256  # characters of each that count
 
@@ -43,6 +46,7 @@ class FeatureSpec:
     query_prefix: str = ""
     product_prefix: str = ""
     normalized: bool = True  # tokens are of normalised text; a pretrained tokenizer wants the raw
+    context: ContextSpec | None = None  # there where `context` is a product channel
 
     def save(self, file: Path) -> None:
         """Write as JSON."""
@@ -53,6 +57,8 @@ class FeatureSpec:
         """Read what `save` wrote."""
         fields = json.loads(file.read_text())
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        if values.get("context") is not None:
+            values["context"] = ContextSpec.from_json(fields["context"])
         return cls(**values)
 
 
@@ -81,9 +87,18 @@ class Featurizer:
         return features
 
     def products(
-        self, products: Sequence[Mapping[str, Any]], images: Sequence[NDArray[np.float32] | None] | None = None
+        self,
+        products: Sequence[Mapping[str, Any]],
+        images: Sequence[NDArray[np.float32] | None] | None = None,
+        now: datetime | None = None,
     ) -> Features:
-        """Inputs of the product tower; `images[i]` holds a product's vectors (n_i, V), None or empty for none."""
+        """Inputs of the product tower.
+
+        Args:
+            products: rows of the products schema; a field may be absent.
+            images: a product's image vectors (n_i, V) each, None or empty for none.
+            now: the moment at which a listing's age is told; None: the clock's.
+        """
         spec, features = self.spec, Features()
         for field, tokens, characters in (
             ("title", spec.title_tokens, TITLE_TRIGRAMS),
@@ -114,6 +129,9 @@ class Featurizer:
             )
         if "images" in spec.product_channels:
             features["images"], features["image_mask"] = self._images(images or [None] * len(products))
+        if "context" in spec.product_channels:
+            assert spec.context is not None
+            features |= spec.context.features(products, now or datetime.now(UTC))
         return features
 
     def _tokens(self, texts: Sequence[str], prefix: str, cap: int) -> NDArray[np.int64]:

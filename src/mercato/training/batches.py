@@ -1,6 +1,6 @@
 """Pairs as batches of tower inputs: every distinct query and product of a batch is encoded once.
 
-Shapes: B pairs of a batch, Q and P its distinct queries and products.
+Shapes: B pairs of a batch and S shown ones beside them, Q and P its distinct queries and products; C = B or B + S.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.config import Stage
+from mercato.errors import MercatoError
 from mercato.text.features import Features, FeatureSpec
 
 
@@ -28,7 +29,9 @@ class Batch:
     product: dict[str, Tensor]  # of P distinct products (as seen: with or without withheld fields)
     query_B: Tensor  # which of the Q, int64
     product_B: Tensor  # which of the P, int64
-    excluded_BB: Tensor  # bool: column j is no negative for row i
+    shown_query_S: Tensor  # the same of pairs that were shown and not engaged, where the stage reads them
+    shown_product_S: Tensor
+    excluded_BC: Tensor  # bool: column j, a product of the B pairs or (mixed negatives) the S, is no negative for row i
     grade_B: Tensor  # float32, higher is better
     classes_PK: Tensor  # int64: which of the head's queries find each product, -1 = none more; K = 0 without a head
 
@@ -53,9 +56,12 @@ class Examples:
     withhold_N: NDArray[np.int64]  # which of `withheld` a pair hides from the product tower
     withheld: list[tuple[str, ...]]
     grade_N: NDArray[np.float32]
-    engaged_N: NDArray[np.bool_]  # a true pair; the others only serve graded losses
+    engaged_N: NDArray[np.bool_]  # a true pair; the others were shown or graded low, and are never in-batch positives
     slips_QS: NDArray[np.int64] | None = None  # rows of `queries` that misspell each query
     misspelled: float = 0.0  # share of a batch's pairs that read a misspelling
+    weight_N: NDArray[np.float64] | None = None  # sessions; None: all alike
+    weight_power: float = 0.0  # pairs are drawn by their weight to this power; 0: every engaged pair once an epoch
+    days_N: NDArray[np.int64] | None = None  # the listing's age when the pair was last seen, −1 unknown
     classes_PK: NDArray[np.int64] | None = None  # of the head, for every row of `products`; -1 = none more
 
     @cached_property
@@ -68,6 +74,11 @@ class Examples:
         return np.arange(len(self)) if stage.graded else self.engaged
 
     @cached_property
+    def shown(self) -> NDArray[np.int64]:
+        """The rows of all other pairs."""
+        return np.flatnonzero(~self.engaged_N)
+
+    @cached_property
     def _known(self) -> NDArray[np.int64]:
         return np.unique(self._key(self.query_N[self.engaged_N], self.product_N[self.engaged_N]))
 
@@ -77,60 +88,104 @@ class Examples:
     def __len__(self) -> int:
         return len(self.query_N)
 
-    def batch(self, rows: NDArray[np.int64], generator: np.random.Generator | None = None) -> Batch:
-        """The batch of these pairs; `generator` decides which queries are misspelled, none where it is None."""
-        read = self.query_N[rows]
+    def batch(
+        self,
+        rows: NDArray[np.int64],
+        generator: np.random.Generator | None = None,
+        shown: NDArray[np.int64] | None = None,
+        mixed: bool = False,
+    ) -> Batch:
+        """The batch of these pairs, and of `shown` ones beside them; `mixed`: their products are negatives of all.
+
+        `generator` decides which queries are misspelled, none where it is None.
+        """
+        every = rows if shown is None else np.concatenate([rows, shown])
+        read = self.query_N[every]
         if generator is not None and self.slips_QS is not None:
-            slipped = generator.random(len(rows)) < self.misspelled
-            which = generator.integers(self.slips_QS.shape[1], size=len(rows))
+            slipped = generator.random(len(every)) < self.misspelled
+            which = generator.integers(self.slips_QS.shape[1], size=len(every))
             read = np.where(slipped, self.slips_QS[read, which], read)
-        queries, query_B = np.unique(read, return_inverse=True)
-        seen = self.product_N[rows] * len(self.withheld) + self.withhold_N[rows]
-        instances, product_B = np.unique(seen, return_inverse=True)
-        products = take(self.products, instances // len(self.withheld), self.spec)
+        queries, query_R = np.unique(read, return_inverse=True)
+        # A product is encoded once for each way it is seen: what is withheld, and how old it was.
+        seen_R3 = np.stack([self.product_N[every], self.withhold_N[every], np.zeros_like(every)], axis=1)
+        if self.days_N is not None:
+            seen_R3[:, 2] = self.days_N[every]
+        instances, product_R = np.unique(seen_R3, axis=0, return_inverse=True)
+        places, withholds, days = instances.T
+        products = take(self.products, places, self.spec)
         for kind, fields in enumerate(self.withheld):
             if fields:
-                hide(products, fields, instances % len(self.withheld) == kind, self.spec)
-        places = instances // len(self.withheld)
+                hide(products, fields, withholds == kind, self.spec)
+        if self.days_N is not None and self.spec.context is not None and (columns := self.spec.context.age_columns):
+            seconds = np.where(days < 0, np.nan, days * 86_400.0)
+            products["context_numbers"][:, columns] = self.spec.context.ages(seconds)
+        query_B, product_B = torch.from_numpy(query_R), torch.from_numpy(product_R.ravel())
         classes = np.zeros((len(places), 0), np.int64) if self.classes_PK is None else self.classes_PK[places]
         return Batch(
             tensors(take(self.queries, queries, self.spec)),
             tensors(products),
-            torch.from_numpy(query_B),
-            torch.from_numpy(product_B),
-            torch.from_numpy(self._excluded(rows)),
+            query_B[: len(rows)],
+            product_B[: len(rows)],
+            query_B[len(rows) :],
+            product_B[len(rows) :],
+            torch.from_numpy(self._excluded(rows, every if mixed else rows)),
             torch.from_numpy(self.grade_N[rows]),
             torch.from_numpy(classes),
         )
 
-    def _excluded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def draw(self, pool: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """So many of the pairs in `pool`, any of them again and again, by their weight to `weight_power`."""
+        if not self.weight_power or self.weight_N is None:
+            return pool[generator.integers(len(pool), size=count)]
+        upto = np.cumsum(self.weight_N[pool] ** self.weight_power)
+        places = np.searchsorted(upto, generator.random(count) * upto[-1], side="right").clip(max=len(pool) - 1)
+        drawn: NDArray[np.int64] = pool[places]
+        return drawn
+
+    def _excluded(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Every column that holds a known positive of its row's query, or the row's own product again."""
-        keys_BB = self._key(self.query_N[rows][:, None], self.product_N[rows][None, :])
-        place_BB = np.searchsorted(self._known, keys_BB).clip(max=len(self._known) - 1)
-        excluded_BB: NDArray[np.bool_] = self._known[place_BB] == keys_BB
-        np.fill_diagonal(excluded_BB, False)
-        return excluded_BB
+        keys_BC = self._key(self.query_N[rows][:, None], self.product_N[columns][None, :])
+        place_BC = np.searchsorted(self._known, keys_BC).clip(max=len(self._known) - 1)
+        excluded_BC: NDArray[np.bool_] = self._known[place_BC] == keys_BC
+        np.fill_diagonal(excluded_BC, False)
+        return excluded_BC
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):
-    """One shuffled pass over some rows of the examples an epoch, in batches of one size (give or take one).
+    """A stage's epochs: each a shuffled pass over some rows of the examples, in batches of one size (or one less).
 
+    Where pairs are drawn by weight, an epoch is as many draws as there are rows. Shown pairs are drawn beside them.
     The order depends on the seed and the epoch alone, so that a resumed run sees what an unbroken one would.
     """
 
-    def __init__(self, examples: Examples, rows: NDArray[np.int64], batch_size: int, seed: int) -> None:
-        """`batch_size` is the most that a batch holds."""
+    def __init__(self, examples: Examples, rows: NDArray[np.int64], stage: Stage, seed: int) -> None:
+        """`stage.batch_size` is the most that a batch holds of `rows`.
+
+        Raises:
+            MercatoError: the stage reads shown pairs and there are none.
+        """
         super().__init__()
-        self.examples, self.rows, self.seed, self.epoch = examples, rows, seed, 0
-        self.batch_size = max(2, min(batch_size, len(rows)))
+        self.examples, self.rows, self.stage, self.seed, self.epoch = examples, rows, stage, seed, 0
+        self.batch_size = max(2, min(stage.batch_size, len(rows)))
+        if stage.reads_shown and not len(examples.shown):
+            raise MercatoError(
+                "stages: engagement_weight and mixed negatives learn from pairs with label 0 (shown and not engaged),"
+                " and the market's train split has none: leave both out"
+            )
 
     def __len__(self) -> int:
         return max(1, -(-len(self.rows) // self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
+        examples, stage = self.examples, self.stage
         generator = np.random.default_rng((self.seed, self.epoch))
-        for rows in np.array_split(generator.permutation(self.rows), len(self)):
-            yield self.examples.batch(rows, generator)
+        drawn = examples.weight_power and examples.weight_N is not None
+        order = examples.draw(self.rows, len(self.rows), generator) if drawn else generator.permutation(self.rows)
+        for rows in np.array_split(order, len(self)):
+            shown = None
+            if stage.reads_shown:
+                shown = examples.draw(examples.shown, max(1, round(stage.shown * len(rows))), generator)
+            yield examples.batch(rows, generator, shown, stage.negatives == "mixed")
 
 
 def take(features: Features, rows: NDArray[np.int64], spec: FeatureSpec) -> Features:
@@ -138,7 +193,7 @@ def take(features: Features, rows: NDArray[np.int64], spec: FeatureSpec) -> Feat
     taken = Features()
     for name, array in features.items():
         part = array[rows]
-        if part.ndim == 2 and part.dtype.kind == "i":
+        if name.endswith(("tokens", "trigrams")):
             fill = spec.pad_id if name.endswith("tokens") else 0
             part = part[:, : max(1, int((part != fill).any(0).sum()))]
         taken[name] = part
@@ -146,12 +201,19 @@ def take(features: Features, rows: NDArray[np.int64], spec: FeatureSpec) -> Feat
 
 
 def hide(products: Features, fields: tuple[str, ...], where: NDArray[np.bool_], spec: FeatureSpec) -> None:
-    """Blank fields (`title`, `description`, `images`) of some rows, in place, as if the seller had left them out."""
+    """Blank fields of some rows, in place, as if the seller had left them out."""
     for field in fields:
         blanks = {f"{field}_tokens": spec.pad_id, f"{field}_trigrams": 0}
         for name, blank in ({"image_mask": 0} if field == "images" else blanks).items():
             if name in products:
                 products[name][where] = blank
+        if spec.context is not None and "context_numbers" in products:
+            numbers, categories = spec.context.read_from(field)
+            for place in numbers:
+                products["context_numbers"][where, place] = 0
+                products["context_numbers"][where, len(spec.context.numbers) + place] = 1
+            for place in categories:
+                products["context_categories"][where, place] = 0
 
 
 def tensors(features: Features) -> dict[str, Tensor]:

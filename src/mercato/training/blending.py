@@ -78,7 +78,7 @@ class _Trial:
         assert self.recipe.blending is not None
         torch.manual_seed(self.recipe.seed)
         optimizer = adam(self.towers, self.stage)
-        batches = Batches(self.examples, rows, self.stage.batch_size, self.recipe.seed)
+        batches = Batches(self.examples, rows, self.stage, self.recipe.seed)
         self.towers.train()
         for batches.epoch in range(self.recipe.blending.epochs):
             for batch in batches:
@@ -93,6 +93,6 @@ class _Trial:
     def loss(self, rows: NDArray[np.int64]) -> float:
         """The mean over the same batches every time, none smaller than the others: it depends on a batch's size."""
         self.towers.eval()
-        batches = Batches(self.examples, rows, self.stage.batch_size, self.recipe.seed)
+        batches = Batches(self.examples, rows, self.stage, self.recipe.seed)
         losses = [float(total(self.objective.losses(self.towers, batch.to(self.device)))) for batch in batches]
         return float(np.mean(losses))

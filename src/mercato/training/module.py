@@ -34,6 +34,16 @@ class Validation:
     product_N: NDArray[np.int64]
     label_N: NDArray[np.int64]
     withheld: tuple[str, ...] = ()
+    engagement: Validation | None = None  # engaged and shown pairs, where training reads both: they count as much
+
+    def scores(self, towers: TwoTower, device: torch.device | str = "cpu") -> dict[str, float]:
+        """What early stopping goes by, and, where that is the mean of two tasks, each of them."""
+        relevance = self.roc_auc(towers, device)
+        if self.engagement is None:
+            return {MONITOR: relevance}
+        engagement = self.engagement.roc_auc(towers, device)
+        mean = (relevance + engagement) / 2
+        return {MONITOR: mean, "validation/relevance": relevance, "validation/engagement": engagement}
 
     def roc_auc(self, towers: TwoTower, device: torch.device | str = "cpu") -> float:
         """ROC AUC of the cosines (Que2Search §3.4)."""
@@ -93,8 +103,8 @@ class StageModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """The state before training competes for the best: from a good start, training must not lose."""
         if self.validation is not None and self.best_score == float("-inf"):  # else a resumed stage
-            score = self.validation.roc_auc(self.towers, self.device)
-            self.log_epoch({"epoch": 0, MONITOR: score, "best": self._keep_best(score)})
+            scores = self.validation.scores(self.towers, self.device)
+            self.log_epoch({"epoch": 0, **scores, "best": self._keep_best(scores[MONITOR])})
 
     def on_train_epoch_start(self) -> None:
         """Shuffle anew."""
@@ -121,7 +131,7 @@ class StageModule(L.LightningModule):
         if not np.isfinite(row["loss"]):
             raise MercatoError(f"the loss of epoch {row['epoch']} is {row['loss']}: lower the stage's learning rates")
         if self.validation is not None:
-            row[MONITOR] = self.validation.roc_auc(self.towers, self.device)
+            row |= self.validation.scores(self.towers, self.device)
             self.log(MONITOR, row[MONITOR], prog_bar=True)
         row["best"] = self._keep_best(row.get(MONITOR, self.current_epoch))
         self.log_epoch(row | {"seconds": round(time.perf_counter() - self._start, 1)})

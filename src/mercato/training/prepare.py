@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.compute as pc
 from filelock import FileLock
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -14,12 +16,14 @@ from tokenizers import Tokenizer
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.data.normalize import normalize
-from mercato.data.pairs import recipe_pairs
+from mercato.data.pairs import moment_of, recipe_pairs
+from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.files import write_whole
 from mercato.models.image_vectors import CACHE, ImageVectors, given_vectors, photo_vectors
 from mercato.models.run import SPEC, TOKENIZER
 from mercato.progress import note, track
+from mercato.text.context import ContextSpec
 from mercato.text.features import Features, FeatureSpec, Featurizer
 from mercato.text.misspelling import misspell
 from mercato.text.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
@@ -30,6 +34,7 @@ from mercato.training.module import Validation
 SHORTEST_CAP, LONGEST_CAP = 8, 64  # tokens of a query: a log of single words, or one with a stray page, must not set it
 KEY = ["key", "country"]  # of a query, in its normal form
 SLIPS = 4  # misspellings of a query to draw from
+SHOWN_PAIRS = 1_500  # that validate, of each kind
 RANDOM_NEGATIVES = 10  # a validation pair, where the market has no judged or shown-and-not-engaged ones
 
 
@@ -47,28 +52,30 @@ class Prepared:
 def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     """Read the market as the recipe wants it; the tokenizer and the feature spec are kept in `folder` for a resume."""
     pairs = recipe_pairs(market, recipe.pairs)
-    products = market.frame("products", ["product_id", "title", "description", "language", "country"])
+    products = _products(market, recipe)
     products = products.drop_nulls("product_id").unique("product_id", keep="first", maintain_order=True)
     if len(products) < 2:
         raise MercatoError(f"{market.path}: table products has {len(products)} row(s); training needs at least 2")
     known = pairs.join(products.select("product_id"), on="product_id", how="semi", maintain_order="left")
     if len(known) < len(pairs):
         note(f"  [yellow]{len(pairs) - len(known):,} pairs name a product that is not in the catalogue: left out[/]")
-    wanted = pl.lit(True) if recipe.learns_from_grades else pl.col("label") == 1
-    train = _keyed(known.filter((pl.col("split") == "train") & wanted))
+    wanted = pl.lit(True) if recipe.learns_from_all else pl.col("label") == 1
+    train = _once_engaged(_keyed(known.filter((pl.col("split") == "train") & wanted)))
     if train.filter(pl.col("label") == 1).is_empty():
         raise MercatoError(f"{market.path}: every engaged pair of the train split names a product that is not there")
     judged, withheld = _validation_pairs(market, known, recipe)
-    judged = _keyed(judged)
+    judged, shown = _keyed(judged), _keyed(_validation_shown(market, known, recipe))
 
     vectors, image_folder = _photos(market, recipe, products) if recipe.uses_images else (None, None)
     width = next((v.shape[1] for v in vectors or () if v is not None), 0)
     if recipe.uses_images and not width:
         recipe, vectors, image_folder = _without_photos(market, recipe), None, None
 
-    featurizer = _featurizer(recipe, products, train, width, folder)
+    now = moment_of(market, ["train"])
+    featurizer = _featurizer(recipe, products, train, width, now, folder)
     columns = ["query", *KEY]
-    queries = pl.concat([train.select(columns), judged.select(columns)]).unique(KEY, keep="first", maintain_order=True)
+    queries = pl.concat([part.select(columns) for part in (train, judged, shown)])
+    queries = queries.unique(KEY, keep="first", maintain_order=True)
     texts, countries = queries["query"].to_list(), queries["country"].to_list()
     slips = None
     if recipe.misspelled:
@@ -77,7 +84,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         texts += [misspell(normalize(query), generator) for query in texts for _ in range(SLIPS)]
         countries += [country for country in countries for _ in range(SLIPS)]
     query_features = featurizer.queries(texts, countries)
-    product_features = _product_features(featurizer, products, vectors)
+    product_features = _product_features(featurizer, products, vectors, now)
 
     head_queries, classes = _head(recipe, train, products)
     withholds = train["withhold"].unique(maintain_order=True).to_list()
@@ -93,24 +100,56 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         (train["label"] == 1).to_numpy(),
         slips,
         recipe.misspelled,
+        train["weight"].fill_null(1.0).clip(0).to_numpy() if recipe.pairs.weight_power else None,
+        recipe.pairs.weight_power,
+        _days(train, products, now) if featurizer.spec.context is not None else None,
         classes,
     )
-    validation = None
-    if judged["label"].n_unique() == 2:
-        validation = Validation(
-            query_features,
-            product_features,
-            featurizer.spec,
-            index_of(judged, queries, KEY),
-            index_of(judged, products, ["product_id"]),
-            judged["label"].to_numpy(),
-            withheld,
-        )
+
+    def validate_on(pairs: pl.DataFrame, engagement: Validation | None = None) -> Validation | None:
+        if pairs["label"].n_unique() < 2:
+            return None
+        rows = index_of(pairs, queries, KEY), index_of(pairs, products, ["product_id"])
+        labels = pairs["label"].to_numpy()
+        return Validation(query_features, product_features, featurizer.spec, *rows, labels, withheld, engagement)
+
+    validation = validate_on(judged, validate_on(shown))
+    others = f" and {len(examples.shown):,} others" if len(examples.shown) else ""
     note(
-        f"  {len(examples.engaged):,} engaged pairs of {len(train.select(KEY).unique()):,} queries to learn from,"
-        f" {len(judged):,} pairs to validate on, {len(products):,} products"
+        f"  {len(examples.engaged):,} engaged pairs{others} of {train.select(KEY).n_unique():,} queries to learn from,"
+        f" {len(judged) + len(shown):,} pairs to validate on, {len(products):,} products"
     )
     return Prepared(featurizer, examples, validation, image_folder, head_queries)
+
+
+def _products(market: Market, recipe: Recipe) -> pl.DataFrame:
+    """What the product tower reads of the catalogue, but for the photos themselves."""
+    columns = ["product_id", "title", "description", "language", "country"]
+    if not recipe.uses_context:
+        return market.frame("products", columns)
+    aside = ("images", "image_embeddings")
+    products = market.frame("products", [name for name in PRODUCTS.names if name not in aside])
+    photos = market.arrow("products", list(aside))
+    counts = [pc.fill_null(pc.list_value_length(photos[name]), 0) for name in aside]
+    return products.with_columns(image_count=pl.Series(pc.max_element_wise(*counts).to_numpy()))
+
+
+def _once_engaged(train: pl.DataFrame) -> pl.DataFrame:
+    """A pair that somebody engaged with was not merely shown, in whatever spelling of the query."""
+    pair = [*KEY, "product_id"]
+    engaged = train.filter(pl.col("label") == 1)
+    others = train.filter((pl.col("label") != 1) & pl.col("grade").is_null())
+    lost = others.join(engaged.select(pair), on=pair, how="semi", nulls_equal=True)
+    return train.join(
+        lost.select([*pair, "label"]), on=[*pair, "label"], how="anti", nulls_equal=True, maintain_order="left"
+    )
+
+
+def _days(train: pl.DataFrame, products: pl.DataFrame, now: datetime) -> NDArray[np.int64]:
+    """How old each pair's listing was when the pair was last seen, in whole days; −1 where that is unknown."""
+    created = products["created_at"].gather(index_of(train, products, ["product_id"]))
+    age = (train["last_seen"].fill_null(pl.lit(now)) - created).dt.total_days()
+    return age.clip(0).fill_null(-1).to_numpy()
 
 
 def _head(
@@ -198,8 +237,29 @@ def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tu
     return held.select(columns), withheld
 
 
+def _validation_shown(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+    """Engaged and shown pairs of the validation split, where training reads both and judgments alone would validate."""
+    columns = ["query", "country", "product_id", "label"]
+    nothing = pairs.clear().select(columns)
+    if not any(stage.reads_shown for stage in recipe.stages) or not market.has("judgments"):
+        return nothing
+    held = pairs.filter((pl.col("split") == "validation") & (pl.col("source") == "market"))
+    return pl.concat(
+        [nothing]
+        + [
+            own.sample(min(len(own), SHOWN_PAIRS), seed=recipe.seed).select(columns)
+            for own in (held.filter(pl.col("label") == label) for label in (0, 1))
+        ]
+    )
+
+
 def _featurizer(
-    recipe: Recipe, products: pl.DataFrame, train: pl.DataFrame, image_dimension: int, folder: Path
+    recipe: Recipe,
+    products: pl.DataFrame,
+    train: pl.DataFrame,
+    image_dimension: int,
+    now: datetime,
+    folder: Path,
 ) -> Featurizer:
     if (folder / SPEC).is_file() and (folder / TOKENIZER).is_file():  # a resumed run
         return Featurizer(FeatureSpec.load(folder / SPEC), load_tokenizer(folder / TOKENIZER))
@@ -234,6 +294,9 @@ def _featurizer(
         query_prefix=prefix,
         product_prefix=recipe.product_tower.text.prefix,
         normalized=pretrained is None,
+        context=ContextSpec.fit(recipe.product_tower.context, products.to_dicts(), now)
+        if recipe.uses_context
+        else None,
     )
     write_whole(folder / TOKENIZER, tokenizer.to_str())
     spec.save(folder / SPEC)
@@ -241,20 +304,20 @@ def _featurizer(
 
 
 def _product_features(
-    featurizer: Featurizer, products: pl.DataFrame, vectors: ImageVectors | None, batch: int = 4096
+    featurizer: Featurizer, products: pl.DataFrame, vectors: ImageVectors | None, now: datetime, batch: int = 4096
 ) -> Features:
     parts: list[Features] = []
     for start in track(range(0, len(products), batch), f"products → features (batches of {batch:,})"):
         rows = products[start : start + batch].to_dicts()
-        parts.append(featurizer.products(rows, vectors[start : start + batch] if vectors is not None else None))
+        parts.append(featurizer.products(rows, vectors[start : start + batch] if vectors is not None else None, now))
     whole = Features()
     for name in parts[0]:
         arrays = [part[name] for part in parts]
-        if arrays[0].dtype == np.int64 and arrays[0].ndim == 2:
+        if name.endswith(("tokens", "trigrams")):
             fill = featurizer.spec.pad_id if name.endswith("tokens") else 0
             whole[name] = _stack(arrays, fill)
         else:  # half precision halves what a large catalogue's photos take
-            whole[name] = np.concatenate([a.astype(np.float16) if a.dtype == np.float32 else a for a in arrays])
+            whole[name] = np.concatenate([a.astype(np.float16) if name == "images" else a for a in arrays])
     return whole
 
 

@@ -147,7 +147,7 @@ def _run_stage(
         towers.load_state_dict(torch.load(best_file, weights_only=True, map_location="cpu"))
         return
     folder.mkdir(exist_ok=True)
-    batches = Batches(examples, examples.rows(stage), stage.batch_size, recipe.seed + number)
+    batches = Batches(examples, examples.rows(stage), stage, recipe.seed + number)
     module = StageModule(
         towers, objective, prepared.validation, batches, best_file, lambda row: _log(partial, {"stage": number, **row})
     )
