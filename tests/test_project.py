@@ -141,6 +141,7 @@ def test_the_installed_command_runs():
         "evaluate",
         "ablate",
         "explain",
+        "robustness",
         "export",
         "index",
         "serve",

@@ -166,7 +166,7 @@ def ablate(
     """Measure a paper's table again, row by row: train what is missing, write the table as JSON, Markdown and HTML."""
     from mercato.ablation.ablate import ablate
     from mercato.ablation.study import load_study
-    from mercato.ablation.table import terminal
+    from mercato.ablation.text import terminal
     from mercato.data.market import Market
 
     read, folder = load_study(study)
@@ -184,6 +184,25 @@ def explain(run: Annotated[Path, typer.Argument(metavar="RUN")], market: MarketD
     explained = explain_run(run, Market.open(market))
     _print(summary(explained), explained, as_json)
     progress.note(f"report: {run / 'explain.html'}")
+
+
+@app.command()
+def robustness(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="One run, or several side by side.")],
+    market: MarketDir,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="The page to write (.html); else robustness.html in the one run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a missing field costs: every metric with each field withheld from all products, as a page and as JSON."""
+    from mercato.data.market import Market
+    from mercato.evaluation.robustness import page_of, robustness, summary
+
+    page = page_of(runs, to)
+    result = robustness(runs, Market.open(market), page)
+    _print(summary(result), result, as_json)
+    progress.note(f"report: {page}")
 
 
 @app.command()

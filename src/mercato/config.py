@@ -269,6 +269,8 @@ class Recipe(Frozen):
         if tower.fusion == "transformer":
             if not any(channel.endswith("text") for channel in tower.channels):
                 raise ValueError("product_tower.fusion: a transformer fuses text with the rest; name a text channel")
+            if tower.text.pooling == "cls" and not tower.channels[0].endswith("text"):
+                raise ValueError("product_tower.channels: [CLS] is the first token read; name a text channel first")
             if (tower.fusion_layers or 0) > tower.text.layers:
                 raise ValueError(f"product_tower.fusion_layers: text.layers has only {tower.text.layers}")
             if not tower.shared_text:

@@ -1,10 +1,19 @@
-"""`mercato demo`: the whole path on a simulated market, each stage by the function that its own verb calls."""
+"""`mercato demo`: the whole path on a simulated market, each stage by the function that its own verb calls.
+
+It trains both papers' models and serves the better one.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,76 +21,170 @@ from rich.console import Console
 from rich.markup import escape
 from rich.rule import Rule
 
+from mercato.ablation.runs import THREADS
 from mercato.benchmarks.query import exported, latency
-from mercato.config import load_recipe
 from mercato.data.checking import check
 from mercato.data.market import MARKET, Market
 from mercato.data.mining import mine
 from mercato.data.simulation import NAME, simulate
 from mercato.errors import MercatoError
-from mercato.evaluation.run import evaluate_run, summary
-from mercato.files import market_lock, refuse_foreign
+from mercato.evaluation.run import evaluate_runs, summary
+from mercato.files import market_lock, refuse_foreign, write_whole
 from mercato.models.export import export
 from mercato.models.model import Model
 from mercato.models.run import RECIPE, SPEC
 from mercato.progress import console, note
 from mercato.serving.indexing import index_market
 from mercato.serving.server import serve_run
-from mercato.training.train import partial_folder, train
+from mercato.training.train import partial_folder
+
+STAGES = ("simulate", "check", "mine", "train", "evaluate", "export", "index")
+RECIPES = ("que2search", "que2engage")
+README, HEADING = "README.md", "# A demo of Mercato\n"
 
 
 def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
     """Simulate, check, mine, train, evaluate, export, index; then serve on `port`, or not where it is None.
 
-    A demo that stands in `folder` is replaced, with what its API was told; a folder with anything else is refused.
+    Which model is served, why, and how to serve it again, is left in DIR/README.md. A demo that stands in `folder` is
+    replaced, with what its API was told; a folder with anything else is refused.
     """
-    market_path, run, index = folder / "market", folder / "run", folder / "index"
-    _clear(folder, {market_path: (MARKET,), run: (RECIPE, SPEC), index: ("current",), partial_folder(run): ()})
-    metrics: dict[str, Any] = {}
+    market_path, index = folder / "market", folder / "index"
+    runs = {recipe: folder / "runs" / recipe for recipe in RECIPES}
+    _clear(folder)
+    begun = time.perf_counter()
 
-    def checked() -> None:
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        console.print(Rule(f"{STAGES.index(name) + 1}/{len(STAGES)} {name}", align="left"))
+        yield
+        note(f"  [dim]{name}: {time.perf_counter() - start:.0f} s, {time.perf_counter() - begun:.0f} s in all[/]")
+
+    with stage("simulate"):
+        simulate(market_path, size, seed)
+    with stage("check"):
         problems = [problem for problem in check(market_path) if problem.severity == "error"]
         if problems:
             raise MercatoError("\n".join(map(str, problems)))
         note("  no errors")
-
-    stages: list[tuple[str, Callable[[], Any]]] = [
-        ("simulate", lambda: simulate(market_path, size, seed)),
-        ("check", checked),
-        ("mine", lambda: console.print(mine(Market.open(market_path)))),
-        ("train", lambda: train(load_recipe("que2search"), Market.open(market_path), run)),
-        ("evaluate", lambda: metrics.update(evaluate_run(run, Market.open(market_path)))),
-        ("export", lambda: console.print(exported(export(Model.load(run), run), latency(run)))),
-        ("index", lambda: index_market(run, Market.open(market_path), str(index))),
-    ]
-    begun = time.perf_counter()
-    for number, (name, stage) in enumerate(stages, 1):
-        start = time.perf_counter()
-        console.print(Rule(f"{number}/{len(stages)} {name}", align="left"))
-        stage()
-        note(f"  [dim]{name}: {time.perf_counter() - start:.0f} s, {time.perf_counter() - begun:.0f} s in all[/]")
+    with stage("mine"):
+        console.print(mine(Market.open(market_path)))
+    market = Market.open(market_path)
+    with stage("train"):
+        _train(runs, market_path)
+    with stage("evaluate"):
+        metrics = dict(zip(runs, evaluate_runs(list(runs.values()), market), strict=True))
+    chosen, why = choose(metrics[RECIPES[0]], *RECIPES)
+    run = runs[chosen]
+    with stage("export"):
+        console.print(exported(export(Model.load(run), run), latency(run)))
+    with stage("index"):
+        index_market(run, market, str(index))
     console.print(Rule("what was learned", align="left"))
-    Console().print(summary(metrics))  # the result, on stdout
-    note(escape(f"report: {run / 'report.html'}"))
+    Console().print(summary(metrics[chosen], chosen))  # the result, on stdout
+    for path in runs.values():
+        note(escape(f"report: {path / 'report.html'}"))
+    command = f"mercato serve {run} --market {market_path} --index {index}"
+    write_whole(folder / README, f"{HEADING}\n{chosen} is served. {why}\n\n    {command}\n")
+    note(f"[bold]{chosen} is served.[/] {escape(why)}")
     if port is not None:
-        serve_run(run, Market.open(market_path), str(index), "127.0.0.1", port)
+        serve_run(run, market, str(index), "127.0.0.1", port)
     else:
-        note(escape(f"serve it: mercato serve {run} --market {market_path} --index {index}"))
+        note(escape(f"serve it: {command}"))
 
 
-def _clear(folder: Path, parts: dict[Path, tuple[str, ...]]) -> None:
-    """Remove an earlier demo from `folder`; a MercatoError where any of it may not be a demo's (path → its markers)."""
-    refuse_foreign(folder, ())
-    if folder.is_dir() and set(folder.iterdir()) - set(parts):
-        raise MercatoError(f"{folder} holds other things than a demo: name an empty or a new folder")
-    for path, markers in parts.items():
+def choose(metrics: Mapping[str, Any], ours: str, other: str) -> tuple[str, str]:
+    """Which of two models to serve, and why in plain words: the one ahead on engagement, unless relevance forbids.
+
+    It does where the paired 95 % interval of the difference lies below 0: the model is behind by more than chance.
+
+    Args:
+        metrics: what `evaluate` returned for the model called `ours`, with `other` among its baselines.
+    """
+
+    def compared(part: str, leader: str) -> tuple[str, float, float]:
+        """The leader's ROC AUC against the other's, in words, and the interval of the difference."""
+        figures = {ours: metrics[part]["roc_auc"], other: metrics["baselines"][other][part]["roc_auc"]}
+        low, high = metrics["intervals"]["differences"][other][part]["roc_auc"]
+        if leader == other:
+            low, high = -high, -low
+        behind = other if leader == ours else ours
+        difference = figures[leader] - figures[behind]
+        words = f"{part} ROC AUC {figures[leader]:.3f} against {figures[behind]:.3f} ({difference:+.3f}"
+        return f"{words}, 95 % interval {low:+.3f} to {high:+.3f})", low, high
+
+    theirs = metrics["baselines"][other]["engagement"]["roc_auc"]
+    leader, behind = (ours, other) if metrics["engagement"]["roc_auc"] >= theirs else (other, ours)
+    engagement, low, _ = compared("engagement", leader)
+    relevance, _, high = compared("relevance", leader)
+    ahead = "is ahead on engagement" if low > 0 else "is ahead on engagement, though no more than chance would have it"
+    if high < 0:
+        return behind, f"{leader} {ahead}, but behind on relevance by more than chance: {engagement}, {relevance}."
+    return leader, f"It {ahead}, and not behind on relevance by more than chance: {engagement}, {relevance}."
+
+
+def _train(runs: Mapping[str, Path], market_path: Path) -> None:
+    """`mercato train` of every recipe at once, each in its own process; what they say is told line by line.
+
+    Raises:
+        MercatoError: one of them failed, which does not stop the others.
+    """
+    threads = max(1, (os.cpu_count() or 1) // len(runs))
+    width = max(map(len, runs))
+    environment = (
+        os.environ | dict.fromkeys(THREADS, str(threads)) | {"COLUMNS": str(max(40, console.width - width - 4))}
+    )
+
+    def follow(recipe: str, process: subprocess.Popen[str]) -> str | None:
+        """Retell what a process says until it ends; what went wrong."""
+        assert process.stderr is not None
+        last: deque[str] = deque(maxlen=5)
+        for line in process.stderr:
+            last.append(line.rstrip())
+            note(f"  [dim]{recipe:<{width}}[/]  {escape(last[-1])}")
+        return "\n".join([f"training {recipe} failed:", *last]) if process.wait() else None
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        processes = {
+            recipe: subprocess.Popen(
+                [sys.executable, "-m", "mercato.cli", "train", recipe, "--market", market_path, "--out", run],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+            for recipe, run in runs.items()
+        }
+        try:
+            failures = list(filter(None, pool.map(follow, processes, processes.values())))
+        finally:  # interrupted
+            for process in processes.values():
+                process.terminate()
+    if failures:
+        raise MercatoError("\n".join(failures))
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier demo from `folder`; a MercatoError where any of it may not be a demo's."""
+    market_path, index, runs_folder, readme = (folder / name for name in ("market", "index", "runs", README))
+    runs = [runs_folder / recipe for recipe in RECIPES]
+    own = {folder: {market_path, index, runs_folder, readme}, runs_folder: {*runs, *map(partial_folder, runs)}}
+    for place, parts in own.items():
+        refuse_foreign(place, ())
+        if place.is_dir() and (foreign := sorted(path.name for path in {*place.iterdir()} - parts)):
+            raise MercatoError(
+                f"{place} holds other things than a demo ({', '.join(foreign[:3])}): name an empty or a new folder"
+            )
+    for path, markers in {market_path: (MARKET,), index: ("current",), **dict.fromkeys(runs, (RECIPE, SPEC))}.items():
         refuse_foreign(path, markers)
-    market_path = folder / "market"
+    if readme.exists() and not (readme.is_file() and readme.read_bytes().startswith(HEADING.encode())):
+        raise MercatoError(f"{readme} is not a demo's: name an empty or a new folder")
     if (market_path / MARKET).is_file():
         if (name := Market.open(market_path).config.name) != NAME:
             raise MercatoError(f"{market_path} is the market {name!r}, not a demo's: name an empty or a new folder")
         with market_lock(market_path):
             note(escape(f"replacing the demo in {folder}"))
             shutil.rmtree(market_path)
-    for path in parts:
+    for path in (market_path, index, runs_folder):
         shutil.rmtree(path, ignore_errors=True)
+    readme.unlink(missing_ok=True)

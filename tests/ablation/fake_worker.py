@@ -1,4 +1,4 @@
-"""Stands in for `mercato.ablation.worker`: the figure of a recipe is its dimension and its seed. Starts in no time."""
+"""Stands in for `mercato.ablation.worker`: a recipe's figures are of its dimension and seed. Starts in no time."""
 
 from __future__ import annotations
 
@@ -28,14 +28,23 @@ curve = [
     for epoch in range(4)
 ]
 measures = {
-    "figures": {"relevance": {"roc_auc": value, "ndcg@10": value / 2}, "batch": {"recall@1": value / 3}},
-    "n": {"relevance": {"queries": 31, "pairs": 530}, "batch": {"queries": 20, "pairs": 20}},
+    "figures": {
+        "relevance": {"roc_auc": value, "ndcg@10": value / 2},
+        "engagement": {"roc_auc": 1 - value},
+        "batch": {"recall@1": value / 3},
+    },
+    "n": {
+        "relevance": {"queries": 31, "pairs": 530},
+        "engagement": {"queries": 1525, "pairs": 22_806},
+        "batch": {"queries": 20, "pairs": 20},
+    },
     "training": {"seconds": 12.0, "epochs": 3 * len(stages), "validation_roc_auc": value, "curve": curve},
     "mercato": "0.0.1",
     "measured": f"2026-05-0{seed + 1}",
 }
 run.mkdir(parents=True, exist_ok=True)
-np.savez(run / "replicates.npz", **{"relevance.roc_auc": value + noise + own})
+replicates = {"relevance.roc_auc": value + noise + own, "engagement.roc_auc": 1 - value + noise + own}
+np.savez(run / "replicates.npz", **replicates)
 if "--keep" in sys.argv:
     (run / "model.safetensors").touch()
     (run / "product_tower.onnx").touch()

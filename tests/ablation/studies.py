@@ -20,7 +20,7 @@ def study(**changes: Any) -> Study:
         "name": "toy-table",
         "title": "Toys | and more",
         "recipe": "tiny.toml",
-        "metric": "relevance.roc_auc",
+        "metrics": ["relevance.roc_auc"],
         "seeds": [0, 1, 2],
         "reference": "Nobody, Table 0",
         "rows": ROWS,

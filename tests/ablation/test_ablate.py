@@ -17,18 +17,37 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 from studies import ROWS, calls, study
 from typer.testing import CliRunner
 
 from mercato.ablation import runs
 from mercato.ablation.ablate import ablate
 from mercato.ablation.page import page as html_page
-from mercato.ablation.table import _step, cells, figure, signed
+from mercato.ablation.table import Measured, _step
+from mercato.ablation.text import cells, columns, effort, figure, signed, terminal
 from mercato.cli import app
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
+
+BOTH = ["engagement.roc_auc", "relevance.roc_auc"]
+TWO_METRICS: list[dict[str, Any]] = [
+    {"name": "small", "paper": [0.56, 0.67]},
+    {"name": "larger", "set": ["dimension=24"], "paper": [0.55, 0.68]},
+    {"name": "smaller", "from": "small", "set": ["dimension=8"], "paper": [0.55, 0.68]},
+]
+
+
+def _relevance(table: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row["metrics"]["relevance.roc_auc"] for row in table["rows"]]
+
+
+def _texts(page: str) -> list[list[str]]:
+    """The cells of a page's first table, without its two lines of headers."""
+    lines = page[page.index("<table") : page.index("</table>")].split("<tr>")[3:]
+    return [[unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<td.*?</td>", line)] for line in lines]
 
 
 def test_only_what_is_missing_is_done(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
@@ -39,7 +58,8 @@ def test_only_what_is_missing_is_done(tiny_market: Market, recipes: Path, tmp_pa
     assert len(calls(out)) == 4
     wider = ablate(study(name="other"), recipes, tiny_market, out, jobs=2)  # 4 rows, 3 seeds: 4 runs are there
     assert len(calls(out)) == len(set(calls(out))) == 12
-    assert wider["rows"][0]["values"][:2] == first["rows"][0]["values"]
+    was, now = (_relevance(table)[0]["values"] for table in (first, wider))
+    assert now[:2] == was
     assert {"toy-table.json", "toy-table.md", "toy-table.html", "other.html"} <= {path.name for path in out.iterdir()}
     assert not list((out / "runs").glob(".*.log"))
 
@@ -49,8 +69,9 @@ def test_rows_with_the_same_recipe_share_their_runs(tiny_market: Market, recipes
     table = ablate(study(rows=rows), recipes, tiny_market, tmp_path / "out", jobs=2)
     assert len(calls(tmp_path / "out")) == 3
     assert table["rows"][0]["runs"] == table["rows"][1]["runs"]
-    assert table["rows"][1]["step"]["value"] == 0
-    assert table["rows"][1]["step"]["interval"] == [0, 0]
+    step = _relevance(table)[1]["step"]
+    assert step["value"] == 0
+    assert step["interval"] == [0, 0]
 
 
 def test_another_market_or_recipe_is_another_run(
@@ -96,8 +117,8 @@ def test_a_killed_study_picks_up(
 ) -> None:
     out = tmp_path / "out"
     (tmp_path / "study.toml").write_text(
-        'name = "killed"\ntitle = "Killed"\nrecipe = "tiny.toml"\nmetric = "relevance.roc_auc"\nseeds = [0, 1, 2, 3]\n'
-        '[[rows]]\nname = "a"\n[[rows]]\nname = "b"\nset = ["dimension=8"]\n'
+        'name = "killed"\ntitle = "Killed"\nrecipe = "tiny.toml"\nmetrics = ["relevance.roc_auc"]\n'
+        'seeds = [0, 1, 2, 3]\n[[rows]]\nname = "a"\n[[rows]]\nname = "b"\nset = ["dimension=8"]\n'
     )
     arguments = ["ablate", str(tmp_path / "study.toml"), "--market", str(tiny_market.path), "--out", str(out)]
     code = f"from mercato.ablation import runs; runs.WORKER = {fake_worker!r}; from mercato.cli import app; app()"
@@ -124,17 +145,17 @@ def test_a_killed_study_picks_up(
 def test_what_cannot_be_measured_is_said_before_anything_is_trained(
     tiny_market: Market, recipes: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(MercatoError, match="metric: relevance has no auc; it has roc_auc"):
-        ablate(study(metric="relevance.auc"), recipes, tiny_market, tmp_path / "out")
+    with pytest.raises(MercatoError, match="metrics: relevance has no auc; it has roc_auc"):
+        ablate(study(metrics=[BOTH[0], "relevance.auc"], rows=TWO_METRICS), recipes, tiny_market, tmp_path / "out")
     one_class = Market.open(shutil.copytree(tiny_market.path, tmp_path / "one class"))
     judged, file = one_class.frame("judgments"), one_class.path / "judgments.parquet"
     file.unlink()
     judged.with_columns(pl.col("grade") * 0).write_parquet(file)
-    with pytest.raises(MercatoError, match=r"metric: relevance.roc_auc is undefined .* defined there: nothing"):
+    with pytest.raises(MercatoError, match=r"metrics: relevance.roc_auc is undefined .* defined there: nothing"):
         ablate(study(), recipes, one_class, tmp_path / "out")
     for table in ("judgments", "pairs"):
         (one_class.path / f"{table}.parquet").unlink()
-    with pytest.raises(MercatoError, match="it has no test judgments and no engaged pairs"):
+    with pytest.raises(MercatoError, match="it has no test judgments, no engaged pairs"):
         ablate(study(), recipes, one_class, tmp_path / "out")
     with pytest.raises(MercatoError, match=r"row 'larger'(.|\n)*dimension"):
         rows = [ROWS[0], {"name": "larger", "set": ["dimension=0"]}]
@@ -142,34 +163,40 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
-def test_json_markdown_and_html_agree(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
-    table = ablate(study(), recipes, tiny_market, tmp_path, jobs=2)
+@pytest.mark.parametrize("fields", [{}, {"metrics": BOTH, "rows": TWO_METRICS}], ids=["one metric", "two"])
+def test_json_markdown_and_html_agree(
+    fields: dict[str, Any], tiny_market: Market, recipes: Path, tmp_path: Path
+) -> None:
+    table = ablate(study(**fields), recipes, tiny_market, tmp_path, jobs=2)
     assert json.loads((tmp_path / "toy-table.json").read_text()) == table
-    marked = [line for line in (tmp_path / "toy-table.md").read_text().splitlines() if line.startswith("| ")]
-    in_markdown = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in marked[2:]]
-    page = (tmp_path / "toy-table.html").read_text()
-    first = page[page.index("<table>") : page.index("</table>")]
-    in_html = [
-        [unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<td.*?</td>", line)]
-        for line in first.split("<tr>")[2:]
+    text, page = ((tmp_path / f"toy-table.{kind}").read_text() for kind in ("md", "html"))
+    marked = [line for line in text.splitlines() if line.startswith("| ")]
+    in_markdown = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in marked]
+    expected = [
+        [row["name"], *(cell for group in cells(row, table) for cell in group), effort(row)] for row in table["rows"]
     ]
-    expected = [list(cells(row)) for row in table["rows"]]
-    assert in_html == expected
-    assert [line[:5] for line in in_markdown] == [line[:5] for line in expected]
-    assert "of another market" in page
-    for text in (page, (tmp_path / "toy-table.md").read_text()):
-        assert "Measured by Mercato 0.0.1, 2026-05-01 to 2026-05-03" in text
-    for row in table["rows"][:1]:
-        row["curves"] = [[] for _ in row["curves"]]  # no epoch was logged
-    assert html_page(table).count("<polyline") < page.count("<polyline")
-    assert "of another market" in (tmp_path / "toy-table.md").read_text()
-    assert page.count("<polyline") == 3 * (3 * 1 + 2)  # a line a seed and stage
+    assert {len(line) for line in in_markdown + expected} == {2 + 5 * len(table["metrics"])}
+    assert in_markdown[2:] == expected
+    assert _texts(page) == expected
+    for shown in (page, text):
+        assert "of another market" in shown
+        assert "Measured by Mercato 0.0.1, 2026-05-01 to 2026-05-03" in shown
+        assert all(metric in shown for metric in table["metrics"])
     assert "http" not in re.sub(r"http://www.w3.org\S+", "", page)  # nothing from elsewhere
 
 
+def test_a_line_a_seed_and_stage_is_drawn(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    table = ablate(study(), recipes, tiny_market, tmp_path, jobs=2)
+    page = html_page(table)
+    assert page.count("<polyline") == 3 * (3 * 1 + 2)
+    for row in table["rows"][:1]:
+        row["curves"] = [[] for _ in row["curves"]]  # no epoch was logged
+    assert html_page(table).count("<polyline") < page.count("<polyline")
+
+
 def test_figures_steps_and_verdicts(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
-    rows = ablate(study(), recipes, tiny_market, tmp_path, jobs=2)["rows"]
-    small, larger, second, smaller = rows
+    table = ablate(study(), recipes, tiny_market, tmp_path, jobs=2)
+    small, larger, second, smaller = _relevance(table)
     assert small["mean"] == pytest.approx(0.161)
     assert small["half_width"] == pytest.approx(4.30265 * 0.001 / 3**0.5, abs=1e-7)
     assert small["step"] is None
@@ -177,9 +204,82 @@ def test_figures_steps_and_verdicts(tiny_market: Market, recipes: Path, tmp_path
     assert larger["step"]["paper"] == pytest.approx(0.05)
     assert larger["step"]["relative"] is None
     assert [row["step"]["verdict"] for row in (larger, second, smaller)] == ["agrees", "unsure", "disagrees"]
-    assert smaller["from"] == "small"
-    assert second["set"] == ["stages.1.loss='in_batch_softmax'"]
+    assert table["rows"][3]["from"] == "small"
+    assert table["rows"][2]["set"] == ["stages.1.loss='in_batch_softmax'"]
     assert [figure(0.7456), figure(1.0), signed(-0.00214), signed(0.5)] == [".7456", "1.0000", "−.0021", "+.5000"]
+
+
+def test_each_metric_has_its_own_figures_and_verdicts(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    """The fake's engagement falls as its relevance rises."""
+    table = ablate(study(metrics=BOTH, rows=TWO_METRICS), recipes, tiny_market, tmp_path, jobs=2)
+    assert table["n"]["engagement"]["pairs"] == 22_806
+    seen = {
+        metric: [row["metrics"][metric]["step"] for row in table["rows"] if row["from"]] for metric in table["metrics"]
+    }
+    assert list(seen) == BOTH
+    assert [step["value"] for step in seen[BOTH[0]]] == pytest.approx([-0.08, 0.08])
+    assert [step["value"] for step in seen[BOTH[1]]] == pytest.approx([0.08, -0.08])
+    assert [step["paper"] for step in seen[BOTH[0]]] == pytest.approx([-0.01, -0.01])
+    assert [step["verdict"] for step in seen[BOTH[0]]] == ["agrees", "disagrees"]
+    assert [step["verdict"] for step in seen[BOTH[1]]] == ["agrees", "disagrees"]
+
+
+def test_every_row_is_compared_with_every_other_one(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    table = ablate(study(metrics=BOTH, rows=TWO_METRICS), recipes, tiny_market, tmp_path, jobs=2)
+    compared = table["differences"]["relevance.roc_auc"]
+    for row, result in zip(table["rows"], _relevance(table), strict=True):
+        assert set(compared[row["name"]]) == {each["name"] for each in TWO_METRICS} - {row["name"]}
+        if row["from"]:
+            assert compared[row["name"]][row["from"]]["value"] == result["step"]["value"]
+            assert compared[row["name"]][row["from"]]["interval"] == result["step"]["interval"]
+    larger = compared["larger"]["smaller"]
+    assert larger["value"] == pytest.approx(0.16)
+    assert larger["interval"] == pytest.approx([-end for end in compared["smaller"]["larger"]["interval"][::-1]])
+    assert "All against" not in html_page(table)  # these rows all start from the first
+    chained = ablate(study(), recipes, tiny_market, tmp_path)
+    assert "All against small" in html_page(chained)
+
+
+def test_two_metrics_are_plotted_against_each_other(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    two = {"metrics": BOTH, "rows": TWO_METRICS}
+    table = ablate(study(**two), recipes, tiny_market, tmp_path, jobs=2)
+    chart = _tradeoff_of(html_page(table))
+    assert chart.count("<circle") == 3
+    assert chart.count('class="whisker') == 2 * 3
+    assert "<polyline" not in chart
+    assert all(f">{row['name']}</text>" in chart for row in TWO_METRICS)
+    places = [tuple(map(float, found)) for found in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', chart)]
+    assert sorted(places) == sorted(places, key=lambda place: place[1])  # more relevance, less engagement: downwards
+    joined = ablate(study(**two, curve=True), recipes, tiny_market, tmp_path)
+    assert _tradeoff_of(html_page(joined)).count("<polyline") == 1
+    single = ablate(study(**two, seeds=[7]), recipes, tiny_market, tmp_path)
+    assert "whisker" not in _tradeoff_of(html_page(single))
+    assert _tradeoff_of(html_page(ablate(study(), recipes, tiny_market, tmp_path))) == ""
+
+
+def _tradeoff_of(page: str) -> str:
+    found = re.search(r'<svg [^>]*class="tradeoff">.*?</svg>', page)
+    return found.group() if found else ""
+
+
+def test_without_a_paper_nothing_of_it_is_shown(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    rows = [{"name": row["name"], "set": row.get("set", [])} for row in TWO_METRICS]
+    table = ablate(study(metrics=BOTH, rows=rows), recipes, tiny_market, tmp_path, jobs=2)
+    assert columns(table) == ("mean", "step [95 %]")
+    for kind in ("md", "html"):
+        assert "paper" not in re.sub("<style>.*</style>", "", (tmp_path / f"toy-table.{kind}").read_text(), flags=re.S)
+
+
+def test_two_metrics_fit_on_a_terminal(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    table = ablate(study(metrics=BOTH, rows=TWO_METRICS), recipes, tiny_market, tmp_path, jobs=2)
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(terminal(table))
+    told = capture.get()
+    assert "…" not in told
+    for row in table["rows"]:
+        for group in cells(row, table):
+            assert all(half in told for cell in group for half in cell.replace(" [", "\n[").split("\n"))
 
 
 def test_relative_steps_notes_and_a_single_seed(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
@@ -189,12 +289,13 @@ def test_relative_steps_notes_and_a_single_seed(tiny_market: Market, recipes: Pa
         {"name": "relative", "from": "plain", "set": ["dimension=24"], "paper_relative": 0.91},
     ]
     table = ablate(study(rows=rows, seeds=[4]), recipes, tiny_market, tmp_path)
+    plain, noted, relative = _relevance(table)
     assert "One seed" in table["method"]
-    assert table["rows"][0]["half_width"] is None
-    assert table["rows"][1]["step"]["verdict"] is None
-    assert table["rows"][1]["step"]["half_width_seeds"] is None
-    assert table["rows"][2]["step"]["verdict"] == "agrees"
-    assert table["rows"][2]["step"]["relative"] == pytest.approx(100 * 0.08 / 0.164)
+    assert plain["half_width"] is None
+    assert noted["step"]["verdict"] is None
+    assert noted["step"]["half_width_seeds"] is None
+    assert relative["step"]["verdict"] == "agrees"
+    assert relative["step"]["relative"] == pytest.approx(100 * 0.08 / 0.164)
     text = (tmp_path / "toy-table.md").read_text()
     assert "+0.91 %" in text
     assert "not significant" in text
@@ -208,8 +309,8 @@ def test_a_row_that_starts_from_zero_has_no_relative_step_and_a_paper_step_of_ze
         {"name": "as before", "from": "nothing", "paper": 0.5},
     ]
     values = np.array([[0.0] * 3, [0.2] * 3, [0.2] * 3])
-    replicates = np.repeat(values[:, :, None], 4, axis=2)
-    relative, same = (_step(study(rows=rows), number, 0, values, replicates) for number in (1, 2))
+    measured = Measured(values, np.repeat(values[:, :, None], 4, axis=2))
+    relative, same = (_step(study(rows=rows), number, 0, "relevance.roc_auc", measured) for number in (1, 2))
     assert (relative["relative"], relative["verdict"]) == (None, "agrees")
     assert (same["paper"], same["verdict"]) == (0, None)
 

@@ -11,7 +11,7 @@ from mercato.errors import MercatoError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes" / "studies").glob("*.toml"))
-GOOD = 'name = "s"\ntitle = "S"\nrecipe = "que2search"\nmetric = "relevance.roc_auc"\n'
+GOOD = 'name = "s"\ntitle = "S"\nrecipe = "que2search"\nmetrics = ["relevance.roc_auc"]\n'
 ROW = '[[rows]]\nname = "first"\n'
 
 WRONG = {
@@ -20,9 +20,16 @@ WRONG = {
     GOOD + "sedes = [1]\n" + ROW: "sedes: Extra inputs",
     GOOD + "seeds = [1, 1]\n" + ROW: "seeds: .*different numbers",
     GOOD + "seeds = []\n" + ROW: "seeds: ",
-    GOOD.replace("relevance.roc_auc", "roc_auc") + ROW: "metric: .*PART.METRIC.*relevance",
+    GOOD.replace("relevance.roc_auc", "roc_auc") + ROW: "metrics: .*'roc_auc' must be PART.METRIC.*relevance",
+    GOOD.replace("roc_auc", 'roc_auc", "relevance.roc_auc') + ROW: "metrics: .*different ones",
+    GOOD.replace('"relevance.roc_auc"', "") + ROW: "metrics: ",
+    GOOD + "curve = true\n" + ROW: "curve: there is one metric",
     GOOD.replace('"s"', '"../s"') + ROW: "name: .*pattern",
-    GOOD + ROW + 'paper = "much"': "rows.0.paper: .*number",
+    GOOD + ROW + 'paper = "much"': "rows.0.paper: ",
+    GOOD + ROW + 'paper = ["much"]': "rows.0.paper.0: .*number",
+    GOOD + ROW + "paper = [0.8, 0.7]": "rows.0.paper: must be a figure for each of relevance.roc_auc",
+    GOOD.replace("roc_auc", 'roc_auc", "relevance.ndcg@10') + ROW + "paper = 0.8": "rows.0.paper: must be a figure for",
+    GOOD.replace("roc_auc", 'roc_auc", "knn.recall@10') + ROW + "paper_relative = [1]": "rows.0.paper_relative: must",
     GOOD + ROW + "paper = 0.8\npaper_relative = 1.0": "rows.0: .*give one of them",
     GOOD + ROW + "set = 'seed=1'": "rows.0.set: ",
     GOOD + ROW + ROW: "rows.1.name: 'first' is taken",
@@ -65,13 +72,33 @@ def test_a_row_starts_from_the_row_above_or_from_the_one_it_names() -> None:
     ]
     read = study(rows=rows, set=["dropout=0.5"])
     assert read.parents == (None, 0, 0, None, 3)
-    assert [read.all_changes(number) for number in range(5)] == [
-        ("dropout=0.5", "dimension=8"),
-        ("dropout=0.5", "dimension=8", "seed=1"),
-        ("dropout=0.5", "dimension=8", "seed=2"),
-        ("dropout=0.5", "seed=3"),
-        ("dropout=0.5", "seed=3"),
+    assert [read.origin(number) for number in range(5)] == [
+        ("tiny.toml", ("dropout=0.5", "dimension=8")),
+        ("tiny.toml", ("dropout=0.5", "dimension=8", "seed=1")),
+        ("tiny.toml", ("dropout=0.5", "dimension=8", "seed=2")),
+        ("tiny.toml", ("dropout=0.5", "seed=3")),
+        ("tiny.toml", ("dropout=0.5", "seed=3")),
     ]
+
+
+def test_a_row_of_another_recipe_is_compared_with_a_row_and_takes_nothing_from_it(recipes: Path) -> None:
+    (recipes / "other.toml").write_text('name = "other"\ndimension = 40\n')
+    rows = [
+        {"name": "a", "set": ["misspelled=0.5"]},
+        {"name": "b", "recipe": "other.toml", "set": ["seed=1"]},
+        {"name": "c", "set": ["seed=2"]},
+        {"name": "d", "recipe": "other.toml", "from": "base"},
+        {"name": "e", "from": "a"},
+    ]
+    read = study(rows=rows, set=["dropout=0.5"])
+    assert read.parents == (None, 0, 1, None, 0)
+    resolved = read.recipes(recipes)
+    assert [(recipe.name, recipe.dimension) for recipe in resolved] == [
+        ("tiny", 16), ("other", 40), ("other", 40), ("other", 40), ("tiny", 16),
+    ]  # fmt: skip
+    assert [recipe.misspelled for recipe in resolved] == [0.5, 0, 0, 0, 0.5]
+    assert [recipe.seed for recipe in resolved] == [0, 1, 2, 0, 0]
+    assert {recipe.dropout for recipe in resolved} == {0.5}
 
 
 def test_a_change_that_does_not_fit_names_row_and_field(recipes: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_study_end_to_end(tiny_market: Market, tiny_recipe: Recipe, tmp_path: 
     changes = ['query_tower.channels=["trigrams"]', 'product_tower.channels=["title_trigrams"]', "stages.0.epochs=1"]
     changes = [change.replace('"', "'") for change in changes]
     (tmp_path / "study.toml").write_text(
-        'name = "tiny"\ntitle = "Tiny"\nrecipe = "tiny.toml"\nmetric = "knn.recall@10"\nseeds = [5]\n'
+        'name = "tiny"\ntitle = "Tiny"\nrecipe = "tiny.toml"\nmetrics = ["knn.recall@10"]\nseeds = [5]\n'
         f'[[rows]]\nname = "trigrams"\nset = {json.dumps(changes)}\n'
     )
     arguments = [str(tmp_path / "study.toml"), "--market", str(tiny_market.path), "--out", str(tmp_path / "out")]
@@ -87,7 +87,7 @@ def test_a_study_end_to_end(tiny_market: Market, tiny_recipe: Recipe, tmp_path: 
     run = tmp_path / "out" / "runs" / row["runs"][0]
     trained = Recipe.parse((run / "recipe.toml").read_text())
     assert (trained.seed, trained.query_tower.channels) == (5, ("trigrams",))
-    assert 0 < row["mean"] <= 1
+    assert 0 < row["metrics"]["knn.recall@10"]["mean"] <= 1
     assert row["training"]["epochs"] == 1
     shown = CliRunner().invoke(app, ["-q", "ablate", *arguments])
     assert shown.exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from rich.markup import escape
 from mercato.ablation.page import page
 from mercato.ablation.runs import Job, do_missing, run_name
 from mercato.ablation.study import Study
-from mercato.ablation.table import build, markdown
+from mercato.ablation.table import build
+from mercato.ablation.text import markdown
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
@@ -31,8 +33,8 @@ def ablate(
     """Train and measure every row of a study with every seed, as far as `out` lacks them, and write its table.
 
     Args:
-        study: rows, seeds, metric (`load_study`).
-        folder: where the study's recipe may lie as a file.
+        study: rows, seeds, metrics (`load_study`).
+        folder: where the study's recipes may lie as files.
         market: to train and measure on.
         out: gets `STUDY.json`, `STUDY.md`, `STUDY.html`, and `runs/`, which studies share: a run is named by its recipe
             and its market, and what is there is not done again.
@@ -43,13 +45,13 @@ def ablate(
         What `STUDY.json` holds.
 
     Raises:
-        MercatoError: a row's recipe is wrong, the market does not allow the metric (both before anything is trained),
+        MercatoError: a row's recipe is wrong, the market does not allow a metric (both before anything is trained),
             or runs failed.
     """
     recipes = study.recipes(folder)
     if out.exists() and not out.is_dir():
         raise MercatoError(f"{out} exists and is not a folder: give a new folder")
-    require_metric(market, study.metric)
+    require_metrics(market, study.metrics)
     note(f"[bold]{escape(study.title)}[/]: rows {len(study.rows)}, seeds {len(study.seeds)}")
     fingerprint = market.fingerprint()
 
@@ -67,24 +69,25 @@ def ablate(
     return table
 
 
-def require_metric(market: Market, metric: str) -> None:
-    """Make sure that the market's tables allow a metric, by measuring chance.
+def require_metrics(market: Market, metrics: Sequence[str]) -> None:
+    """Make sure that the market's tables allow every metric, by measuring chance.
 
     Raises:
         MercatoError: they do not; the message names those that they allow.
     """
-    part, _, name = metric.partition(".")
     tasks = Tasks.read(market, "test")
     chance = Evaluation(market, tasks, {OURS: RandomSystem(len(tasks.product_ids), 0)}, 0)
-    if part not in chance.parts:
-        allowed = f"allows {', '.join(chance.parts)}" if chance.parts else "has no test judgments and no engaged pairs"
-        raise MercatoError(f"metric: {metric} cannot be measured on {market.path}; it {allowed}")
-    known, counts = chance.part(part, OURS)
-    if name not in known:
-        raise MercatoError(f"metric: {part} has no {name}; it has {', '.join(known)}")
-    defined = [each for each, statistic in known.items() if point(statistic, counts["queries"]) is not None]
-    if name not in defined:
-        raise MercatoError(
-            f"metric: {metric} is undefined on {market.path}, which has no relevant and irrelevant pairs to compare;"
-            f" defined there: {', '.join(defined) or 'nothing'}"
-        )
+    for metric in metrics:
+        part, _, name = metric.partition(".")
+        if part not in chance.parts:
+            allowed = f"allows {', '.join(chance.parts)}" if chance.parts else "has no test judgments, no engaged pairs"
+            raise MercatoError(f"metrics: {metric} cannot be measured on {market.path}; it {allowed}")
+        known, counts = chance.part(part, OURS)
+        if name not in known:
+            raise MercatoError(f"metrics: {part} has no {name}; it has {', '.join(known)}")
+        defined = [each for each, statistic in known.items() if point(statistic, counts["queries"]) is not None]
+        if name not in defined:
+            raise MercatoError(
+                f"metrics: {metric} is undefined on {market.path}, which has no positive and negative pairs to compare;"
+                f" defined there: {', '.join(defined) or 'nothing'}"
+            )

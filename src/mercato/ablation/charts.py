@@ -1,39 +1,50 @@
-"""The two charts of a study as inline SVG; colours come from the page's CSS."""
+"""A study's steps and learning curves as inline SVG; colours come from the page's CSS."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-from mercato.ablation.table import signed
+from mercato.ablation.text import signed
 from mercato.evaluation.charts import ticks
 
 Point = tuple[float, float]
+Mark = tuple[str, float, Point, float | None]  # css class, value, interval, the paper's value
 
 
-def forest(rows: Sequence[tuple[str, str, float, Point, float | None]]) -> str:
-    """Differences: (name, css class, value, interval, the paper's), a dot with its whisker, a diamond for the paper."""
-    left, width, step = 300, 520, 34
-    ends = [0.0, *(end for _, _, _, interval, _ in rows for end in interval)]
-    ends += [paper for *_, paper in rows if paper is not None]
+def forest(names: Sequence[str], panels: Sequence[tuple[str, Sequence[Mark]]]) -> str:
+    """Differences, a line a name: in each panel (title, marks) a dot with its whisker, a diamond for the paper's."""
+    left, width, step, top = 300, 520 // len(panels), 34, 24
+    height = top + step * len(names) + 34
+    svg = [f'<svg viewBox="0 0 {left + (width + 90) * len(panels)} {height}" role="img" class="whiskers">']
+    for line, name in enumerate(names):
+        y = top + step * line + step / 2 + 4
+        svg.append(f'<text class="name" x="{left - 16}" y="{y:.1f}" text-anchor="end">{escape(short(name))}</text>')
+    for place, (title, marks) in enumerate(panels):
+        begin = left + place * (width + 90)
+        svg.append(f'<text class="axis" x="{begin}" y="12">{escape(title)}</text>')
+        svg += _panel(marks, begin, width, top, step)
+    return "".join([*svg, "</svg>"])
+
+
+def _panel(marks: Sequence[Mark], left: float, width: float, top: float, step: float) -> list[str]:
+    ends = [0.0, *(end for _, _, interval, _ in marks for end in interval)]
+    ends += [paper for *_, paper in marks if paper is not None]
     margin = (max(ends) - min(ends)) * 0.06 or 0.01
     low, high = min(ends) - margin, max(ends) + margin
-    height = step * len(rows) + 34
+    bottom = top + step * len(marks) + 8
 
     def at(value: float) -> float:
         return left + width * (value - low) / (high - low)
 
-    svg = [f'<svg viewBox="0 0 {left + width + 90} {height}" role="img" class="whiskers">']
+    svg = []
     for tick in ticks(low, high):
-        svg.append(f'<line class="grid" x1="{at(tick):.1f}" y1="0" x2="{at(tick):.1f}" y2="{height - 26}"/>')
+        svg.append(f'<line class="grid" x1="{at(tick):.1f}" y1="{top}" x2="{at(tick):.1f}" y2="{bottom}"/>')
         label = f"{tick:+g}".replace("-", "−") if tick else "0"
-        svg.append(f'<text class="tick" x="{at(tick):.1f}" y="{height - 8}" text-anchor="middle">{label}</text>')
-    svg.append(f'<line class="zero" x1="{at(0):.1f}" y1="0" x2="{at(0):.1f}" y2="{height - 26}"/>')
-    for line, (name, css, value, interval, paper) in enumerate(rows):
-        y = step * line + step / 2
-        svg.append(
-            f'<text class="name" x="{left - 16}" y="{y + 4:.1f}" text-anchor="end">{escape(_short(name))}</text>'
-        )
+        svg.append(f'<text class="tick" x="{at(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+    svg.append(f'<line class="zero" x1="{at(0):.1f}" y1="{top}" x2="{at(0):.1f}" y2="{bottom}"/>')
+    for line, (css, value, interval, paper) in enumerate(marks):
+        y = top + step * line + step / 2
         svg.append(
             f'<line class="whisker {css}" x1="{at(interval[0]):.1f}" y1="{y}" x2="{at(interval[1]):.1f}" y2="{y}"/>'
         )
@@ -43,10 +54,11 @@ def forest(rows: Sequence[tuple[str, str, float, Point, float | None]]) -> str:
             x = at(paper)
             points = f"{x - 6:.1f},{y} {x:.1f},{y - 6} {x + 6:.1f},{y} {x:.1f},{y + 6}"
             svg.append(f'<polygon class="hollow" points="{points}"/>')
-    return "".join([*svg, "</svg>"])
+    return svg
 
 
-def _short(name: str, most: int = 42) -> str:
+def short(name: str, most: int = 42) -> str:
+    """A name with its end cut off where it is too long for a chart."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""A study's table as one self-contained HTML page: the table, the steps as a forest, every row's learning curve."""
+"""A study's table as one self-contained HTML page: the table, the trade-off, the steps, every row's learning curve."""
 
 from __future__ import annotations
 
@@ -6,20 +6,32 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from mercato.ablation.charts import forest, learning
-from mercato.ablation.table import COLUMNS, KEY, cells, made, score, source
+from mercato.ablation.charts import Mark, forest, learning
+from mercato.ablation.text import caption, cells, columns, effort, has_paper, made, score
+from mercato.ablation.tradeoff import Place, tradeoff
 from mercato.evaluation.html import document, legend, today
 
 Tree = dict[str, Any]
 
 STYLE = """
+main { max-width: 1180px; }
 .panel + .soft { margin-top: 10px; max-width: 110ch; }
 dl { grid-template-columns: minmax(140px, 26%) 1fr; } dd { overflow-wrap: anywhere; }
 td.verdict { font-weight: 700; }
+.study { font-size: 13px; } .study th, .study td { padding-right: 10px; } .study td small { display: block; }
+.study .effort { white-space: normal; }
+.study th.metric { border-bottom: 0; color: var(--ink); padding-bottom: 0; }
+.study .first:not(:nth-child(2)) { padding-left: 16px; }
+.panel.flush { padding-left: 0; }
+.study td.query { min-width: 160px; padding-left: 20px; position: sticky; left: 0; background: var(--card); }
+@media (max-width: 640px) { .study td.query { min-width: 128px; max-width: 128px; overflow-wrap: anywhere; } }
+svg.whiskers { min-width: 860px; } svg.tradeoff { min-width: 680px; }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px; margin-top: 16px; }
 .curves .panel { margin: 0; padding: 14px 16px 10px; } .curves h3 { margin: 0 0 4px; }
 svg .hollow { fill: var(--card); stroke: currentColor; stroke-width: 2; }
 svg .zero { stroke: var(--soft); stroke-dasharray: 3 4; }
+svg .axis { font-weight: 600; }
+svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
 """
 MARKS = {"agrees": "better", "disagrees": "worse", "unsure": "unsure"}
 
@@ -27,11 +39,14 @@ MARKS = {"agrees": "better", "disagrees": "worse", "unsure": "unsure"}
 def page(table: Tree) -> str:
     """The whole page; it needs nothing beside it, and follows light, dark and print."""
     reference = f" · {escape(table['reference'])}" if table["reference"] else ""
+    lead = escape(f"{table['note']} {score(table)}".strip())
     sections = [
         f'<div class="eyebrow">Ablation study{reference} · {today()}</div><h1>{escape(table["title"])}</h1>'
-        f'<p class="lead">{escape(table["note"])} {escape(score(table))}</p>',
+        + (f'<p class="lead">{lead}</p>' if lead else ""),
         _table(table),
-        _forest(table),
+        _tradeoff(table),
+        _steps(table),
+        _first(table),
         _curves(table),
         _facts(table),
     ]
@@ -39,55 +54,93 @@ def page(table: Tree) -> str:
 
 
 def _table(table: Tree) -> str:
-    head = "".join(f'<th class="{"number" if place else ""}">{escape(name)}</th>' for place, name in enumerate(COLUMNS))
+    names, metrics = columns(table), table["metrics"]
+    groups = "".join(f'<th class="first metric" colspan="{len(names)}">{escape(metric)}</th>' for metric in metrics)
+    head = "".join(_cell("th", escape(name), place) for _ in metrics for place, name in enumerate(names))
     body = []
     for row in table["rows"]:
-        verdict = MARKS.get((row["step"] or {}).get("verdict") or "", "")
-        name, *others = map(escape, cells(row))
-        marked = "".join(
-            f'<td class="number{f" verdict {verdict}" if COLUMNS[place] == "" else ""}">{cell}</td>'
-            for place, cell in enumerate(others, 1)
-        )
-        body.append(f'<tr><td class="query">{name}</td>{marked}</tr>')
+        line = [f'<td class="query">{escape(row["name"])}</td>']
+        for metric, group in zip(metrics, cells(row, table), strict=True):
+            verdict = MARKS.get((row["metrics"][metric]["step"] or {}).get("verdict") or "", "")
+            for place, (name, text) in enumerate(zip(names, group, strict=True)):
+                line.append(_cell("td", _two_lines(text), place, "" if name else f" verdict {verdict}"))
+        body.append(f'<tr>{"".join(line)}<td class="number first effort">{escape(effort(row))}</td></tr>')
     return (
-        f'<div class="panel scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>'
-        f'<p class="soft"><small>{escape(source(table))}. {escape(table["method"])} {KEY}.</small></p>'
+        f'<div class="panel scroll flush"><table class="study"><tr><td class="query" rowspan="2"></td>{groups}'
+        f'<th class="number first" rowspan="2">training</th></tr><tr>{head}</tr>{"".join(body)}</table></div>'
+        f'<p class="soft"><small>{escape(caption(table))}</small></p>'
     )
 
 
-def _forest(table: Tree) -> str:
-    steps = [row for row in table["rows"] if row["step"]]
+def _cell(tag: str, content: str, place: int, css: str = "") -> str:
+    return f'<{tag} class="number{"" if place else " first"}{css}">{content}</{tag}>'
+
+
+def _two_lines(text: str) -> str:
+    """A step, with its interval small below it."""
+    step, bracket, interval = map(escape, text.partition(" ["))
+    return f"{step}<small>{bracket}{interval}</small>" if bracket else step
+
+
+def _tradeoff(table: Tree) -> str:
+    if len(table["metrics"]) < 2:
+        return ""
+    up, right = table["metrics"][:2]
+    places = [Place(row["name"], _span(row["metrics"][right]), _span(row["metrics"][up])) for row in table["rows"]]
+    chart = tradeoff(places, right, up, connected=table["curve"])
+    bars = "" if len(table["seeds"]) == 1 else ", with the 95 % intervals over seeds"
+    return (
+        f'<h2>{escape(up)} against {escape(right)}</h2><p class="soft">A point a row, the mean over seeds{bars}.'
+        f' Up and to the right is better.</p><div class="panel scroll">{chart}</div>'
+    )
+
+
+def _span(result: Tree) -> tuple[float, float, float]:
+    half = result["half_width"] or 0.0
+    return result["mean"] - half, result["mean"], result["mean"] + half
+
+
+def _steps(table: Tree) -> str:
+    rows = {row["name"]: row for row in table["rows"]}
+    steps = [row for row in table["rows"] if row["from"]]
     if not steps:
         return ""
-    marks = [
-        (
-            f"{row['name']}",
-            MARKS.get(row["step"]["verdict"] or "", "s0"),
-            row["step"]["value"],
-            (row["step"]["interval"][0], row["step"]["interval"][1]),
-            _paper_step(row, table["rows"]),
-        )
-        for row in steps
-    ]
+    panels = [(metric, [_mark(row, rows[row["from"]], metric) for row in steps]) for metric in table["metrics"]]
     key = (
         '<div class="legend"><span class="better"><i></i><b>the paper\'s sign</b></span>'
         '<span class="worse"><i></i><b>the other sign</b></span>'
-        '<span class="unsure"><i></i><b>cannot be told from 0</b></span><span><b>◇ the paper\'s step</b></span></div>'
+        '<span class="unsure"><i></i><b>cannot be told from 0</b></span>'
+        '<span class="s0"><i></i><b>no sign in the paper</b></span><span><b>◇ the paper\'s step</b></span></div>'
     )
     return (
         '<h2>What each step is worth</h2><p class="soft">Difference to the row that a row starts from, with its 95 %'
-        f' interval.</p><div class="panel"><div class="scroll">{forest(marks)}</div>{key}</div>'
+        f' interval.</p><div class="panel"><div class="scroll">{forest([row["name"] for row in steps], panels)}</div>'
+        f"{key if has_paper(table) else ''}</div>"
     )
 
 
-def _paper_step(row: Tree, rows: Sequence[Tree]) -> float | None:
-    """The paper's step in our unit; a relative one as if it were of our figure."""
-    step: Tree = row["step"]
-    if step["paper"] is not None or step["paper_relative"] is None:
-        paper: float | None = step["paper"]
-        return paper
-    parent = next(other for other in rows if other["name"] == row["from"])
-    return float(parent["mean"] * step["paper_relative"] / 100)
+def _first(table: Tree) -> str:
+    """Every row against the first, where that is not what the steps say already."""
+    first, *rest = (row["name"] for row in table["rows"])
+    if all(row["from"] == first for row in table["rows"][1:]):
+        return ""
+    panels = []
+    for metric in table["metrics"]:
+        found = [table["differences"][metric][name][first] for name in rest]
+        panels.append((metric, [("s0", each["value"], tuple(each["interval"]), None) for each in found]))
+    return (
+        f'<h2>All against {escape(first)}</h2><p class="soft">Difference to the first row, with its 95 % interval.</p>'
+        f'<div class="panel scroll">{forest(rest, panels)}</div>'
+    )
+
+
+def _mark(row: Tree, parent: Tree, metric: str) -> Mark:
+    """A step; the paper's in our unit, a relative one as if it were of our figure."""
+    step, paper = row["metrics"][metric]["step"], row["metrics"][metric]["step"]["paper"]
+    if paper is None and step["paper_relative"] is not None:
+        paper = parent["metrics"][metric]["mean"] * step["paper_relative"] / 100
+    low, high = step["interval"]
+    return MARKS.get(step["verdict"] or "", "s0"), step["value"], (low, high), paper
 
 
 def _curves(table: Tree) -> str:
@@ -128,7 +181,7 @@ def _points(curve: Sequence[Tree]) -> list[list[tuple[float, float]]]:
 
 
 def _facts(table: Tree) -> str:
-    starts = ((f"{row['name']}, from {row['from'] or table['recipe']}", row["set"]) for row in table["rows"])
+    starts = ((f"{row['name']}, from {_start(row, table)}", row["set"]) for row in table["rows"])
     sets = [("every row", table["set"]), *starts]
     changes = "".join(
         f"<dt>{escape(name)}</dt><dd><code>{'<br>'.join(map(escape, lines)) or '–'}</code></dd>" for name, lines in sets
@@ -144,10 +197,16 @@ def _facts(table: Tree) -> str:
     )
     return (
         f'<h2>Every figure</h2><div class="panel scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'
-        '<p class="soft"><small>Means over seeds.</small></p><h2>Rows</h2><div class="panel"><p class="soft">Changes'
-        f" to the recipe {escape(table['recipe'])}.</p><dl>{changes}</dl></div>"
+        '<p class="soft"><small>Means over seeds.</small></p><h2>Rows</h2><div class="panel"><p class="soft">What'
+        f" each row changes in what it starts from.</p><dl>{changes}</dl></div>"
         f'<p class="soft"><small>{escape(made(table))}</small></p>'
     )
+
+
+def _start(row: Tree, table: Tree) -> str:
+    if row["recipe"] and row["from"]:
+        return f"recipe {row['recipe']}, against {row['from']}"
+    return row["from"] or f"recipe {row['recipe'] or table['recipe']}"
 
 
 def _any_figure(row: Tree, name: str) -> str:

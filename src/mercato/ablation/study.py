@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -21,9 +21,15 @@ class Row(Frozen):
     name: str = Field(min_length=1)
     changes: tuple[str, ...] = Field((), alias="set")  # as `mercato train --set`: "stages.0.epochs=3"
     start: str | None = Field(None, alias="from")  # an earlier row or "base"; None: the row above
-    paper: float | None = None  # the paper's figure
-    paper_relative: float | None = None  # or its change on the row this one starts from, in percent
+    recipe: str | None = None  # start from this recipe instead; the row that `from` names is then only compared with
+    paper: tuple[float, ...] | None = None  # the paper's figure for each metric of the study; for one, just a number
+    paper_relative: tuple[float, ...] | None = None  # or its changes on the row this one starts from, in percent
     paper_note: str = ""  # the paper's own words, where it gives no figure to compare with
+
+    @field_validator("paper", "paper_relative", mode="before")
+    @classmethod
+    def _of_one_metric(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, int | float) else given
 
     @model_validator(mode="after")
     def _one_figure(self) -> Self:
@@ -38,19 +44,25 @@ class Study(Frozen):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")  # of the files that hold the table
     title: str = Field(min_length=1)
     recipe: str  # the name of one that ships, or a file (beside the study, or as seen from here)
-    metric: str  # a part of `mercato evaluate --json` and a metric of it: "relevance.roc_auc"
+    metrics: tuple[str, ...] = Field(min_length=1)  # parts of `mercato evaluate --json` and metrics of them
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     reference: str = ""  # the paper and its table
+    curve: bool = False  # the rows are points of a curve: the plot of two metrics connects them in order
     changes: tuple[str, ...] = Field((), alias="set")  # of every row
     rows: tuple[Row, ...] = Field(min_length=1)
 
-    @field_validator("metric")
+    @field_validator("metrics")
     @classmethod
-    def _names_a_part(cls, metric: str) -> str:
-        part, _, name = metric.partition(".")
-        if part not in PARTS or not name:
-            raise ValueError(f'must be PART.METRIC, such as "relevance.roc_auc"; the parts are {", ".join(PARTS)}')
-        return metric
+    def _name_a_part(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for metric in metrics:
+            part, _, name = metric.partition(".")
+            if part not in PARTS or not name:
+                raise ValueError(
+                    f'{metric!r} must be PART.METRIC, such as "relevance.roc_auc"; the parts are {", ".join(PARTS)}'
+                )
+        if len(set(metrics)) < len(metrics):
+            raise ValueError("must be different ones")
+        return metrics
 
     @field_validator("seeds")
     @classmethod
@@ -70,30 +82,43 @@ class Study(Frozen):
             known.add(row.name)
         return self
 
+    @model_validator(mode="after")
+    def _a_figure_for_each_metric(self) -> Self:
+        for number, row in enumerate(self.rows):
+            for field, figures in (("paper", row.paper), ("paper_relative", row.paper_relative)):
+                if figures is not None and len(figures) != len(self.metrics):
+                    raise ValueError(f"rows.{number}.{field}: must be a figure for each of {', '.join(self.metrics)}")
+        if self.curve and len(self.metrics) < 2:
+            raise ValueError("curve: there is one metric, and a curve has two")
+        return self
+
     @property
     def parents(self) -> tuple[int | None, ...]:
-        """For each row the number of the row it starts from, which it is compared with; None: the base."""
+        """For each row the number of the row it starts from or is compared with; None: a recipe, and no row."""
         names = [row.name for row in self.rows]
         starts = [row.start or (names[number - 1] if number else BASE) for number, row in enumerate(self.rows)]
         return tuple(None if start == BASE else names.index(start) for start in starts)
 
-    def all_changes(self, number: int) -> tuple[str, ...]:
-        """Every change from the recipe to a row, in order: the study's, those of the rows it starts from, its own."""
-        parent = self.parents[number]
-        before = self.changes if parent is None else self.all_changes(parent)
-        return (*before, *self.rows[number].changes)
+    def origin(self, number: int) -> tuple[str, tuple[str, ...]]:
+        """The recipe of a row, and every change to it in order: the study's, those of the rows above, the row's own."""
+        row, parent = self.rows[number], self.parents[number]
+        if row.recipe is not None or parent is None:
+            return row.recipe or self.recipe, (*self.changes, *row.changes)
+        recipe, before = self.origin(parent)
+        return recipe, (*before, *row.changes)
 
     def recipes(self, folder: Path) -> list[Recipe]:
-        """The recipe of each row, with the recipe's own seed; `folder` is where a recipe file may lie.
+        """The recipe of each row, with the recipe's own seed; `folder` is where recipe files may lie.
 
         Raises:
             MercatoError: a change does not fit, naming the row and the field.
         """
-        beside = folder / self.recipe
         resolved = []
         for number, row in enumerate(self.rows):
+            recipe, changes = self.origin(number)
+            beside = folder / recipe
             try:
-                resolved.append(load_recipe(beside if beside.is_file() else self.recipe, self.all_changes(number)))
+                resolved.append(load_recipe(beside if beside.is_file() else recipe, changes))
             except MercatoError as error:
                 raise MercatoError(f"study {self.name}, row {row.name!r}: {error}") from None
         return resolved

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -14,7 +16,7 @@ from rich.table import Table
 from mercato.data.market import Market
 from mercato.data.pairs import recipe_pairs
 from mercato.evaluation.details import collect_details, collect_examples
-from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.report import write_report
 from mercato.evaluation.understanding import BASELINES, NEW, PART, PARTS, Understanding
 from mercato.files import write_whole
@@ -23,15 +25,16 @@ from mercato.models.image_vectors import products_with_vectors
 from mercato.models.model import Model
 from mercato.models.run import read_history
 
-HEADLINES = (
+HEADLINES = (  # both tasks first, side by side
     ("relevance", "roc_auc", "relevance ROC AUC"),
-    ("relevance", "roc_auc_per_query", "relevance ROC AUC, per query"),
-    ("relevance", "ndcg@10", "relevance nDCG@10"),
     ("engagement", "roc_auc", "engagement ROC AUC"),
-    ("batch", "recall@1", "batch recall@1"),
+    ("relevance", "roc_auc_per_query", "relevance ROC AUC, per query"),
+    ("engagement", "roc_auc_per_query", "engagement ROC AUC, per query"),
+    ("relevance", "ndcg@10", "relevance nDCG@10"),
     ("knn", "recall@10", "KNN recall@10"),
     ("knn", "recall@100", "KNN recall@100"),
     ("unseen", "recall@10", "KNN recall@10, pairs new to the log"),
+    ("batch", "recall@1", "batch recall@1"),
 )
 METRICS, REPORT = "metrics.json", "report.html"
 
@@ -41,16 +44,43 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
 
     `others` are more encoders to compare with, by name. Writes `metrics.json` and `report.html` into the run.
     """
-    model = Model.load(run)
-    model.market_path = market.path
+    return evaluate_runs([run], market, others)[0]
+
+
+def evaluate_runs(
+    runs: Sequence[Path], market: Market, others: Mapping[str, Encoder] | None = None
+) -> list[dict[str, Any]]:
+    """As `evaluate_run`, of runs in folders of different names: each has the rest beside it, by these names.
+
+    All are asked the same questions, and nothing is encoded twice. Where the market has no pairs, the first run's
+    recipe says what is asked.
+    """
+    models = [Model.load(run) for run in runs]
+    recipe = models[0].recipe
     pairs, withhold = None, tuple[str, ...]()
-    if model.recipe.pairs.catalogue and not market.has("pairs") and not market.has("judgments"):
-        first = model.recipe.pairs.catalogue[:1]  # one kind of held-out question
-        pairs = recipe_pairs(market, model.recipe.pairs.model_copy(update={"market": False, "catalogue": first}))
+    if recipe.pairs.catalogue and not market.has("pairs") and not market.has("judgments"):
+        first = recipe.pairs.catalogue[:1]  # one kind of held-out question
+        pairs = recipe_pairs(market, recipe.pairs.model_copy(update={"market": False, "catalogue": first}))
         withhold = first[0].withhold
-    evaluation = Evaluation.of(
-        model, market, pairs=pairs, withhold=withhold, others=others, products=products_with_vectors(market, model, run)
-    )
+    evaluations: list[Evaluation] = []
+    for run, model in zip(runs, models, strict=True):
+        model.market_path = market.path
+        more: dict[str, Any] = {"baselines": False} if evaluations else {"others": others}
+        products = products_with_vectors(market, model, run)  # by the run's own image encoder
+        evaluations.append(Evaluation.of(model, market, pairs=pairs, withhold=withhold, products=products, **more))
+    own = {run.name: evaluation.systems[OURS] for run, evaluation in zip(runs, evaluations, strict=True)}
+    shared = {name: system for name, system in evaluations[0].systems.items() if name != OURS}
+    results = []
+    for run, model in zip(runs, models, strict=True):
+        rest = {name: system for name, system in own.items() if name != run.name}
+        evaluation = replace(evaluations[0], systems={OURS: own[run.name], **rest, **shared})
+        results.append(_write_figures(run, model, evaluation, pairs, withhold))
+    return results
+
+
+def _write_figures(
+    run: Path, model: Model, evaluation: Evaluation, pairs: pl.DataFrame | None, withhold: Sequence[str]
+) -> dict[str, Any]:
     metrics = evaluation.metrics()
     head = model.query_head
     understanding = Understanding.of(head, evaluation, pairs, "title" not in withhold) if head else None
@@ -60,7 +90,7 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
     write_report(
         metrics,
         run / REPORT,
-        title=f"{model.recipe.name} on {market.config.name}",
+        title=f"{model.recipe.name} on {evaluation.market.config.name}",
         recipe_text=model.recipe.toml(),
         history=read_history(run),
         details=collect_details(evaluation),
@@ -70,21 +100,21 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
     return metrics
 
 
-def summary(metrics: Mapping[str, Any]) -> Group:
-    """Ours beside BM25, random and whatever else was measured, with 95 % intervals."""
-    return Group(_of_search(metrics), *([_of_products(metrics)] if PART in metrics else []))
+def summary(metrics: Mapping[str, Any], ours: str = OURS) -> Group:
+    """Ours, by that name, beside BM25, random and whatever else was measured, with 95 % intervals."""
+    return Group(_of_search(metrics, ours), *([_of_products(metrics, ours)] if PART in metrics else []))
 
 
-def _of_search(metrics: Mapping[str, Any]) -> Table:
+def _of_search(metrics: Mapping[str, Any], ours: str) -> Table:
     systems = {
-        "mercato": metrics,
+        ours: metrics,
         **{name: tree for name, tree in metrics["baselines"].items() if not {*tree} <= {*PARTS}},
     }
     grid = Table("", *map(escape, systems))
     for part, metric, label in HEADLINES:
         cells = []
         for name, values in systems.items():
-            intervals = metrics["intervals"] if name == "mercato" else metrics["intervals"]["baselines"][name]
+            intervals = metrics["intervals"] if name == ours else metrics["intervals"]["baselines"][name]
             cells.append(_figure(values.get(part, {}).get(metric), intervals.get(part, {}).get(metric)))
         if any(cell != "–" for cell in cells):
             grid.add_row(label, *cells)
@@ -98,10 +128,10 @@ def _of_search(metrics: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _of_products(metrics: Mapping[str, Any]) -> Table:
+def _of_products(metrics: Mapping[str, Any], ours: str) -> Table:
     trees, spans = metrics["baselines"], metrics["intervals"]
     systems = [(metrics, spans), *((trees[name], spans["baselines"][name]) for name in BASELINES)]
-    grid = Table("predicted queries", "mercato", *BASELINES)
+    grid = Table("predicted queries", escape(ours), *BASELINES)
     for part, named in PARTS.items():
         for metric in metrics.get(part, {}):
             figures = (_figure(values[part][metric], span[part][metric]) for values, span in systems)

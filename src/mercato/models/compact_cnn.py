@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 
 class CompactCNN(nn.Module):
-    """Pixels (B, 3, S, S) → (B, V); `heads` predict what sellers wrote (category, colour, …) from it."""
+    """Pixels (B, 3, S, S) float32 → (B, V)."""
 
-    def __init__(self, classes: Mapping[str, int], dimension: int = 128, width: int = 24) -> None:
+    def __init__(self, dimension: int = 128, width: int = 24) -> None:
         super().__init__()
+        self.dimension = dimension
         blocks: list[nn.Module] = []
         channels = 3
         for out in (width, 2 * width, 3 * width, 4 * width):
@@ -20,14 +19,9 @@ class CompactCNN(nn.Module):
             channels = out
         self.trunk = nn.Sequential(*blocks)
         self.embedding = nn.Linear(2 * channels, dimension)
-        self.heads = nn.ModuleDict({name: nn.Linear(dimension, count) for name, count in classes.items()})
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float32 → (B, V): mean and maximum over the picture, then one linear layer."""
         maps = self.trunk(pixels).flatten(2)
         result: Tensor = self.embedding(torch.cat([maps.mean(-1), maps.amax(-1)], dim=1))
         return result
-
-    def logits(self, vectors: Tensor) -> dict[str, Tensor]:
-        """(B, V) → one (B, classes) a head."""
-        return {name: head(nn.functional.relu(vectors)) for name, head in self.heads.items()}

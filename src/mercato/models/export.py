@@ -98,7 +98,7 @@ def onnx_bytes(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: tuple[A
 
 
 def _to_onnx(tower: nn.Module, features: Features) -> bytes:
-    fixed = ("images", "image_mask")  # their axes past the first are the model's own
+    fixed = ("images", "image_mask", "context_numbers", "context_categories")  # but for the first axis the model's own
     axes = tuple(
         dict.fromkeys(range(1 if name in fixed else array.ndim), torch.export.Dim.DYNAMIC)
         for name, array in features.items()

@@ -48,9 +48,21 @@ def photo_vectors(market: Market, encoder_folder: Path, limit: int) -> ImageVect
     return [row if len(row) else None for row in rows]
 
 
+def photo_counts(market: Market) -> pa.ChunkedArray:
+    """How many photos, or vectors of them, each product has, in row order: int32."""
+    columns = market.arrow("products", ["images", "image_embeddings"]).columns
+    return pc.max_element_wise(*(pc.fill_null(pc.list_value_length(column), 0) for column in columns))
+
+
 def products_with_vectors(market: Market, encoder: RunEncoder, run: Path) -> pa.Table:
-    """The products table with `image_embeddings` in place of photos, so that `encode_products` need not look again."""
+    """The products table with `image_embeddings` in place of photos, so that `encode_products` need not look again.
+
+    Where the run's context counts the photos there is an `image_count` too: vectors may be fewer.
+    """
     products = market.arrow("products", [name for name in PRODUCTS.names if name != "images"])
+    context = encoder.featurizer.spec.context
+    if context is not None and context.read_from("images")[0]:
+        products = products.append_column("image_count", photo_counts(market))
     limit = encoder.featurizer.spec.max_images
     if encoder.image_encoder is None or products["image_embeddings"].null_count < len(products):
         return products

@@ -19,6 +19,7 @@ from mercato.models.context_encoder import ContextEncoder
 from mercato.models.fusion import late_fusion
 from mercato.models.image_set import ImageSet
 from mercato.models.text_encoder import TextEncoder
+from mercato.models.vision import Vision
 from mercato.text.features import FeatureSpec
 
 Inputs = dict[str, Tensor]
@@ -179,7 +180,8 @@ class TwoTower(nn.Module):
     """Both towers; `query(inputs)` and `product(inputs)` are independent (late fusion).
 
     `head`, where there is one, classifies a product's unit vector into the queries that find it (§3.1.1). `threshold`,
-    where it is learned, is the cosine above which an engagement is likely (`mercato.losses.engagement_bce`).
+    where it is learned, is the cosine above which an engagement is likely (`mercato.losses.engagement_bce`). `vision`,
+    while an image encoder is fine-tuned, turns photos into what the product tower reads.
     """
 
     def __init__(
@@ -188,6 +190,7 @@ class TwoTower(nn.Module):
         super().__init__()
         self.query, self.product, self.head = query, product, head
         self.threshold = nn.Parameter(torch.zeros(())) if threshold else None
+        self.vision: Vision | None = None
 
     def text_encoders(self) -> list[TextEncoder]:
         """Every text encoder once."""

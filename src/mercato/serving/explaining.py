@@ -5,7 +5,7 @@ This is Que2Search's feature ablation (§3.7.2) for one pair, with what a person
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from mercato.models.run import RunEncoder
 from mercato.serving.catalogue import Catalogue, Product
 from mercato.serving.ingestion import product_rows
 from mercato.serving.wire import ExplainIn
+from mercato.text.context import fields_of
+from mercato.text.features import FeatureSpec
 from mercato.text.words import words
 
 MOST_WORDS = 24  # of a query that are left out, one at a time
@@ -71,9 +73,12 @@ class Explainer:
         }
 
     def _with_image_vectors(self, product: Product) -> Product:
-        """Its photos turned into vectors once, and not for every field that is left out."""
+        """Its photos turned into vectors once, and not for every field that is left out; counted as they were."""
         found = self._encoder.image_vectors([product]) if isinstance(self._encoder, RunEncoder) else None
-        return product if found is None else product | {"images": None, "image_embeddings": found[0]}
+        if found is None:
+            return product
+        count = len(product.get("images") or product.get("image_embeddings") or ())
+        return product | {"images": None, "image_embeddings": found[0], "image_count": count}
 
     def _once(self, queries: Collection[str], country: str | None = None) -> NDArray[np.float32]:
         """Vectors of queries that nobody asked: a cache must not keep them in place of those that people do ask."""
@@ -89,13 +94,18 @@ class Explainer:
             fields.append("images")
         if not isinstance(self._encoder, RunEncoder):
             return fields
-        return [name for name in fields if name in _read(self._encoder.featurizer.spec.product_channels)]
+        return [name for name in fields if name in _read(self._encoder.featurizer.spec)]
 
 
-def _read(channels: Iterable[str]) -> set[str]:
-    """The fields of the products table that a tower's channels read."""
-    fields = {channel.removesuffix("_text").removesuffix("_trigrams") for channel in channels}
-    return fields | {"title", "description"} if "text" in fields else fields
+def _read(spec: FeatureSpec) -> set[str]:
+    """The fields of the products table that a run reads, those that its context is made of among them."""
+    fields = {channel.removesuffix("_text").removesuffix("_trigrams") for channel in spec.product_channels}
+    if "text" in fields:
+        fields |= {"title", "description"}
+    if spec.context is not None:
+        names = [number.name for number in spec.context.numbers] + [kind.name for kind in spec.context.categories]
+        fields |= {field for name in names for field in fields_of(name)}
+    return fields
 
 
 def _each_left_out(texts: list[str]) -> dict[tuple[int, str], str]:
@@ -104,8 +114,9 @@ def _each_left_out(texts: list[str]) -> dict[tuple[int, str], str]:
 
 
 def _without(product: Product, field: str) -> Product:
-    blank = {field: EMPTY.get(field)}
-    return product | (blank | {"image_embeddings": None} if field == "images" else blank)
+    if field == "images":
+        return product | dict.fromkeys(("images", "image_embeddings", "image_count"))
+    return product | {field: EMPTY.get(field)}
 
 
 def _told(changes: dict[str, float]) -> list[dict[str, Any]]:

@@ -203,7 +203,10 @@ class ContextSpec:
         if name == "price":
             return [self._price_ratio(product, ("",)) for product in products]
         if name == "relative_price":
-            return [self._price_ratio(product, _path_and_above(product)) for product in products]
+            paths = map(_path_and_above, products)  # without a category there is nothing to be relative to
+            return [
+                self._price_ratio(own, path if len(path) > 1 else ()) for own, path in zip(products, paths, strict=True)
+            ]
         if name == "age":
             return [_age(product.get("created_at"), now) for product in products]
         if name == "image_count":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from mercato.config import Stage
 from mercato.errors import MercatoError
+from mercato.models.vision import PIXELS
 from mercato.text.features import Features, FeatureSpec
+from mercato.training.photos import Photos, ahead
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Examples:
     weight_power: float = 0.0  # pairs are drawn by their weight to this power; 0: every engaged pair once an epoch
     days_N: NDArray[np.int64] | None = None  # the listing's age when the pair was last seen, −1 unknown
     classes_PK: NDArray[np.int64] | None = None  # of the head, for every row of `products`; -1 = none more
+    photos: Photos | None = None  # of every row of `products`, where an image encoder is fine-tuned
 
     @cached_property
     def engaged(self) -> NDArray[np.int64]:
@@ -119,6 +123,9 @@ class Examples:
         if self.days_N is not None and self.spec.context is not None and (columns := self.spec.context.age_columns):
             seconds = np.where(days < 0, np.nan, days * 86_400.0)
             products["context_numbers"][:, columns] = self.spec.context.ages(seconds)
+        if self.photos is not None:
+            own = None if generator is None else generator.spawn(1)[0]  # which leaves the other draws as they were
+            products[PIXELS] = self.photos.pixels(places, products["image_mask"].sum(1), own)
         query_B, product_B = torch.from_numpy(query_R), torch.from_numpy(product_R.ravel())
         classes = np.zeros((len(places), 0), np.int64) if self.classes_PK is None else self.classes_PK[places]
         return Batch(
@@ -177,6 +184,9 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         return max(1, -(-len(self.rows) // self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
+        return self._made() if self.examples.photos is None else ahead(self._made())
+
+    def _made(self) -> Iterator[Batch]:
         examples, stage = self.examples, self.stage
         generator = np.random.default_rng((self.seed, self.epoch))
         drawn = examples.weight_power and examples.weight_N is not None
@@ -209,11 +219,11 @@ def hide(products: Features, fields: tuple[str, ...], where: NDArray[np.bool_], 
                 products[name][where] = blank
         if spec.context is not None and "context_numbers" in products:
             numbers, categories = spec.context.read_from(field)
-            for place in numbers:
-                products["context_numbers"][where, place] = 0
-                products["context_numbers"][where, len(spec.context.numbers) + place] = 1
-            for place in categories:
-                products["context_categories"][where, place] = 0
+            told = spec.context.features([{}], datetime.now(UTC))  # of a product of which nothing is known
+            for column in (*numbers, *(place + len(spec.context.numbers) for place in numbers)):
+                products["context_numbers"][where, column] = told["context_numbers"][0, column]
+            for column in categories:
+                products["context_categories"][where, column] = 0
 
 
 def tensors(features: Features) -> dict[str, Tensor]:

@@ -19,22 +19,25 @@ import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from mercato.config import Images
 from mercato.data.images import load_images
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.files import whole_folder
+from mercato.files import whole_folder, write_whole
 from mercato.models.compact_cnn import CompactCNN
 from mercato.models.export import onnx_bytes
-from mercato.models.image_encoder import MODEL, ImageSpec, middle_square, write_spec
+from mercato.models.image_encoder import MODEL, ImageSpec, middle_square, read_spec, write_spec
 from mercato.models.image_vectors import CACHE
+from mercato.models.vision import Pooled, Vision
 from mercato.progress import note, track
+from mercato.training.photos import MARGIN
 
+WEIGHTS = "image_encoder.safetensors"  # of the compact CNN, in torch: where its fine-tuning starts
 PHOTOS = 20_000  # at most; more teaches a CNN this small little
 BATCH, RATE = 128, 3e-3
-MARGIN = 8 / 7  # photos are decoded this much larger, so that training can crop at random
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -55,7 +58,7 @@ def market_image_encoder(market: Market, images: Images, seed: int) -> Path | No
         return None
     key = hashlib.sha256(images.encoder.encode())
     if images.encoder == "compact":  # depends on the catalogue; a pretrained one does not
-        key.update(f"{images.epochs} {images.size} {seed}".encode())
+        key.update(f"{images.epochs} {images.size} {seed} {WEIGHTS}".encode())
         for file in market.files("products"):
             with file.open("rb") as content:
                 key.update(hashlib.file_digest(content, "sha256").digest())
@@ -67,6 +70,23 @@ def market_image_encoder(market: Market, images: Images, seed: int) -> Path | No
             else:
                 _export_pretrained(images.encoder, fresh)
     return folder
+
+
+def starting_vision(images: Images, folder: Path) -> Vision:
+    """What fine-tuning starts from: the backbone that `market_image_encoder` left in `folder`, its label heads gone."""
+    if images.encoder != "compact":
+        return Vision(_pretrained(images.encoder), read_spec(folder))
+    trunk = CompactCNN()
+    load_model(trunk, folder / WEIGHTS)
+    return Vision(trunk, read_spec(folder))
+
+
+def write_image_encoder(trunk: nn.Module, spec: ImageSpec, folder: Path) -> None:
+    """A trunk, normalised pixels (n, 3, S, S) → (n, V), as the two files that `ImageEncoder` reads."""
+    pixels = torch.zeros(2, 3, spec.size, spec.size)
+    content = onnx_bytes(trunk, {"pixels": pixels}, ({0: torch.export.Dim.DYNAMIC},))
+    write_whole(folder / MODEL, content)
+    write_spec(folder, spec)
 
 
 def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
@@ -103,16 +123,19 @@ def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> N
     pixels, owners = _decode(market, photos, labelled, side, images.max_images, seed)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
-    model = CompactCNN({_key(name): count for name, count in classes.items()})
+    model = CompactCNN()
+    heads = nn.ModuleDict({_key(name): nn.Linear(model.dimension, count) for name, count in classes.items()})
     labels = {_key(name): torch.from_numpy(values[owners]) for name, values in targets.items()}
     steps = max(1, images.epochs * -(-len(pixels) // BATCH))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
+    parameters = [*model.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     order = (rows for _ in range(images.epochs) for rows in _shuffled(len(pixels), generator))
     right = seen = 0
     for step, rows in enumerate(track(order, "compact CNN: steps on the catalogue's labels", steps)):
         batch = _augment(torch.from_numpy(pixels[rows]), images.size, generator)
-        logits = model.logits(model(batch))
+        vectors = F.relu(model(batch))
+        logits = {name: head(vectors) for name, head in heads.items()}
         losses = []
         for name, logit in logits.items():
             truth = labels[name][rows]
@@ -120,7 +143,7 @@ def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> N
                 losses.append(F.cross_entropy(logit[known], truth[known]))
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if "category" in logits and step >= steps - -(-len(pixels) // BATCH):
@@ -131,7 +154,9 @@ def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> N
         note(
             f"  compact CNN: names the category of {right / seen:.0%} of its photos ({classes['category']} categories)"
         )
-    _write(model.eval(), ImageSpec(128, images.size, side, *IMAGENET), folder)
+    write_image_encoder(model.eval(), ImageSpec(model.dimension, images.size, side, *IMAGENET), folder)
+    save_model(model, str(folder / WEIGHTS))
+    (folder / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
 
 
 def _labels(market: Market, photos: pa.ChunkedArray) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
@@ -173,11 +198,10 @@ def _augment(pixels: Tensor, size: int, generator: np.random.Generator) -> Tenso
 
 def _export_pretrained(name: str, folder: Path) -> None:
     """A transformers vision model by hub name or folder: its pooled state, on the preprocessing it was trained with."""
-    from transformers import AutoModel
     from transformers.utils.hub import cached_file
 
+    model = _pretrained(name)
     try:
-        backbone = AutoModel.from_pretrained(name).eval()
         file = cached_file(name, "preprocessor_config.json")
     except (OSError, ValueError) as error:
         raise MercatoError(f"images.encoder: cannot load {name}: {error}") from None
@@ -189,31 +213,18 @@ def _export_pretrained(name: str, folder: Path) -> None:
     mean, std = (
         tuple(settings.get(k) or default) for k, default in zip(("image_mean", "image_std"), IMAGENET, strict=True)
     )
-    model = _Pooled(backbone)
     with torch.inference_mode():
         dimension = model(torch.zeros(1, 3, size, size)).shape[1]
-    _write(model, ImageSpec(dimension, size, resize, mean, std), folder)
+    write_image_encoder(model, ImageSpec(dimension, size, resize, mean, std), folder)
 
 
-class _Pooled(nn.Module):
-    """A vision backbone's one vector a picture: the pooler's, else the mean over the last state."""
+def _pretrained(name: str) -> Pooled:
+    from transformers import AutoModel
 
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        output = self.backbone(pixel_values=pixels)
-        pooled = getattr(output, "pooler_output", None)
-        result: Tensor = pooled.flatten(1) if pooled is not None else output.last_hidden_state.mean(1)
-        return result
-
-
-def _write(model: nn.Module, spec: ImageSpec, folder: Path) -> None:
-    pixels = torch.zeros(2, 3, spec.size, spec.size)
-    content = onnx_bytes(model, {"pixels": pixels}, ({0: torch.export.Dim.DYNAMIC},))
-    (folder / MODEL).write_bytes(content)
-    write_spec(folder, spec)
+    try:
+        return Pooled(AutoModel.from_pretrained(name)).eval()
+    except (OSError, ValueError) as error:
+        raise MercatoError(f"images.encoder: cannot load {name}: {error}") from None
 
 
 def _key(name: str) -> str:

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from mercato.errors import MercatoError
 from mercato.evaluation.roc_auc import MONITOR, roc_auc
-from mercato.models.que2search import TwoTower
+from mercato.models.que2search import Inputs, TwoTower
+from mercato.models.vision import PIXELS, Vision
 from mercato.text.features import Features, FeatureSpec
 from mercato.training.batches import Batch, Batches, hide, take, tensors
 from mercato.training.objective import Objective, total
 from mercato.training.optimizer import adam, schedule
+from mercato.training.photos import Photos, ahead
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Validation:
     product_N: NDArray[np.int64]
     label_N: NDArray[np.int64]
     withheld: tuple[str, ...] = ()
+    photos: Photos | None = None  # of every row of `products`, where an image encoder is fine-tuned
     engagement: Validation | None = None  # engaged and shown pairs, where training reads both: they count as much
 
     def scores(self, towers: TwoTower, device: torch.device | str = "cpu") -> dict[str, float]:
@@ -55,30 +58,44 @@ class Validation:
         training = towers.training
         towers.eval()
         query_QD = self._encode(towers.query, self.queries, self.query_N, device, batch)
-        product_PD = self._encode(towers.product, self.products, self.product_N, device, batch)
+        product_PD = self._encode(towers.product, self.products, self.product_N, device, batch, towers.vision)
         towers.train(training)
         cosine_N: NDArray[np.float32] = (query_QD[self.query_N] * product_PD[self.product_N]).sum(1)
         return cosine_N
 
     def _encode(
-        self, tower: torch.nn.Module, table: Features, rows: NDArray[np.int64], device: torch.device | str, batch: int
+        self,
+        tower: torch.nn.Module,
+        table: Features,
+        rows: NDArray[np.int64],
+        device: torch.device | str,
+        batch: int,
+        vision: Vision | None = None,
     ) -> NDArray[np.float32]:
         wanted = np.unique(rows)
         # By length, so that a batch pads little.
         lengths = sum((table[name][wanted] != 0).sum(1) for name in table if name.endswith("trigrams"))
         wanted = wanted[np.argsort(lengths, kind="stable")] if isinstance(lengths, np.ndarray) else wanted
         result: NDArray[np.float32] | None = None
-        for start in range(0, len(wanted), batch):
-            part = wanted[start : start + batch]
-            features = take(table, part, self.spec)
-            if self.withheld and table is self.products:
-                hide(features, self.withheld, np.ones(len(part), bool), self.spec)
-            vectors = tower({k: v.to(device) for k, v in tensors(features).items()})[0].float().cpu().numpy()
+        parts = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
+        made = (self._inputs(table, part) for part in parts)
+        for part, found in zip(parts, made if vision is None else ahead(made), strict=True):
+            inputs = {k: v.to(device) for k, v in found.items()}
+            vectors = tower(inputs if vision is None else vision.look(inputs))[0].float().cpu().numpy()
             if result is None:
                 result = np.zeros((len(next(iter(table.values()))), vectors.shape[1]), np.float32)
             result[part] = vectors
         assert result is not None
         return result
+
+    def _inputs(self, table: Features, rows: NDArray[np.int64]) -> Inputs:
+        features = take(table, rows, self.spec)
+        if table is self.products:
+            if self.withheld:
+                hide(features, self.withheld, np.ones(len(rows), bool), self.spec)
+            if self.photos is not None:
+                features[PIXELS] = self.photos.pixels(rows, features["image_mask"].sum(1))
+        return tensors(features)
 
 
 class StageModule(L.LightningModule):

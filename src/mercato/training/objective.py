@@ -22,6 +22,7 @@ from mercato.losses.scaled_bce import scaled_bce
 from mercato.losses.symmetric_softmax import symmetric_softmax
 from mercato.models.channels import Channels, join_rows
 from mercato.models.que2search import Inputs, Tower, TwoTower
+from mercato.models.vision import Vision, rows_of
 from mercato.training.batches import Batch
 from mercato.training.modalities import MULTIMODAL, Modality
 
@@ -44,7 +45,8 @@ class Objective:
         other modalities were missing from every row.
         """
         rows = self.stage.micro_batch
-        query, product = encode(towers.query, batch.query, rows), encode(towers.product, batch.product, rows)
+        query = encode(towers.query, batch.query, rows)
+        product = encode(towers.product, batch.product, rows, towers.vision)
         whole = towers.query.fuse(query)[0], towers.product.fuse(product)[0]
         relevance = self.stage.relevance_weight
         found = {MULTIMODAL.name: (relevance * self.blend.get(MULTIMODAL, 1.0), stage_loss(self.stage, *whole, batch))}
@@ -103,19 +105,21 @@ def engagement_loss(stage: Stage, query_QD: Tensor, product_PD: Tensor, batch: B
     return engagement_bce(cosine_N, engaged_N, stage.scale, threshold)
 
 
-def encode(tower: Tower, inputs: Inputs, rows: int | None) -> Channels:
+def encode(tower: Tower, inputs: Inputs, rows: int | None, vision: Vision | None = None) -> Channels:
     """A tower's channels, `rows` at a time and encoded again on the way back (gradient caching, Gao et al. 2021).
 
     Loss and gradients are those of one piece, since rows do not see each other before the loss; only the activations
-    of `rows` rows are ever held, for one more forward pass.
+    of `rows` rows are ever held, for one more forward pass. `vision` first makes vectors of the rows' pixels.
     """
     count = len(next(iter(inputs.values())))
+
+    def encoded(part: Inputs) -> Channels:
+        return tower.encode(part if vision is None else vision.look(part))
+
     if rows is None or count <= rows:
-        return tower.encode(inputs)
+        return encoded(inputs)
     parts = [
-        checkpoint(
-            tower.encode, {name: tensor[start : start + rows] for name, tensor in inputs.items()}, use_reentrant=False
-        )
+        checkpoint(encoded, rows_of(inputs, start, start + rows), use_reentrant=False)
         for start in range(0, count, rows)
     ]
     return join_rows(parts)

@@ -9,12 +9,17 @@ from mercato.models.que2search import TwoTower
 
 
 def adam(towers: TwoTower, stage: Stage) -> torch.optim.Adam:
-    """Adam; the transformers learn at their own rate (Que2Search §3.1, Table 4 "varying XLM LR"), frozen layers not."""
+    """Adam; the transformers learn at their own rate (Que2Search §3.1, Table 4 "varying XLM LR"), frozen layers not.
+
+    So does an image encoder that is fine-tuned.
+    """
     text = [p for p in towers.text_parameters() if p.requires_grad]
-    own = {id(parameter) for parameter in towers.text_parameters()}
+    vision = [] if towers.vision is None else list(towers.vision.parameters())
+    own = {id(parameter) for parameter in [*towers.text_parameters(), *vision]}
     groups = [
         {"params": [p for p in towers.parameters() if id(p) not in own], "lr": stage.learning_rate},
         {"params": text, "lr": stage.text_learning_rate},
+        {"params": vision, "lr": stage.image_learning_rate},
     ]
     return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 

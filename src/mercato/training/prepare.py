@@ -20,6 +20,7 @@ from mercato.data.pairs import moment_of, recipe_pairs
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.files import write_whole
+from mercato.models.image_encoder import read_spec
 from mercato.models.image_vectors import CACHE, ImageVectors, given_vectors, photo_vectors
 from mercato.models.run import SPEC, TOKENIZER
 from mercato.progress import note, track
@@ -30,6 +31,7 @@ from mercato.text.tokenizer import load_tokenizer, pretrained_tokenizer, train_t
 from mercato.training.batches import Examples, index_of
 from mercato.training.image_encoder import market_image_encoder
 from mercato.training.module import Validation
+from mercato.training.photos import Photos
 
 SHORTEST_CAP, LONGEST_CAP = 8, 64  # tokens of a query: a log of single words, or one with a stray page, must not set it
 KEY = ["key", "country"]  # of a query, in its normal form
@@ -66,10 +68,10 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     judged, withheld = _validation_pairs(market, known, recipe)
     judged, shown = _keyed(judged), _keyed(_validation_shown(market, known, recipe))
 
-    vectors, image_folder = _photos(market, recipe, products) if recipe.uses_images else (None, None)
+    vectors, image_folder, photos = _photos(market, recipe, products) if recipe.uses_images else (None, None, None)
     width = next((v.shape[1] for v in vectors or () if v is not None), 0)
     if recipe.uses_images and not width:
-        recipe, vectors, image_folder = _without_photos(market, recipe), None, None
+        recipe, vectors, image_folder, photos = _without_photos(market, recipe), None, None, None
 
     now = moment_of(market, ["train"])
     featurizer = _featurizer(recipe, products, train, width, now, folder)
@@ -84,7 +86,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         texts += [misspell(normalize(query), generator) for query in texts for _ in range(SLIPS)]
         countries += [country for country in countries for _ in range(SLIPS)]
     query_features = featurizer.queries(texts, countries)
-    product_features = _product_features(featurizer, products, vectors, now)
+    product_features = _product_features(featurizer, products, vectors, photos is None, now)
 
     head_queries, classes = _head(recipe, train, products)
     withholds = train["withhold"].unique(maintain_order=True).to_list()
@@ -104,6 +106,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         recipe.pairs.weight_power,
         _days(train, products, now) if featurizer.spec.context is not None else None,
         classes,
+        photos,
     )
 
     def validate_on(pairs: pl.DataFrame, engagement: Validation | None = None) -> Validation | None:
@@ -111,7 +114,9 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
             return None
         rows = index_of(pairs, queries, KEY), index_of(pairs, products, ["product_id"])
         labels = pairs["label"].to_numpy()
-        return Validation(query_features, product_features, featurizer.spec, *rows, labels, withheld, engagement)
+        return Validation(
+            query_features, product_features, featurizer.spec, *rows, labels, withheld, photos, engagement
+        )
 
     validation = validate_on(judged, validate_on(shown))
     others = f" and {len(examples.shown):,} others" if len(examples.shown) else ""
@@ -179,17 +184,35 @@ def _head(
     return tuple(queries), result
 
 
-def _photos(market: Market, recipe: Recipe, products: pl.DataFrame) -> tuple[ImageVectors | None, Path | None]:
-    """The image vectors of each of `products`, and the folder of their encoder, where the user did not bring them."""
-    folder = None
-    every = given_vectors(market, recipe.images.max_images)
-    if every is None:
-        (market.path / CACHE).mkdir(exist_ok=True)
-        with FileLock(market.path / CACHE / ".photos.lock"):  # two runs on one market share an encoder and its vectors
-            folder = market_image_encoder(market, recipe.images, recipe.seed)
-            every = photo_vectors(market, folder, recipe.images.max_images) if folder else []
+def _photos(
+    market: Market, recipe: Recipe, products: pl.DataFrame
+) -> tuple[ImageVectors | None, Path | None, Photos | None]:
+    """The image vectors of each of `products`, and the folder of their encoder, where the user did not bring them.
+
+    With an encoder that is fine-tuned, its photos, and vectors that only tell how many a product has.
+    """
+    limit = recipe.images.max_images
     rows = index_of(products, market.frame("products", ["product_id"]), ["product_id"])
-    return ([every[row] for row in rows] if every else None), folder
+    every = given_vectors(market, limit)
+    if every is not None:
+        if recipe.images.fine_tune:
+            raise MercatoError(
+                f"{market.path}: products.image_embeddings brings vectors, and not the encoder that made them: set"
+                " images.fine_tune=false, or take the column out"
+            )
+        return [every[row] for row in rows], None, None
+    (market.path / CACHE).mkdir(exist_ok=True)
+    with FileLock(market.path / CACHE / ".photos.lock"):  # two runs on one market share an encoder and its vectors
+        folder = market_image_encoder(market, recipe.images, recipe.seed)
+        if folder is None:
+            return None, None, None
+        if not recipe.images.fine_tune:
+            every = photo_vectors(market, folder, limit)
+            return [every[row] for row in rows], folder, None
+    spec = read_spec(folder)
+    photos = Photos(market, rows, spec, limit)
+    nothing = np.zeros(1, np.float32)
+    return [np.broadcast_to(nothing, (count, spec.dimension)) for count in photos.counts], folder, photos
 
 
 def _without_photos(market: Market, recipe: Recipe) -> Recipe:
@@ -304,12 +327,19 @@ def _featurizer(
 
 
 def _product_features(
-    featurizer: Featurizer, products: pl.DataFrame, vectors: ImageVectors | None, now: datetime, batch: int = 4096
+    featurizer: Featurizer,
+    products: pl.DataFrame,
+    vectors: ImageVectors | None,
+    keep_vectors: bool,
+    now: datetime,
+    batch: int = 4096,
 ) -> Features:
     parts: list[Features] = []
     for start in track(range(0, len(products), batch), f"products → features (batches of {batch:,})"):
         rows = products[start : start + batch].to_dicts()
         parts.append(featurizer.products(rows, vectors[start : start + batch] if vectors is not None else None, now))
+        if not keep_vectors:  # training makes them
+            del parts[-1]["images"]
     whole = Features()
     for name in parts[0]:
         arrays = [part[name] for part in parts]

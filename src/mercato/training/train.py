@@ -34,6 +34,7 @@ from mercato.progress import console, note
 from mercato.training.batches import Batches
 from mercato.training.blending import estimate_blend
 from mercato.training.card import write_card
+from mercato.training.image_encoder import starting_vision, write_image_encoder
 from mercato.training.modalities import Modality, given_blend, modalities
 from mercato.training.module import StageModule, Validation
 from mercato.training.objective import HEAD_SCALE, Objective
@@ -73,6 +74,9 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
     spec = prepared.featurizer.spec
     torch.manual_seed(recipe.seed)
     towers = build_towers(recipe, spec, text_configs(recipe, spec), len(prepared.head_queries))
+    if prepared.examples.photos is not None:
+        assert prepared.image_folder is not None
+        towers.vision = starting_vision(recipe.images, prepared.image_folder)
     note(f"  {sum(p.numel() for p in towers.parameters()):,} parameters")
     blend = _blend(recipe, prepared, towers, partial) if recipe.blending else {}
     for number, stage in enumerate(recipe.stages, 1):
@@ -85,11 +89,15 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
     if towers.head is not None:
         with torch.no_grad():
             towers.head.weight.mul_(HEAD_SCALE)  # from here on it reads plain unit vectors
-    if prepared.image_folder is not None:
+    radius = _radius(towers.cpu(), prepared.validation)
+    if towers.vision is not None:  # from here on the run's own image encoder, outside the tower
+        write_image_encoder(towers.vision.trunk, towers.vision.spec, partial)
+        towers.vision = None
+    elif prepared.image_folder is not None:
         copy_image_encoder(prepared.image_folder, partial)
-    model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers.cpu(), prepared.head_queries)
+    model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers, prepared.head_queries)
     model.save(partial)
-    save_radius(partial, _radius(towers, prepared.validation))
+    save_radius(partial, radius)
     if onnx:
         note("exporting both towers to ONNX")
         export(model, partial)

@@ -4,7 +4,7 @@ import { explain } from "./api.js";
 import { h } from "./dom.js";
 import { human, number } from "./format.js";
 
-const NAMES = { images: "Photos", created_at: "Age", seller_rating: "Seller’s rating", country: "Country" };
+const NAMES = { images: "Photos", created_at: "Age", seller_rating: "Seller’s rating", seller_id: "Seller" };
 const FIELDS = 6; // shown of the product, those that move the cosine most
 const LEAST = 0.005; // what would be shown as 0.00
 let turn = Promise.resolve(); // one explanation at a time, however many panels are opened: the server has few places
