@@ -23,7 +23,7 @@ setup: .venv/installed  ## install Mercato and its tools into .venv (nothing to 
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: setup  ## the whole path on a simulated market, then its page (SERVE=0: no page; SIZE=tiny|demo|study; PORT=8000)
+demo: setup  ## the whole path on a simulated market, then the page of the better model (SERVE=0: no page; SIZE=tiny|demo|study; PORT=8000)
 	$(BIN)/mercato demo demo --size $(SIZE) --port $(PORT) $(if $(filter 0,$(SERVE)),--no-serve)
 
 # One thread a worker: two workers with two threads each stand in each other's way on two cores.

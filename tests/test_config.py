@@ -61,6 +61,7 @@ WRONG = {
     'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["images", "text"]': "name a text channel first",
     'name = "x"\n[product_tower]\nfusion = "transformer"\nfusion_layers = 7': "text.layers has only 6",
     'name = "x"\n[product_tower.context]\nnumbers = []\ncategories = []': "both empty",
+    'name = "x"\n[product_tower.context]\nnumbers = ["age", "price", "age"]': "numbers: one is named twice",
     "name = ": "not valid TOML",
     "": "name: Field required",
 }

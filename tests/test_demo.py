@@ -10,9 +10,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
+
+from mercato.demo import RECIPES, choose
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MERCATO = [sys.executable, "-m", "mercato.cli"]
@@ -29,7 +32,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def address(demo: tuple[Path, str]) -> Iterator[str]:
     folder, _ = demo
-    command = ["serve", folder / "run", "--market", folder / "market", "--index", folder / "index", "--port", "8765"]
+    (told,) = re.findall("^    mercato (.+)$", (folder / "README.md").read_text(), re.MULTILINE)
+    command = [*told.split(), "--port", "8765"]
     environment = os.environ | {"MERCATO_API_KEY": "secret", "COLUMNS": "200"}
     server = subprocess.Popen([*MERCATO, *command], stderr=subprocess.PIPE, text=True, env=environment)
     assert server.stderr is not None
@@ -63,9 +67,23 @@ def test_it_ends_with_a_table_of_what_was_learned(demo: tuple[Path, str]) -> Non
     folder, said = demo
     for word in ("simulate", "check", "mine", "train", "evaluate", "export", "index", "bm25", "random"):
         assert word in said
-    metrics = json.loads((folder / "run" / "metrics.json").read_text())
-    assert metrics["relevance"]["roc_auc"] > metrics["baselines"]["random"]["relevance"]["roc_auc"]
-    assert {path.name for path in folder.iterdir()} == {"market", "run", "index"}
+    assert {path.name for path in folder.iterdir()} == {"market", "runs", "index", "README.md"}
+    for run, other in permutations(RECIPES):
+        metrics = json.loads((folder / "runs" / run / "metrics.json").read_text())
+        for part in ("relevance", "engagement"):
+            assert metrics[part]["roc_auc"] > metrics["baselines"]["random"][part]["roc_auc"]
+        beside = json.loads((folder / "runs" / other / "metrics.json").read_text())
+        assert metrics["baselines"][other]["knn"] == beside["knn"], "the same questions"
+        assert other in (folder / "runs" / run / "report.html").read_text()
+
+
+def test_it_says_which_model_is_served_and_why(demo: tuple[Path, str]) -> None:
+    folder, said = demo
+    metrics = json.loads((folder / "runs" / RECIPES[0] / "metrics.json").read_text())
+    chosen, why = choose(metrics, *RECIPES)
+    readme = (folder / "README.md").read_text()
+    assert f"{chosen} is served. {why}" in readme and f"mercato serve {folder}/runs/{chosen} " in readme
+    assert f"{chosen} is served." in said and all(name in said.split("what was learned")[1] for name in RECIPES)
 
 
 def test_a_misspelled_a_spanish_and_a_filtered_search_are_answered(demo: tuple[Path, str], address: str) -> None:

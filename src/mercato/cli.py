@@ -48,7 +48,7 @@ def _main(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where market, run and index are written.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where market, runs and index are written.")] = Path(
         "demo"
     ),
     size: Annotated[Literal["tiny", "demo", "study"], typer.Option(help="Of the simulated market.")] = "demo",

@@ -83,6 +83,9 @@ class Context(Frozen):
     def _reads_something(self) -> Self:
         if not self.numbers and not self.categories:
             raise ValueError("numbers and categories are both empty: leave the context channel out instead")
+        for field, names in (("numbers", self.numbers), ("categories", self.categories)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{field}: one is named twice")
         return self
 
 
@@ -134,7 +137,7 @@ class CataloguePairs(Frozen):
     query: str = Field(min_length=3)  # a template of fields and attributes: "{title}", "{base_colour} {category}"
     words: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """As few and as many words in a row as are drawn of it, the length of a query; None: all."""
-    # What the product tower must not see then; brand, category and attributes it never reads, but BM25 would.
+    # What the product tower must not see then, nor BM25, which reads brand, category and attributes in any case.
     withhold: tuple[Literal["title", "description", "images", "brand", "category", "attributes"], ...] = ()
 
     @model_validator(mode="after")

@@ -28,6 +28,8 @@ from mercato.data.market import MARKET, Market
 from mercato.data.mining import mine
 from mercato.data.simulation import NAME, simulate
 from mercato.errors import MercatoError
+from mercato.evaluation.charts import decimal
+from mercato.evaluation.html import signed
 from mercato.evaluation.run import evaluate_runs, summary
 from mercato.files import market_lock, refuse_foreign, write_whole
 from mercato.models.export import export
@@ -111,14 +113,14 @@ def choose(metrics: Mapping[str, Any], ours: str, other: str) -> tuple[str, str]
             low, high = -high, -low
         behind = other if leader == ours else ours
         difference = figures[leader] - figures[behind]
-        words = f"{part} ROC AUC {figures[leader]:.3f} against {figures[behind]:.3f} ({difference:+.3f}"
-        return f"{words}, 95 % interval {low:+.3f} to {high:+.3f})", low, high
+        words = f"{part} ROC AUC {decimal(figures[leader])} against {decimal(figures[behind])} ({signed(difference)}"
+        return f"{words}, 95 % interval {signed(low)} to {signed(high)})", low, high
 
     theirs = metrics["baselines"][other]["engagement"]["roc_auc"]
     leader, behind = (ours, other) if metrics["engagement"]["roc_auc"] >= theirs else (other, ours)
     engagement, low, _ = compared("engagement", leader)
     relevance, _, high = compared("relevance", leader)
-    ahead = "is ahead on engagement" if low > 0 else "is ahead on engagement, though no more than chance would have it"
+    ahead = f"is ahead of {behind} on engagement" + ("" if low > 0 else ", though no more than chance would have it")
     if high < 0:
         return behind, f"{leader} {ahead}, but behind on relevance by more than chance: {engagement}, {relevance}."
     return leader, f"It {ahead}, and not behind on relevance by more than chance: {engagement}, {relevance}."

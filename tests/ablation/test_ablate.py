@@ -272,14 +272,16 @@ def test_without_a_paper_nothing_of_it_is_shown(tiny_market: Market, recipes: Pa
 
 def test_two_metrics_fit_on_a_terminal(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
     table = ablate(study(metrics=BOTH, rows=TWO_METRICS), recipes, tiny_market, tmp_path, jobs=2)
-    console = Console(width=120)
+    console = Console(width=100)
     with console.capture() as capture:
         console.print(terminal(table))
     told = capture.get()
     assert "…" not in told
     for row in table["rows"]:
         for group in cells(row, table):
-            assert all(half in told for cell in group for half in cell.replace(" [", "\n[").split("\n"))
+            assert all(
+                half in told for cell in group for half in cell.replace(" [", "\n[").replace(" ±", "\n±").split("\n")
+            )
 
 
 def test_relative_steps_notes_and_a_single_seed(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:

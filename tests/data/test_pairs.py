@@ -82,3 +82,12 @@ def test_a_query_is_as_short_as_people_type(catalogue: Market) -> None:
     assert pairs.equals(recipe_pairs(catalogue, from_catalogue(**source)))  # the same tomorrow
     few = recipe_pairs(catalogue, from_catalogue(query="{category}", words=[2, 5]))
     assert set(few["query"]) == {"Lamps"}  # what has fewer is taken whole
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_named_where_it_counts(catalogue: Market, weight: float) -> None:
+    pairs = {"query": ["a", "b"], "product_id": ["p1", "p2"], "label": [1, 1], "weight": [None, weight]}
+    pl.DataFrame(pairs).write_parquet(catalogue.path / "pairs.parquet")
+    assert len(recipe_pairs(catalogue, Pairs())) == 2
+    with pytest.raises(MercatoError, match="row 1, column weight"):
+        recipe_pairs(catalogue, Pairs(weight_power=0.5))

@@ -114,6 +114,21 @@ def test_what_is_withheld_no_system_sees(market, words):
         evaluate(words, market, withhold=("colour",))
 
 
+def test_without_photos_there_are_no_vectors_of_them_and_no_count(market, words):
+    class Photos(Words):
+        def encode_products(self, products):
+            for name in ("image_embeddings", "image_count"):
+                assert products[name].null_count == len(products)
+            return self._encode(products.column("title").to_pylist())
+
+    plain = market.arrow("products")
+    vectors = pa.array([[[1.0]]] * len(plain), plain.schema.field("image_embeddings").type)
+    table = plain.set_column(plain.column_names.index("image_embeddings"), "image_embeddings", vectors)
+    table = table.append_column("image_count", pa.array([1] * len(plain))).drop_columns(["images"])
+    seen = Evaluation.of(Photos(), market, products=table, withhold=("images",)).metrics()
+    assert seen["relevance"] == evaluate(words, market)["relevance"]
+
+
 def test_without_a_future_only_batch_recall_falls_back_to_validation(market, words):
     frame = market.frame("pairs").with_columns(pl.col("split").replace("future", "validation"))
     frame.drop("weight", "last_seen").write_parquet(market.path / "pairs.parquet")

@@ -88,6 +88,25 @@ def test_the_report_is_one_file_that_says_what_was_measured(evaluation, tmp_path
     assert "@media print" in page
 
 
+def test_relevance_and_engagement_come_first_side_by_side(evaluation, tmp_path):
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="Both")
+    _, text, _ = _read(tmp_path / "report.html")
+    lead = text[: text.index("Against the baselines")]
+    assert re.search(r"the relevant one higher\s+\d+%\s+of the time .* and the engaged one\s+\d+%", lead)
+    places = [lead.index(title) for title in ("Relevance ROC AUC", "Engagement ROC AUC", "Relevance nDCG@10")]
+    assert places == sorted(places)
+    assert re.search(r"on BM25 \[", lead) and re.search(r"on constant \[", lead), "against each, pair by pair"
+    assert "Mercato − constant" in text
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_curve_of_two_tasks_says_that_it_is_their_mean(evaluation, tmp_path, both):
+    tasks = {"validation/relevance": 0.7, "validation/engagement": 0.5} if both else {}
+    history = [{"stage": 1, "epoch": epoch, "validation/roc_auc": 0.6, **tasks} for epoch in (0, 1)]
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="Tasks", history=history)
+    assert ("the mean of relevance and engagement" in _read(tmp_path / "report.html")[1]) == both
+
+
 def test_a_report_of_figures_alone_leaves_the_rest_out(market, words, tmp_path):
     (market.path / "pairs.parquet").unlink()
     evaluation = Evaluation.of(words, market)

@@ -101,3 +101,24 @@ def test_both_transformers_read_one_dictionary_and_then_go_their_own_ways():
     title, description = bags.product.bags.values()
     assert torch.equal(title.weight, description.weight) and torch.equal(title.weight, bags.query.trigrams.weight)
     assert F.cosine_similarity(title.weight[1:2], title.weight[2:3]).abs() < 0.9
+
+
+def test_bags_of_a_fusion_transformer_are_as_wide_as_it_is_and_alike():
+    text = {"layers": 1, "heads": 2, "hidden": 16, "feed_forward": 32}
+    query, product = ("text", "trigrams"), ("title_text", "title_trigrams", "description_trigrams")
+    recipe = Recipe.model_validate(
+        {
+            "name": "narrow",
+            "dimension": 32,
+            "query_tower": {"text": text},
+            "product_tower": {"channels": product, "text": text, "fusion": "transformer"},
+        }
+    )
+    spec = FeatureSpec(
+        query_channels=query, product_channels=product, pad_id=0, vocabulary=50, buckets=90, query_tokens=8,
+        query_characters=20, title_tokens=12, description_tokens=8, countries=(), languages=(),
+    )  # fmt: skip
+    towers = build_towers(recipe, spec, text_configs(recipe, spec))
+    title, description = towers.product.bags.values()
+    assert title.weight.shape == (91, 16) and towers.query.trigrams.weight.shape == (91, 32)
+    assert torch.equal(title.weight, description.weight)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+import torch
 from served import WRITE, wait_until
 
+from mercato.config import Recipe
+from mercato.models.build import build_towers, text_configs
+from mercato.models.image_vectors import products_with_vectors
+from mercato.models.model import Model
 from mercato.serving.catalogue import Catalogue
 from mercato.serving.explaining import Explainer
+from mercato.serving.ingestion import product_rows
 from mercato.serving.predictor import Predictor
 from mercato.serving.seeding import seed
 from mercato.serving.wire import ExplainIn
+from mercato.text.context import ContextSpec
+from mercato.text.features import Featurizer
 
 RED, CHAIR, SPAIN, PHOTO = np.eye(4, dtype=np.float32)
 
@@ -194,3 +204,106 @@ def test_a_run_is_explained_by_what_it_reads_and_photos_are_read_once(
     assert told["words"][0]["change"] == pytest.approx(
         whole - float(predictor.encode_products([row])[0] @ sofa), abs=1e-4
     )
+
+
+# --- a run with context
+
+SPRING = datetime(2026, 5, 1, tzinfo=UTC)  # the market's listings are a month or three old
+CONTEXT = ("price", "currency", "condition", "created_at", "category", "seller_rating", "attributes")
+
+
+@pytest.fixture(scope="module")
+def untrained(tiny_market, tiny_run) -> Model:
+    """Que2Engage with the tiny run's tokenizer and image encoder."""
+    old = Model.load(tiny_run)
+    recipe = Recipe.parse(
+        old.recipe.toml(),
+        changes=[
+            'product_tower.channels=["title_text", "description_text", "images", "context"]',
+            "product_tower.fusion=transformer",
+            "product_tower.text.pooling=mean",
+            'product_tower.context.categories=["condition", "category", "attributes.colour"]',
+        ],
+    )
+    rows = tiny_market.arrow("products").to_pylist() * 3  # so that many sell what is red
+    context = ContextSpec.fit(recipe.product_tower.context, rows, SPRING)
+    spec = replace(old.featurizer.spec, product_channels=recipe.product_tower.channels, context=context)
+    torch.manual_seed(0)
+    towers = build_towers(recipe, spec, text_configs(recipe, spec))
+    model = Model(recipe, Featurizer(spec, old.featurizer.tokenizer), old.image_encoder, towers)
+    model.market_path = tiny_market.path
+    return model
+
+
+@pytest.fixture
+def engage(untrained) -> Model:
+    """By the clock, as served."""
+    untrained.now = None
+    return untrained
+
+
+def test_a_product_is_the_same_vector_by_every_road(engage, tiny_run, tiny_market, tiny_catalogue):
+    engage.now = SPRING
+    table = tiny_market.arrow("products").slice(0, 40)
+    rows = table.to_pylist()
+    expected = engage.encode_products(table)
+    indexed = products_with_vectors(tiny_market, engage, tiny_run).slice(0, 40)
+    np.testing.assert_allclose(engage.encode_products(indexed), expected, atol=1e-5)
+    kept = {row["product_id"]: row for row in tiny_catalogue.full([row["product_id"] for row in rows])}
+    written = product_rows([kept[row["product_id"]] for row in rows])
+    np.testing.assert_allclose(engage.encode_products(written), expected, atol=1e-5)
+    colours = engage.featurizer.products(rows)["context_categories"][:, 2]
+    assert len(set(colours.tolist())) > 2, "attributes arrive too"
+
+
+def test_a_run_that_looks_at_no_photo_may_still_count_them(engage, tiny_run, tiny_market):
+    spec = replace(engage.featurizer.spec, product_channels=("title_text", "context"))
+    blind = Model(engage.recipe, Featurizer(spec, engage.featurizer.tokenizer), None, engage.towers)
+    told = [
+        blind.featurizer.products(table.slice(0, 40).to_pylist(), None, SPRING)["context_numbers"]
+        for table in (tiny_market.arrow("products"), products_with_vectors(tiny_market, blind, tiny_run))
+    ]
+    np.testing.assert_array_equal(*told)
+    assert len(np.unique(told[0][:, 4])) > 1, "the number of photos"
+
+
+def test_a_served_vector_follows_the_price_and_the_clock(start, engage):
+    client = start(engage)
+    now = datetime.now(UTC)
+    product = {
+        "product_id": "n", "title": "red sofa", "price": 40.0, "currency": "USD", "condition": "new",
+        "category": "Home > Sofas", "seller_rating": 4.5, "created_at": (now - timedelta(days=40)).isoformat(),
+    }  # fmt: skip
+
+    def embedded(**changes) -> np.ndarray:
+        answer = client.post("/v1/embed", json={"products": [product | changes]}, headers=WRITE)
+        assert answer.status_code == 200, answer.text
+        return np.array(answer.json()["vectors"][0], np.float32)
+
+    vector = embedded()
+    others = [embedded(price=400.0), embedded(condition="fair"), embedded(created_at=str(now - timedelta(days=90)))]
+    assert all(np.abs(other - vector).max() > 1e-4 for other in others)
+    np.testing.assert_allclose(embedded(), vector, atol=1e-5)
+
+    def told(after: timedelta) -> np.ndarray:
+        engage.now = now + after
+        row = product | {"created_at": datetime.fromisoformat(product["created_at"])}
+        return engage.encode_products([row])[0]
+
+    np.testing.assert_allclose(told(timedelta(0)), vector, atol=1e-5)
+    assert np.abs(told(timedelta(days=60)) - vector).max() > 1e-4, "the same listing, two months on"
+
+
+def test_why_tells_what_the_context_is_made_of(engage, tiny_market, tiny_catalogue):
+    engage.now = SPRING
+    rows = tiny_market.arrow("products").to_pylist()
+    row = next(row for row in rows if row["images"] and all(row[field] for field in CONTEXT))
+    assert any(name == "colour" for name, _ in row["attributes"])
+    told = Explainer(engage, tiny_catalogue).explain(ExplainIn(query="red sofa", product_id=row["product_id"]))
+    found = changes(told["product"])
+    assert set(found) <= {"title", "description", "images", *CONTEXT}
+    assert {"price", "condition", "created_at", "category", "attributes", "images"} <= set(found)
+    (query,) = engage.encode_queries(["red sofa"])
+    for field in ("price", "created_at", "images"):
+        whole, bare = engage.encode_products([row, row | {field: None}]) @ query
+        assert found[field] == pytest.approx(whole - bare, abs=1e-4), field

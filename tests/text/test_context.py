@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mercato import config
 from mercato.errors import MercatoError
-from mercato.text.context import MIN_PRICED, MIN_PRODUCTS, ContextSpec
+from mercato.text.context import MIN_PRICED, MIN_PRODUCTS, ContextSpec, columns_of
 from mercato.text.features import FeatureSpec, Featurizer
 from mercato.text.tokenizer import train_tokenizer
 
@@ -233,6 +233,14 @@ def test_every_shape_of_attributes(attributes):
 )
 def test_what_is_made_of_a_field(spec, field, numbers, categories):
     assert spec.read_from(field) == (numbers, categories)
+
+
+def test_nothing_is_fitted_on_other_columns(products):
+    context = config.Context(numbers=("relative_price", "age", "attributes.discount"), categories=("condition",))
+    columns = columns_of(context)
+    assert columns == {"price", "category", "currency", "created_at", "attributes", "condition"}
+    some = [{name: product.get(name) for name in columns} for product in products]
+    assert ContextSpec.fit(context, some, NOW) == ContextSpec.fit(context, products, NOW)
 
 
 def test_a_heavy_tail_gets_a_logarithm():

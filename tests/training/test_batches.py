@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -174,3 +176,11 @@ def test_misspelled_queries_are_read_but_change_no_pair(tables, spec):
     assert all(torch.equal(slipped.query[name], tensors(read)[name]) for name in read)
     assert torch.equal(slipped.excluded_BC, plain.excluded_BC)
     assert not all(torch.equal(slipped.query[name], plain.query[name]) for name in read)
+
+
+def test_pairs_are_drawn_by_their_weight(tables, spec):
+    data = replace(examples(tables, spec, PAIRS), weight_N=np.array([1.0, 4, 9, 1, 1, 1]), weight_power=0.5)
+    drawn = data.pool(np.array([0, 1, 2])).draw(6_000, np.random.default_rng(0))
+    assert np.bincount(drawn, minlength=6) / 1_000 == pytest.approx([1, 2, 3, 0, 0, 0], rel=0.1)
+    alike = replace(data, weight_power=0.0).pool(np.array([1, 5])).draw(1_000, np.random.default_rng(0))
+    assert np.bincount(alike, minlength=6) / 500 == pytest.approx([0, 1, 0, 0, 0, 1], rel=0.1)

@@ -184,3 +184,10 @@ def test_nothing_to_estimate_from_is_said(prepared):
     still = toy_recipe("stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12", "blending={}")
     with pytest.raises(MercatoError, match=r"blending\.weights: no trial lowered the loss"):
         estimate_blend(towers(prepared).eval(), prepared.examples, still, [LANGUAGE])
+
+
+@pytest.mark.parametrize(("number", "told"), [("price", False), ("age", True)])
+def test_pairs_differ_by_age_only_where_the_context_reads_it(toys, tmp_path, number, told):
+    channels = 'product_tower.channels=["title_text", "context"]'
+    found = prepare(toys, toy_recipe(channels, f'product_tower.context.numbers=["{number}"]'), tmp_path)
+    assert (found.examples.days_N is not None) == told

@@ -18,6 +18,7 @@ from mercato.models.build import build_towers, text_configs
 from mercato.models.model import Model, load
 from mercato.models.zero_shot import ZeroShot
 from mercato.serving.predictor import Predictor
+from mercato.training.batches import tensors
 from mercato.training.prepare import prepare
 from mercato.training.train import train
 
@@ -75,6 +76,24 @@ def test_training_starts_from_what_the_encoder_knows(bert, tmp_path):
     cosines = model.encode_queries(["mesa", "reloj"], "us") @ model.encode_products(titles).T
     expected = zero.encode_queries(["mesa", "reloj"]) @ zero.encode_products(titles).T
     np.testing.assert_allclose(cosines, expected, atol=1e-5)
+
+
+def test_what_is_fused_beside_a_pretrained_encoder_comes_in_slowly(bert, tmp_path):
+    """A bag of zeros behind a LayerNorm would be a full-size token after the first step."""
+    wanted = recipe(bert, 2, "product_tower.fusion=transformer", "trigrams.buckets=200")
+    featurizer = prepare(make_market(tmp_path / "market"), wanted, tmp_path).featurizer
+    towers = build_towers(wanted, featurizer.spec, text_configs(wanted, featurizer.spec)).eval()
+    inputs = tensors(featurizer.products(products()[:4]))
+    others = [n for n, channel in enumerate(towers.product.channels) if not channel.endswith("text")]
+
+    def loudest() -> float:
+        channels = towers.product.encode(inputs)
+        return float(channels.vectors_BSE[:, torch.isin(channels.channel_S, torch.tensor(others))].norm(dim=-1).max())
+
+    assert loudest() == 0
+    towers.product(inputs)[0][:, 0].sum().backward()
+    torch.optim.Adam(towers.parameters(), 1e-3).step()
+    assert 0 < loudest() < 0.1
 
 
 def test_the_cache_keeps_apart_what_a_pretrained_tokenizer_does(bert, tmp_path):

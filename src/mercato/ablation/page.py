@@ -161,7 +161,8 @@ def _curves(table: Tree) -> str:
     numbered = legend([(f"stage {stage + 1}", f"s{stage % 5}") for stage in range(stages)]) if stages > 1 else ""
     return (
         '<h2>Learning curves</h2><p class="soft">Validation ROC AUC by epoch, one line a seed; the steep beginning is'
-        " left out. A later stage starts from the best epoch of the one before.</p>"
+        " left out. Where a row learns from shown pairs too it is the mean of relevance and engagement: compare"
+        " the shapes then, not the heights. A later stage starts from the best epoch of the one before.</p>"
         f'{numbered}<div class="curves">{panels}</div>'
     )
 

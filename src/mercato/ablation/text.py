@@ -159,11 +159,12 @@ def markdown(table: Tree) -> str:
 
 
 def terminal(table: Tree) -> RichTable:
-    """The table for a person at a terminal, which is narrow: the paper's step, and our interval, on a second line."""
-    grid = RichTable("", title=escape(table["title"]), caption=escape(caption(table)))
+    """The table for a person at a terminal, which is narrow: the paper's step, spreads, intervals on second lines."""
+    grid = RichTable(title=escape(table["title"]), caption=escape(caption(table)))
+    grid.add_column(min_width=12, overflow="fold")
     for metric in table["metrics"]:
-        for name in (*(["paper"] if has_paper(table) else []), metric, "step"):
-            grid.add_column(name, justify="right")
+        for name in (*(["paper"] if has_paper(table) else []), metric.replace(".", "\n."), "step"):
+            grid.add_column(name, justify="right", overflow="fold")
     for row in table["rows"]:
         line = [row["name"]]
         for group in cells(row, table):
@@ -172,5 +173,5 @@ def terminal(table: Tree) -> RichTable:
                 line += [f"{paper}\n{theirs}".rstrip(), ours, f"{sign} {step}".lstrip()]
             else:
                 line += group
-        grid.add_row(*(escape(cell.replace(" [", "\n[")) for cell in line))
+        grid.add_row(*(escape(cell.replace(" [", "\n[").replace(" ±", "\n±")) for cell in line))
     return grid

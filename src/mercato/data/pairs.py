@@ -46,6 +46,13 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
         )
         if len(missing := pairs.select(pl.col("query").is_null().arg_true()).to_series()):
             raise MercatoError(f"table pairs, row {missing[0]}, column query: is missing (`mercato check` lists all)")
+        good = pl.col("weight").is_finite() & (pl.col("weight") > 0)
+        wrong = pairs.select((~good).fill_null(value=False).arg_true()).to_series()  # null: unknown
+        if wanted.weight_power and len(wrong):
+            raise MercatoError(
+                f"table pairs, row {wrong[0]}, column weight: is not a number above zero, and pairs.weight_power"
+                " draws by it (`mercato check` lists all)"
+            )
         parts.append(pairs.select(COLUMNS))
     products = market.arrow("products", list(FIELDS)).to_pylist() if wanted.catalogue else []
     products = [product for product in products if product["product_id"] is not None]
@@ -54,6 +61,18 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     if pairs.filter((pl.col("split") == "train") & (pl.col("label") == 1)).is_empty():
         raise MercatoError(f"{market.path}: the recipe's pairs hold no engaged pair of the train split to learn from")
     return pairs
+
+
+def held_out_pairs(market: Market, wanted: Pairs) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
+    """What a market can be asked that has no pairs and no judgments: the recipe's first kind of catalogue pairs.
+
+    Also what was withheld from the product tower in them, which every system must do without. (None, ()) where the
+    market's own tables ask, or the recipe has no catalogue pairs.
+    """
+    first = wanted.catalogue[:1]
+    if not first or market.has("pairs") or market.has("judgments"):
+        return None, ()
+    return recipe_pairs(market, wanted.model_copy(update={"market": False, "catalogue": first})), first[0].withhold
 
 
 def moment_of(market: Market, splits: Collection[str]) -> datetime:

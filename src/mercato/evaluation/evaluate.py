@@ -33,6 +33,7 @@ from mercato.evaluation.recall import recall_at_k
 from mercato.evaluation.roc_auc import per_query_roc_auc
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
 from mercato.evaluation.tasks import EARLIER, Lists, Split, Tasks
+from mercato.evaluation.withheld import COLUMNS
 from mercato.models.encoder import Encoder
 from mercato.models.run import RunEncoder
 from mercato.progress import track
@@ -64,7 +65,8 @@ def evaluate(
         split: `test` (judgments of the test split, pairs of the future) or `validation` (both, of that split).
         seed: of the bootstrap, the batches and the random baseline.
         pairs: held-out pairs, in place of the market's pairs table.
-        withhold: product columns that every system must do without, e.g. the title where the queries were made of it.
+        withhold: product columns that every system must do without, e.g. the title where the queries were made of it;
+            without `images` there are no vectors of them either, and no count.
         others: more encoders to compare with, by name; they appear under `baselines`.
 
     Returns:
@@ -107,7 +109,8 @@ class Evaluation:
         """Read the questions and encode queries and products once for each encoder (arguments as `evaluate`).
 
         `products` stands in for the market's table, the same rows, e.g. with photos already turned into vectors.
-        Without `baselines` there is no BM25 and no random.
+        Without `baselines` there is no BM25 and no random. A run is left telling ages as of where the split begins
+        (`RunEncoder.now`).
         """
         reserved = RESERVED & set(others or {})
         if reserved:
@@ -200,13 +203,15 @@ class Evaluation:
         }[part]
 
 
-def _without(products: pa.Table, columns: Sequence[str]) -> pa.Table:
-    for name in columns:
-        if name not in products.column_names or name == "product_id":
-            raise MercatoError(f"cannot withhold {name!r}: no such column of products")
-        place, field = products.column_names.index(name), products.schema.field(name)
-        empty = pa.array([""] * products.num_rows) if name == "title" else pa.nulls(products.num_rows, field.type)
-        products = products.set_column(place, field, empty)
+def _without(products: pa.Table, fields: Sequence[str]) -> pa.Table:
+    for field in fields:
+        columns = [name for name in COLUMNS.get(field, (field,)) if name in products.column_names]
+        if not columns or field == "product_id":
+            raise MercatoError(f"cannot withhold {field!r}: no such column of products")
+        for name in columns:
+            kind = products.schema.field(name)
+            empty = pa.array([""] * products.num_rows) if name == "title" else pa.nulls(products.num_rows, kind.type)
+            products = products.set_column(products.column_names.index(name), kind, empty)
     return products
 
 

@@ -31,10 +31,10 @@ TITLES = {
 }
 SHORT = {"knn": "Catalogue", "unseen": "New pairs"}
 METRICS = {"roc_auc": "ROC AUC", "roc_auc_per_query": "ROC AUC, per query", "ndcg@10": "nDCG@10"}
-HEADLINES = (
+HEADLINES = (  # both tasks first, side by side
     ("relevance", "roc_auc"),
-    ("relevance", "ndcg@10"),
     ("engagement", "roc_auc"),
+    ("relevance", "ndcg@10"),
     ("knn", "recall@10"),
     ("unseen", "recall@10"),
 )
@@ -91,23 +91,26 @@ def _head(metrics: Tree, title: str) -> str:
 
 
 def _summary(metrics: Tree) -> str:
-    """One sentence that a person who knows no metric understands."""
+    """A sentence or two that a person who knows no metric understands."""
     bm25, n = metrics["baselines"].get("bm25", {}), metrics["n"]
-    for part, kind in (("unseen", " and that the log had not shown for the query"), ("knn", "")):
-        if "recall@10" in metrics.get(part, {}):
-            ours, theirs = metrics[part]["recall@10"], bm25.get(part, {}).get("recall@10", 0.0)
-            return (
-                f"Of the products that people went on to engage with{kind}, the first ten results out of"
-                f" {n['products']:,} hold <b>{ours:.0%}</b>; BM25's first ten hold {theirs:.0%}."
-            )
+    said: list[str] = []
+    tasks: list[str] = []
     for part, kind in (("relevance", "relevant"), ("engagement", "engaged")):
         if "roc_auc" in metrics.get(part, {}):
             ours, theirs = metrics[part]["roc_auc"], bm25.get(part, {}).get("roc_auc", 0.5)
-            return (
-                f"Shown a pair of each kind, the model scores the {kind} one higher <b>{ours:.0%}</b> of the time;"
-                f" BM25 {theirs:.0%}, chance 50%."
+            higher = " higher" if not tasks else ""
+            tasks.append(f"the {kind} one{higher} <b>{ours:.0%}</b> of the time (BM25 {theirs:.0%})")
+    if tasks:
+        said.append(f"Shown a pair of each kind, the model scores {' and '.join(tasks)}; chance is 50%.")
+    for part, kind in (("unseen", " and that the log had not shown for the query"), ("knn", "")):
+        if "recall@10" in metrics.get(part, {}):
+            ours, theirs = metrics[part]["recall@10"], bm25.get(part, {}).get("recall@10", 0.0)
+            said.append(
+                f"Of the products that people went on to engage with{kind}, the first ten results out of"
+                f" {n['products']:,} hold <b>{ours:.0%}</b>; BM25's first ten hold {theirs:.0%}."
             )
-    return "The figures that this market's tables allow."
+            break
+    return " ".join(said) or "The figures that this market's tables allow."
 
 
 def _card(metrics: Tree, part: str, metric: str) -> str:
@@ -116,27 +119,30 @@ def _card(metrics: Tree, part: str, metric: str) -> str:
         for system, (css, tree) in _systems(metrics).items()
         if system != OURS and metric in tree.get(part, {})
     )
+    deltas = "".join(
+        _delta(metrics, part, metric, system, f" on {escape(_name(system))}") for system in _rivals(metrics)
+    )
     label = f"{SHORT.get(part, TITLES[part][0])} {_metric(metric)}"
     return (
         f'<div class="card"><h3>{label}</h3><div class="big">{decimal(metrics[part][metric])}</div>'
-        f'<div class="against">{against}</div>{_delta(metrics, part, metric)}</div>'
+        f'<div class="against">{against}</div>{deltas}</div>'
     )
 
 
-def _delta(metrics: Tree, part: str, metric: str) -> str:
-    span = metrics["intervals"]["differences"].get("bm25", {}).get(part, {}).get(metric)
+def _delta(metrics: Tree, part: str, metric: str, system: str, against: str = "") -> str:
+    span = metrics["intervals"]["differences"].get(system, {}).get(part, {}).get(metric)
     if not span:
         return ""
     low, high = span
-    difference = metrics[part][metric] - metrics["baselines"]["bm25"][part][metric]
+    difference = metrics[part][metric] - metrics["baselines"][system][part][metric]
     verdict = "better" if low > 0 else "worse" if high < 0 else "unsure"
-    return f'<div class="delta {verdict}">{signed(difference)} on BM25 [{signed(low)}, {signed(high)}]</div>'
+    return f'<span class="delta {verdict}">{signed(difference)}{against} [{signed(low)}, {signed(high)}]</span>'
 
 
 def _comparison(metrics: Tree) -> str:
     systems = _systems(metrics)
     panels = []
-    for part in ("relevance", "knn", "unseen", "engagement", "batch"):
+    for part in ("relevance", "engagement", "knn", "unseen", "batch"):
         if part not in metrics:
             continue
         rows = []
@@ -255,7 +261,9 @@ def _training(history: Sequence[Tree]) -> str:
     if validated:
         chart = charts.lines(validated, x_label="epoch", whole_x=True)
         marks = legend([(name, css) for name, css, _ in validated]) if len(validated) > 1 else ""
-        panels.insert(0, f'<div class="panel"><h3>Validation ROC AUC</h3>{chart}{marks}</div>')
+        of_both = any("validation/engagement" in row for row in history)
+        meaning = " <small>the mean of relevance and engagement</small>" if of_both else ""
+        panels.insert(0, f'<div class="panel"><h3>Validation ROC AUC{meaning}</h3>{chart}{marks}</div>')
     seconds = sum(row.get("seconds", 0) for row in history)
     took = f" in {seconds / 60:.1f} minutes" if seconds >= 60 else f" in {seconds:.0f} s" if seconds else ""
     text = f"{done} epoch{'s' * (done != 1)}{took}; a stage begins with the best epoch of the one before."
@@ -277,26 +285,27 @@ def _worst(details: Details) -> str:
 
 
 def _table(metrics: Tree) -> str:
-    systems = _systems(metrics)
+    systems, rivals = _systems(metrics), _rivals(metrics)
+    width = 1 + len(systems) + len(rivals)
     head = "".join(f'<th class="number {css}">{escape(_name(system))}</th>' for system, (css, _) in systems.items())
+    head += "".join(f'<th class="number">Mercato − {escape(_name(system))}</th>' for system in rivals)
     rows = []
     for part in PARTS:
         if part not in metrics:
             continue
         counted = _counted(metrics["n"][part])
-        rows.append(
-            f'<tr><td class="group" colspan="{len(systems) + 2}">{TITLES[part][0]} <small>{counted}</small></td></tr>'
-        )
+        rows.append(f'<tr><td class="group" colspan="{width}">{TITLES[part][0]} <small>{counted}</small></td></tr>')
         for metric in metrics[part]:
             cells = ""
             for system, (_, tree) in systems.items():
                 value, span = tree.get(part, {}).get(metric), _interval(metrics, system, part, metric)
                 cells += f'<td class="number">{_figure(value, span)}</td>'
-            delta = _delta(metrics, part, metric).replace("div", "span").replace(" on BM25", "")
-            rows.append(f'<tr><td>{_metric(metric)}</td>{cells}<td class="number">{delta}</td></tr>')
+            for system in rivals:
+                cells += f'<td class="number">{_delta(metrics, part, metric, system)}</td>'
+            rows.append(f"<tr><td>{_metric(metric)}</td>{cells}</tr>")
     return (
-        f'<h2>Every figure</h2><div class="panel scroll"><table><tr><th>metric</th>{head}'
-        f'<th class="number">Mercato − BM25</th></tr>{"".join(rows)}</table></div>'
+        f'<h2>Every figure</h2><div class="panel scroll"><table><tr><th>metric</th>{head}</tr>'
+        f"{''.join(rows)}</table></div>"
     )
 
 
@@ -319,6 +328,11 @@ def _systems(metrics: Tree) -> dict[str, tuple[str, Tree]]:
     colours = {OURS: "s0", "bm25": "s1", "random": "s2"} | {name: f"s{3 + i % 2}" for i, name in enumerate(others)}
     order = [OURS, *others, *(name for name in ("bm25", "random") if name in baselines)]
     return {name: (colours[name], metrics if name == OURS else baselines[name]) for name in order}
+
+
+def _rivals(metrics: Tree) -> list[str]:
+    """What ours is held against, pair by pair: BM25 and the other encoders."""
+    return ["bm25", *(name for name in _systems(metrics) if name not in (OURS, "bm25", "random"))]
 
 
 def _interval(metrics: Tree, system: str, part: str, metric: str) -> tuple[float, float] | None:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from mercato.data.market import Market
-from mercato.data.pairs import recipe_pairs
+from mercato.data.pairs import held_out_pairs
 from mercato.errors import MercatoError
 from mercato.evaluation.arrays import FloatArray, IntArray, Vectors
 from mercato.evaluation.bootstrap import RESAMPLES, interval, point, resample
@@ -108,7 +107,7 @@ def robustness(runs: Sequence[Path], market: Market, page: Path, seed: int = 0) 
     """
     models = [_loaded(run, market) for run in runs]
     names = _names(models, runs)
-    pairs, withhold = _questions(models[0], market)
+    pairs, withhold = held_out_pairs(market, models[0].recipe.pairs)
     fields = fields_and_groups([model.featurizer.spec for model in models], withhold)
     counts: Tree = {"resamples": RESAMPLES, "seed": seed}
     measured = []
@@ -162,15 +161,6 @@ def _loaded(run: Path, market: Market) -> Model:
     model = Model.load(run)
     model.market_path = market.path
     return model
-
-
-def _questions(model: Model, market: Market) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
-    """As `mercato evaluate` asks them: the market's, else one kind of the recipe's held-out catalogue pairs."""
-    catalogue = model.recipe.pairs.catalogue[:1]
-    if not catalogue or market.has("pairs") or market.has("judgments"):
-        return None, ()
-    wanted = model.recipe.pairs.model_copy(update={"market": False, "catalogue": catalogue})
-    return recipe_pairs(market, wanted), catalogue[0].withhold
 
 
 def _names(models: Sequence[Model], runs: Sequence[Path]) -> list[str]:

@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mercato.data.market import Market
-from mercato.data.pairs import recipe_pairs
+from mercato.data.pairs import held_out_pairs
+from mercato.evaluation.charts import decimal
 from mercato.evaluation.details import collect_details, collect_examples
 from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.report import write_report
@@ -56,12 +57,7 @@ def evaluate_runs(
     recipe says what is asked.
     """
     models = [Model.load(run) for run in runs]
-    recipe = models[0].recipe
-    pairs, withhold = None, tuple[str, ...]()
-    if recipe.pairs.catalogue and not market.has("pairs") and not market.has("judgments"):
-        first = recipe.pairs.catalogue[:1]  # one kind of held-out question
-        pairs = recipe_pairs(market, recipe.pairs.model_copy(update={"market": False, "catalogue": first}))
-        withhold = first[0].withhold
+    pairs, withhold = held_out_pairs(market, models[0].recipe.pairs)
     evaluations: list[Evaluation] = []
     for run, model in zip(runs, models, strict=True):
         model.market_path = market.path
@@ -147,4 +143,4 @@ def _of_products(metrics: Mapping[str, Any], ours: str) -> Table:
 def _figure(value: float | None, span: Sequence[float] | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" + (f" [{span[0]:.3f}, {span[1]:.3f}]" if span else "")
+    return decimal(value) + (f"\n[{decimal(span[0])}, {decimal(span[1])}]" if span else "")

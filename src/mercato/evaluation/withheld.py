@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mercato.text.context import MADE_OF
 from mercato.text.features import FeatureSpec
 
 Fields = dict[str, tuple[str, ...]]  # a field or a group of fields → the fields that are blank without it
@@ -18,13 +19,6 @@ CHANNEL_FIELDS = {
     "description_text": ("description",),
     "description_trigrams": ("description",),
 }
-DERIVED = {  # numbers of the context channel that are no column → the fields that each is computed from
-    "relative_price": ("price", "category"),
-    "age": ("created_at",),
-    "image_count": ("images",),
-    "title_length": ("title",),
-    "description_length": ("description",),
-}
 COLUMNS = {"images": ("images", "image_embeddings", "image_count")}  # photos may already be vectors, or counted
 
 
@@ -33,7 +27,7 @@ def context_fields(spec: FeatureSpec) -> tuple[str, ...]:
     if spec.context is None:
         return ()
     names = [part.name for parts in (spec.context.numbers, spec.context.categories) for part in parts]
-    return tuple(dict.fromkeys(field for name in names for field in DERIVED.get(name, (name,))))
+    return tuple(dict.fromkeys(field for name in names for field in MADE_OF.get(name, (name,))))
 
 
 def fields_read(spec: FeatureSpec) -> tuple[str, ...]:

@@ -99,17 +99,23 @@ def _start_with_one_dictionary(towers: TwoTower) -> None:
         text.start_as_words(texts[0])
     bags = [towers.query.trigrams] if towers.query.trigrams is not None else []
     bags += [bag for bag in towers.product.bags.values() if isinstance(bag, TrigramBag)]
-    for bag in bags[1:]:
-        bag.weight.copy_(bags[0].weight)
+    for bag in bags:
+        bag.weight.copy_(next(like.weight for like in bags if like.weight.shape == bag.weight.shape))
 
 
 @torch.no_grad()
 def _silence(towers: TwoTower) -> None:
     product = towers.product
-    zeros: list[nn.Parameter] = [bag.weight for bag in [*product.bags.values(), *product.categories.values()]]  # type: ignore[misc]
-    zeros += [part.weight for part in (towers.query.trigrams, towers.query.country) if part is not None]
-    if product.images is not None:
-        zeros += list(product.images.after.parameters())
+    zeros = [part.weight for part in (towers.query.trigrams, towers.query.country) if part is not None]
+    if isinstance(product, FusedProductTower):
+        # Not what the norms read: of zeros they would make full-size tokens after one step, and 300-fold gradients.
+        zeros += [norm.weight for norm in product.norms.values()]  # type: ignore[misc]
+    else:
+        zeros += [bag.weight for bag in [*product.bags.values(), *product.categories.values()]]  # type: ignore[misc]
+        if product.images is not None:
+            zeros += list(product.images.after.parameters())
+        if product.context is not None:
+            zeros += list(product.context.mlp[-1].parameters())
     for parameter in zeros:
         parameter.zero_()
     for fusion in (towers.query.fusion, product.fusion):

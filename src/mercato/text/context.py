@@ -41,9 +41,8 @@ LOGARITHMIC = {  # number: u in log(1 + x / u)
     "title_length": 1.0,
     "description_length": 1.0,
 }
-MADE_OF = {
-    "price": ("price", "currency"),
-    "relative_price": ("price", "currency", "category"),
+MADE_OF = {  # the columns that a derived number is made of; a price goes with its currency
+    "relative_price": ("price", "category"),
     "age": ("created_at",),
     "image_count": ("images",),
     "title_length": ("title",),
@@ -231,6 +230,12 @@ class ContextSpec:
 def fields_of(name: str) -> tuple[str, ...]:
     """The columns of products that a number or category is made of; photos go by `images`."""
     return MADE_OF.get(name, (name.split(".")[0],))
+
+
+def columns_of(context: config.Context) -> set[str]:
+    """All columns of products that a context is made of, a price's currency among them; photos go by `images`."""
+    named = {field for name in (*context.numbers, *context.categories) for field in fields_of(name)}
+    return named | {"currency"} if "price" in named else named
 
 
 def _transformed(raw_BF: Floats, table_5F: Floats) -> NDArray[np.float32]:

@@ -140,14 +140,11 @@ class Examples:
             torch.from_numpy(classes),
         )
 
-    def draw(self, pool: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-        """So many of the pairs in `pool`, any of them again and again, by their weight to `weight_power`."""
+    def pool(self, rows: NDArray[np.int64]) -> Pool:
+        """Some of the pairs, to draw from by their weight to `weight_power`."""
         if not self.weight_power or self.weight_N is None:
-            return pool[generator.integers(len(pool), size=count)]
-        upto = np.cumsum(self.weight_N[pool] ** self.weight_power)
-        places = np.searchsorted(upto, generator.random(count) * upto[-1], side="right").clip(max=len(pool) - 1)
-        drawn: NDArray[np.int64] = pool[places]
-        return drawn
+            return Pool(rows)
+        return Pool(rows, np.cumsum(self.weight_N[rows] ** self.weight_power))
 
     def _excluded(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Every column that holds a known positive of its row's query, or the row's own product again."""
@@ -156,6 +153,22 @@ class Examples:
         excluded_BC: NDArray[np.bool_] = self._known[place_BC] == keys_BC
         np.fill_diagonal(excluded_BC, False)
         return excluded_BC
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pairs to draw from, any of them again and again. Their weights are added up once: there may be many millions."""
+
+    rows: NDArray[np.int64]
+    upto: NDArray[np.float64] | None = None  # the weights of all rows up to each, itself included; None: all alike
+
+    def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """So many rows."""
+        if self.upto is None:
+            return self.rows[generator.integers(len(self.rows), size=count)]
+        places = np.searchsorted(self.upto, generator.random(count) * self.upto[-1], side="right")
+        drawn: NDArray[np.int64] = self.rows[places.clip(max=len(self.rows) - 1)]
+        return drawn
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):
@@ -174,6 +187,8 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         super().__init__()
         self.examples, self.rows, self.stage, self.seed, self.epoch = examples, rows, stage, seed, 0
         self.batch_size = max(2, min(stage.batch_size, len(rows)))
+        self._pool = examples.pool(rows)
+        self._shown = examples.pool(examples.shown) if stage.reads_shown else None
         if stage.reads_shown and not len(examples.shown):
             raise MercatoError(
                 "stages: engagement_weight and mixed negatives learn from pairs with label 0 (shown and not engaged),"
@@ -189,12 +204,14 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
     def _made(self) -> Iterator[Batch]:
         examples, stage = self.examples, self.stage
         generator = np.random.default_rng((self.seed, self.epoch))
-        drawn = examples.weight_power and examples.weight_N is not None
-        order = examples.draw(self.rows, len(self.rows), generator) if drawn else generator.permutation(self.rows)
+        if self._pool.upto is None:
+            order = generator.permutation(self.rows)
+        else:
+            order = self._pool.draw(len(self.rows), generator)
         for rows in np.array_split(order, len(self)):
             shown = None
-            if stage.reads_shown:
-                shown = examples.draw(examples.shown, max(1, round(stage.shown * len(rows))), generator)
+            if self._shown is not None:
+                shown = self._shown.draw(max(1, round(stage.shown * len(rows))), generator)
             yield examples.batch(rows, generator, shown, stage.negatives == "mixed")
 
 

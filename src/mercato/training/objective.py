@@ -108,8 +108,9 @@ def engagement_loss(stage: Stage, query_QD: Tensor, product_PD: Tensor, batch: B
 def encode(tower: Tower, inputs: Inputs, rows: int | None, vision: Vision | None = None) -> Channels:
     """A tower's channels, `rows` at a time and encoded again on the way back (gradient caching, Gao et al. 2021).
 
-    Loss and gradients are those of one piece, since rows do not see each other before the loss; only the activations
-    of `rows` rows are ever held, for one more forward pass. `vision` first makes vectors of the rows' pixels.
+    Loss and gradients are those of one piece, since rows do not see each other before the loss (but in the context
+    encoder's BatchNorm, whose statistics then are those of `rows` rows); only the activations of `rows` rows are ever
+    held, for one more forward pass. `vision` first makes vectors of the rows' pixels.
     """
     count = len(next(iter(inputs.values())))
 

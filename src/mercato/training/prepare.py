@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.compute as pc
 from filelock import FileLock
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -21,10 +20,10 @@ from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.files import write_whole
 from mercato.models.image_encoder import read_spec
-from mercato.models.image_vectors import CACHE, ImageVectors, given_vectors, photo_vectors
+from mercato.models.image_vectors import CACHE, ImageVectors, given_vectors, photo_counts, photo_vectors
 from mercato.models.run import SPEC, TOKENIZER
 from mercato.progress import note, track
-from mercato.text.context import ContextSpec
+from mercato.text.context import ContextSpec, columns_of
 from mercato.text.features import Features, FeatureSpec, Featurizer
 from mercato.text.misspelling import misspell
 from mercato.text.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
@@ -102,9 +101,9 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         (train["label"] == 1).to_numpy(),
         slips,
         recipe.misspelled,
-        train["weight"].fill_null(1.0).clip(0).to_numpy() if recipe.pairs.weight_power else None,
+        train["weight"].fill_null(1.0).to_numpy() if recipe.pairs.weight_power else None,
         recipe.pairs.weight_power,
-        _days(train, products, now) if featurizer.spec.context is not None else None,
+        _days(train, products, now) if featurizer.spec.context and featurizer.spec.context.age_columns else None,
         classes,
         photos,
     )
@@ -132,11 +131,9 @@ def _products(market: Market, recipe: Recipe) -> pl.DataFrame:
     columns = ["product_id", "title", "description", "language", "country"]
     if not recipe.uses_context:
         return market.frame("products", columns)
-    aside = ("images", "image_embeddings")
-    products = market.frame("products", [name for name in PRODUCTS.names if name not in aside])
-    photos = market.arrow("products", list(aside))
-    counts = [pc.fill_null(pc.list_value_length(photos[name]), 0) for name in aside]
-    return products.with_columns(image_count=pl.Series(pc.max_element_wise(*counts).to_numpy()))
+    wanted = {*columns, *columns_of(recipe.product_tower.context)} - {"images", "image_embeddings"}
+    products = market.frame("products", [name for name in PRODUCTS.names if name in wanted])
+    return products.with_columns(image_count=pl.Series(photo_counts(market).to_numpy()))
 
 
 def _once_engaged(train: pl.DataFrame) -> pl.DataFrame:
@@ -225,7 +222,9 @@ def _without_photos(market: Market, recipe: Recipe) -> Recipe:
 
 def _keyed(pairs: pl.DataFrame) -> pl.DataFrame:
     """Spellings that the towers read alike are one query: no negatives of each other."""
-    return pairs.with_columns(key=pl.Series([normalize(query) for query in pairs["query"]], dtype=pl.String))
+    spellings = pairs["query"].unique()
+    keys = pl.Series([normalize(query) for query in spellings], dtype=pl.String)
+    return pairs.join(pl.DataFrame({"query": spellings, "key": keys}), on="query", how="left", maintain_order="left")
 
 
 def _validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tuple[pl.DataFrame, tuple[str, ...]]:
@@ -300,6 +299,11 @@ def _featurizer(
     lengths = [len(e.ids) for e in tokenizer.encode_batch_fast([prefix + normalize(query) for query in queries])]
     characters = [len(normalize(query)) for query in queries]
     cap = recipe.query_tower.max_tokens or int(np.clip(np.ceil(np.percentile(lengths, 99)), SHORTEST_CAP, LONGEST_CAP))
+    context = None
+    if recipe.uses_context:
+        of_it = columns_of(recipe.product_tower.context) | {"image_count"}
+        rows = products.select(name for name in products.columns if name in of_it).to_dicts()
+        context = ContextSpec.fit(recipe.product_tower.context, rows, now)
     spec = FeatureSpec(
         query_channels=recipe.query_tower.channels,
         product_channels=recipe.product_tower.channels,
@@ -317,9 +321,7 @@ def _featurizer(
         query_prefix=prefix,
         product_prefix=recipe.product_tower.text.prefix,
         normalized=pretrained is None,
-        context=ContextSpec.fit(recipe.product_tower.context, products.to_dicts(), now)
-        if recipe.uses_context
-        else None,
+        context=context,
     )
     write_whole(folder / TOKENIZER, tokenizer.to_str())
     spec.save(folder / SPEC)

@@ -1,0 +1,329 @@
+"""Que2Engage's product tower, and the shown pairs that it learns from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mercato.config import Recipe, Stage
+from mercato.errors import MercatoError
+from mercato.losses.engagement_bce import engagement_bce
+from mercato.models.build import build_towers, text_configs
+from mercato.models.export import _to_onnx, export
+from mercato.models.model import Model
+from mercato.models.text_encoder import TextEncoder
+from mercato.serving.predictor import Predictor
+from mercato.text.context import ContextSpec
+from mercato.text.features import FeatureSpec, Featurizer
+from mercato.text.tokenizer import train_tokenizer
+from mercato.training.batches import Batches, Examples, tensors
+from mercato.training.objective import engagement_loss, stage_loss
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CHANNELS = ("title_text", "description_text", "images", "context")
+TEXT, IMAGES, CONTEXT = (0, 1), (2,), (3,)
+FIELDS = {  # of each modality
+    TEXT: ("title", "description"),
+    IMAGES: ("image_embeddings",),
+    CONTEXT: ("price", "currency", "condition", "created_at", "category"),
+}
+WHOLE = {
+    "title": "red sofa", "description": "three seats, hardly used", "image_embeddings": [[0.5, 0.1, 0.2], [0, 0, 1.0]],
+    "price": 30.0, "currency": "USD", "condition": "new", "created_at": NOW - timedelta(days=9),
+    "category": "Home > Sofas",
+}  # fmt: skip
+CATALOGUE = [
+    WHOLE | {"price": 10.0 + i, "condition": ("new", "used")[i % 2], "created_at": NOW - timedelta(days=i)}
+    for i in range(40)
+]
+
+
+def without(*modalities: tuple[int, ...]) -> dict:
+    gone = {field for modality in modalities for field in FIELDS[modality]}
+    return {field: value for field, value in WHOLE.items() if field not in gone}
+
+
+PRODUCTS = [
+    WHOLE, without(TEXT), without(IMAGES), without(CONTEXT), without(IMAGES, CONTEXT), without(TEXT, CONTEXT),
+    without(TEXT, IMAGES), {}, {"title": "a wooden table with six chairs and more", "price": "much"},
+    {"image_embeddings": [[1.0, 0.0, 0.0]] * 3},
+]  # fmt: skip
+
+
+def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean", **dropout: float) -> Model:
+    """An untrained run with two layers, of which the upper fuses."""
+    text = {"layers": 2, "heads": 2, "hidden": 8, "feed_forward": 16, "pooling": pooling}
+    recipe = Recipe.model_validate(
+        {
+            "name": "que2engage",
+            "dimension": 12,
+            "query_tower": {"channels": ("text", "trigrams"), "text": text, "fusion": "wide_and_deep"},
+            "product_tower": {
+                "channels": CHANNELS, "text": text, "fusion": "transformer", "fusion_layers": 1, "missing": missing,
+                "image_token": image_token, "modality_dropout": dropout,
+                "context": {
+                    "numbers": ("price", "relative_price", "age"), "categories": ("condition", "category"), "hidden": 8
+                },
+            },
+            "stages": [{"engagement_weight": 0.2, "engagement_bias": True}],
+        }
+    )  # fmt: skip
+    tokenizer = train_tokenizer(["red sofa", "a wooden table with six chairs and more", "three seats, hardly used"], 60)
+    spec = FeatureSpec(
+        query_channels=("text", "trigrams"), product_channels=CHANNELS, pad_id=0, vocabulary=tokenizer.get_vocab_size(),
+        buckets=100, query_tokens=12, query_characters=20, title_tokens=8, description_tokens=24, countries=(),
+        languages=(), max_images=3, image_dimension=3,
+        context=ContextSpec.fit(recipe.product_tower.context, CATALOGUE, NOW),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Model(recipe, Featurizer(spec, tokenizer), None, build_towers(recipe, spec, text_configs(recipe, spec)))
+    model.now = NOW
+    return model
+
+
+KINDS = [("zeros", "set"), ("token", "each"), ("zeros", "each"), ("token", "set")]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="+".join)
+def model(request) -> Model:
+    return make(*request.param)
+
+
+def inputs_of(model: Model, products: list[dict]) -> dict[str, torch.Tensor]:
+    return tensors(model.featurizer.products(products, model.image_vectors(products), NOW))
+
+
+def test_every_row_is_a_unit_vector_of_its_own(model):
+    vectors = model.encode_products(PRODUCTS)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    apart = np.abs(vectors[:, None] - vectors[None]).max(2) + np.eye(len(PRODUCTS))
+    assert apart.min() > 1e-4, "each modality says something, also that it is missing"
+
+
+def test_onnx_says_what_torch_says_of_whatever_is_missing(tmp_path):
+    model = make("token", "each")
+    model.save(tmp_path)
+    assert max(export(model, tmp_path).values()) < 1e-5
+    served = Predictor(tmp_path)
+    served.now = NOW
+    expected = model.encode_products(PRODUCTS)
+    np.testing.assert_allclose(served.encode_products(PRODUCTS), expected, atol=1e-5)
+    for product, vector in zip(PRODUCTS, expected, strict=True):
+        np.testing.assert_allclose(served.encode_products([product])[0], vector, atol=1e-5)
+    np.testing.assert_array_equal(Model.load(tmp_path).encode_queries(["sofa"]), model.encode_queries(["sofa"]))
+
+
+def test_onnx_with_one_token_for_all_photos_and_zeros_for_none():
+    model = make("zeros", "set")
+    features = [model.featurizer.products(rows, model.image_vectors(rows), NOW) for rows in (PRODUCTS, [{}])]
+    tower = onnxruntime.InferenceSession(_to_onnx(model.towers.product, features[0]))
+    for own in features:
+        np.testing.assert_allclose(tower.run(None, own)[0], model.product_vectors(own), atol=1e-5)
+
+
+def test_neither_company_nor_padding_changes_a_row(model):
+    together = model.encode_products(PRODUCTS)
+    for product, vector in zip(PRODUCTS, together, strict=True):
+        np.testing.assert_allclose(model.encode_products([product])[0], vector, atol=1e-5)
+    features = model.featurizer.products(PRODUCTS, model.image_vectors(PRODUCTS), NOW)
+    padded = {
+        name: np.pad(array, ((0, 0), (0, cap - array.shape[1])))
+        if (cap := {"title_tokens": 8, "description_tokens": 24}.get(name))
+        else array
+        for name, array in features.items()
+    }
+    assert padded["description_tokens"].shape > features["description_tokens"].shape
+    np.testing.assert_allclose(model.product_vectors(padded), together, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_the_packed_path_is_the_padded_one(pooling, monkeypatch):
+    model = make("token", "each", pooling)
+    inputs = inputs_of(model, PRODUCTS)
+
+    def found() -> list[torch.Tensor]:
+        vectors, _ = model.towers.product(inputs)
+        weight = torch.linspace(-1, 1, vectors.numel()).view_as(vectors)
+        parameters = [p for p in model.towers.product.parameters() if p.requires_grad]
+        return [vectors, *torch.autograd.grad((vectors * weight).sum(), parameters, materialize_grads=True)]
+
+    packed = found()
+    with monkeypatch.context() as patch:
+        patch.setattr(TextEncoder, "_packs", lambda *_: False)
+        padded = found()
+    for one, other in zip(packed, padded, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("modality", FIELDS, ids=["text", "images", "context"])
+def test_to_drop_a_modality_is_to_lack_it(model, modality):
+    tower = model.towers.product
+    with torch.inference_mode():
+        dropped = tower.fuse(tower.encode(inputs_of(model, [WHOLE])).without(modality))[0]
+        lacking = tower(inputs_of(model, [without(modality)]))[0]
+    torch.testing.assert_close(dropped, lacking, atol=1e-6, rtol=1e-5)
+
+
+def test_a_missing_channel_reads_zeros_or_its_own_token():
+    for missing in ("zeros", "token"):
+        sequence = make(missing).towers.product.fusion
+        with torch.no_grad():
+            sequence.mark_NH.zero_()
+            channels = make(missing).towers.product.encode(inputs_of(make(missing), [without(IMAGES)]))
+            states, counts, weights = sequence(channels)
+        place = channels.channel_S.tolist().index(2)
+        expected = torch.zeros(8) if missing == "zeros" else sequence.missing_NH[2]
+        torch.testing.assert_close(states[0, place], expected)
+        assert counts[0, place] and weights[0, place] == 0, "attended to, but no part of the mean"
+        shares = [weights[0, channels.channel_S == n].sum().item() for n in range(4)]
+        assert shares == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3]), "every channel that is there counts alike"
+
+
+# --- modality dropout
+
+
+def present(model: Model, product: dict, rows: int) -> np.ndarray:
+    """Which of text, images and context training leaves of so many equal rows: (rows, 3) bool."""
+    torch.manual_seed(0)
+    inputs = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in inputs_of(model, [product]).items()}
+    model.towers.train()
+    with torch.no_grad():
+        channels = model.towers.product.encode(inputs)
+    model.towers.eval()
+    return np.stack([channels.has(modality).numpy() for modality in (TEXT, IMAGES, CONTEXT)], 1)
+
+
+def test_modalities_are_dropped_apart_at_their_rates():
+    left = present(make(text=0.5, context=0.25), WHOLE, 4_000)
+    assert left[:, 1].all()
+    assert 1 - left.mean(0) == pytest.approx([0.5, 0, 0.25], abs=0.03)
+    assert (~left[:, 0] & ~left[:, 2]).mean() == pytest.approx(0.125, abs=0.02)
+    assert present(make(), WHOLE, 100).all()
+
+
+def test_no_row_is_left_empty_and_none_gains_what_it_lacks():
+    model = make(text=0.9, images=0.9, context=0.9)
+    left = present(model, WHOLE, 500)
+    assert left.any(1).all() and left.all(1).mean() == pytest.approx(0.9**3, abs=0.08), "all gone: nothing is"
+    assert (present(model, without(TEXT, CONTEXT), 50) == [False, True, False]).all()
+    assert not present(model, {}, 20).any()
+
+
+@pytest.mark.parametrize("missing", ["zeros", "token"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_row_of_nothing_has_finite_gradients(missing, pooling):
+    model = make(missing, "each", pooling, text=0.5, context=0.5)
+    for rows in ([{}], [{}, WHOLE, {}, without(TEXT)]):
+        model.towers.train().zero_grad()
+        torch.manual_seed(0)
+        vectors = model.towers.product(inputs_of(model, rows))[0]
+        (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
+        found = [p.grad for p in model.towers.product.parameters() if p.grad is not None]
+        assert vectors.isfinite().all() and found and all(grad.isfinite().all() for grad in found)
+
+
+# --- shown pairs
+
+QUERIES = ["red sofa", "wooden table", "seats"]
+ENGAGED = [(0, 0), (1, 1), (0, 2), (2, 3)]
+SHOWN = [(0, 1), (1, 3), (2, 0)]
+
+
+@pytest.fixture(scope="module")
+def engage() -> Model:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def examples(engage) -> Examples:
+    products = [WHOLE | {"title": title} for title in ("red sofa", "wooden table", "sofa", "six seats")]
+    query, product = np.array(ENGAGED + SHOWN).T
+    engaged = np.arange(len(query)) < len(ENGAGED)
+    return Examples(
+        engage.featurizer.queries(QUERIES, [None] * 3),
+        engage.featurizer.products(products, engage.image_vectors(products), NOW),
+        engage.featurizer.spec, query, product, np.zeros(len(query), np.int64), [()],
+        engaged.astype(np.float32), engaged,
+    )  # fmt: skip
+
+
+ROWS, BESIDE = np.array([0, 1, 3]), np.array([4, 6, 5])
+
+
+def pairs_of(batch, query_N, product_N, examples) -> set[tuple[int, int]]:
+    """The pairs of a batch as they stand in QUERIES and the products, known by their tokens."""
+    tables = examples.queries["tokens"], examples.products["title_tokens"]
+    found = batch.query["tokens"], batch.product["title_tokens"]
+
+    def place(which: int, row: int) -> int:
+        own = [i for i in found[which][row].tolist() if i]
+        return next(n for n, ids in enumerate(tables[which]) if [i for i in ids.tolist() if i] == own)
+
+    return {(place(0, q), place(1, p)) for q, p in zip(query_N.tolist(), product_N.tolist(), strict=True)}
+
+
+@pytest.mark.parametrize("negatives", ["batch", "mixed"])
+def test_a_shown_pair_is_never_an_in_batch_positive(examples, negatives):
+    stage = Stage(batch_size=2, negatives=negatives, shown=1.5, engagement_weight=0.2)
+    engaged, shown = [], set()
+    for epoch in range(5):
+        batches = Batches(examples, examples.rows(stage), stage, seed=0)
+        batches.epoch = epoch
+        for batch in batches:
+            engaged += pairs_of(batch, batch.query_B, batch.product_B, examples)
+            assert len(batch.shown_query_S) == 3
+            shown |= pairs_of(batch, batch.shown_query_S, batch.shown_product_S, examples)
+            assert batch.excluded_BC.shape == (2, 5 if negatives == "mixed" else 2)
+    assert sorted(engaged) == sorted(ENGAGED * 5), "each once an epoch"
+    assert shown == set(SHOWN)
+
+
+def test_mixed_negatives_are_more_columns_of_the_softmax(examples, engage):
+    stage = Stage(negatives="mixed", scale=5.0)
+    batch = examples.batch(ROWS, shown=BESIDE, mixed=True)
+    known = set(ENGAGED)
+    columns = [product for _, product in [*(ENGAGED[row] for row in ROWS), *(SHOWN[row - 4] for row in BESIDE)]]
+    wanted = [
+        [(ENGAGED[row][0], product) in known and i != j for j, product in enumerate(columns)]
+        for i, row in enumerate(ROWS)
+    ]
+    assert batch.excluded_BC.tolist() == wanted and any(any(row[3:]) for row in wanted)
+    query, product = (tower(inputs)[0] for tower, inputs in zip(
+        (engage.towers.query, engage.towers.product), (batch.query, batch.product), strict=True
+    ))  # fmt: skip
+    cosines = query[batch.query_B] @ product[torch.cat([batch.product_B, batch.shown_product_S])].T
+    logits = (5 * cosines).masked_fill(torch.tensor(wanted), -torch.inf)
+    torch.testing.assert_close(
+        stage_loss(stage, query, product, batch), F.cross_entropy(logits, torch.arange(3)), atol=1e-5, rtol=1e-5
+    )
+    plain = examples.batch(ROWS, shown=BESIDE)
+    assert plain.excluded_BC.shape == (3, 3)
+
+
+def test_the_second_task_reads_engaged_and_shown_pairs(examples, engage):
+    batch = examples.batch(ROWS, shown=BESIDE)
+    query, product = engage.towers.query(batch.query)[0], engage.towers.product(batch.product)[0]
+    with torch.no_grad():
+        engage.towers.threshold.fill_(0.3)
+    own = (query[batch.query_B] * product[batch.product_B]).sum(1)
+    left = (query[batch.shown_query_S] * product[batch.shown_product_S]).sum(1)
+    expected = engagement_bce(torch.cat([own, left]), torch.tensor([1.0] * 3 + [0.0] * 3), 20.0, 0.3)
+    loss = engagement_loss(Stage(engagement_weight=0.2), query, product, batch, engage.towers)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert engage.towers.threshold.grad, "the threshold learns"
+
+
+def test_without_shown_pairs_there_is_no_second_task(examples, engage):
+    stage = Stage(engagement_weight=0.2)
+    only = Examples(
+        examples.queries, examples.products, examples.spec, *np.array(ENGAGED).T, np.zeros(4, np.int64), [()],
+        np.ones(4, np.float32), np.ones(4, bool),
+    )  # fmt: skip
+    with pytest.raises(MercatoError, match="label 0"):
+        Batches(only, only.rows(stage), stage, seed=0)
