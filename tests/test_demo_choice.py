@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import pytest
 
-from mercato.demo import choose
+from mercato.demo import choose, serving_command
 
 Compared = tuple[float, float, float, float]
 
@@ -49,3 +52,9 @@ def test_it_says_why_with_figures_and_intervals():
         " engagement ROC AUC .920 against .900 (+.020, 95 % interval +.010 to +.030),"
         " relevance ROC AUC .900 against .950 (−.050, 95 % interval −.060 to −.040)."
     )
+
+
+def test_the_command_that_serves_it_again_survives_a_shell():
+    told = serving_command(Path("my demo/runs/new"), Path("my demo/market"), Path("my demo/index"))
+    wanted = ["mercato", "serve", "my demo/runs/new", "--market", "my demo/market", "--index", "my demo/index"]
+    assert shlex.split(told) == wanted

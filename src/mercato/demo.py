@@ -6,6 +6,7 @@ It trains both papers' models and serves the better one.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from mercato.ablation.runs import THREADS
 from mercato.benchmarks.query import exported, latency
 from mercato.data.checking import check
 from mercato.data.market import MARKET, Market
-from mercato.data.mining import mine
+from mercato.data.mining import SPLITS, mine
+from mercato.data.pairs import moment_of
 from mercato.data.simulation import NAME, simulate
 from mercato.errors import MercatoError
 from mercato.evaluation.charts import decimal
@@ -82,12 +84,12 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
     with stage("export"):
         console.print(exported(export(Model.load(run), run), latency(run)))
     with stage("index"):
-        index_market(run, market, str(index))
+        index_market(run, market, str(index), moment_of(market, SPLITS))  # the simulated log ends long ago
     console.print(Rule("what was learned", align="left"))
     Console().print(summary(metrics[chosen], chosen))  # the result, on stdout
     for path in runs.values():
         note(escape(f"report: {path / 'report.html'}"))
-    command = f"mercato serve {run} --market {market_path} --index {index}"
+    command = serving_command(run, market_path, index)
     write_whole(folder / README, f"{HEADING}\n{chosen} is served. {why}\n\n    {command}\n")
     note(f"[bold]{chosen} is served.[/] {escape(why)}")
     if port is not None:
@@ -124,6 +126,11 @@ def choose(metrics: Mapping[str, Any], ours: str, other: str) -> tuple[str, str]
     if high < 0:
         return behind, f"{leader} {ahead}, but behind on relevance by more than chance: {engagement}, {relevance}."
     return leader, f"It {ahead}, and not behind on relevance by more than chance: {engagement}, {relevance}."
+
+
+def serving_command(run: Path, market: Path, index: Path) -> str:
+    """What serves the run again, as a shell reads it."""
+    return shlex.join(["mercato", "serve", str(run), "--market", str(market), "--index", str(index)])
 
 
 def _train(runs: Mapping[str, Path], market_path: Path) -> None:

@@ -24,7 +24,7 @@ from mercato.serving.server import KEY, KEY_FILE, serve_run
 class Predictor(TrigramEncoder):
     def __init__(self, *_: object, **__: object) -> None:
         self.recipe, self.image_encoder = SimpleNamespace(name="trigrams"), None
-        self.featurizer = SimpleNamespace(spec=SimpleNamespace(image_dimension=3, max_images=5))
+        self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_dimension=3, max_images=5))
 
 
 @pytest.fixture

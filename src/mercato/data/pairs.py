@@ -46,9 +46,8 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
         )
         if len(missing := pairs.select(pl.col("query").is_null().arg_true()).to_series()):
             raise MercatoError(f"table pairs, row {missing[0]}, column query: is missing (`mercato check` lists all)")
-        good = pl.col("weight").is_finite() & (pl.col("weight") > 0)
-        wrong = pairs.select((~good).fill_null(value=False).arg_true()).to_series()  # null: unknown
-        if wanted.weight_power and len(wrong):
+        good = pl.col("weight").is_finite() & (pl.col("weight") > 0)  # null: unknown
+        if wanted.weight_power and len(wrong := pairs.select((~good).arg_true()).to_series()):
             raise MercatoError(
                 f"table pairs, row {wrong[0]}, column weight: is not a number above zero, and pairs.weight_power"
                 " draws by it (`mercato check` lists all)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -109,8 +110,7 @@ class Evaluation:
         """Read the questions and encode queries and products once for each encoder (arguments as `evaluate`).
 
         `products` stands in for the market's table, the same rows, e.g. with photos already turned into vectors.
-        Without `baselines` there is no BM25 and no random. A run is left telling ages as of where the split begins
-        (`RunEncoder.now`).
+        Without `baselines` there is no BM25 and no random. To a run, listings are as old as where the split begins.
         """
         reserved = RESERVED & set(others or {})
         if reserved:
@@ -118,14 +118,12 @@ class Evaluation:
         tasks = Tasks.read(market, split, pairs)
         if tasks.relevance is None and tasks.batch is None:
             raise MercatoError(f"{market.path} has nothing to evaluate on: no {split} judgments, no engaged pairs")
-        for model in (encoder, *(others or {}).values()):
-            if isinstance(model, RunEncoder):
-                model.now = moment_of(market, EARLIER[split])  # listings are as old as where the split begins
         products = _without(market.arrow("products") if products is None else products, withhold)
-        systems: dict[str, System] = {
-            name: encode(model, name, tasks.queries, products, tasks.rows)
-            for name, model in {OURS: encoder, **(others or {})}.items()
-        }
+        moment = moment_of(market, EARLIER[split])
+        systems: dict[str, System] = {}
+        for name, model in {OURS: encoder, **(others or {})}.items():
+            with model.at(moment) if isinstance(model, RunEncoder) else nullcontext():
+                systems[name] = encode(model, name, tasks.queries, products, tasks.rows)
         if baselines:
             lexical = BM25(products.select(["product_id", *FIELDS]))
             systems["bm25"] = LexicalSystem(lexical, tasks.queries["query"].to_list())

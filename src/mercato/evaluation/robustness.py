@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mercato.data.market import Market
-from mercato.data.pairs import held_out_pairs
+from mercato.data.pairs import held_out_pairs, moment_of
 from mercato.errors import MercatoError
 from mercato.evaluation.arrays import FloatArray, IntArray, Vectors
 from mercato.evaluation.bootstrap import RESAMPLES, interval, point, resample
@@ -23,6 +23,7 @@ from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.html import signed
 from mercato.evaluation.robustness_report import Headline, lost, measured_headlines, rows, write_robustness_report
 from mercato.evaluation.systems import PRODUCT_BATCH, VectorSystem
+from mercato.evaluation.tasks import EARLIER
 from mercato.evaluation.withheld import Fields, blank, fields_and_groups, fields_read
 from mercato.files import write_whole
 from mercato.models.image_vectors import products_with_vectors
@@ -113,12 +114,13 @@ def robustness(runs: Sequence[Path], market: Market, page: Path, seed: int = 0) 
     measured = []
     for run, model, name in zip(runs, models, names, strict=True):
         products = products_with_vectors(market, model, run)
-        evaluation = Evaluation.of(  # it also tells the model at which moment listings have their age
+        evaluation = Evaluation.of(
             model, market, seed=seed, pairs=pairs, withhold=withhold, products=products, baselines=False
         )
         read = {*fields_read(model.featurizer.spec)}
         own = {field: members for field, members in fields.items() if read & {*members}}
-        vectors, have = _encoded(model, evaluation, products, withhold, own, name)
+        with model.at(moment_of(market, EARLIER["test"])):
+            vectors, have = _encoded(model, evaluation, products, withhold, own, name)
         measured.append(Measured(_measures(evaluation, vectors, counts, name), have))
         counts |= {"products": len(evaluation.tasks.rows), "queries": len(evaluation.tasks.queries)}
     result: Tree = {

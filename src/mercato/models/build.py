@@ -109,13 +109,13 @@ def _silence(towers: TwoTower) -> None:
     zeros = [part.weight for part in (towers.query.trigrams, towers.query.country) if part is not None]
     if isinstance(product, FusedProductTower):
         # Not what the norms read: of zeros they would make full-size tokens after one step, and 300-fold gradients.
-        zeros += [norm.weight for norm in product.norms.values()]  # type: ignore[misc]
+        zeros += product.norms.parameters()
     else:
-        zeros += [bag.weight for bag in [*product.bags.values(), *product.categories.values()]]  # type: ignore[misc]
+        zeros += [*product.bags.parameters(), *product.categories.parameters()]
         if product.images is not None:
-            zeros += list(product.images.after.parameters())
+            zeros += product.images.after.parameters()
         if product.context is not None:
-            zeros += list(product.context.mlp[-1].parameters())
+            zeros += product.context.mlp[-1].parameters()
     for parameter in zeros:
         parameter.zero_()
     for fusion in (towers.query.fusion, product.fusion):

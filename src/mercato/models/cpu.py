@@ -1,7 +1,9 @@
-"""What a CPU can do faster than by torch's defaults: matrix products and dropout."""
+"""What a CPU can do better than by torch's defaults: matrix products, dropout, and giving memory back."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,3 +77,14 @@ def dropout(state: Tensor, module: nn.Dropout) -> Tensor:
     dropped = round(module.p * 65_536)
     kept = (drawn[: state.numel()].view(state.shape) >= dropped - 32_768).to(state.dtype)
     return state * kept.mul_(65_536 / (65_536 - dropped))
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system, where the C library can.
+
+    Batches of ever new shapes leave glibc's heap in pieces: of 6 GB a process held, 1 GB was in use.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # glibc
+            trim(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,16 @@ def export(model: Model, run: Path) -> dict[str, float]:
     """
     queries = ["red sofa", "x", "zapatillas de correr para niños talla 38 🚲"]
     products: list[dict[str, Any]] = [
-        {"title": "red sofa", "description": "three seats, hardly used", "country": "us", "language": "en"},
+        {
+            "title": "red sofa",
+            "description": "three seats, hardly used",
+            "country": "us",
+            "language": "en",
+            "price": 120.0,
+            "condition": "good",
+            "seller_rating": 4.5,
+            "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+        },
         {"title": "bici", "image_embeddings": np.ones((1, model.featurizer.spec.image_dimension), np.float32)},
         {"title": "Wooden table with six chairs and a very long title", "description": None},
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ class RunEncoder(ABC):
     def dimension(self) -> int:
         """Length of a vector."""
         return self.recipe.dimension
+
+    @contextmanager
+    def at(self, moment: datetime) -> Iterator[None]:
+        """Within, listings have the age that they had at a moment."""
+        before, self.now = self.now, moment
+        try:
+            yield
+        finally:
+            self.now = before
 
     @abstractmethod
     def query_vectors(self, features: Features) -> NDArray[np.float32]:

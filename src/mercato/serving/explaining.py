@@ -12,13 +12,12 @@ import numpy as np
 from fastapi import HTTPException
 from numpy.typing import NDArray
 
+from mercato.evaluation.withheld import fields_read
 from mercato.models.encoder import Encoder
 from mercato.models.run import RunEncoder
 from mercato.serving.catalogue import Catalogue, Product
 from mercato.serving.ingestion import product_rows
 from mercato.serving.wire import ExplainIn
-from mercato.text.context import fields_of
-from mercato.text.features import FeatureSpec
 from mercato.text.words import words
 
 MOST_WORDS = 24  # of a query that are left out, one at a time
@@ -94,18 +93,8 @@ class Explainer:
             fields.append("images")
         if not isinstance(self._encoder, RunEncoder):
             return fields
-        return [name for name in fields if name in _read(self._encoder.featurizer.spec)]
-
-
-def _read(spec: FeatureSpec) -> set[str]:
-    """The fields of the products table that a run reads, those that its context is made of among them."""
-    fields = {channel.removesuffix("_text").removesuffix("_trigrams") for channel in spec.product_channels}
-    if "text" in fields:
-        fields |= {"title", "description"}
-    if spec.context is not None:
-        names = [number.name for number in spec.context.numbers] + [kind.name for kind in spec.context.categories]
-        fields |= {field for name in names for field in fields_of(name)}
-    return fields
+        read = {field.partition(".")[0] for field in fields_read(self._encoder.featurizer.spec)}  # attributes.NAME
+        return [name for name in fields if name in read]
 
 
 def _each_left_out(texts: list[str]) -> dict[tuple[int, str], str]:

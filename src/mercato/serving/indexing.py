@@ -33,13 +33,14 @@ def products_fingerprint(market: Market) -> str:
     return digest.hexdigest()[:16]
 
 
-def index_market(run: Path, market: Market, url: str) -> dict[str, Any]:
+def index_market(run: Path, market: Market, url: str, now: datetime | None = None) -> dict[str, Any]:
     """Embed the market's products with a run and build the index at `url`, whole or not at all.
 
     Returns the index's description. Of rows with one product_id the first stands. What was written through the API
-    since is indexed again by the next server.
+    since is indexed again by the next server. Listings are as old as at the moment `now`; None: as they are today.
     """
     predictor = Predictor(run, market.path, threads=2)
+    predictor.now = now
     # The moment makes every build another: what the API wrote since must be indexed again, also by the same run.
     made_by = f"{run_fingerprint(run)} {products_fingerprint(market)} {datetime.now(UTC).isoformat(timespec='seconds')}"
     return build_index(url, _records(predictor, market, run), predictor.dimension, made_by)

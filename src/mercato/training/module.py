@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mercato.errors import MercatoError
 from mercato.evaluation.roc_auc import MONITOR, roc_auc
+from mercato.models.cpu import return_memory
 from mercato.models.que2search import Inputs, TwoTower
 from mercato.models.vision import PIXELS, Vision
 from mercato.text.features import Features, FeatureSpec
@@ -152,6 +153,7 @@ class StageModule(L.LightningModule):
             self.log(MONITOR, row[MONITOR], prog_bar=True)
         row["best"] = self._keep_best(row.get(MONITOR, self.current_epoch))
         self.log_epoch(row | {"seconds": round(time.perf_counter() - self._start, 1)})
+        return_memory()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A resumed stage must know what it has to beat."""

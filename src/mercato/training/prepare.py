@@ -131,8 +131,11 @@ def _products(market: Market, recipe: Recipe) -> pl.DataFrame:
     columns = ["product_id", "title", "description", "language", "country"]
     if not recipe.uses_context:
         return market.frame("products", columns)
-    wanted = {*columns, *columns_of(recipe.product_tower.context)} - {"images", "image_embeddings"}
+    read = columns_of(recipe.product_tower.context)
+    wanted = {*columns, *read} - {"images"}
     products = market.frame("products", [name for name in PRODUCTS.names if name in wanted])
+    if "images" not in read:
+        return products
     return products.with_columns(image_count=pl.Series(photo_counts(market).to_numpy()))
 
 

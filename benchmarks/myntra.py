@@ -1,0 +1,376 @@
+"""Attribute queries ("Navy Blue Casual Shoes") whose words no text contains: what do photos add?
+
+    python benchmarks/myntra.py --market DIR --out DIR
+
+Takes the market that `mercato import` makes of Myntra. A copy of it loses every word that names a colour or a pattern
+from titles and descriptions, and its held-out products lose their attributes too, but for those that the context reads:
+nothing but the photo is left to tell a colour. The recipe learns from the other products, with and without its channel
+`images`; held-out products are then searched by attribute and category. All of them that have both are relevant to a
+query, whichever it was made of. What has finished is kept in OUT: the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import mercato
+from mercato.benchmarks.machine import machine
+from mercato.config import Recipe, load_recipe
+from mercato.data.market import Market, whole_market, write_market_toml
+from mercato.data.pairs import moment_of, recipe_pairs
+from mercato.data.schema import PRODUCTS
+from mercato.errors import MercatoError
+from mercato.evaluation.arrays import FloatArray, IntArray
+from mercato.evaluation.bm25 import BM25, FIELDS
+from mercato.evaluation.bootstrap import interval, paired_interval, point, query_mean, resample
+from mercato.evaluation.knn import recall_and_precision
+from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
+from mercato.files import write_whole
+from mercato.models.image_vectors import products_with_vectors
+from mercato.models.model import Model
+from mercato.models.run import RECIPE
+from mercato.progress import note
+from mercato.training.train import train
+
+ASKED = {"colour": "base_colour", "pattern": "Pattern"}  # what is asked for, and the attribute that answers
+NOTHING = {"", "NA"}  # values that say nothing
+ENDINGS = ("ions", "ed")  # of a value's words: what is left of them takes any of INFLECTIONS
+INFLECTIONS = r"(?:s|e|es|d|ed|en|ered|ing|ish|dish|y|ion|ions)?"
+SPELLINGS = {"grey": "gr[ea]y"}
+TITLES = {
+    "random": "random",
+    "bm25": "BM25",
+    "bm25_worded": "BM25, the words left in",
+    "without": "`{}` without photos",
+    "with": "`{}`",
+    "perfect": "a perfect ranking",
+}
+K = 10
+CROWDS = (1, 11, 41)  # the fewest held-out products of a query's category, for the figures by size
+
+
+def main() -> None:
+    """Measure what is not measured yet, then write OUT/myntra.json and OUT/myntra.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--market", type=Path, required=True, help="the imported market; it is only read")
+    parser.add_argument("--out", type=Path, required=True, help="derived market, runs, figures and results")
+    parser.add_argument("--recipe", default="myntra-engage", help="a recipe's name or file")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--products", type=int, help="only the first so many products, for a trial")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    recipe = load_recipe(given.recipe)
+    whole = Market.open(given.market)
+    products = without_nothing(whole.arrow("products").slice(0, given.products))
+    market, removal = _derived(whole, products, recipe, given.out / "market")
+    questions = Questions.of(products, market, recipe)
+
+    arms = {"with": recipe, "without": _without_photos(recipe)}
+    recalls: dict[str, list[FloatArray]] = {name: [] for name in TITLES}  # by seed, (Q,)
+    plain = market.arrow("products", ["product_id", *FIELDS])
+    worded = plain
+    for name in ("title", "description"):
+        worded = worded.set_column(worded.schema.get_field_index(name), name, products[name])
+    texts = questions.queries["query"].to_list()
+    recalls["random"].append(questions.recall(RandomSystem(len(products), 0)))
+    recalls["bm25"].append(questions.recall(LexicalSystem(BM25(plain), texts)))
+    recalls["bm25_worded"].append(questions.recall(LexicalSystem(BM25(worded), texts)))
+    recalls["perfect"].append(questions.best())
+    trained: list[int] = []
+    for seed in given.seeds:
+        for arm, base in arms.items():
+            own = base.model_copy(update={"seed": seed})
+            file = given.out / f"{arm}-{seed}.npz"
+            made_of = own.toml() + market.fingerprint()
+            known = dict(np.load(file)) if file.is_file() else {}
+            if known.get("made_of") != made_of:
+                note(f"[bold]{arm} photos, seed {seed}[/]")
+                recall_Q = questions.recall(_model(own, market, given.out / f"run-{arm}-{seed}", questions))
+                known = {"made_of": np.array(made_of), "recall_Q": recall_Q}
+                np.savez(file, **known)
+            recalls[arm].append(known["recall_Q"])
+        trained.append(seed)
+        result = {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "mercato": mercato.__version__,
+            "machine": machine(),
+            "recipe": tomllib.loads(recipe.toml()),
+            "seeds": trained,
+            "removal": removal,
+            **compare(questions, recalls),
+        }
+        write_whole(given.out / "myntra.json", json.dumps(result, indent=2) + "\n")
+        write_whole(given.out / "myntra.md", markdown(result))
+    print(markdown(result))
+
+
+# --- words
+
+
+def words_of(values: Iterable[str]) -> re.Pattern[str]:
+    """What finds every word of these values, simple inflections included: "Striped" finds stripe and stripes.
+
+    Whole words, in any case; a hyphen ends a word.
+    """
+    stems = set()
+    for word in {word for value in values for word in re.findall(r"\w+", value.lower())}:
+        ending = next((e for e in ENDINGS if word.endswith(e) and len(word) - len(e) > 2), "")
+        stem = word.removesuffix(ending)
+        stems.add(SPELLINGS.get(stem, re.escape(stem)))
+    return re.compile(rf"\b(?:{'|'.join(sorted(stems))}){INFLECTIONS}\b", re.IGNORECASE)
+
+
+def without_words(text: str | None, words: re.Pattern[str]) -> str | None:
+    """The text less these words, and the spaces that they leave."""
+    return text and re.sub(r"[^\S\n]+", " ", words.sub(" ", text)).strip()
+
+
+# --- the derived market
+
+
+def without_nothing(products: pa.Table) -> pa.Table:
+    """The products without attributes whose value says nothing, so that nobody asks for "NA Shoes"."""
+    rows = [[(k, v) for k, v in row or () if v and v not in NOTHING] for row in products["attributes"].to_pylist()]
+    return _set(products, "attributes", rows)
+
+
+def derive(products: pa.Table, held: set[str], kept: set[str]) -> tuple[pa.Table, dict[str, int]]:
+    """The products whose text names no colour and no pattern, and how many products of it changed.
+
+    The words of all values go from every text, not only a product's own from its own: a colour that is left in a text
+    would tell that the product is of another. Those in `held` keep only the attributes in `kept`.
+    """
+    attributes = [dict(row) for row in products["attributes"].to_pylist()]
+    words = words_of(own[key] for own in attributes for key in ASKED.values() if key in own)
+    texts = {name: products[name].to_pylist() for name in ("title", "description")}
+    fresh = {name: [without_words(text, words) for text in column] for name, column in texts.items()}
+    changed = {name: [bool(text and words.search(text)) for text in column] for name, column in texts.items()}
+    counts = {name: sum(column) for name, column in changed.items()}
+    counts["either"] = sum(map(max, *changed.values()))
+    for name, key in ASKED.items():
+        own_words = {value: words_of([value]) for own in attributes if (value := own.get(key))}
+        found = [
+            any(own_words[own[key]].search(column[row] or "") for column in texts.values())
+            for row, own in enumerate(attributes)
+            if key in own
+        ]
+        counts |= {f"with {name}": len(found), f"with {name}, named in the text": sum(found)}
+    categories = products["category"].to_pylist()
+    fresh["title"] = [
+        title or (path or "").split(" > ")[-1] for title, path in zip(fresh["title"], categories, strict=True)
+    ]
+    ids = products["product_id"].to_pylist()
+    rows = [
+        [(key, value) for key, value in own.items() if product not in held or key in kept]
+        for product, own in zip(ids, attributes, strict=True)
+    ]
+    for name, column in fresh.items():
+        products = _set(products, name, column)
+    return _set(products, "attributes", rows), {"products": len(products), **counts}
+
+
+def _derived(whole: Market, products: pa.Table, recipe: Recipe, folder: Path) -> tuple[Market, dict[str, int]]:
+    """The derived market, made once; `mercato` finds the split of its products by the same hash."""
+    removal = folder / "removal.json"
+    if not removal.is_file():
+        with whole_market(folder) as fresh:
+            write_market_toml(fresh, whole.config)
+            pq.write_table(products, fresh / "products.parquet")
+            held = held_out(Market.open(fresh), recipe)
+            context = recipe.product_tower.context
+            kept = {name.removeprefix("attributes.") for name in (*context.numbers, *context.categories)}
+            derived, counts = derive(products, set(held["product_id"]), kept)
+            pq.write_table(derived, fresh / "products.parquet")
+            held.write_parquet(fresh / "held-out.parquet")
+            write_whole(fresh / removal.name, json.dumps(counts) + "\n")
+    counts = json.loads(removal.read_text())
+    if counts["products"] != len(products):
+        raise MercatoError(
+            f"{folder} is made of {counts['products']:,} products, not of {len(products):,}: give another --out"
+        )
+    return Market.open(folder), counts
+
+
+def _set(products: pa.Table, name: str, column: Sequence[Any]) -> pa.Table:
+    field = PRODUCTS.field(name)
+    return products.set_column(products.schema.get_field_index(name), field, pa.array(column, field.type))
+
+
+# --- questions
+
+
+def held_out(market: Market, recipe: Recipe) -> pl.DataFrame:
+    """The questions of the test: columns `kind`, `query` and `product_id`, one row a held-out product and kind.
+
+    Raises:
+        MercatoError: the recipe learns no pairs of an attribute that is asked for.
+    """
+    frames = []
+    for kind, attribute in ASKED.items():
+        source = next((s for s in recipe.pairs.catalogue if f"{{{attribute}}}" in s.query), None)
+        if source is None:
+            raise MercatoError(f"pairs.catalogue: no query names {{{attribute}}}")
+        pairs = recipe_pairs(market, recipe.pairs.model_copy(update={"market": False, "catalogue": (source,)}))
+        test = pairs.filter(pl.col("split") == "future")
+        frames.append(test.select(pl.lit(kind).alias("kind"), "query", "product_id"))
+    return pl.concat(frames)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Q queries, each with the held-out products that answer it; see `of`."""
+
+    queries: pl.DataFrame  # columns `kind`, `query`, `country` (none), `value` of the attribute and `crowd`: see `ask`
+    groups: IntArray  # (P,) the query of each relevant pair
+    products: IntArray  # (P,) the row of its product
+    catalogue: int  # products in the table
+    among: Mapping[str, IntArray]  # by kind: rows of the held-out products that can be found
+
+    @classmethod
+    def of(cls, products: pa.Table, market: Market, recipe: Recipe) -> Questions:
+        """The questions of a derived market; `products` are as they were before, in the same order."""
+        held = pl.read_parquet(market.path / "held-out.parquet")
+        values = [dict(row) for row in products["attributes"].to_pylist()]
+        return cls.ask(held, products["product_id"].to_pylist(), values)
+
+    @classmethod
+    def ask(cls, held: pl.DataFrame, ids: Sequence[str], attributes: Sequence[Mapping[str, str]]) -> Questions:
+        """One query for each text and kind: every held-out product with that attribute and category is relevant.
+
+        Searched are the held-out products of which the attribute is known: of the others nobody knows whether they
+        are relevant, and those learned from would be found by heart. A query's `crowd` counts those of its category:
+        where they are ten or fewer, to know the category is to find them all.
+        """
+        row_of = {product: row for row, product in enumerate(ids)}
+        rows = held.with_columns(
+            row=pl.Series([row_of[product] for product in held["product_id"]], dtype=pl.Int64)
+        ).unique(["kind", "query", "row"], maintain_order=True)
+        asked = rows.group_by("kind", "query", maintain_order=True).agg(pl.col("row").first())
+        queries = asked.select("kind", "query").with_row_index("group")
+        pairs = rows.join(queries, on=["kind", "query"], how="left", maintain_order="left")
+        told = [attributes[row][ASKED[kind]] for kind, row in asked.select("kind", "row").iter_rows()]
+        asked = asked.with_columns(
+            category=pl.Series([query.removeprefix(value) for query, value in zip(asked["query"], told, strict=True)])
+        )
+        rivals = rows.join(asked.drop("row"), on=["kind", "query"]).group_by("kind", "category").agg(crowd=pl.len())
+        crowd = asked.join(rivals, on=["kind", "category"], how="left", maintain_order="left")["crowd"]
+        among = {kind: np.unique(rows.filter(pl.col("kind") == kind)["row"].to_numpy()) for kind in ASKED}
+        return cls(
+            queries.with_columns(country=pl.lit(None, pl.String), value=pl.Series(told, dtype=pl.String), crowd=crowd),
+            pairs["group"].cast(pl.Int64).to_numpy(),
+            pairs["row"].to_numpy(),
+            len(ids),
+            among,
+        )
+
+    def recall(self, system: System) -> FloatArray:
+        """Recall@10 of each query, (Q,)."""
+        top_QK = np.full((len(self.queries), K), -1, np.int64)
+        for kind, among_M in self.among.items():
+            places = np.flatnonzero(self.queries["kind"].to_numpy() == kind)
+            if len(places):
+                top_QK[places] = system.top(places, K, among_M)
+        return recall_and_precision(top_QK, self.groups, self.products, self.catalogue, K)[0]
+
+    def best(self) -> FloatArray:
+        """What the best ranking has: 1, less where more than ten products answer, (Q,)."""
+        answers_Q = np.bincount(self.groups, minlength=len(self.queries))
+        return np.minimum(answers_Q, K) / answers_Q
+
+
+def _without_photos(recipe: Recipe) -> Recipe:
+    channels = tuple(channel for channel in recipe.product_tower.channels if channel != "images")
+    return recipe.model_copy(update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})})
+
+
+def _model(recipe: Recipe, market: Market, run: Path, questions: Questions) -> System:
+    """The recipe's run on the market, trained unless it is there, with the held-out products encoded."""
+    file = run / RECIPE
+    known = file.is_file() and file.read_text() == recipe.toml()
+    model = Model.load(run) if known else train(recipe, market, run, onnx=False)
+    model.market_path, model.now = market.path, moment_of(market, ["train"])
+    rows = np.unique(np.concatenate([*questions.among.values()]))
+    return encode(model, run.name, questions.queries, products_with_vectors(market, model, run), rows)
+
+
+# --- figures
+
+
+def compare(questions: Questions, recalls: Mapping[str, Sequence[FloatArray]]) -> dict[str, Any]:
+    """Recall@10 of all queries and of each kind, the mean over seeds, and what photos add; by value and by crowd.
+
+    Intervals are 95 % bootstrap ones over queries, of each query's mean over seeds; the difference is paired.
+    """
+    kind_Q = questions.queries["kind"].to_numpy()
+    parts = {"all": np.ones(len(kind_Q), bool), **{kind: kind_Q == kind for kind in ASKED}}
+    parts = {part: chosen_Q for part, chosen_Q in parts.items() if chosen_Q.any()}
+    mean_Q = {name: np.mean(own, axis=0) for name, own in recalls.items()}
+    systems: dict[str, Any] = {name: {} for name in mean_Q}
+    added: dict[str, Any] = {}
+    counts = {}
+    for part, chosen_Q in parts.items():
+        queries = int(chosen_Q.sum())
+        weights_RQ = resample(queries, 0)
+        replicates = {}
+        for name, recall_Q in mean_Q.items():
+            statistic = query_mean(recall_Q[chosen_Q])
+            replicates[name] = statistic(weights_RQ)
+            systems[name][part] = {
+                "value": point(statistic, queries),
+                "interval": interval(replicates[name]),
+                "seeds": [float(own[chosen_Q].mean()) for own in recalls[name]],
+            }
+        added[part] = {
+            "value": systems["with"][part]["value"] - systems["without"][part]["value"],
+            "interval": paired_interval(replicates["with"], replicates["without"]),
+        }
+        counts[part] = {"queries": queries, "pairs": int(chosen_Q[questions.groups].sum())}
+    for kind in ASKED:
+        counts.get(kind, {})["products"] = len(questions.among[kind])
+    values = questions.queries.with_columns(
+        pl.max_horizontal(pl.when(pl.col("crowd") >= fewest).then(fewest) for fewest in CROWDS).alias("crowd"),
+        **{arm: pl.Series(mean_Q[arm]) for arm in ("without", "with")},
+    )
+    figures = pl.len().alias("queries"), pl.col("without", "with").mean()
+    by_value = values.group_by("kind", "value").agg(*figures)
+    by_crowd = values.group_by("kind", "crowd").agg(*figures)
+    return {
+        "n": counts,
+        "systems": systems,
+        "photos_add": added,
+        "by_value": by_value.sort(["kind", "queries", "value"], descending=[False, True, False]).to_dicts(),
+        "by_crowd": by_crowd.sort("kind", "crowd").to_dicts(),
+    }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The result as a table."""
+    counts, name = result["n"], result["recipe"]["name"]
+    heads = [f"{part}, n = {count['queries']:,}" for part, count in counts.items()]
+    lines = [f"| recall@{K} | " + " | ".join(heads) + " |", "|---" * (len(counts) + 1) + "|"]
+    for system, row in result["systems"].items():
+        lines.append(f"| {TITLES[system].format(name)} | " + " | ".join(_cell(row[part]) for part in counts) + " |")
+    cells = " | ".join(_cell(result["photos_add"][part], "+") for part in counts)
+    return "\n".join([*lines, f"| what photos add | {cells} |"]) + "\n"
+
+
+def _cell(figure: Mapping[str, Any], sign: str = "") -> str:
+    low, high = figure["interval"]
+    return f"{figure['value']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+if __name__ == "__main__":
+    main()

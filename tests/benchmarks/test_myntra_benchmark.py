@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mercato.config import load_recipe
+from mercato.data.market import Market, MarketConfig, write_market_toml
+from mercato.data.schema import PRODUCTS
+from mercato.errors import MercatoError
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "myntra.py"
+
+
+@pytest.fixture(scope="module")
+def myntra():
+    spec = importlib.util.spec_from_file_location("myntra_benchmark", FILE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def table(*rows):
+    return pa.Table.from_pylist([{"attributes": None, **row} for row in rows], schema=PRODUCTS)
+
+
+def product(number, title, category="Apparel > Shirts", description=None, **attributes):
+    return {
+        "product_id": f"p{number}",
+        "title": title,
+        "description": description,
+        "category": category,
+        "attributes": list(attributes.items()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "left"),
+    [
+        ("Navy Blue", "Nike Men NAVY Blue Shoes", "Nike Men Shoes"),
+        ("Navy Blue", "A navy-blue belt", "A - belt"),
+        ("Red", "Reddish tones, reds, a red. Reduced, tired", "tones, , a . Reduced, tired"),
+        ("Striped", "stripes, a stripe, striping", ", a ,"),
+        ("Checked", "check shirt in checkered cotton", "shirt in cotton"),
+        ("Printed", "Print on the front, prints", "on the front,"),
+        ("Off White", "Offers an off-white hood", "Offers an - hood"),
+        ("Grey", "gray or greyish", "or"),
+        ("Self Design", "She has designed it herself", "She has it herself"),
+    ],
+)
+def test_words_go_whole_with_their_inflections_and_in_any_case(myntra, value, text, left):
+    assert myntra.without_words(text, myntra.words_of([value])) == left
+
+
+def test_lines_and_absent_texts_stay(myntra):
+    words = myntra.words_of(["Red"])
+    assert myntra.without_words("Red shirt\nMade of red cotton", words) == "shirt\nMade of cotton"
+    assert myntra.without_words(None, words) is None
+
+
+def test_no_text_names_any_colour_and_held_out_products_keep_what_the_context_reads(myntra):
+    products = table(
+        product(0, "Red Shirt", description="Not blue at all", base_colour="Red", season="Fall"),
+        product(1, "Shirt", description="Stripes", base_colour="Blue", Pattern="Striped", season="Fall"),
+        product(2, "Blue", base_colour="Blue"),
+        product(3, "Plain", description="Nothing said", base_colour="Red"),
+    )
+    derived, counts = myntra.derive(products, held={"p1"}, kept={"season"})
+    assert derived["title"].to_pylist() == ["Shirt", "Shirt", "Shirts", "Plain"]  # never empty: the category then
+    assert derived["description"].to_pylist() == ["Not at all", "", None, "Nothing said"]
+    assert [sorted(dict(row)) for row in derived["attributes"].to_pylist()] == [
+        ["base_colour", "season"],
+        ["season"],
+        ["base_colour"],
+        ["base_colour"],
+    ]
+    assert derived.schema == PRODUCTS
+    assert counts == {
+        "products": 4,
+        "title": 2,
+        "description": 2,
+        "either": 3,
+        "with colour": 4,
+        "with colour, named in the text": 2,
+        "with pattern": 1,
+        "with pattern, named in the text": 1,
+    }
+
+
+def test_every_held_out_product_with_the_values_answers(myntra):
+    attributes = [
+        {"base_colour": "Red"},
+        {"base_colour": "Red", "Pattern": "Solid"},
+        {"base_colour": "Red"},
+        {"base_colour": "Blue"},
+        {"base_colour": "Red"},  # learned from
+    ]
+    held = pl.DataFrame(
+        [
+            ("colour", "Red Shirts", "p0"),
+            ("colour", "Red Shirts", "p1"),
+            ("colour", "Red Shoes", "p2"),
+            ("colour", "Blue Shirts", "p3"),
+            ("pattern", "Solid Shirts", "p1"),
+        ],
+        schema=["kind", "query", "product_id"],
+        orient="row",
+    )
+    questions = myntra.Questions.ask(held, [f"p{n}" for n in range(5)], attributes)
+    assert questions.queries["query"].to_list() == ["Red Shirts", "Red Shoes", "Blue Shirts", "Solid Shirts"]
+    assert questions.queries["value"].to_list() == ["Red", "Red", "Blue", "Solid"]
+    assert questions.queries["crowd"].to_list() == [3, 1, 3, 1]  # held-out products of the category
+    assert questions.groups.tolist() == [0, 0, 1, 2, 3]
+    assert questions.products.tolist() == [0, 1, 2, 3, 1]
+    assert {kind: rows.tolist() for kind, rows in questions.among.items()} == {"colour": [0, 1, 2, 3], "pattern": [1]}
+
+    class Finds:
+        def top(self, queries, k, among):
+            found = np.full((len(queries), k), -1)
+            found[:, 0] = among[0]
+            return found
+
+    assert questions.recall(Finds()).tolist() == [0.5, 0, 0, 1]
+    assert questions.best().tolist() == [1, 1, 1, 1]
+
+
+def test_more_answers_than_ranks_cap_the_best_recall(myntra):
+    held = pl.DataFrame({"kind": "colour", "query": "Red Shirts", "product_id": [f"p{n}" for n in range(40)]})
+    questions = myntra.Questions.ask(held, [f"p{n}" for n in range(40)], [{"base_colour": "Red"}] * 40)
+    assert questions.best().tolist() == [0.25]
+
+
+def test_the_test_is_the_recipes_own_split(myntra, tmp_path):
+    rows = [
+        product(n, "A", base_colour="Red" if n % 2 else "NA", **({"Pattern": "Solid"} if n % 3 else {}))
+        for n in range(200)
+    ]
+    recipe = load_recipe("myntra-engage")
+    write_market_toml(tmp_path, MarketConfig(name="made up"))
+    pq.write_table(myntra.without_nothing(table(*rows)), tmp_path / "products.parquet")
+    held = myntra.held_out(Market.open(tmp_path), recipe)
+    assert set(held["query"]) == {"Red Shirts", "Solid Shirts"}
+    colours = held.filter(pl.col("kind") == "colour")
+    assert 5 <= len(colours) <= 30  # of 100
+    assert set(colours["product_id"]) <= {f"p{n}" for n in range(1, 200, 2)}
+
+
+def test_what_photos_add_is_paired_and_of_the_seeds_mean(myntra):
+    held = pl.DataFrame(
+        [("colour", "Red Shirts", "p0"), ("colour", "Blue Shirts", "p1"), ("pattern", "Solid Shirts", "p0")],
+        schema=["kind", "query", "product_id"],
+        orient="row",
+    )
+    values = [{"base_colour": "Red", "Pattern": "Solid"}, {"base_colour": "Blue"}]
+    questions = myntra.Questions.ask(held, ["p0", "p1"], values)
+    with_photos = [np.array([1.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])]
+    without = [np.array([0.5, 0.0, 0.0]), np.array([0.5, 0.0, 0.0])]
+    result = myntra.compare(questions, {"with": with_photos, "without": without})
+    assert result["n"] == {
+        "all": {"queries": 3, "pairs": 3},
+        "colour": {"queries": 2, "pairs": 2, "products": 2},
+        "pattern": {"queries": 1, "pairs": 1, "products": 1},
+    }
+    assert result["systems"]["with"]["colour"]["value"] == pytest.approx(0.75)
+    assert result["systems"]["with"]["colour"]["seeds"] == [1.0, 0.5]
+    assert result["photos_add"]["colour"]["value"] == pytest.approx(0.5)
+    assert result["photos_add"]["colour"]["interval"] == pytest.approx((0.5, 0.5))  # both queries gain as much
+    assert result["photos_add"]["pattern"]["value"] == 0
+    assert [row["value"] for row in result["by_value"]] == ["Blue", "Red", "Solid"]
+    assert [(row["kind"], row["crowd"], row["queries"]) for row in result["by_crowd"]] == [
+        ("colour", 1, 2),
+        ("pattern", 1, 1),
+    ]
+    rendered = myntra.markdown({**result, "recipe": {"name": "ours"}})
+    assert "| what photos add | +0.333" in rendered
+    assert "| `ours` without photos |" in rendered
+
+
+def test_a_derived_market_of_other_products_is_refused(myntra, tmp_path):
+    rows = [product(n, "A", base_colour="Red", Pattern="Solid") for n in range(100)]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    write_market_toml(whole, MarketConfig(name="made up"))
+    made = Market.open(whole), load_recipe("myntra-engage"), tmp_path / "derived"
+    for _ in range(2):
+        assert myntra._derived(made[0], table(*rows[:60]), *made[1:])[1]["products"] == 60
+    with pytest.raises(MercatoError, match="60 products, not of 100"):
+        myntra._derived(made[0], table(*rows), *made[1:])
