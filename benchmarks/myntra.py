@@ -52,6 +52,7 @@ INFLECTIONS = r"(?:s|e|es|d|ed|en|ered|ing|ish|dish|y|ion|ions)?"
 SPELLINGS = {"grey": "gr[ea]y"}
 TITLES = {
     "random": "random",
+    "category": "the category, in any order",
     "bm25": "BM25",
     "bm25_worded": "BM25, the words left in",
     "without": "`{}` without photos",
@@ -86,6 +87,7 @@ def main() -> None:
         worded = worded.set_column(worded.schema.get_field_index(name), name, products[name])
     texts = questions.queries["query"].to_list()
     recalls["random"].append(questions.recall(RandomSystem(len(products), 0)))
+    recalls["category"].append(questions.of_category())
     recalls["bm25"].append(questions.recall(LexicalSystem(BM25(plain), texts)))
     recalls["bm25_worded"].append(questions.recall(LexicalSystem(BM25(worded), texts)))
     recalls["perfect"].append(questions.best())
@@ -284,6 +286,11 @@ class Questions:
             if len(places):
                 top_QK[places] = system.top(places, K, among_M)
         return recall_and_precision(top_QK, self.groups, self.products, self.catalogue, K)[0]
+
+    def of_category(self) -> FloatArray:
+        """What is expected of a ranking that knows the category and nothing else, (Q,)."""
+        crowd_Q = self.queries["crowd"].to_numpy()
+        return np.minimum(crowd_Q, K) / crowd_Q
 
     def best(self) -> FloatArray:
         """What the best ranking has: 1, less where more than ten products answer, (Q,)."""

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from mercato.data.market import Market
 from mercato.demo import RECIPES, choose
+from mercato.evaluation.run import compare_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MERCATO = [sys.executable, "-m", "mercato.cli"]
@@ -79,8 +81,9 @@ def test_it_ends_with_a_table_of_what_was_learned(demo: tuple[Path, str]) -> Non
 
 def test_it_says_which_model_is_served_and_why(demo: tuple[Path, str]) -> None:
     folder, said = demo
-    metrics = json.loads((folder / "runs" / RECIPES[0] / "metrics.json").read_text())
-    chosen, why = choose(metrics, *RECIPES)
+    validated = compare_runs([folder / "runs" / recipe for recipe in RECIPES], Market.open(folder / "market"))
+    chosen, why = choose(validated, *RECIPES)
+    assert {validated["n"][part]["split"] for part in ("relevance", "engagement")} == {"validation"}
     readme = (folder / "README.md").read_text()
     assert f"{chosen} is served. {why}" in readme and f"mercato serve {folder}/runs/{chosen} " in readme
     assert f"{chosen} is served." in said and all(name in said.split("what was learned")[1] for name in RECIPES)

@@ -32,7 +32,7 @@ from mercato.data.simulation import NAME, simulate
 from mercato.errors import MercatoError
 from mercato.evaluation.charts import decimal
 from mercato.evaluation.html import signed
-from mercato.evaluation.run import evaluate_runs, summary
+from mercato.evaluation.run import compare_runs, evaluate_runs, summary
 from mercato.files import market_lock, refuse_foreign, write_whole
 from mercato.models.export import export
 from mercato.models.model import Model
@@ -79,7 +79,8 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         _train(runs, market_path)
     with stage("evaluate"):
         metrics = dict(zip(runs, evaluate_runs(list(runs.values()), market), strict=True))
-    chosen, why = choose(metrics[RECIPES[0]], *RECIPES)
+        # The test split says how good a model is, not which one to take.
+        chosen, why = choose(compare_runs(list(runs.values()), market), *RECIPES)
     run = runs[chosen]
     with stage("export"):
         console.print(exported(export(Model.load(run), run), latency(run)))
@@ -90,6 +91,7 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
     for path in runs.values():
         note(escape(f"report: {path / 'report.html'}"))
     command = serving_command(run, market_path, index)
+    why = f"{why} These are figures of the validation split."
     write_whole(folder / README, f"{HEADING}\n{chosen} is served. {why}\n\n    {command}\n")
     note(f"[bold]{chosen} is served.[/] {escape(why)}")
     if port is not None:
@@ -104,7 +106,7 @@ def choose(metrics: Mapping[str, Any], ours: str, other: str) -> tuple[str, str]
     It does where the paired 95 % interval of the difference lies below 0: the model is behind by more than chance.
 
     Args:
-        metrics: what `evaluate` returned for the model called `ours`, with `other` among its baselines.
+        metrics: those of the model called `ours`, with `other` among its baselines; not of the test split.
     """
 
     def compared(part: str, leader: str) -> tuple[str, float, float]:

@@ -136,6 +136,7 @@ def test_more_answers_than_ranks_cap_the_best_recall(myntra):
     held = pl.DataFrame({"kind": "colour", "query": "Red Shirts", "product_id": [f"p{n}" for n in range(40)]})
     questions = myntra.Questions.ask(held, [f"p{n}" for n in range(40)], [{"base_colour": "Red"}] * 40)
     assert questions.best().tolist() == [0.25]
+    assert questions.of_category().tolist() == [0.25]
 
 
 def test_the_test_is_the_recipes_own_split(myntra, tmp_path):

@@ -19,6 +19,7 @@ from mercato.evaluation.charts import decimal
 from mercato.evaluation.details import collect_details, collect_examples
 from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.report import write_report
+from mercato.evaluation.systems import System
 from mercato.evaluation.understanding import BASELINES, NEW, PART, PARTS, Understanding
 from mercato.files import write_whole
 from mercato.models.encoder import Encoder
@@ -56,22 +57,51 @@ def evaluate_runs(
     All are asked the same questions, and nothing is encoded twice. Where the market has no pairs, the first run's
     recipe says what is asked.
     """
-    models = [Model.load(run) for run in runs]
+    models = [_loaded(run, market) for run in runs]
     pairs, withhold = held_out_pairs(market, models[0].recipe.pairs)
-    evaluations: list[Evaluation] = []
-    for run, model in zip(runs, models, strict=True):
-        model.market_path = market.path
-        more: dict[str, Any] = {"baselines": False} if evaluations else {"others": others}
-        products = products_with_vectors(market, model, run)  # by the run's own image encoder
-        evaluations.append(Evaluation.of(model, market, pairs=pairs, withhold=withhold, products=products, **more))
-    own = {run.name: evaluation.systems[OURS] for run, evaluation in zip(runs, evaluations, strict=True)}
+    evaluations = [
+        Evaluation.of(
+            model,
+            market,
+            pairs=pairs,
+            withhold=withhold,
+            products=products_with_vectors(market, model, run),  # by the run's own image encoder
+            others=None if number else others,
+            baselines=not number,
+        )
+        for number, (run, model) in enumerate(zip(runs, models, strict=True))
+    ]
     shared = {name: system for name, system in evaluations[0].systems.items() if name != OURS}
     results = []
     for run, model in zip(runs, models, strict=True):
-        rest = {name: system for name, system in own.items() if name != run.name}
-        evaluation = replace(evaluations[0], systems={OURS: own[run.name], **rest, **shared})
+        evaluation = _side_by_side(runs, evaluations, run, shared)
         results.append(_write_figures(run, model, evaluation, pairs, withhold))
     return results
+
+
+def compare_runs(runs: Sequence[Path], market: Market) -> dict[str, Any]:
+    """The first run's metrics on the validation split, the others among its baselines: what a choice may rest on."""
+    evaluations = []
+    for run in runs:
+        model = _loaded(run, market)
+        products = products_with_vectors(market, model, run)
+        evaluations.append(Evaluation.of(model, market, split="validation", products=products, baselines=False))
+    return _side_by_side(runs, evaluations, runs[0]).metrics()
+
+
+def _loaded(run: Path, market: Market) -> Model:
+    model = Model.load(run)
+    model.market_path = market.path
+    return model
+
+
+def _side_by_side(
+    runs: Sequence[Path], evaluations: Sequence[Evaluation], ours: Path, shared: Mapping[str, System] | None = None
+) -> Evaluation:
+    """One run's evaluation, with the rest beside it by the names of their folders."""
+    own = {run.name: evaluation.systems[OURS] for run, evaluation in zip(runs, evaluations, strict=True)}
+    first = own.pop(ours.name)
+    return replace(evaluations[0], systems={OURS: first, **own, **(shared or {})})
 
 
 def _write_figures(
