@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, BertConfig, DistilBertConfig, XLMRobertaConfig
 
+from mercato.config import TextEncoder
+from mercato.errors import MercatoError
 from mercato.models.bags import TrigramBag
 from mercato.models.cpu import dropout, linear
 from mercato.models.packed import can_pack, pooled
+from mercato.models.text_encoder import build_backbone, pretrained_config
 
 SIZES = {
     "vocab_size": 100,
@@ -111,3 +114,13 @@ def test_a_bag_is_the_sum_of_its_trigrams_and_padding_learns_nothing():
     torch.testing.assert_close(bag(ids), expected)
     bag(ids).sum().backward()
     assert bag.weight.grad.sum(1).nonzero().squeeze(1).tolist() == [3, 4, 9]
+
+
+@pytest.mark.parametrize(("config", "longest"), [(BertConfig, 30), (XLMRobertaConfig, 28)])
+def test_a_pretrained_encoder_reads_as_many_tokens_as_it_has_places_for(tmp_path, config, longest):
+    config(**SIZES).save_pretrained(tmp_path)
+    encoder = TextEncoder(layers=2)
+    model = build_backbone(pretrained_config(str(tmp_path), encoder, longest)).eval()
+    assert model(input_ids=torch.full((1, longest), 5)).last_hidden_state.shape == (1, longest, 32)
+    with pytest.raises(MercatoError, match=f"reads {longest} tokens, not {longest + 1}"):
+        pretrained_config(str(tmp_path), encoder, longest + 1)

@@ -145,8 +145,9 @@ def pretrained_config(name: str, encoder: config.TextEncoder, positions: int) ->
         raise MercatoError(f"text.pretrained: cannot load {name}: {error}") from None
     if encoder.layers > result.num_hidden_layers:
         raise MercatoError(f"text.layers: {name} has {result.num_hidden_layers} layers, not {encoder.layers}")
-    if positions > result.max_position_embeddings:
-        raise MercatoError(f"text.pretrained: {name} reads {result.max_position_embeddings} tokens, not {positions}")
+    behind = result.pad_token_id + 1 if "roberta" in result.model_type else 0  # its places begin behind the padding's
+    if positions > (longest := result.max_position_embeddings - behind):
+        raise MercatoError(f"text.pretrained: {name} reads {longest} tokens, not {positions}")
     result.num_hidden_layers = encoder.layers
     result.hidden_dropout_prob = result.attention_probs_dropout_prob = encoder.dropout
     return result
