@@ -14,7 +14,7 @@ from mercato.evaluation.roc_auc import MONITOR
 
 def write_card(run: Path, recipe: Recipe, market: Market, history: list[dict[str, Any]], seconds: float) -> None:
     """Write `README.md` into a run."""
-    best = max((row[MONITOR] for row in history if MONITOR in row), default=None)
+    best = max((row for row in history if MONITOR in row), key=lambda row: row[MONITOR], default=None)
     epochs = sum(row["epoch"] > 0 for row in history)
     (run / "README.md").write_text(
         f"""# {recipe.name}
@@ -28,7 +28,7 @@ Two towers that embed queries and products into one {recipe.dimension}-dimension
 | engagement | {" → ".join(market.config.engagement.chain)} within {market.config.engagement.window_hours:g} h |
 | query reads | {", ".join(recipe.query_tower.channels)} |
 | product reads | {", ".join(recipe.product_tower.channels)} |
-| validation ROC AUC | {"none: the market has no labelled validation pairs" if best is None else f"{best:.4f}"} |
+| validation ROC AUC | {_validated(best)} |
 | seed | {recipe.seed} |
 
 ```python
@@ -44,3 +44,11 @@ model.encode_products([{{"title": "Red sofa", "price": 120.0}}])
 carries their habits and the old engine's choices with it; judge it on judgments before you serve it.
 """
     )
+
+
+def _validated(best: dict[str, Any] | None) -> str:
+    if best is None:
+        return "none: the market has no labelled validation pairs"
+    tasks = {name: best[f"validation/{name}"] for name in ("relevance", "engagement") if f"validation/{name}" in best}
+    named = ", ".join(f"{name} {value:.4f}" for name, value in tasks.items())
+    return f"{best[MONITOR]:.4f}" + (f", the mean of two tasks ({named})" if tasks else "")

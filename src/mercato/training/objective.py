@@ -26,7 +26,7 @@ from mercato.models.vision import Vision, rows_of
 from mercato.training.batches import Batch
 from mercato.training.modalities import MULTIMODAL, Modality
 
-HEAD, ENGAGEMENT = "head", "engagement"
+RELEVANCE, ENGAGEMENT, HEAD = "relevance", "engagement", "head"
 HEAD_SCALE = 5.0  # the head learns from s·v: of unit vectors, Adam's steps would take thousands to tell queries apart
 
 
@@ -49,7 +49,8 @@ class Objective:
         product = encode(towers.product, batch.product, rows, towers.vision)
         whole = towers.query.fuse(query)[0], towers.product.fuse(product)[0]
         relevance = self.stage.relevance_weight
-        found = {MULTIMODAL.name: (relevance * self.blend.get(MULTIMODAL, 1.0), stage_loss(self.stage, *whole, batch))}
+        name = MULTIMODAL.name if self.blend else RELEVANCE
+        found = {name: (relevance * self.blend.get(MULTIMODAL, 1.0), stage_loss(self.stage, *whole, batch))}
         if self.stage.engagement_weight:
             found[ENGAGEMENT] = (self.stage.engagement_weight, engagement_loss(self.stage, *whole, batch, towers))
         for modality, weight in self.blend.items():
