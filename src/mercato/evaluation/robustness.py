@@ -27,7 +27,7 @@ from mercato.evaluation.tasks import EARLIER
 from mercato.evaluation.withheld import Fields, blank, fields_and_groups, fields_read
 from mercato.files import write_whole
 from mercato.models.image_vectors import products_with_vectors
-from mercato.models.model import Model
+from mercato.models.model import Model, load
 from mercato.progress import track
 
 HTML = "robustness.html"
@@ -106,7 +106,7 @@ def robustness(runs: Sequence[Path], market: Market, page: Path, seed: int = 0) 
     Raises:
         MercatoError: not a run, or nothing to measure on.
     """
-    models = [_loaded(run, market) for run in runs]
+    models = [load(run, market.path) for run in runs]
     names = _names(models, runs)
     pairs, withhold = held_out_pairs(market, models[0].recipe.pairs)
     fields = fields_and_groups([model.featurizer.spec for model in models], withhold)
@@ -157,12 +157,6 @@ def page_of(runs: Sequence[Path], wanted: Path | None = None) -> Path:
 def summary(result: Tree) -> Group:
     """What each run loses without each field, as a table for each of the first headline metrics."""
     return Group(*(_table(result, headline) for headline in measured_headlines(result)[:TABLES]))
-
-
-def _loaded(run: Path, market: Market) -> Model:
-    model = Model.load(run)
-    model.market_path = market.path
-    return model
 
 
 def _names(models: Sequence[Model], runs: Sequence[Path]) -> list[str]:

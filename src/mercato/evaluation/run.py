@@ -24,7 +24,7 @@ from mercato.evaluation.understanding import BASELINES, NEW, PART, PARTS, Unders
 from mercato.files import write_whole
 from mercato.models.encoder import Encoder
 from mercato.models.image_vectors import products_with_vectors
-from mercato.models.model import Model
+from mercato.models.model import Model, load
 from mercato.models.run import read_history
 
 HEADLINES = (  # both tasks first, side by side
@@ -57,7 +57,7 @@ def evaluate_runs(
     All are asked the same questions, and nothing is encoded twice. Where the market has no pairs, the first run's
     recipe says what is asked.
     """
-    models = [_loaded(run, market) for run in runs]
+    models = [load(run, market.path) for run in runs]
     pairs, withhold = held_out_pairs(market, models[0].recipe.pairs)
     evaluations = [
         Evaluation.of(
@@ -83,16 +83,10 @@ def compare_runs(runs: Sequence[Path], market: Market) -> dict[str, Any]:
     """The first run's metrics on the validation split, the others among its baselines: what a choice may rest on."""
     evaluations = []
     for run in runs:
-        model = _loaded(run, market)
+        model = load(run, market.path)
         products = products_with_vectors(market, model, run)
         evaluations.append(Evaluation.of(model, market, split="validation", products=products, baselines=False))
     return _side_by_side(runs, evaluations, runs[0]).metrics()
-
-
-def _loaded(run: Path, market: Market) -> Model:
-    model = Model.load(run)
-    model.market_path = market.path
-    return model
 
 
 def _side_by_side(
