@@ -88,7 +88,8 @@ def test_what_is_fused_beside_a_pretrained_encoder_comes_in_slowly(bert, tmp_pat
 
     def loudest() -> float:
         channels = towers.product.encode(inputs)
-        return float(channels.vectors_BSE.detach()[:, torch.isin(channels.channel_S, torch.tensor(others))].norm(dim=-1).max())
+        theirs = torch.isin(channels.channel_S, torch.tensor(others))
+        return float(channels.vectors_BSE.detach()[:, theirs].norm(dim=-1).max())
 
     assert loudest() == 0
     towers.product(inputs)[0][:, 0].sum().backward()
