@@ -28,7 +28,7 @@ from mercato.evaluation.roc_auc import MONITOR
 from mercato.files import write_whole
 from mercato.models.export import export
 from mercato.models.image_vectors import products_with_vectors
-from mercato.models.model import Model
+from mercato.models.model import Model, load
 from mercato.models.run import HISTORY, PRODUCT_TOWER, RECIPE, SPEC, WEIGHTS, read_history
 from mercato.training.train import BLENDING, train
 
@@ -55,8 +55,7 @@ def measure(run: Path, market: Market) -> None:
     `measures.json` holds the figures, what they were measured on and when by which Mercato, the training and its curve;
     `replicates.npz` an array (R,) for each metric, named as in a study: "relevance.roc_auc".
     """
-    model = Model.load(run)
-    model.market_path = market.path
+    model = load(run, market.path)
     products = products_with_vectors(market, model, run)
     evaluation = Evaluation.of(model, market, products=products, baselines=False)
     figures: dict[str, dict[str, float]] = {}

@@ -25,7 +25,7 @@ from mercato.evaluation.roc_auc import roc_auc
 from mercato.evaluation.tasks import EARLIER, Lists, Tasks
 from mercato.files import write_whole
 from mercato.models.image_vectors import products_with_vectors
-from mercato.models.model import Model
+from mercato.models.model import load
 from mercato.models.que2search import fields_of
 
 JSON, HTML = "explain.json", "explain.html"
@@ -56,8 +56,8 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> dict[str, Any]:
     Raises:
         MercatoError: not a run, or a market without test judgments and without future pairs.
     """
-    model = Model.load(run)
-    model.market_path, model.now = market.path, moment_of(market, EARLIER["test"])
+    model = load(run, market.path)
+    model.now = moment_of(market, EARLIER["test"])
     tasks = Tasks.read(market)
     lists = tasks.relevance or tasks.engagement
     if lists is None:
