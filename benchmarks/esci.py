@@ -31,19 +31,27 @@ from mercato.benchmarks.machine import machine
 from mercato.config import load_recipe
 from mercato.data.importing import import_market
 from mercato.data.market import Market
-from mercato.evaluation.arrays import FloatArray
-from mercato.evaluation.bm25 import BM25, FIELDS
-from mercato.evaluation.bootstrap import Statistic, interval, paired_interval, point, pooled_auc, query_mean, resample
-from mercato.evaluation.ndcg import ndcg
-from mercato.evaluation.roc_auc import per_query_roc_auc
+from mercato.evaluation.baselines.bm25 import BM25, FIELDS
+from mercato.evaluation.baselines.zero_shot import DESCRIPTION, TOKENS, ZeroShot
+from mercato.evaluation.dataset import Lists, Tasks
+from mercato.evaluation.metrics.arrays import FloatArray
+from mercato.evaluation.metrics.bootstrap import (
+    Statistic,
+    interval,
+    paired_interval,
+    point,
+    pooled_auc,
+    query_mean,
+    resample,
+)
+from mercato.evaluation.metrics.ndcg import ndcg
+from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
 from mercato.evaluation.systems import LexicalSystem, encode
-from mercato.evaluation.tasks import Lists, Tasks
 from mercato.files import whole_folder, write_whole
-from mercato.models.encoder import Encoder
-from mercato.models.model import Model
-from mercato.models.run import RECIPE
-from mercato.models.zero_shot import DESCRIPTION, TOKENS, ZeroShot
 from mercato.progress import note
+from mercato.runs.encoder import Encoder
+from mercato.runs.folder import RECIPE
+from mercato.runs.torch_encoder import Model
 from mercato.training.train import train
 
 GRADES = {"E": 1.0, "S": 0.4, "C": 0.2, "I": 0.0}  # what graded losses learn; the test's gains are 1, .1, .01, 0

@@ -33,16 +33,16 @@ from mercato.data.market import Market, whole_market, write_market_toml
 from mercato.data.pairs import moment_of, recipe_pairs
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
-from mercato.evaluation.arrays import FloatArray, IntArray
-from mercato.evaluation.bm25 import BM25, FIELDS
-from mercato.evaluation.bootstrap import interval, paired_interval, point, query_mean, resample
-from mercato.evaluation.knn import recall_and_precision
+from mercato.evaluation.baselines.bm25 import BM25, FIELDS
+from mercato.evaluation.metrics.arrays import FloatArray, IntArray
+from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, query_mean, resample
+from mercato.evaluation.metrics.knn import recall_and_precision
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
 from mercato.files import write_whole
-from mercato.models.image_vectors import products_with_vectors
-from mercato.models.model import Model
-from mercato.models.run import RECIPE
 from mercato.progress import note
+from mercato.runs.folder import RECIPE
+from mercato.runs.image_vectors import products_with_vectors
+from mercato.runs.torch_encoder import Model
 from mercato.training.train import train
 
 ASKED = {"colour": "base_colour", "pattern": "Pattern"}  # what is asked for, and the attribute that answers

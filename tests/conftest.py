@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.data.mining import mine
-from mercato.data.simulation import simulate
 from mercato.progress import quiet
+from mercato.simulation.simulate import simulate
 from mercato.training.train import train
+
+# No test depends on how fast or how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 TINY = """
 name = "tiny"

@@ -17,7 +17,7 @@ import pytest
 
 from mercato.data.market import Market
 from mercato.demo import RECIPES, choose
-from mercato.evaluation.run import compare_runs
+from mercato.reports.evaluate import compare_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MERCATO = [sys.executable, "-m", "mercato.cli"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mercato.data.market import MarketConfig, write_market_toml
-from mercato.data.simulation import NAME
 from mercato.demo import HEADING, RECIPES, run_demo
 from mercato.errors import MercatoError
 from mercato.files import market_lock
+from mercato.simulation.simulate import NAME
 from mercato.training.train import partial_folder
 
 RUNS = [f"runs/{recipe}" for recipe in RECIPES]

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mercato import __version__, progress
 from mercato.errors import MercatoError
+from mercato.version import __version__, progress
 
 app = typer.Typer(
     name="mercato",
@@ -71,7 +71,7 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same market.")] = 0,
 ) -> None:
     """Write a simulated market: catalogue with photos, event log, judgments (docs/simulation.md)."""
-    from mercato.data.simulation import simulate
+    from mercato.simulation.simulate import simulate
 
     simulate(folder, size, seed)
 
@@ -146,8 +146,8 @@ def evaluate(
 ) -> None:
     """Every metric that the market's tables allow, beside BM25 and random; writes metrics.json and report.html."""
     from mercato.data.market import Market
-    from mercato.evaluation.run import evaluate_run, summary
-    from mercato.models.zero_shot import ZeroShot
+    from mercato.evaluation.baselines.zero_shot import ZeroShot
+    from mercato.reports.evaluate import evaluate_run, summary
 
     metrics = evaluate_run(run, Market.open(market), {Path(name).name: ZeroShot(name) for name in compare or ()})
     _print(summary(metrics), metrics, as_json)
@@ -164,10 +164,10 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Measure a paper's table again, row by row: train what is missing, write the table as JSON, Markdown and HTML."""
-    from mercato.ablation.ablate import ablate
-    from mercato.ablation.study import load_study
-    from mercato.ablation.text import terminal
     from mercato.data.market import Market
+    from mercato.experiments.ablation.ablate import ablate
+    from mercato.experiments.ablation.study import load_study
+    from mercato.reports.study_text import terminal
 
     read, folder = load_study(study)
     table = ablate(read, folder, Market.open(market), to, jobs=jobs, keep=keep_runs)
@@ -208,9 +208,9 @@ def robustness(
 @app.command()
 def export(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
     """Write both towers as ONNX, hold them to torch's vectors, and time the query path."""
-    from mercato.benchmarks.query import exported, latency
-    from mercato.models.export import export
-    from mercato.models.model import Model
+    from mercato.runs.export import export
+    from mercato.runs.latency import exported, latency
+    from mercato.runs.torch_encoder import Model
 
     differences = export(Model.load(run), run)
     times = latency(run)
@@ -225,8 +225,8 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Embed the market's products and build the index, whole or not at all."""
+    from mercato.catalogue.indexing import index_market
     from mercato.data.market import Market
-    from mercato.serving.indexing import index_market
 
     meta = index_market(run, Market.open(market), to)
     _print(f"{meta['count']:,} products indexed at {to}", meta, as_json)

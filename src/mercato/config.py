@@ -72,7 +72,7 @@ class QueryTower(Frozen):
 
 
 class Context(Frozen):
-    """What Que2Engage's context encoder reads of a product (§2.1.2): see `mercato.text.context`."""
+    """What Que2Engage's context encoder reads of a product (§2.1.2): see `mercato.features.context`."""
 
     # A column of products, an attribute as "attributes.NAME", or (a number) one that is derived: relative_price, age, …
     numbers: tuple[str, ...] = ("price", "relative_price", "age", "seller_rating", "image_count")

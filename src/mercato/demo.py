@@ -22,24 +22,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.rule import Rule
 
-from mercato.ablation.runs import THREADS
-from mercato.benchmarks.query import exported, latency
+from mercato.catalogue.indexing import index_market
 from mercato.data.checking import check
 from mercato.data.market import MARKET, Market
 from mercato.data.mining import SPLITS, mine
 from mercato.data.pairs import moment_of
-from mercato.data.simulation import NAME, simulate
 from mercato.errors import MercatoError
-from mercato.evaluation.charts import decimal
-from mercato.evaluation.html import signed
-from mercato.evaluation.run import compare_runs, evaluate_runs, summary
+from mercato.experiments.ablation.jobs import THREADS
 from mercato.files import market_lock, refuse_foreign, write_whole
-from mercato.models.export import export
-from mercato.models.model import Model
-from mercato.models.run import RECIPE, SPEC
 from mercato.progress import console, note
-from mercato.serving.indexing import index_market
+from mercato.reports.charts import decimal
+from mercato.reports.evaluate import compare_runs, evaluate_runs, summary
+from mercato.reports.html import signed
+from mercato.runs.export import export
+from mercato.runs.folder import RECIPE, SPEC
+from mercato.runs.latency import exported, latency
+from mercato.runs.torch_encoder import Model
 from mercato.serving.server import serve_run
+from mercato.simulation.simulate import NAME, simulate
 from mercato.training.train import partial_folder
 
 STAGES = ("simulate", "check", "mine", "train", "evaluate", "export", "index")

@@ -333,7 +333,7 @@ ENGAGEMENT = st.builds(
     validation_days=st.integers(0, 2),
     future_days=st.integers(0, 2),
 )
-wild = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+wild = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def distinct_first_words(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from mercato.data.mining import mine
 from mercato.data.schema import REQUIRED, TABLES
 from mercato.errors import MercatoError
 
-wild = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+wild = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 TEXT = st.sampled_from(
     ["", " ", "1", "lamp", "../../etc/passwd", "/etc/passwd", "NaN", "US", "a\0b", "\u202e", "{}", "[1]", "x" * 300]

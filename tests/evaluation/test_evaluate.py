@@ -7,12 +7,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from garments import Constant, Words, write_table
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.evaluation.dataset import Tasks
 from mercato.evaluation.evaluate import Evaluation, evaluate
-from mercato.evaluation.tasks import Tasks
+from tests.support.garments import Constant, Words, write_table
 
 SHAPE = {
     "relevance": {"roc_auc", "roc_auc_per_query", "ndcg@10", "recall@10"},

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_evaluation_report import Balanced
 from typer.testing import CliRunner
 
 from mercato.cli import app
@@ -22,13 +21,14 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.robustness import page_of, robustness, summary
-from mercato.evaluation.robustness_report import HEADLINES, _verdicts, _worst, rows
-from mercato.evaluation.withheld import blank, fields_and_groups, fields_read
+from mercato.features.context import ContextSpec
+from mercato.features.drop import blank, fields_and_groups, fields_read
+from mercato.features.featurizer import FeatureSpec
 from mercato.models.build import build_towers, text_configs
-from mercato.models.image_vectors import products_with_vectors
-from mercato.models.model import Model
-from mercato.text.context import ContextSpec
-from mercato.text.features import FeatureSpec
+from mercato.reports.robustness_page import HEADLINES, _verdicts, _worst, rows
+from mercato.runs.image_vectors import products_with_vectors
+from mercato.runs.torch_encoder import Model
+from tests.support.html import Balanced
 
 QUE2SEARCH = ("title_text", "title_trigrams", "description_text", "language", "country", "images")
 PRODUCT = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mercato.models.context_encoder import ContextEncoder
-from mercato.models.export import onnx_bytes
+from mercato.runs.export import onnx_bytes
 
 D = 8
 

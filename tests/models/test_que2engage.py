@@ -12,17 +12,17 @@ import torch.nn.functional as F
 
 from mercato.config import Recipe, Stage
 from mercato.errors import MercatoError
+from mercato.features.context import ContextSpec
+from mercato.features.featurizer import FeatureSpec, Featurizer
+from mercato.features.tokenizer import train_tokenizer
 from mercato.losses.engagement_bce import engagement_bce
 from mercato.models.build import build_towers, text_configs
-from mercato.models.export import _to_onnx, export
-from mercato.models.model import Model
 from mercato.models.text_encoder import TextEncoder
-from mercato.serving.predictor import Predictor
-from mercato.text.context import ContextSpec
-from mercato.text.features import FeatureSpec, Featurizer
-from mercato.text.tokenizer import train_tokenizer
-from mercato.training.batches import Batches, Examples, tensors
-from mercato.training.objective import engagement_loss, stage_loss
+from mercato.runs.export import _to_onnx, export
+from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.torch_encoder import Model
+from mercato.training.data.batches import Batches, Examples, tensors
+from mercato.training.tasks.objective import engagement_loss, stage_loss
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHANNELS = ("title_text", "description_text", "images", "context")

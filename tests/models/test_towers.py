@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mercato.config import Recipe
+from mercato.features.featurizer import FeatureSpec, Featurizer
+from mercato.features.tokenizer import train_tokenizer
 from mercato.models.build import build_towers, text_configs
-from mercato.models.export import export
-from mercato.models.model import Model
 from mercato.models.que2search import TwoTower
-from mercato.text.features import FeatureSpec, Featurizer
-from mercato.text.tokenizer import train_tokenizer
+from mercato.runs.export import export
+from mercato.runs.torch_encoder import Model
 
 QUERY = ("text", "trigrams", "country")
 PRODUCT = ("title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images")

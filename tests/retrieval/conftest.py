@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from catalogues import DIMENSION
 
-from mercato.retrieval.index import Index, build_index, open_index
+from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.protocol import Index
+from tests.support.catalogues import DIMENSION
 
 
 @pytest.fixture(scope="module")

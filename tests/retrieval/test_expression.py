@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from catalogues import DIMENSION, filters
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from mercato.retrieval.expression import Expression, Filters, GeoRadius
+from tests.support.catalogues import DIMENSION, filters
 
 usable = arrays(np.float32, DIMENSION, elements=st.floats(-100, 100, width=32)).filter(
     lambda vector: np.linalg.norm(vector) > 1e-3

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from catalogues import DIMENSION, catalogues, distance_km, filters, satisfies
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 
 from mercato.retrieval.expression import Expression
+from tests.support.catalogues import DIMENSION, catalogues, distance_km, filters, satisfies
 
-wild = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 QUERY = np.arange(1, DIMENSION + 1, dtype=np.float32)
 
 
-@settings(wild, max_examples=250)
+@settings(max_examples=250)
 @given(catalogue=catalogues(), asked=filters())
 def test_a_search_returns_exactly_what_satisfies_the_filters(empty, catalogue, asked):
     near = asked.near

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from catalogues import DIMENSION, vectors
 
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.index import IndexRecord
+from mercato.retrieval.protocol import IndexRecord
+from tests.support.catalogues import DIMENSION, vectors
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 
 import pytest
 from fastapi.testclient import TestClient
-from served import server
-from small_market import make_market
 
+from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
-from mercato.serving.catalogue import Catalogue
+from tests.support.served import server
+from tests.support.small_market import make_market
 
 
 @pytest.fixture(scope="session")

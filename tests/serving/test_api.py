@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from served import WRITE, event, ids, search, server, wait_until
-from small_market import KEY, TrigramEncoder, make_market, picture, products
 
+from mercato.catalogue import images as pictures
 from mercato.data.mining import mine
 from mercato.data.schema import PRODUCTS
-from mercato.serving import pictures
-from mercato.serving.door import Door
-from mercato.serving.metrics import Metrics
-from mercato.serving.searching import Effort
+from mercato.search.pipeline import Effort
+from mercato.serving.guard import Door
+from mercato.serving.prometheus import Metrics
+from tests.support.served import WRITE, event, ids, search, server, wait_until
+from tests.support.small_market import KEY, TrigramEncoder, make_market, picture, products
 
 
 def all_pages(client, between=lambda: None, **body) -> list[dict]:

@@ -15,10 +15,10 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from served import application
-from small_market import KEY, HeadedEncoder, make_market
 
-from mercato.serving.app import free_port
+from mercato.serving.process import free_port
+from tests.support.served import application
+from tests.support.small_market import KEY, HeadedEncoder, make_market
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ROUTES = [
@@ -71,7 +71,6 @@ def test_a_route_answers_as_described(described, route, mode):
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
         max_examples=30 if takes else 1,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.generate],

@@ -8,26 +8,25 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import httpx
-from served import WRITE, event, ids, server, wait_until
-from small_market import TrigramEncoder, index_table, products
 
+from mercato.catalogue.events import EventMover
+from mercato.catalogue.store import Catalogue, Entry
+from mercato.catalogue.worker import Ingestion
 from mercato.data.schema import PRODUCTS
-from mercato.retrieval.index import open_index
-from mercato.serving.app import free_port
-from mercato.serving.catalogue import Catalogue, Entry
-from mercato.serving.events import EventMover
-from mercato.serving.ingestion import Ingestion
+from mercato.retrieval.open import open_index
+from mercato.serving.process import free_port
+from tests.support.served import WRITE, event, ids, server, wait_until
+from tests.support.small_market import TrigramEncoder, index_table, products
 
-SCRIPT = Path(__file__).parent / "served_process.py"
+SCRIPT = "tests.support.served_process"
 
 
 @contextmanager
 def process(market, *faults):
     port = free_port(8200)
-    running = subprocess.Popen([sys.executable, str(SCRIPT), str(market.path), str(port), *faults])
+    running = subprocess.Popen([sys.executable, "-m", SCRIPT, str(market.path), str(port), *faults])
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
             wait_until(lambda: answers(client), seconds=30)

@@ -19,13 +19,14 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from mercato.catalogue.seeding import seed
+from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
-from mercato.models.query_head import QueryHead
-from mercato.retrieval.index import build_index, open_index, record_from_product
-from mercato.serving.api import Settings, create_app
-from mercato.serving.catalogue import Catalogue
-from mercato.serving.seeding import seed
+from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.protocol import record_from_product
+from mercato.runs.query_head import QueryHead
+from mercato.serving.routes import Settings, create_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

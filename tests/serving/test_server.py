@@ -7,18 +7,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from served import event, ids, search
-from small_market import TrigramEncoder, make_market, products
 
 from mercato import progress
+from mercato.catalogue import indexing
 from mercato.data.market import CATALOGUE
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
-from mercato.models.run import RETRIEVAL, WEIGHTS
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.index import open_index
-from mercato.serving import app, indexing, server
+from mercato.retrieval.open import open_index
+from mercato.runs.folder import RETRIEVAL, WEIGHTS
+from mercato.serving import process as app
+from mercato.serving import server
 from mercato.serving.server import KEY, KEY_FILE, serve_run
+from tests.support.served import event, ids, search
+from tests.support.small_market import TrigramEncoder, make_market, products
 
 
 class Predictor(TrigramEncoder):

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from toys import KINDS, make_market
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mercato.data.market import Market
+from tests.support.toys import KINDS, make_market
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "number", "a", "good", *KINDS, *KINDS.values(), *map(str, range(48))]
 

@@ -12,28 +12,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import make_market, pairs, products, toy_recipe
 from transformers import ResNetConfig, ResNetModel
 
 from mercato.config import Recipe, Stage
 from mercato.data.images import load_images
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.features.images import ImageSpec
 from mercato.models.build import build_towers, text_configs
-from mercato.models.image_encoder import ImageEncoder, ImageSpec
-from mercato.models.model import load
 from mercato.models.que2search import TwoTower
-from mercato.models.run import read_history
 from mercato.models.vision import PIXELS, Vision, rows_of
-from mercato.serving.predictor import Predictor
-from mercato.training import photos as photos_module
+from mercato.runs.folder import read_history
+from mercato.runs.image_encoder import ImageEncoder
+from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.torch_encoder import load
 from mercato.training import train as training
-from mercato.training.batches import Batches
-from mercato.training.image_encoder import starting_vision
-from mercato.training.objective import Objective, total
+from mercato.training.data import images as photos_module
+from mercato.training.data.batches import Batches
+from mercato.training.data.image_encoder import starting_vision
+from mercato.training.data.prepare import Prepared, prepare
 from mercato.training.optimizer import adam
-from mercato.training.prepare import Prepared, prepare
+from mercato.training.tasks.objective import Objective, total
 from mercato.training.train import train
+from tests.support.toys import make_market, pairs, products, toy_recipe
 
 COLOURS = ["red", "green", "blue", "black", "white", "yellow"]  # of the six kinds
 FINE_TUNED = toy_recipe("images.fine_tune=true", "stages.0.image_learning_rate=2e-3", "stages.0.epochs=3")

@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import products, with_photos
-from toys import make_market, toy_recipe
 from transformers import AutoModel, ViTConfig, ViTModel
 
 from mercato.errors import MercatoError
+from mercato.evaluation.baselines.zero_shot import ZeroShot
 from mercato.models.build import build_towers, text_configs
-from mercato.models.model import Model, load
-from mercato.models.zero_shot import ZeroShot
-from mercato.serving.predictor import Predictor
-from mercato.training.batches import tensors
-from mercato.training.prepare import prepare
+from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.torch_encoder import Model, load
+from mercato.training.data.batches import tensors
+from mercato.training.data.prepare import prepare
 from mercato.training.train import train
+from tests.support.toys import make_market, products, toy_recipe, with_photos
 
 
 @pytest.fixture(scope="module")

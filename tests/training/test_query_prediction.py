@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from toys import KINDS, make_market, pairs, products, toy_recipe
 
 from mercato.data.market import Market
-from mercato.evaluation.run import evaluate_run
-from mercato.models.model import Model
-from mercato.serving.predictor import Predictor
+from mercato.reports.evaluate import evaluate_run
+from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.torch_encoder import Model
 from mercato.training.train import train
+from tests.support.toys import KINDS, make_market, pairs, products, toy_recipe
 
 
 @pytest.fixture(scope="module")

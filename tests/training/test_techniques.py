@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from toys import KINDS, make_market, pairs, products, toy_recipe
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.models.model import Model, load
+from mercato.runs.torch_encoder import Model, load
 from mercato.training import train as training
-from mercato.training.prepare import prepare
+from mercato.training.data.prepare import prepare
 from mercato.training.train import train
+from tests.support.toys import KINDS, make_market, pairs, products, toy_recipe
 
 pytestmark = pytest.mark.usefixtures("unexported")
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -12,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from toys import KINDS, make_market, pairs, products, toy_recipe
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.models.model import Model, load
+from mercato.runs.torch_encoder import Model, load
 from mercato.training import train as training
 from mercato.training.train import train
+from tests.support.toys import KINDS, make_market, pairs, products, toy_recipe, with_photos
 
 pytestmark = pytest.mark.usefixtures("unexported")
 
@@ -136,7 +134,7 @@ def test_kill_9(toys, unbroken, tmp_path):
         import os, signal, sys
         from pathlib import Path
         import torch
-        from toys import toy_recipe
+        from tests.support.toys import toy_recipe
         from mercato.data.market import Market
         from mercato.training import train as training
 
@@ -151,7 +149,7 @@ def test_kill_9(toys, unbroken, tmp_path):
         """
     )
     run = tmp_path / "run"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     killed = subprocess.run(
         [sys.executable, "-c", script, str(toys.path), str(run)], env=environment, capture_output=True, check=False
     )
@@ -195,17 +193,6 @@ def test_two_stages_go_on_from_each_other(toys, tmp_path):
     train(recipe, toys, tmp_path / "run")
     first, second = ([row for row in history(tmp_path / "run") if row["stage"] == n] for n in (1, 2))
     assert second[0]["validation/roc_auc"] == max(row["validation/roc_auc"] for row in first)
-
-
-def photo(colour: str) -> dict:
-    content = io.BytesIO()
-    Image.new("RGB", (20, 30), colour).save(content, "PNG")
-    return {"bytes": content.getvalue(), "path": None}
-
-
-def with_photos(rows: list[dict]) -> list[dict]:
-    colours = ["red", "green", "blue", "black", "white", "yellow"]
-    return [row | {"images": [photo(colours[i % 6])] * (i % 3)} for i, row in enumerate(rows)]
 
 
 def only(rows: list[dict], *fields: str) -> list[dict]:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.table import Table
 
 from mercato.benchmarks.machine import machine
 from mercato.config import Recipe
+from mercato.features.featurizer import FeatureSpec, Featurizer
+from mercato.features.tokenizer import train_tokenizer
 from mercato.models.build import build_towers, text_configs
-from mercato.models.export import export
-from mercato.models.model import Model
-from mercato.serving.predictor import Predictor
-from mercato.text.features import FeatureSpec, Featurizer
-from mercato.text.tokenizer import train_tokenizer
+from mercato.runs.export import export
+from mercato.runs.latency import QUERIES, latency, made_up_queries, time_each
+from mercato.runs.torch_encoder import Model
 
-QUERIES, WARM_UP = 3_000, 200
 BUDGET_MS = 0.3
 
 
@@ -38,7 +34,7 @@ def run(folder: Path | None = None) -> dict[str, Any]:
         times = latency(folder)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        reference = _time(lambda query: model.encode_queries([query], "us"), _queries(QUERIES // 3))
+        reference = time_each(lambda query: model.encode_queries([query], "us"), made_up_queries(QUERIES // 3))
         torch.set_num_threads(threads)
     return {
         **times,
@@ -50,20 +46,6 @@ def run(folder: Path | None = None) -> dict[str, Any]:
         "vocabulary": model.featurizer.spec.vocabulary,
         "machine": machine(),
     }
-
-
-def latency(folder: Path) -> dict[str, float]:
-    """Milliseconds from a new string to its vector in the predictor, one thread: `p50_ms`, `p99_ms`, `queries`."""
-    predictor = Predictor(folder, threads=1)
-    predictor.encode_queries(["warm up"], "us")
-    return _time(lambda query: predictor.encode_queries([query], "us"), _queries(QUERIES))
-
-
-def exported(differences: dict[str, float], times: dict[str, float]) -> str:
-    """What `mercato export` says: how far ONNX is from torch, and how fast the query path is."""
-    lines = [f"{tower} tower: ONNX differs from torch by {worst:.1e} at most" for tower, worst in differences.items()]
-    speed = f"string → query vector, one thread: {times['p50_ms']:.3f} ms p50, {times['p99_ms']:.3f} ms p99"
-    return "\n".join([*lines, speed])
 
 
 def table(figures: dict[str, Any]) -> Table:
@@ -79,32 +61,12 @@ def table(figures: dict[str, Any]) -> Table:
     return grid
 
 
-def _time(encode: Callable[[str], Any], queries: list[str]) -> dict[str, float]:
-    for query in queries[:WARM_UP]:
-        encode(query)
-    seconds = []
-    for query in queries[WARM_UP:]:
-        start = time.perf_counter()
-        encode(query)
-        seconds.append(time.perf_counter() - start)
-    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
-    return {"p50_ms": float(p50), "p99_ms": float(p99), "queries": len(seconds)}
-
-
-def _queries(count: int) -> list[str]:
-    """Distinct strings of one to four made-up words: about as long as a marketplace's queries."""
-    generator = np.random.default_rng(0)
-    syllables = ["so", "fa", "re", "d", "ta", "ble", "la", "mp", "bi", "ke", "cha", "ir", "wo", "od", "gu", "ita", "r"]
-    words = ["".join(generator.choice(syllables, generator.integers(2, 4))) for _ in range(4_000)]
-    return [" ".join(generator.choice(words, generator.integers(1, 5))) + f" {i}" for i in range(count)]
-
-
 def _untrained(folder: Path) -> None:
     recipe = Recipe(name="que2search (untrained)")
     recipe = recipe.model_copy(
         update={"product_tower": recipe.product_tower.model_copy(update={"channels": ("title_trigrams",)})}
     )
-    tokenizer = train_tokenizer(_queries(20_000), recipe.text.vocabulary)
+    tokenizer = train_tokenizer(made_up_queries(20_000), recipe.text.vocabulary)
     spec = FeatureSpec(
         query_channels=recipe.query_tower.channels,
         product_channels=recipe.product_tower.channels,

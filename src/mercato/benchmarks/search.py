@@ -24,7 +24,8 @@ from rich.table import Table
 from mercato.benchmarks.machine import cpu
 from mercato.progress import note, track
 from mercato.retrieval.expression import Expression, Filters
-from mercato.retrieval.index import Hit, Index, IndexRecord, build_index, open_index
+from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.protocol import Hit, Index, IndexRecord
 
 BUDGET = {"p99_ms": 5.0, "recall@10": 0.99}
 

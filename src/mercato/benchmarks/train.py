@@ -21,15 +21,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from mercato.benchmarks.machine import machine
 from mercato.config import Recipe
-from mercato.data.simulation.listings import make_catalogue
 from mercato.errors import MercatoError
+from mercato.features.featurizer import FeatureSpec, Featurizer
+from mercato.features.tokenizer import SPECIAL, pretrained_tokenizer, train_tokenizer
 from mercato.models.build import build_towers, text_configs
 from mercato.progress import track
-from mercato.text.features import FeatureSpec, Featurizer
-from mercato.text.tokenizer import SPECIAL, pretrained_tokenizer, train_tokenizer
-from mercato.training.batches import Batches, Examples
+from mercato.simulation.listings import make_catalogue
+from mercato.training.data.batches import Batches, Examples
 from mercato.training.module import StageModule
-from mercato.training.objective import Objective
+from mercato.training.tasks.objective import Objective
 
 BUDGET = 1.5
 TOKENS = 64  # of a text, at most

@@ -1,1 +1,1 @@
-"""The market: its schema, reading, checking, importing; its event log mined into pairs; a simulated one to learn on."""
+"""The market: its schema, reading, checking, importing, and its event log mined into pairs."""

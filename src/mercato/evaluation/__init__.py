@@ -1,1 +1,1 @@
-"""How good is a search: one metric a file, their intervals, the baselines, and the report."""
+"""How good a search is: metrics, baselines, robustness and interpretation, as typed results."""

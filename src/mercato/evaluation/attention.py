@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mercato.data.normalize import normalize
-from mercato.evaluation.arrays import BoolArray, FloatArray
-from mercato.evaluation.bootstrap import NORMAL_95
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray
+from mercato.evaluation.metrics.bootstrap import NORMAL_95
 
 SHORT = 5  # characters: below them the paper's trigrams win
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from mercato.data.images import load_images
 from mercato.data.schema import TABLES
-from mercato.evaluation.arrays import BoolArray, FloatArray, IntArray
+from mercato.evaluation.dataset import Lists
 from mercato.evaluation.evaluate import OURS, Evaluation
-from mercato.evaluation.knn import recall_and_precision
-from mercato.evaluation.ndcg import ndcg
-from mercato.evaluation.tasks import Lists
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
+from mercato.evaluation.metrics.knn import recall_and_precision
+from mercato.evaluation.metrics.ndcg import ndcg
 
 PHOTO_SIZE = 176
 CURVE_POINTS = 200

@@ -15,12 +15,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mercato.evaluation.arrays import FloatArray
+from mercato.evaluation.metrics.arrays import FloatArray
+from mercato.features.featurizer import Features
 from mercato.models.channels import Channels, join_rows
-from mercato.models.model import Model
 from mercato.models.que2search import Tower
 from mercato.progress import track
-from mercato.text.features import Features
+from mercato.runs.torch_encoder import Model
 
 BATCH = 256
 

@@ -14,10 +14,11 @@ import pyarrow as pa
 from mercato.data.market import Market
 from mercato.data.pairs import moment_of
 from mercato.errors import MercatoError
-from mercato.evaluation.arrays import FloatArray, IntArray
-from mercato.evaluation.batch_recall import diagonal_in_top, draw_batches
-from mercato.evaluation.bm25 import BM25, FIELDS
-from mercato.evaluation.bootstrap import (
+from mercato.evaluation.baselines.bm25 import BM25, FIELDS
+from mercato.evaluation.dataset import EARLIER, Lists, Split, Tasks
+from mercato.evaluation.metrics.arrays import FloatArray, IntArray
+from mercato.evaluation.metrics.batch_recall import diagonal_in_top, draw_batches
+from mercato.evaluation.metrics.bootstrap import (
     RESAMPLES,
     Interval,
     Statistic,
@@ -28,16 +29,14 @@ from mercato.evaluation.bootstrap import (
     query_mean,
     resample,
 )
-from mercato.evaluation.knn import recall_and_precision
-from mercato.evaluation.ndcg import ndcg
-from mercato.evaluation.recall import recall_at_k
-from mercato.evaluation.roc_auc import per_query_roc_auc
+from mercato.evaluation.metrics.knn import recall_and_precision
+from mercato.evaluation.metrics.ndcg import ndcg
+from mercato.evaluation.metrics.recall import recall_at_k
+from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
-from mercato.evaluation.tasks import EARLIER, Lists, Split, Tasks
-from mercato.evaluation.withheld import COLUMNS
-from mercato.models.encoder import Encoder
-from mercato.models.run import RunEncoder
+from mercato.features.drop import COLUMNS
 from mercato.progress import track
+from mercato.runs.encoder import Encoder, RunEncoder
 
 OURS = "mercato"
 RESERVED = {OURS, "bm25", "random", "popular"}  # the last is a baseline of query prediction

@@ -14,19 +14,19 @@ from rich.table import Table
 from mercato.data.market import Market
 from mercato.data.pairs import moment_of
 from mercato.errors import MercatoError
-from mercato.evaluation.arrays import IntArray
 from mercato.evaluation.attention import mean_weights, short_and_long, weights_by_length
-from mercato.evaluation.charts import decimal
+from mercato.evaluation.dataset import EARLIER, Lists, Tasks
 from mercato.evaluation.encoded import EncodedTower, encode_products, encode_queries
-from mercato.evaluation.explain_report import write_explain_report
-from mercato.evaluation.html import percent
 from mercato.evaluation.importance import importance
-from mercato.evaluation.roc_auc import roc_auc
-from mercato.evaluation.tasks import EARLIER, Lists, Tasks
+from mercato.evaluation.metrics.arrays import IntArray
+from mercato.evaluation.metrics.roc_auc import roc_auc
 from mercato.files import write_whole
-from mercato.models.image_vectors import products_with_vectors
-from mercato.models.model import load
 from mercato.models.que2search import fields_of
+from mercato.reports.charts import decimal
+from mercato.reports.explanation_page import write_explain_report
+from mercato.reports.html import percent
+from mercato.runs.image_vectors import products_with_vectors
+from mercato.runs.torch_encoder import load
 
 JSON, HTML = "explain.json", "explain.html"
 MOST_PAIRS = 20_000  # more would not move a share; whole queries are left out at random

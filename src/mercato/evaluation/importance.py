@@ -15,9 +15,9 @@ import torch
 from captum.attr import FeatureAblation
 from torch import Tensor
 
-from mercato.evaluation.arrays import BoolArray, FloatArray, IntArray
-from mercato.evaluation.bootstrap import interval, pooled_auc, resample
 from mercato.evaluation.encoded import EncodedTower
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
+from mercato.evaluation.metrics.bootstrap import interval, pooled_auc, resample
 from mercato.models.channels import Channels
 from mercato.progress import track
 

@@ -16,19 +16,19 @@ from rich.table import Table
 from mercato.data.market import Market
 from mercato.data.pairs import held_out_pairs, moment_of
 from mercato.errors import MercatoError
-from mercato.evaluation.arrays import FloatArray, IntArray, Vectors
-from mercato.evaluation.bootstrap import RESAMPLES, interval, point, resample
-from mercato.evaluation.charts import decimal
+from mercato.evaluation.dataset import EARLIER
 from mercato.evaluation.evaluate import OURS, Evaluation
-from mercato.evaluation.html import signed
-from mercato.evaluation.robustness_report import Headline, lost, measured_headlines, rows, write_robustness_report
+from mercato.evaluation.metrics.arrays import FloatArray, IntArray, Vectors
+from mercato.evaluation.metrics.bootstrap import RESAMPLES, interval, point, resample
 from mercato.evaluation.systems import PRODUCT_BATCH, VectorSystem
-from mercato.evaluation.tasks import EARLIER
-from mercato.evaluation.withheld import Fields, blank, fields_and_groups, fields_read
+from mercato.features.drop import Fields, blank, fields_and_groups, fields_read
 from mercato.files import write_whole
-from mercato.models.image_vectors import products_with_vectors
-from mercato.models.model import Model, load
 from mercato.progress import track
+from mercato.reports.charts import decimal
+from mercato.reports.html import signed
+from mercato.reports.robustness_page import Headline, lost, measured_headlines, rows, write_robustness_report
+from mercato.runs.image_vectors import products_with_vectors
+from mercato.runs.torch_encoder import Model, load
 
 HTML = "robustness.html"
 TABLES = 3  # for a terminal; the page has every metric

@@ -12,11 +12,11 @@ import polars as pl
 import pyarrow as pa
 
 from mercato.errors import MercatoError
-from mercato.evaluation.arrays import FloatArray, IntArray, Vectors
-from mercato.evaluation.bm25 import BM25
-from mercato.evaluation.knn import nearest
-from mercato.models.encoder import Encoder
+from mercato.evaluation.baselines.bm25 import BM25
+from mercato.evaluation.metrics.arrays import FloatArray, IntArray, Vectors
+from mercato.evaluation.metrics.knn import nearest
 from mercato.progress import track
+from mercato.runs.encoder import Encoder
 
 PRODUCT_BATCH = 256
 QUERY_BATCH = 1024

@@ -1,1 +1,1 @@
-"""Encoders of one field each, fusions, and one file a paper: its two towers."""
+"""The nn.Modules: towers, one file a paper, and the encoders and fusions that they are made of."""

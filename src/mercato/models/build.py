@@ -8,13 +8,13 @@ from transformers import PretrainedConfig
 
 from mercato.config import Recipe
 from mercato.errors import MercatoError
+from mercato.features.featurizer import FeatureSpec
 from mercato.models.bags import TrigramBag
 from mercato.models.fusion import AttentionFusion, ConcatFusion, late_fusion
 from mercato.models.packed import can_pack
 from mercato.models.que2engage import FusedProductTower
 from mercato.models.que2search import ProductTower, QueryTower, TwoTower
 from mercato.models.text_encoder import LOUDNESS, TextEncoder, build_backbone, pretrained_config, scratch_config
-from mercato.text.features import FeatureSpec
 
 TextConfigs = dict[str, PretrainedConfig]
 """The transformers' configurations by tower, "query" and "product"; a tower without text has none."""

@@ -13,7 +13,7 @@ VARIED = 1e-4  # variance under which an input (of 0 and 1: one row in ten thous
 
 
 class ContextEncoder(nn.Module):
-    """Numbers (B, 2F) and category ids (B, G) → (B, D). See `mercato.text.context` for both.
+    """Numbers (B, 2F) and category ids (B, G) → (B, D). See `mercato.features.context` for both.
 
     The normalisation's statistics are those of all rows that trained, not of the last few: the inputs do not change as
     the model learns, and a rare class may well be absent from the last batches.

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mercato.config import Recipe
+from mercato.features.featurizer import FeatureSpec
 from mercato.models.channels import Channels
 from mercato.models.que2search import ProductTower
 from mercato.models.text_encoder import TextEncoder
-from mercato.text.features import FeatureSpec
 
 
 class FusedProductTower(ProductTower):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mercato import config
+from mercato.features.featurizer import FeatureSpec
 from mercato.models.bags import Category, TrigramBag
 from mercato.models.channels import Channels
 from mercato.models.context_encoder import ContextEncoder
@@ -20,7 +21,6 @@ from mercato.models.fusion import late_fusion
 from mercato.models.image_set import ImageSet
 from mercato.models.text_encoder import TextEncoder
 from mercato.models.vision import Vision
-from mercato.text.features import FeatureSpec
 
 Inputs = dict[str, Tensor]
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mercato.models.image_encoder import ImageSpec
+from mercato.features.images import ImageSpec
 
 PIXELS = "pixels"
 """Among a product tower's inputs, in place of `images`: the photos that `image_mask` (B, I) counts, row by row,

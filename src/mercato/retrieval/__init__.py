@@ -1,1 +1,1 @@
-"""Retrieval: the query expression (ANN ∨ text) ∧ filters, the index protocol, and its engines."""
+"""Retrieval: the query expression (ANN ∨ text) ∧ filters, the engine protocol, hybrid merging, and the engines."""

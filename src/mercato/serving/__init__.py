@@ -1,1 +1,1 @@
-"""Serving: the catalogue of record, ingestion, the predictor, the HTTP API and the page."""
+"""Serving over HTTP: routes, bodies, middleware, and the search page."""

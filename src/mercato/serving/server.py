@@ -7,18 +7,18 @@ import secrets
 import sys
 from pathlib import Path
 
+from mercato.catalogue.indexing import products_fingerprint, run_fingerprint
+from mercato.catalogue.seeding import seed
+from mercato.catalogue.store import Catalogue
 from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
 from mercato.files import market_lock
-from mercato.models.run import load_radius
-from mercato.retrieval.index import open_index
-from mercato.serving.api import Settings, create_app
-from mercato.serving.app import free_port, serve
-from mercato.serving.catalogue import Catalogue
-from mercato.serving.indexing import products_fingerprint, run_fingerprint
-from mercato.serving.predictor import Predictor
-from mercato.serving.searching import Effort
-from mercato.serving.seeding import seed
+from mercato.retrieval.open import open_index
+from mercato.runs.folder import load_radius
+from mercato.runs.onnx_encoder import Predictor
+from mercato.search.pipeline import Effort
+from mercato.serving.process import free_port, serve
+from mercato.serving.routes import Settings, create_app
 
 KEY = "MERCATO_API_KEY"
 KEY_FILE = ".api-key"

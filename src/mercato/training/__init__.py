@@ -1,1 +1,1 @@
-"""Training: pairs into batches, the loop, stages, image vectors."""
+"""Training: stages, tasks, batches, and the loop that runs them."""

@@ -18,10 +18,10 @@ from mercato.config import Recipe
 from mercato.errors import MercatoError
 from mercato.models.que2search import TwoTower
 from mercato.progress import track
-from mercato.training.batches import Batches, Examples
-from mercato.training.modalities import MULTIMODAL, Modality
-from mercato.training.objective import Objective, total
+from mercato.training.data.batches import Batches, Examples
 from mercato.training.optimizer import adam, half_precision
+from mercato.training.tasks.modalities import MULTIMODAL, Modality
+from mercato.training.tasks.objective import Objective, total
 
 HELD_OUT = 0.1  # of the pairs
 LEAST_OVERFITTING = 0.05  # of the loss before training: a modality that hardly learns must not divide by nothing

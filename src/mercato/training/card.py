@@ -9,7 +9,7 @@ from typing import Any
 
 from mercato.config import Recipe
 from mercato.data.market import Market
-from mercato.evaluation.roc_auc import MONITOR
+from mercato.runs.folder import MONITOR
 
 
 def write_card(run: Path, recipe: Recipe, market: Market, history: list[dict[str, Any]], seconds: float) -> None:

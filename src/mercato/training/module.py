@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.errors import MercatoError
-from mercato.evaluation.roc_auc import MONITOR, roc_auc
+from mercato.evaluation.metrics.roc_auc import roc_auc
+from mercato.features.featurizer import Features, FeatureSpec
 from mercato.models.cpu import return_memory
 from mercato.models.que2search import Inputs, TwoTower
 from mercato.models.vision import PIXELS, Vision
-from mercato.text.features import Features, FeatureSpec
-from mercato.training.batches import Batch, Batches, hide, take, tensors
-from mercato.training.objective import Objective, total
+from mercato.runs.folder import MONITOR
+from mercato.training.data.batches import Batch, Batches, hide, take, tensors
+from mercato.training.data.images import Photos, ahead
 from mercato.training.optimizer import adam, schedule
-from mercato.training.photos import Photos, ahead
+from mercato.training.tasks.objective import Objective, total
 
 
 @dataclass(frozen=True)

@@ -22,24 +22,23 @@ from torch.utils.data import DataLoader
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.evaluation.roc_auc import MONITOR
 from mercato.files import refuse_foreign, replace_folder, write_whole
 from mercato.models.build import build_towers, text_configs
-from mercato.models.export import export
-from mercato.models.image_encoder import copy_image_encoder
-from mercato.models.model import Model
 from mercato.models.que2search import TwoTower
-from mercato.models.run import HISTORY, RECIPE, SPEC, load_image_encoder, read_history, save_radius
 from mercato.progress import console, note
-from mercato.training.batches import Batches
+from mercato.runs.export import export
+from mercato.runs.folder import HISTORY, MONITOR, RECIPE, SPEC, load_image_encoder, read_history, save_radius
+from mercato.runs.image_encoder import copy_image_encoder
+from mercato.runs.torch_encoder import Model
 from mercato.training.blending import estimate_blend
 from mercato.training.card import write_card
-from mercato.training.image_encoder import starting_vision, write_image_encoder
-from mercato.training.modalities import Modality, given_blend, modalities
+from mercato.training.data.batches import Batches
+from mercato.training.data.image_encoder import starting_vision, write_image_encoder
+from mercato.training.data.prepare import Prepared, prepare
 from mercato.training.module import StageModule, Validation
-from mercato.training.objective import HEAD_SCALE, Objective
 from mercato.training.optimizer import half_precision
-from mercato.training.prepare import Prepared, prepare
+from mercato.training.tasks.modalities import Modality, given_blend, modalities
+from mercato.training.tasks.objective import HEAD_SCALE, Objective
 
 BLENDING = "blending.json"
 

@@ -1,0 +1,60 @@
+"""`mercato index`: every product of a market embedded and indexed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mercato.data.market import Market
+from mercato.progress import track
+from mercato.retrieval.open import build_index
+from mercato.retrieval.protocol import IndexRecord, record_from_product
+from mercato.runs.folder import WEIGHTS
+from mercato.runs.image_vectors import products_with_vectors
+from mercato.runs.onnx_encoder import Predictor
+
+BATCH = 256
+
+
+def run_fingerprint(run: Path) -> str:
+    """Names a run's weights: an index must have been made by the run that serves it."""
+    with (run / WEIGHTS).open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
+
+
+def products_fingerprint(market: Market) -> str:
+    """Names the content of the products table. The other tables grow while a market is served and change no index."""
+    digest = hashlib.sha256()
+    for file in market.files("products"):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def index_market(run: Path, market: Market, url: str, now: datetime | None = None) -> dict[str, Any]:
+    """Embed the market's products with a run and build the index at `url`, whole or not at all.
+
+    Returns the index's description. Of rows with one product_id the first stands. What was written through the API
+    since is indexed again by the next server. Listings are as old as at the moment `now`; None: as they are today.
+    """
+    predictor = Predictor(run, market.path, threads=2)
+    predictor.now = now
+    # The moment makes every build another: what the API wrote since must be indexed again, also by the same run.
+    made_by = f"{run_fingerprint(run)} {products_fingerprint(market)} {datetime.now(UTC).isoformat(timespec='seconds')}"
+    return build_index(url, _records(predictor, market, run), predictor.dimension, made_by)
+
+
+def _records(predictor: Predictor, market: Market, run: Path) -> Iterator[IndexRecord]:
+    products = products_with_vectors(market, predictor, run)
+    seen: set[str] = set()
+    starts = range(0, products.num_rows, BATCH)
+    for start in track(starts, f"products → vectors → index (batches of {BATCH})"):
+        rows = []
+        for row in products.slice(start, BATCH).to_pylist():
+            if row["product_id"] not in seen:
+                seen.add(row["product_id"])
+                rows.append(row)
+        yield from map(record_from_product, rows, predictor.encode_products(rows))

@@ -1,0 +1,1 @@
+"""One metric a file, and the bootstrap intervals of all of them."""

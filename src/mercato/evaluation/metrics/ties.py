@@ -1,0 +1,37 @@
+"""What a ranking with ties shows at each rank, on average over every order of the tied products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mercato.evaluation.metrics.arrays import FloatArray, IntArray, require_finite, run_starts
+
+
+def expected_gains(
+    groups_P: IntArray, gains_P: FloatArray, scores_P: FloatArray
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Rank each query's pairs by descending score; tied pairs share the mean of their gains.
+
+    A metric that is linear in the gains is then its expectation over all orders of the ties, so that a constant scorer
+    gets what a random one gets on average, whatever the order of the table (McSherry & Najork, ECIR 2008).
+
+    Returns:
+        groups (P,), rank (P,) from 0 within the query, expected gain (P,) at that rank: in ranked order.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    scores = require_finite(scores_P)
+    order_P = np.lexsort((-scores, groups_P))
+    groups = np.asarray(groups_P)[order_P]
+    run_P = _number_of_run(run_starts(groups, scores[order_P]), len(groups))
+    mean_S = np.bincount(run_P, np.asarray(gains_P, dtype=np.float64)[order_P]) / np.maximum(np.bincount(run_P), 1)
+    first_P = run_starts(groups)
+    rank_P = np.arange(len(groups)) - first_P[_number_of_run(first_P, len(groups))]
+    return groups, rank_P, mean_S[run_P]
+
+
+def _number_of_run(starts: IntArray, size: int) -> IntArray:
+    begins = np.zeros(size, dtype=np.int64)
+    begins[starts] = 1
+    return np.cumsum(begins) - 1

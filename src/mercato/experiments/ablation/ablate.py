@@ -1,0 +1,93 @@
+"""`mercato ablate`: do the runs that a study lacks, then write its table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from mercato.config import Recipe
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.evaluation.dataset import Tasks
+from mercato.evaluation.evaluate import OURS, Evaluation
+from mercato.evaluation.metrics.bootstrap import point
+from mercato.evaluation.systems import RandomSystem
+from mercato.experiments.ablation.jobs import Job, do_missing, run_name
+from mercato.experiments.ablation.study import Study
+from mercato.experiments.ablation.table import build
+from mercato.files import write_whole
+from mercato.progress import note
+from mercato.reports.study_page import page
+from mercato.reports.study_text import markdown
+
+RUNS = "runs"
+
+
+def ablate(
+    study: Study, folder: Path, market: Market, out: Path, *, jobs: int | None = None, keep: bool = False
+) -> dict[str, Any]:
+    """Train and measure every row of a study with every seed, as far as `out` lacks them, and write its table.
+
+    Args:
+        study: rows, seeds, metrics (`load_study`).
+        folder: where the study's recipes may lie as files.
+        market: to train and measure on.
+        out: gets `STUDY.json`, `STUDY.md`, `STUDY.html`, and `runs/`, which studies share: a run is named by its recipe
+            and its market, and what is there is not done again.
+        jobs: processes at once, which share the cores; None: one a core, or one in all where there is a GPU.
+        keep: keep each run whole (weights, ONNX towers); else its recipe, history and figures.
+
+    Returns:
+        What `STUDY.json` holds.
+
+    Raises:
+        MercatoError: a row's recipe is wrong, the market does not allow a metric (both before anything is trained),
+            or runs failed.
+    """
+    recipes = study.recipes(folder)
+    if out.exists() and not out.is_dir():
+        raise MercatoError(f"{out} exists and is not a folder: give a new folder")
+    require_metrics(market, study.metrics)
+    note(f"[bold]{escape(study.title)}[/]: rows {len(study.rows)}, seeds {len(study.seeds)}")
+    fingerprint = market.fingerprint()
+
+    def job(number: int, seed: int) -> Job:
+        recipe = Recipe.model_validate(recipes[number].model_dump() | {"seed": seed})
+        return Job(f"row {study.rows[number].name!r}, seed {seed}", recipe, out / RUNS / run_name(recipe, fingerprint))
+
+    grid = [[job(number, seed) for seed in study.seeds] for number in range(len(recipes))]
+    every_row_first = [row[place] for place in range(len(study.seeds)) for row in grid]  # a first table soon
+    do_missing(every_row_first, market, at_once=jobs, keep=keep)
+    table = build(study, market, fingerprint, [[job.run for job in row] for row in grid])
+    write_whole(out / f"{study.name}.json", json.dumps(table, indent=1) + "\n")
+    write_whole(out / f"{study.name}.md", markdown(table))
+    write_whole(out / f"{study.name}.html", page(table))
+    return table
+
+
+def require_metrics(market: Market, metrics: Sequence[str]) -> None:
+    """Make sure that the market's tables allow every metric, by measuring chance.
+
+    Raises:
+        MercatoError: they do not; the message names those that they allow.
+    """
+    tasks = Tasks.read(market, "test")
+    chance = Evaluation(market, tasks, {OURS: RandomSystem(len(tasks.product_ids), 0)}, 0)
+    for metric in metrics:
+        part, _, name = metric.partition(".")
+        if part not in chance.parts:
+            allowed = f"allows {', '.join(chance.parts)}" if chance.parts else "has no test judgments, no engaged pairs"
+            raise MercatoError(f"metrics: {metric} cannot be measured on {market.path}; it {allowed}")
+        known, counts = chance.part(part, OURS)
+        if name not in known:
+            raise MercatoError(f"metrics: {part} has no {name}; it has {', '.join(known)}")
+        defined = [each for each, statistic in known.items() if point(statistic, counts["queries"]) is not None]
+        if name not in defined:
+            raise MercatoError(
+                f"metrics: {metric} is undefined on {market.path}, which has no positive and negative pairs to compare;"
+                f" defined there: {', '.join(defined) or 'nothing'}"
+            )

@@ -1,0 +1,1 @@
+"""Tower inputs as arrays: tokens, trigrams, image vectors, context."""

@@ -1,0 +1,1 @@
+"""Charts, and every HTML page and terminal table that a verb leaves."""

@@ -1,0 +1,398 @@
+"""`robustness.html`: one self-contained page that shows what runs lose when a field is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mercato.files import write_whole
+from mercato.reports.charts import decimal, ticks
+from mercato.reports.html import document, legend, percent, signed, today
+
+Tree = Mapping[str, Any]
+
+NAMES = {"images": "photos", "created_at": "listing date", "text": "all text", "context": "all context"}
+COLOURS = ("s0", "s1", "s3", "s4", "s2")  # of the runs
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A metric with a chart of its own."""
+
+    part: str
+    metric: str
+    label: str
+
+    def of(self, tree: Tree) -> Any:
+        """What the tree holds for the metric; None for nothing."""
+        return tree.get(self.part, {}).get(self.metric)
+
+
+HEADLINES = (
+    Headline("relevance", "roc_auc", "relevance ROC AUC"),
+    Headline("engagement", "roc_auc", "engagement ROC AUC"),
+    Headline("knn", "recall@10", "KNN recall@10"),
+    Headline("unseen", "recall@10", "KNN recall@10, pairs new to the log"),
+    Headline("relevance", "ndcg@10", "relevance nDCG@10"),
+    Headline("batch", "recall@1", "batch recall@1"),
+)
+FIRST = 2  # of the headlines are drawn on one scale, side by side
+
+
+@dataclass(frozen=True)
+class Row:
+    """One field, one metric: each run's loss (None: it does not read the field), and the first two runs compared."""
+
+    field: str
+    losses: Sequence[Tree | None]
+    less_lost: Tree | None
+    ahead: Tree | None
+
+    @property
+    def name(self) -> str:
+        """What a person calls the field."""
+        return name_of(self.field)
+
+
+def name_of(field: str) -> str:
+    """What a person calls a field."""
+    return NAMES.get(field, field.removeprefix("attributes.").replace("_", " "))
+
+
+def lost(value: float) -> str:
+    """A loss: .021, or −.007 for a gain."""
+    return signed(value).removeprefix("+")
+
+
+def measured_headlines(result: Tree) -> list[Headline]:
+    """Those that every run has a figure for."""
+    return [headline for headline in HEADLINES if all(headline.of(run["whole"]) for run in result["runs"])]
+
+
+def rows(result: Tree, headline: Headline) -> list[Row]:
+    """A row a field, first the one whose absence costs most of the first headline metric."""
+    first = measured_headlines(result)[0]
+
+    def loss(run: Tree, field: str, of: Headline) -> Tree | None:
+        read = run["fields"][field]
+        found: Tree | None = read and of.of(read["metrics"])
+        return found
+
+    def worst(field: str) -> float:
+        found = (loss(run, field, first) for run in result["runs"])
+        return max(float(each["loss"]) for each in found if each)
+
+    compared = (result["comparison"] or {}).get("fields", {})
+    return [
+        Row(
+            field,
+            [loss(run, field, headline) for run in result["runs"]],
+            both["less_lost"] if (both := headline.of(compared.get(field, {}))) else None,
+            both and both["ahead"],
+        )
+        for field in sorted(result["fields"], key=worst, reverse=True)
+    ]
+
+
+def write_robustness_report(result: Tree, path: Path) -> None:
+    """Write what `mercato.evaluation.robustness.robustness` returned as one HTML file that needs nothing beside it."""
+    sections = [_head(result), _charts(result), _who_loses_less(result), _tables(result), _method(result)]
+    style = files("mercato.reports").joinpath("robustness.css").read_text()
+    write_whole(path, document(_title(result), sections, style))
+
+
+# --- sections
+
+
+def _title(result: Tree) -> str:
+    names = [run["name"] for run in result["runs"]]
+    verb = "loses" if len(names) == 1 else "lose"
+    return f"What {', '.join(names[:-1])}{' and ' if names[1:] else ''}{names[-1]} {verb} when a field is missing"
+
+
+def _head(result: Tree) -> str:
+    pair = [headline for headline in HEADLINES[:FIRST] if headline in measured_headlines(result)]
+    told = _verdicts(result, pair) if result["comparison"] else _worst(result, pair)
+    lead = "".join(f'<p class="lead">{sentence}</p>' for sentence in told)
+    return (
+        f'<div class="eyebrow">Robustness on {escape(result["market"])} · {today()}</div>'
+        f"<h1>{escape(_title(result))}</h1>{lead}"
+    )
+
+
+def _worst(result: Tree, headlines: Sequence[Headline]) -> list[str]:
+    """The single field whose absence surely costs most, for each headline."""
+    told = []
+    for headline in headlines:
+        single = [row for row in rows(result, headline) if len(result["fields"][row.field]) == 1]
+        sure = [row for row in single if row.losses[0] and _sure(row.losses[0]["interval"]) > 0]
+        if not sure:
+            told.append(f"Without any one field the {headline.label} is no worse beyond chance.")
+            continue
+        worst = max(sure, key=lambda row: row.losses[0]["loss"] if row.losses[0] else 0.0)
+        whole, without = headline.of(result["runs"][0]["whole"])["value"], worst.losses[0]
+        assert without is not None
+        told.append(
+            f"The {headline.label} suffers most without <b>{escape(worst.name)}</b>: {decimal(without['value'])} in"
+            f" place of {decimal(whole)}."
+        )
+    return told
+
+
+def _verdicts(result: Tree, headlines: Sequence[Headline]) -> list[str]:
+    """Which of the first two runs loses less: only a difference whose interval excludes 0 counts."""
+    comparison = result["comparison"]
+    first, second = escape(comparison["first"]), escape(comparison["second"])
+    told = []
+    for headline in headlines:
+        less_lost = {row.name: _sure(row.less_lost["interval"]) for row in rows(result, headline) if row.less_lost}
+        less, more, alike = ([name for name, sure in less_lost.items() if sure == sign] for sign in (1, -1, 0))
+        parts = [
+            f"<b>{run} loses less</b> without {escape(_listed(names))}"
+            for run, names in ((second, less), (first, more))
+            if names
+        ]
+        if alike:
+            which = f"the other {len(alike)}" if parts else f"any of the {len(alike)} fields and groups"
+            parts.append(f"without {which} there is no difference beyond chance")
+        whole = headline.of(comparison["whole"])
+        by = f"by {decimal(abs(whole['difference']))}"
+        place = {1: f"ahead {by}", -1: f"behind {by}", 0: "level, within chance"}[_sure(whole["interval"])]
+        parts.append(f"with every field in place {second} is {place}")
+        told.append(f"Of {headline.label}, {'; '.join(parts)}.")
+    return told
+
+
+def _charts(result: Tree) -> str:
+    shown = measured_headlines(result)
+    together = [headline for headline in HEADLINES[:FIRST] if headline in shown]
+    spans = {headline: _span(_marks(result, headline)) for headline in shown}
+    low, high = min(spans[one][0] for one in together or shown), max(spans[one][1] for one in together or shown)
+    spans |= dict.fromkeys(together, (low, high))
+    panels = "".join(
+        f'<div class="panel"><h3>{escape(headline.label)} <small>lost, of {_wholes(result, headline)}</small></h3>'
+        f"{_bars(_marks(result, headline), spans[headline])}</div>"
+        for headline in shown
+    )
+    marks = legend([*_coloured(result), ("pale: may be chance (the interval holds 0)", "pale s2")])
+    one_scale = " The first two charts share a scale." if len(together) == FIRST else ""
+    return (
+        '<h2>What is lost without each field</h2><p class="soft">All products are encoded again as if nobody had filled'
+        " the field in; the queries stay. A bar is the metric of the whole run less that without the field: the longer,"
+        f" the more the run needs it. Lines are 95% intervals over queries.{one_scale}</p>{marks}"
+        f'<div class="grid2">{panels}</div>'
+    )
+
+
+def _who_loses_less(result: Tree) -> str:
+    comparison = result["comparison"]
+    if not comparison:
+        return ""
+    first, second = escape(comparison["first"]), escape(comparison["second"])
+    panels = []
+    for headline in measured_headlines(result)[:FIRST]:
+        both = [row for row in rows(result, headline) if row.less_lost]
+        marks = [
+            (row.name, [(COLOURS[1] if row.less_lost["difference"] > 0 else COLOURS[0], "difference", row.less_lost)])
+            for row in both
+            if row.less_lost
+        ]
+        if marks:
+            panels.append(
+                f'<div class="panel"><h3>{escape(headline.label)} <small>loss of {first} less that of {second}</small>'
+                f"</h3>{_bars(marks, _span(marks))}</div>"
+            )
+    if not panels:
+        return ""
+    ends = legend(
+        [(f"{comparison['second']} loses less", COLOURS[1]), (f"{comparison['first']} loses less", COLOURS[0])]
+    )
+    return (
+        '<h2>Who loses less</h2><p class="soft">The same losses, one run against the other on the same resamples of the'
+        " same queries; only fields that both read. A run that has less to lose loses less: the table below also says"
+        f" which is ahead once the field is gone.</p>{ends}"
+        f'<div class="grid2">{"".join(panels)}</div>'
+    )
+
+
+def _tables(result: Tree) -> str:
+    runs, comparison = result["runs"], result["comparison"]
+    names = [f'<th class="number">{escape(run["name"])}</th><th class="number">lost</th>' for run in runs]
+    heads = "".join(names)
+    if comparison:
+        second = escape(comparison["second"])
+        heads += f'<th class="number">{second} loses less by</th><th class="number">{second} ahead by</th>'
+    body = []
+    for part, metrics in runs[0]["whole"].items():
+        for metric in metrics:
+            one = Headline(part, metric, f"{part} {metric}")
+            body.append(_whole_row(result, one))
+            body += [_field_row(row, bool(comparison)) for row in rows(result, one)]
+    return (
+        '<h2>Every metric</h2><p class="soft">Without each field: the figure, and what is lost with its 95% interval,'
+        ' red where it is surely lost.</p><div class="panel scroll"><table class="fields">'
+        f"<tr><th>without</th>{heads}</tr>"
+        f"{''.join(body)}</table></div>"
+    )
+
+
+def _whole_row(result: Tree, one: Headline) -> str:
+    cells = [f'<td class="number">{_plain(one.of(run["whole"]))}</td><td></td>' for run in result["runs"]]
+    if result["comparison"]:
+        cells.append(f'<td></td><td class="number">{_difference(one.of(result["comparison"]["whole"]))}</td>')
+    columns = 1 + 2 * len(result["runs"]) + (2 if result["comparison"] else 0)
+    label = one.label.replace("roc_auc", "ROC AUC").replace("_per_query", ", per query").replace("ndcg", "nDCG")
+    return (
+        f'<tr><td class="group" colspan="{columns}">{escape(label)}</td></tr><tr><td>nothing</td>{"".join(cells)}</tr>'
+    )
+
+
+def _field_row(row: Row, compared: bool) -> str:
+    cells = []
+    for loss in row.losses:
+        if loss is None:
+            cells.append('<td class="number soft" colspan="2">not read</td>')
+        else:
+            cells.append(f'<td class="number">{decimal(loss["value"])}</td>')
+            cells.append(f'<td class="number">{_coloured_figure(loss, "loss", lost, better=-1)}</td>')
+    if compared:
+        cells += [f'<td class="number">{_difference(tree)}</td>' for tree in (row.less_lost, row.ahead)]
+    return f"<tr><td>{escape(row.name)}</td>{''.join(cells)}</tr>"
+
+
+def _method(result: Tree) -> str:
+    n = result["n"]
+    questions = ", ".join(f"{part} {n[part]['queries']:,} queries" for part in result["runs"][0]["whole"])
+    facts = {
+        "products": f"{n['products']:,}, each encoded again for every field that it has",
+        "asked": questions,
+        "intervals": f"95%, {n['resamples']:,} bootstrap resamples of the queries, the same for every run and field",
+        "seed": str(n["seed"]),
+        "fusion": ", ".join(f"{run['name']}: {run['fusion'].replace('_', ' ')}" for run in result["runs"]),
+        "all text, all context": "all fields of the group withheld together; context leaves texts and photos alone",
+        "method": "a field is blank in every product: what derives from it (relative price, age, …) is unknown too",
+    }
+    listed = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
+    have = "".join(
+        f"<tr><td>{escape(name_of(field))}</td><td>{escape(', '.join(name_of(one) for one in members))}</td>"
+        f"{''.join(_share(run['fields'][field], n['products']) for run in result['runs'])}</tr>"
+        for field, members in result["fields"].items()
+    )
+    names = "".join(f'<th class="number">{escape(run["name"])}</th>' for run in result["runs"])
+    return (
+        f'<h2>Data and method</h2><div class="panel"><dl>{listed}</dl></div><div class="panel scroll"><h3>Products that'
+        " have the field <small>no other can lose anything</small></h3><table>"
+        f"<tr><th>field</th><th>withheld</th>{names}</tr>{have}</table></div>"
+    )
+
+
+# --- pieces
+
+Mark = tuple[str, str, Tree | None]  # colour, the figure's name in the tree, the tree; None: not read
+
+
+def _marks(result: Tree, headline: Headline) -> list[tuple[str, list[Mark]]]:
+    colours = [css for _, css in _coloured(result)]
+    return [
+        (row.name, [(css, "loss", loss) for css, loss in zip(colours, row.losses, strict=True)])
+        for row in rows(result, headline)
+    ]
+
+
+def _ends(marks: Sequence[tuple[str, Sequence[Mark]]]) -> Iterator[float]:
+    for _, bars in marks:
+        for _, name, tree in bars:
+            if tree:
+                yield from (tree[name], *(tree["interval"] or ()))
+
+
+def _span(marks: Sequence[tuple[str, Sequence[Mark]]]) -> tuple[float, float]:
+    """The ends of a scale that holds 0 and all intervals."""
+    low, high = min(0.0, *_ends(marks)), max(0.0, *_ends(marks))
+    return low, max(high, low + 0.01)  # nothing but zeros is no scale
+
+
+def _bars(marks: Sequence[tuple[str, Sequence[Mark]]], span: tuple[float, float]) -> str:
+    """Bars from 0, with their intervals, one line a field: HTML and not SVG, whose letters would shrink on a phone."""
+    low, high = span
+
+    def at(value: float) -> float:
+        return 100 * (value - low) / (high - low)
+
+    grid = "".join(
+        f'<u{" class=zero" if not tick else ""} style="left:{at(tick):.2f}%"></u>' for tick in ticks(low, high)
+    )
+    lines = []
+    for label, bars in marks:
+        drawn = []
+        for css, name, tree in bars:
+            if tree is None:
+                drawn.append(f'<span class="bar unread"><b style="left:{at(0):.2f}%">not read</b></span>')
+                continue
+            value, ends = tree[name], tree["interval"] or (tree[name], tree[name])
+            start, end = sorted((at(0), at(value)))
+            pale = "" if _sure(tree["interval"]) else " unsure-bar"
+            title = f"{signed(value)} [{signed(ends[0])}, {signed(ends[1])}]"
+            drawn.append(
+                f'<span class="bar {css}{pale}" title="{title}">'
+                f'<i style="left:{start:.2f}%;width:{end - start:.2f}%"></i>'
+                f'<em style="left:{at(ends[0]):.2f}%;width:{at(ends[1]) - at(ends[0]):.2f}%"></em>'
+                f'<b style="left:{max(end, at(ends[1])):.2f}%">{lost(value)}</b></span>'
+            )
+        lines.append(
+            f'<div class="loss"><span class="field">{escape(label)}</span>'
+            f'<span class="plot">{grid}{"".join(drawn)}</span></div>'
+        )
+    labels = {tick: f"{tick:g}".replace("0.", ".").replace("-", "−") for tick in ticks(low, high)}
+    axis = "".join(f'<span style="left:{at(tick):.2f}%">{label}</span>' for tick, label in labels.items())
+    return f'<div class="losses">{"".join(lines)}<div class="axis">{axis}</div></div>'
+
+
+def _coloured(result: Tree) -> list[tuple[str, str]]:
+    return [(run["name"], COLOURS[place % len(COLOURS)]) for place, run in enumerate(result["runs"])]
+
+
+def _wholes(result: Tree, headline: Headline) -> str:
+    return " and ".join(
+        f'<b class="{css}">{decimal(headline.of(run["whole"])["value"])}</b>'
+        for run, (_, css) in zip(result["runs"], _coloured(result), strict=True)
+    )
+
+
+def _difference(tree: Tree | None) -> str:
+    """A difference in favour of the second run, with its interval."""
+    return "–" if tree is None else _coloured_figure(tree, "difference", signed, better=1)
+
+
+def _coloured_figure(tree: Tree, name: str, told: Callable[[float], str], better: int) -> str:
+    """A figure with its interval, red or green where it is sure; `better` is the sign of a good one."""
+    span = tree["interval"]
+    if span is None:
+        return told(tree[name])
+    verdict = {1: "better", -1: "worse", 0: "unsure"}[_sure(span) * better]
+    return f'<span class="{verdict}">{told(tree[name])}</span> <small>{told(span[0])} to {told(span[1])}</small>'
+
+
+def _plain(tree: Tree | None) -> str:
+    if tree is None:
+        return "–"
+    span = tree["interval"]
+    return decimal(tree["value"]) + (f" <small>{decimal(span[0])} to {decimal(span[1])}</small>" if span else "")
+
+
+def _share(read: Tree | None, products: int) -> str:
+    told = "not read" if read is None else f"{read['products']:,} <small>{percent(read['products'] / products)}</small>"
+    return f'<td class="number">{told}</td>'
+
+
+def _sure(span: Sequence[float] | None) -> int:
+    """1 or -1 where the interval lies on one side of 0, else 0."""
+    return 0 if span is None else (span[0] > 0) - (span[1] < 0)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

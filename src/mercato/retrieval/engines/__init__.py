@@ -1,0 +1,1 @@
+"""Index engines, a folder each; `mercato.retrieval.open` chooses one by URL."""

@@ -1,0 +1,74 @@
+"""How a product's fields stand in Qdrant: what is stored, how it is indexed, and what a filter asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import qdrant_edge as qdrant
+
+from mercato.retrieval.expression import Filters, category_path
+from mercato.retrieval.protocol import IndexRecord
+
+_METRES = 1000.0
+
+INDEXES: dict[str, Any] = {
+    "category": qdrant.KeywordIndexParams(),
+    "condition": qdrant.KeywordIndexParams(),
+    "country": qdrant.KeywordIndexParams(),
+    "seller_id": qdrant.KeywordIndexParams(),
+    "attributes": qdrant.KeywordIndexParams(),
+    "price": qdrant.FloatIndexParams(),
+    "location": qdrant.GeoIndexParams(),
+    "created_at": qdrant.IntegerIndexParams(lookup=False, range=True),
+}
+
+
+def payload(record: IndexRecord) -> dict[str, Any]:
+    """Return what is stored with a record; a field that is absent is left out, so that no filter on it holds.
+
+    A category is stored with all of its ancestors ("A", "A > B", "A > B > C"), which makes a subtree one keyword.
+    """
+    fields: dict[str, Any] = {
+        "product_id": record.product_id,
+        "category": _ancestors(record.category) if record.category else None,
+        "condition": record.condition,
+        "country": record.country.strip().lower() if record.country else None,
+        "seller_id": record.seller_id,
+        "attributes": [_attribute(key, value) for key, value in record.attributes.items()],
+        "price": record.price,
+        "created_at": int(record.created_at.timestamp()) if record.created_at else 0,  # order_by leaves out the absent
+    }
+    if record.latitude is not None and record.longitude is not None:
+        fields["location"] = {"lat": record.latitude, "lon": record.longitude}
+    return {name: value for name, value in fields.items() if value not in (None, "", [])}
+
+
+def condition(filters: Filters) -> qdrant.Filter | None:
+    """Translate `filters`; None where they ask nothing."""
+    must: list[Any] = list(_conditions(filters))
+    return qdrant.Filter(must=must) if must else None
+
+
+def _conditions(filters: Filters) -> Iterator[qdrant.FieldCondition]:
+    for name in ("category", "country", "seller_id"):
+        if (value := getattr(filters, name)) is not None:
+            yield qdrant.FieldCondition(name, match=qdrant.MatchValue(value))
+    if filters.conditions:
+        yield qdrant.FieldCondition("condition", match=qdrant.MatchAny(list(filters.conditions)))
+    for key, value in filters.attributes.items():
+        yield qdrant.FieldCondition("attributes", match=qdrant.MatchValue(_attribute(key, value)))
+    if filters.price_min is not None or filters.price_max is not None:
+        yield qdrant.FieldCondition("price", range=qdrant.RangeFloat(gte=filters.price_min, lte=filters.price_max))
+    if filters.near is not None:
+        centre = qdrant.GeoPoint(lon=filters.near.longitude, lat=filters.near.latitude)
+        yield qdrant.FieldCondition("location", geo_radius=qdrant.GeoRadius(centre, filters.near.radius_km * _METRES))
+
+
+def _ancestors(category: str) -> list[str]:
+    names = category_path(category).split(" > ")
+    return [" > ".join(names[: depth + 1]) for depth in range(len(names))]
+
+
+def _attribute(key: str, value: str) -> str:
+    return f"{key}={value}".casefold()

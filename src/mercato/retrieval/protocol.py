@@ -1,0 +1,167 @@
+"""What an index is, whatever the engine: records in, hits out. `open_index` and `build_index` choose it by URL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from mercato.errors import MercatoError
+from mercato.retrieval.expression import Expression, Filters, Vector, category_path, unit_vector
+
+Part = Literal["ann", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One product found, with both scores whichever part found it.
+
+    `cosine` is 0 where the expression has no vector to compare with, `bm25` is above 0 exactly where the product
+    shares a word with the text. `found_by` names the parts whose own candidates it was among; none in a browse.
+    `exact` says that it holds every word of the text and one of them is rare (a model number); it is False where the
+    expression has no vector.
+    """
+
+    product_id: str
+    cosine: float
+    bm25: float
+    found_by: tuple[Part, ...]
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexRecord:
+    """One product as an index holds it: its unit vector (d,), the text for BM25, and the fields that filters ask about.
+
+    Raises a MercatoError that names the product and the field where a value cannot be indexed.
+    """
+
+    product_id: str
+    vector: Vector
+    title: str = ""
+    description: str | None = None
+    brand: str | None = None
+    category: str | None = None
+    price: float | None = None
+    condition: str | None = None
+    country: str | None = None
+    seller_id: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    latitude: float | None = None
+    longitude: float | None = None
+    created_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not self.product_id:
+            raise MercatoError("products: a product has no product_id, so it cannot be indexed")
+        try:
+            object.__setattr__(self, "vector", unit_vector(self.vector))
+        except ValueError as error:
+            raise self._wrong("vector", str(error)) from None
+        for name, low, high in (("price", -math.inf, math.inf), ("latitude", -90, 90), ("longitude", -180, 180)):
+            number = getattr(self, name)
+            if number is not None and not (math.isfinite(number) and low <= number <= high):
+                raise self._wrong(name, f"{number} is not a usable {name}")
+
+    def _wrong(self, name: str, why: str) -> MercatoError:
+        return MercatoError(f"product {self.product_id!r}, field {name}: {why}")
+
+    @property
+    def text(self) -> str:
+        """Everything that BM25 reads, in one string."""
+        return " \n ".join(filter(None, (self.title, self.description, self.brand, self.category)))
+
+
+def record_from_product(product: Mapping[str, Any], vector: Vector) -> IndexRecord:
+    """Make the record of one row of the products table and its vector (d,).
+
+    `attributes` may be a mapping, pairs, or {"key", "value"} structs: a map column reads as one of these, by library.
+    """
+    attributes = product.get("attributes") or {}
+    if not isinstance(attributes, Mapping):
+        pairs = ((item["key"], item["value"]) if isinstance(item, Mapping) else item for item in attributes)
+        attributes = dict(pairs)
+    created_at = product.get("created_at")
+    if created_at is not None and created_at.tzinfo is None:
+        created_at = created_at.replace(tzinfo=UTC)
+    return IndexRecord(
+        product_id=product["product_id"],
+        vector=vector,
+        title=product.get("title") or "",
+        description=product.get("description"),
+        brand=product.get("brand"),
+        category=category_path(product.get("category") or "") or None,
+        price=product.get("price"),
+        condition=product.get("condition"),
+        country=product.get("country"),
+        seller_id=product.get("seller_id"),
+        attributes={key: value for key, value in attributes.items() if key and value},
+        latitude=product.get("latitude"),
+        longitude=product.get("longitude"),
+        created_at=created_at,
+    )
+
+
+class Index(Protocol):
+    """The one face of every engine. All of it may be called from several threads at once."""
+
+    @property
+    def dimension(self) -> int:
+        """The length of its vectors."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What `build_index` was told about the run that made the vectors."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of products."""
+        ...
+
+    def search(self, expression: Expression, limit: int) -> list[Hit]:
+        """Return the candidates of `expression`, sorted by its order and then by product_id.
+
+        Each part brings its own best `limit` products, so up to 2 · `limit` hits come back: the union is real, and the
+        first `limit` of them are the best by the order. All exact hits (ten at most) come too, before the others unless
+        the order is BM25's. A browse returns `limit`.
+        Raises a MercatoError for a vector of another dimension or a limit below 1.
+        """
+        ...
+
+    def count(self, filters: Filters) -> int:
+        """Return how many products satisfy `filters`: exact while the answer is small, an estimate beyond."""
+        ...
+
+    def upsert(self, records: Iterable[IndexRecord]) -> None:
+        """Add or replace products; the next search sees all of them. All records are checked before any is written."""
+        ...
+
+    def delete(self, product_ids: Iterable[str]) -> None:
+        """Take products out; those that are not there are passed over."""
+        ...
+
+    def flush(self) -> None:
+        """Return once everything written so far would survive a power cut."""
+        ...
+
+    def compact(self) -> None:
+        """Rebuild what many upserts have left unindexed; searches and writes go on meanwhile."""
+        ...
+
+    def close(self) -> None:
+        """Flush and let go. Closing twice does nothing."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return the index itself."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        ...

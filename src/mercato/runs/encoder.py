@@ -1,0 +1,155 @@
+"""Encoders: the protocol, and what every way of running a run's towers shares. No torch here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mercato.config import Recipe
+from mercato.errors import MercatoError
+from mercato.features.featurizer import Features, Featurizer
+from mercato.features.images import checked_vectors
+from mercato.runs.image_encoder import ImageEncoder
+from mercato.runs.query_head import NO_HEAD, QueryHead
+
+BATCH = 256
+
+
+class Encoder(Protocol):
+    """Maps queries and products into one space in which the inner product is their cosine."""
+
+    @property
+    def dimension(self) -> int:
+        """The length d of a vector."""
+        ...
+
+    def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
+        """Encode queries of searchers in one country: float32 (n, d), unit length."""
+        ...
+
+    def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """Encode rows of the products schema: float32 (n, d), unit length."""
+        ...
+
+
+class RunEncoder(ABC):
+    """Raw queries and products → vectors: features as trained, photos through the run's image encoder, then a tower.
+
+    Subclasses run the towers: `mercato.runs.torch_encoder.Model` and, in ONNX, `mercato.runs.onnx_encoder.Predictor`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        featurizer: Featurizer,
+        image_encoder: ImageEncoder | None,
+        market_path: Path | None = None,
+    ) -> None:
+        self.recipe, self.featurizer, self.image_encoder = recipe, featurizer, image_encoder
+        self.market_path = market_path  # where relative image paths of products start
+        self.now: datetime | None = None  # the moment at which listings have their age; None: the clock, as in serving
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.recipe.dimension
+
+    @contextmanager
+    def at(self, moment: datetime) -> Iterator[None]:
+        """Within, listings have the age that they had at a moment."""
+        before, self.now = self.now, moment
+        try:
+            yield
+        finally:
+            self.now = before
+
+    @abstractmethod
+    def query_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The query tower on a batch of features → (B, D)."""
+
+    @abstractmethod
+    def product_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The product tower on a batch of features → (B, D)."""
+
+    @property
+    @abstractmethod
+    def query_head(self) -> QueryHead | None:
+        """The run's classification head; None where it was trained without."""
+
+    def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
+        """Query strings of searchers in `country` → (n, D) float32, unit length."""
+        return self.encode_queries_once(queries, country)
+
+    def encode_queries_once(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
+        """As `encode_queries`, for strings that nobody will ask again: past every cache."""
+        batches = [
+            self.query_vectors(self.featurizer.queries(batch, [country] * len(batch))) for batch in _batches(queries)
+        ]
+        return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
+
+    def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """Rows with columns of the products schema, any of which may be missing → (n, D) float32, unit length.
+
+        `image_embeddings` are used in place of `images` where given; photos that cannot be read are left out.
+        """
+        rows = products.to_pylist() if isinstance(products, pa.Table) else products
+        batches = [
+            self.product_vectors(self.featurizer.products(batch, self.image_vectors(batch), self.now))
+            for batch in _batches(rows)
+        ]
+        return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
+
+    def predict_queries(
+        self, products: pa.Table | Sequence[Mapping[str, Any]], k: int = 10
+    ) -> list[list[tuple[str, float]]]:
+        """Product understanding (§3.1.1): the k queries that each product most likely answers, best first.
+
+        Args:
+            products: as for `encode_products`.
+            k: how many.
+
+        Returns:
+            For each product its (query, probability), the probabilities a softmax over all queries that the head knows.
+
+        Raises:
+            MercatoError: the run has no classification head.
+        """
+        if self.query_head is None:
+            raise MercatoError(f"run {self.recipe.name}: {NO_HEAD}")
+        return self.query_head.predict(self.encode_products(products), k)
+
+    def image_vectors(self, products: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32] | None] | None:
+        """Each product's `image_embeddings`, else those of its photos: (n, V), None for none.
+
+        None in place of the list where the towers read no photos.
+
+        Raises:
+            MercatoError: given vectors are not finite vectors of V numbers.
+        """
+        spec = self.featurizer.spec
+        if "images" not in spec.product_channels:
+            return None
+        vectors: list[NDArray[np.float32] | None] = []
+        for product in products:
+            given = product.get("image_embeddings")
+            some = given is not None and len(given) > 0
+            vectors.append(checked_vectors(given, spec.image_dimension, product) if some else None)
+        if self.image_encoder is not None:
+            without = [place for place, own in enumerate(vectors) if own is None]
+            photos = (products[place].get("images") for place in without)
+            encoded = self.image_encoder.encode(photos, self.market_path or Path(), spec.max_images)
+            for place, own in zip(without, encoded, strict=True):
+                vectors[place] = own if len(own) else None
+        return vectors
+
+
+def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]

@@ -1,0 +1,71 @@
+"""A run: the folder that training leaves, and what every way of running its towers shares. No torch here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+from mercato.config import Recipe
+from mercato.errors import MercatoError
+from mercato.features.featurizer import FeatureSpec, Featurizer
+from mercato.features.tokenizer import load_tokenizer
+from mercato.runs.image_encoder import MODEL as IMAGE_MODEL
+from mercato.runs.image_encoder import ImageEncoder
+from mercato.runs.query_head import QueryHead
+
+RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"
+RETRIEVAL, QUERIES, HISTORY = "retrieval.json", "queries.json", "history.jsonl"
+QUERY_TOWER, PRODUCT_TOWER = "query_tower.onnx", "product_tower.onnx"
+MONITOR = "validation/roc_auc"  # its name in the history of a run, which early stopping goes by
+
+
+def load_recipe_and_featurizer(run: Path) -> tuple[Recipe, Featurizer]:
+    """What every loader of a run needs first."""
+    missing = [name for name in (RECIPE, SPEC, TOKENIZER, WEIGHTS) if not (run / name).is_file()]
+    if missing:
+        raise MercatoError(f"{run} is not a run: it has no {', '.join(missing)} (train one with `mercato train`)")
+    recipe = Recipe.parse((run / RECIPE).read_text(), str(run / RECIPE))
+    tokenizer: Tokenizer = load_tokenizer(run / TOKENIZER)
+    return recipe, Featurizer(FeatureSpec.load(run / SPEC), tokenizer)
+
+
+def save_radius(run: Path, radius: float | None) -> None:
+    """Write the least cosine at which a product is worth retrieving; None where training could not tell."""
+    (run / RETRIEVAL).write_text(json.dumps({"radius": radius}) + "\n")
+
+
+def load_radius(run: Path) -> float | None:
+    """What `save_radius` wrote."""
+    radius: float | None = json.loads((run / RETRIEVAL).read_text())["radius"]
+    return radius
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """What training logged, a row an epoch (`mercato.training.train`); nothing where it has not begun."""
+    log = run / HISTORY
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def load_image_encoder(run: Path, threads: int = 1) -> ImageEncoder | None:
+    """The run's image encoder; None where its market brought image vectors, or the recipe has no photos."""
+    return ImageEncoder(run, threads) if (run / IMAGE_MODEL).is_file() else None
+
+
+def load_query_head(run: Path) -> QueryHead | None:
+    """The run's classification head, of whose weights nothing else is read; None where it was trained without.
+
+    Raises:
+        MercatoError: the run's list of queries is not the one that its head was trained on.
+    """
+    if not (run / QUERIES).is_file():
+        return None
+    queries = json.loads((run / QUERIES).read_text())
+    with safe_open(run / WEIGHTS, framework="numpy") as tensors:
+        weight_CD, bias_C = tensors.get_tensor("head.weight"), tensors.get_tensor("head.bias")
+    if len(queries) != len(bias_C):
+        raise MercatoError(f"{run / QUERIES} lists {len(queries):,} queries, but the run's head has {len(bias_C):,}")
+    return QueryHead(queries, weight_CD, bias_C)

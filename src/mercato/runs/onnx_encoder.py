@@ -1,0 +1,80 @@
+"""The predictor: strings and products → vectors, with ONNX Runtime and no torch (Que2Search §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from mercato.data.normalize import clean, normalize
+from mercato.errors import MercatoError
+from mercato.features.featurizer import Features
+from mercato.runs.cache import TTLCache
+from mercato.runs.encoder import RunEncoder
+from mercato.runs.folder import (
+    PRODUCT_TOWER,
+    QUERY_TOWER,
+    load_image_encoder,
+    load_query_head,
+    load_recipe_and_featurizer,
+)
+from mercato.runs.query_head import QueryHead
+
+CACHED_QUERIES = 100_000  # vectors of 128 numbers: about 60 MB
+
+
+class Predictor(RunEncoder):
+    """A run's ONNX towers; query vectors are kept in memory for eight hours (§4), by country and query as read."""
+
+    def __init__(self, run: Path, market_path: Path | None = None, threads: int = 1) -> None:
+        """Load a run's towers, each with `threads` threads (more than one only pays for batches of products).
+
+        Raises:
+            MercatoError: the folder is not a run, or it has no exported towers.
+        """
+        recipe, featurizer = load_recipe_and_featurizer(run)
+        super().__init__(recipe, featurizer, load_image_encoder(run, threads), market_path)
+        self.cache: TTLCache[tuple[str, str | None], NDArray[np.float32]] = TTLCache(CACHED_QUERIES)
+        self._run = run
+        self._query, self._product = (_session(run / file, threads) for file in (QUERY_TOWER, PRODUCT_TOWER))
+
+    def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
+        """As `RunEncoder.encode_queries`, through the cache."""
+        same = normalize if self.featurizer.spec.normalized else clean  # what the towers cannot tell apart
+        keys = [(same(query), country) for query in queries]
+        found = [self.cache.get(key) for key in keys]
+        missing = [place for place, vector in enumerate(found) if vector is None]
+        if missing:
+            fresh = self.encode_queries_once([queries[place] for place in missing], country)
+            for place, vector in zip(missing, fresh, strict=True):
+                found[place] = vector
+                self.cache.put(keys[place], vector)
+        return np.stack([v for v in found if v is not None]) if found else self.encode_queries_once([], country)
+
+    @cached_property
+    def query_head(self) -> QueryHead | None:
+        """The run's classification head, read when first asked for; None where it was trained without."""
+        return load_query_head(self._run)
+
+    def query_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The query tower on a batch of features → (B, D)."""
+        vectors: NDArray[np.float32] = self._query.run(None, features)[0]
+        return vectors
+
+    def product_vectors(self, features: Features) -> NDArray[np.float32]:
+        """The product tower on a batch of features → (B, D)."""
+        vectors: NDArray[np.float32] = self._product.run(None, features)[0]
+        return vectors
+
+
+def _session(file: Path, threads: int) -> ort.InferenceSession:
+    if not file.is_file():
+        raise MercatoError(f"{file.parent} has no {file.name}: run `mercato export {file.parent}`")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

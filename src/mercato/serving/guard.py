@@ -1,0 +1,128 @@
+"""What every request meets first and every answer last: limits, the key, security headers, metrics (plain ASGI)."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mercato.serving.prometheus import Metrics
+
+_HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        b"frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+]
+_KILOBYTE = 1024
+_LIMITS = {"/v1/products": 32_768 * _KILOBYTE, "/v1/embed": 1024 * _KILOBYTE, "/v1/events": 1024 * _KILOBYTE}
+_KEYED_LIMITS = _LIMITS | {"/v1/embed": 8192 * _KILOBYTE}
+_LIMIT = 64 * _KILOBYTE  # bytes of a body anywhere else
+_LARGE = {True: 4, False: 16}  # bodies over `_LIMIT` read or worked on at once, those with the key and those without
+_DRAINED = 8192 * _KILOBYTE  # bytes of a refused body that are read and thrown away
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"}
+
+
+class Door:
+    """Refuses a write without the key and a body over its limit before it is read, and signs every answer.
+
+    Large bodies are let in a few at a time, so that memory is bounded; those without the key keep out no other.
+    `scope["keyed"]` tells the routes whether the key came with the request.
+    """
+
+    def __init__(self, app: ASGIApp, api_key: str, metrics: Metrics) -> None:
+        self._app, self._key, self._metrics = app, api_key.encode(), metrics
+        self._inside = {True: 0, False: 0}  # large bodies, with the key and without
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def signed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        try:
+            headers = dict(scope["headers"])
+            keyed = scope["keyed"] = hmac.compare_digest(headers.get(b"x-api-key", b""), self._key)
+            limit = (_KEYED_LIMITS if keyed else _LIMITS).get(scope["path"], _LIMIT)
+            large = limit > _LIMIT and _may_exceed(headers, _LIMIT)
+            if _is_write(scope) and not keyed:
+                await _refuse(receive, signed, 401, "X-API-Key: missing or wrong; writes need the server's key")
+            elif _declared(headers) > limit:
+                await _refuse(receive, signed, 413, _too_large(limit))
+            elif large and self._inside[keyed] >= _LARGE[keyed]:
+                await _refuse(receive, signed, 503, "too many large bodies at once; try again in a second")
+            else:
+                self._inside[keyed] += large
+                try:
+                    await self._app(scope, _bounded(receive, limit), signed)
+                finally:
+                    self._inside[keyed] -= large
+        finally:
+            route = str(getattr(scope.get("route"), "path_format", "other"))
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.request(route, method, status, time.perf_counter() - start)
+
+
+def _is_write(scope: Scope) -> bool:
+    products = scope["path"] == "/v1/products" or scope["path"].startswith("/v1/products/")
+    return products and scope["method"] in ("POST", "PUT", "PATCH", "DELETE")
+
+
+def _declared(headers: dict[bytes, bytes]) -> int:
+    length = headers.get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
+
+
+def _may_exceed(headers: dict[bytes, bytes], size: int) -> bool:
+    return _declared(headers) > size or b"transfer-encoding" in headers  # in chunks of a length not told
+
+
+def _too_large(limit: int) -> str:
+    return f"body: larger than the {limit // _KILOBYTE:,} kB that are read here"
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """`receive` that counts, for bodies that do not declare their length."""
+    seen = 0
+
+    async def counting() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise HTTPException(413, _too_large(limit))
+        return message
+
+    return counting
+
+
+async def _refuse(receive: Receive, send: Send, status: int, why: str) -> None:
+    """Answer without the body; a moderate one is taken off the wire, so that its sender lives to read the answer."""
+    left = _DRAINED
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b"")) or 1
+        if not message.get("more_body", False):
+            break
+    body = orjson.dumps({"detail": why})
+    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,1 @@
+"""The simulated market. Nothing that learns or measures may import it."""

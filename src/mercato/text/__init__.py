@@ -1,1 +1,0 @@
-"""Text: normalising, the tokenizer, character trigrams, and all of a tower's inputs as arrays."""

@@ -1,0 +1,1 @@
+"""A market as training data: pairs, features, batches, images, validation."""

@@ -1,0 +1,233 @@
+"""Where photos get their vectors: a compact CNN trained on the catalogue's own labels, or a transformers vision model.
+
+The paper takes image vectors from GrokNet, one trunk trained to predict many things of a product photo; the compact
+CNN plays that part with what the catalogue has: the category and every attribute that sellers fill in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from mercato.config import Images
+from mercato.data.images import load_images
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.features.images import ImageSpec, middle_square, read_spec, write_spec
+from mercato.files import whole_folder, write_whole
+from mercato.models.compact_cnn import CompactCNN
+from mercato.models.vision import Pooled, Vision
+from mercato.progress import note, track
+from mercato.runs.export import onnx_bytes
+from mercato.runs.image_encoder import MODEL
+from mercato.runs.image_vectors import CACHE
+from mercato.training.data.images import MARGIN
+
+WEIGHTS = "image_encoder.safetensors"  # of the compact CNN, in torch: where its fine-tuning starts
+PHOTOS = 20_000  # at most; more teaches a CNN this small little
+BATCH, RATE = 128, 3e-3
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def market_image_encoder(market: Market, images: Images, seed: int) -> Path | None:
+    """The folder of the image encoder that a recipe names (`mercato.runs.image_encoder`), made once a market.
+
+    None, with a note, where the catalogue has no photo that can be read, or nothing for a compact CNN to learn from.
+    """
+    photos = market.arrow("products", ["images"])["images"]
+    if not any(load_images(market.path, own.as_py(), 1) for own in photos):
+        note("  [yellow]the catalogue has no photos[/]")
+        return None
+    if images.encoder == "compact" and not _labels(market, photos)[1]:
+        note(
+            "  [yellow]no category or attribute to learn photos from: name a transformers vision model as"
+            " images.encoder to use them[/]"
+        )
+        return None
+    key = hashlib.sha256(images.encoder.encode())
+    if images.encoder == "compact":  # depends on the catalogue; a pretrained one does not
+        key.update(f"{images.epochs} {images.size} {seed} {WEIGHTS}".encode())
+        for file in market.files("products"):
+            with file.open("rb") as content:
+                key.update(hashlib.file_digest(content, "sha256").digest())
+    folder = market.path / CACHE / f"image-encoder-{key.hexdigest()[:16]}"
+    if not folder.is_dir():
+        with whole_folder(folder) as fresh:
+            if images.encoder == "compact":
+                _train_compact(market, images, seed, fresh)
+            else:
+                _export_pretrained(images.encoder, fresh)
+    return folder
+
+
+def starting_vision(images: Images, folder: Path) -> Vision:
+    """What fine-tuning starts from: the backbone that `market_image_encoder` left in `folder`, its label heads gone."""
+    if images.encoder != "compact":
+        return Vision(_pretrained(images.encoder), read_spec(folder))
+    trunk = CompactCNN()
+    load_model(trunk, folder / WEIGHTS)
+    return Vision(trunk, read_spec(folder))
+
+
+def write_image_encoder(trunk: nn.Module, spec: ImageSpec, folder: Path) -> None:
+    """A trunk, normalised pixels (n, 3, S, S) → (n, V), as the two files that `ImageEncoder` reads."""
+    pixels = torch.zeros(2, 3, spec.size, spec.size)
+    content = onnx_bytes(trunk, {"pixels": pixels}, ({0: torch.export.Dim.DYNAMIC},))
+    write_whole(folder / MODEL, content)
+    write_spec(folder, spec)
+
+
+def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
+    """What a photo can be asked to predict: per label a class a product (−1 unknown), and the number of classes.
+
+    The category path and its first level, and each attribute with 2 to 64 values known for 5 % of the products; of
+    every label only values that ten products share.
+    """
+    raw: dict[str, list[str | None]] = {
+        "category": [p["category"] for p in products],
+        "department": [p["category"].split(" > ")[0] if p["category"] else None for p in products],
+    }
+    attributes = [{k: v for k, v in (p["attributes"] or ()) if v} for p in products]
+    for key, count in Counter(key for row in attributes for key in row).items():
+        if count >= 0.05 * len(products):
+            raw[f"attribute {key}"] = [row.get(key) for row in attributes]
+    targets, classes = {}, {}
+    for name, values in raw.items():
+        common = sorted(
+            v for v, n in Counter(v.casefold() for v in values if v).items() if n >= min(10, len(products) // 20)
+        )
+        if 2 <= len(common) <= (64 if name.startswith("attribute") else 4096):
+            ids = {value: i for i, value in enumerate(common)}
+            targets[name] = np.array([ids.get(v.casefold(), -1) if v else -1 for v in values])
+            classes[name] = len(common)
+    return targets, classes
+
+
+def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> None:
+    photos = market.arrow("products", ["images"])["images"]
+    targets, classes = _labels(market, photos)
+    labelled = np.flatnonzero(np.any([values >= 0 for values in targets.values()], axis=0))
+    side = round(images.size * MARGIN)
+    pixels, owners = _decode(market, photos, labelled, side, images.max_images, seed)
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    model = CompactCNN()
+    heads = nn.ModuleDict({_key(name): nn.Linear(model.dimension, count) for name, count in classes.items()})
+    labels = {_key(name): torch.from_numpy(values[owners]) for name, values in targets.items()}
+    steps = max(1, images.epochs * -(-len(pixels) // BATCH))
+    parameters = [*model.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    order = (rows for _ in range(images.epochs) for rows in _shuffled(len(pixels), generator))
+    right = seen = 0
+    for step, rows in enumerate(track(order, "compact CNN: steps on the catalogue's labels", steps)):
+        batch = _augment(torch.from_numpy(pixels[rows]), images.size, generator)
+        vectors = F.relu(model(batch))
+        logits = {name: head(vectors) for name, head in heads.items()}
+        losses = []
+        for name, logit in logits.items():
+            truth = labels[name][rows]
+            if (known := truth >= 0).any():
+                losses.append(F.cross_entropy(logit[known], truth[known]))
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if "category" in logits and step >= steps - -(-len(pixels) // BATCH):
+            known = labels["category"][rows] >= 0
+            right += int((logits["category"].argmax(1) == labels["category"][rows])[known].sum())
+            seen += int(known.sum())
+    if seen:
+        note(
+            f"  compact CNN: names the category of {right / seen:.0%} of its photos ({classes['category']} categories)"
+        )
+    write_image_encoder(model.eval(), ImageSpec(model.dimension, images.size, side, *IMAGENET), folder)
+    save_model(model, str(folder / WEIGHTS))
+    (folder / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
+
+
+def _labels(market: Market, photos: pa.ChunkedArray) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
+    """`labels_of` the catalogue, a product without photos having none."""
+    products = market.arrow("products", ["category", "attributes"]).to_pylist()
+    lengths = pc.fill_null(pc.list_value_length(photos), 0).to_pylist()
+    nothing = {"category": None, "attributes": None}
+    return labels_of([own if length else nothing for own, length in zip(products, lengths, strict=True)])
+
+
+def _decode(
+    market: Market, photos: pa.ChunkedArray, products: NDArray[np.int64], side: int, limit: int, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    rows = np.random.default_rng(seed).permutation(products)
+    pixels, owners = [], []
+    per_product = max(1, min(limit, PHOTOS // max(1, len(rows)), 2))
+    for row in track(rows[: PHOTOS // per_product], "photos read for the CNN"):
+        for photo in load_images(market.path, photos[int(row)].as_py(), per_product):
+            pixels.append(np.asarray(middle_square(photo, side)))
+            owners.append(row)
+    empty = np.zeros((0, side, side, 3), np.uint8)
+    return np.stack(pixels) if pixels else empty, np.array(owners, np.int64)
+
+
+def _shuffled(count: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
+    return np.array_split(generator.permutation(count), max(1, -(-count // BATCH))) if count else []
+
+
+def _augment(pixels: Tensor, size: int, generator: np.random.Generator) -> Tensor:
+    """A random crop a batch and a mirror a photo; colours stay: they are what shoppers ask for."""
+    room = pixels.shape[1] - size
+    top, left = generator.integers(0, room + 1, 2)
+    crop = pixels[:, top : top + size, left : left + size].permute(0, 3, 1, 2).float() / 255
+    mirrored = torch.from_numpy(generator.random(len(crop)) < 0.5)
+    crop[mirrored] = crop[mirrored].flip(3)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET)
+    return ((crop - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _export_pretrained(name: str, folder: Path) -> None:
+    """A transformers vision model by hub name or folder: its pooled state, on the preprocessing it was trained with."""
+    from transformers.utils.hub import cached_file
+
+    model = _pretrained(name)
+    try:
+        file = cached_file(name, "preprocessor_config.json")
+    except (OSError, ValueError) as error:
+        raise MercatoError(f"images.encoder: cannot load {name}: {error}") from None
+    assert file is not None
+    settings: Mapping[str, Any] = json.loads(Path(file).read_text())
+    sides = settings.get("crop_size") or settings.get("size") or {}
+    size = sides if isinstance(sides, int) else int(sides.get("height") or sides.get("shortest_edge") or 224)
+    resize = round(size / settings["crop_pct"]) if settings.get("crop_pct") else size
+    mean, std = (
+        tuple(settings.get(k) or default) for k, default in zip(("image_mean", "image_std"), IMAGENET, strict=True)
+    )
+    with torch.inference_mode():
+        dimension = model(torch.zeros(1, 3, size, size)).shape[1]
+    write_image_encoder(model, ImageSpec(dimension, size, resize, mean, std), folder)
+
+
+def _pretrained(name: str) -> Pooled:
+    from transformers import AutoModel
+
+    try:
+        return Pooled(AutoModel.from_pretrained(name)).eval()
+    except (OSError, ValueError) as error:
+        raise MercatoError(f"images.encoder: cannot load {name}: {error}") from None
+
+
+def _key(name: str) -> str:
+    """A label's name as a module's: dots are not allowed there."""
+    return name.replace(".", "·")

@@ -1,0 +1,1 @@
+"""Training tasks: what a stage learns, from its batches to its losses."""

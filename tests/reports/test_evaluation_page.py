@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from mercato.evaluation.details import collect_details, collect_examples
+from mercato.evaluation.evaluate import Evaluation
+from mercato.reports.evaluation_page import write_report
+from tests.support.garments import Constant
+from tests.support.html import Balanced
+
+
+def _read(path) -> tuple[str, str, Balanced]:
+    page = path.read_text()
+    parsed = Balanced()
+    parsed.feed(page)
+    assert parsed.open == []
+    return page, " ".join(parsed.text), parsed
+
+
+@pytest.fixture
+def evaluation(market, words):
+    return Evaluation.of(words, market, others={"constant": Constant()})
+
+
+def test_the_report_is_one_file_that_says_what_was_measured(evaluation, tmp_path):
+    metrics, path = evaluation.metrics(), tmp_path / "run" / "report.html"
+    history = [
+        {"stage": 1, "epoch": 0, "validation/roc_auc": 0.5},
+        {"stage": 1, "epoch": 1, "loss": 3.2, "losses": {"head": 0.5}, "validation/roc_auc": 0.6, "seconds": 61.0},
+        {"stage": 2, "epoch": 0, "validation/roc_auc": 0.6},
+        {"stage": 2, "epoch": 1, "loss": 40.0, "validation/roc_auc": 0.7, "seconds": 60.0},
+    ]
+    write_report(
+        metrics,
+        path,
+        title="Six <garments> & more",
+        recipe_text="scale = 20",
+        history=history,
+        details=collect_details(evaluation),
+        examples=collect_examples(evaluation),
+    )
+    page, text, parsed = _read(path)
+    assert not parsed.links
+    assert not re.search(r"https?://|@import|<script", page)
+    assert "url(data:image/jpeg;base64," in page
+    for expected in (
+        "Six <garments> & more",
+        "100%",
+        "vestido rojo",
+        "constant",
+        "nothing found",
+        "2.0 minutes",
+        "scale = 20",
+    ):
+        assert expected in text, expected
+    assert evaluation.market.fingerprint() in text
+    assert "1.000" in text
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+
+
+def test_relevance_and_engagement_come_first_side_by_side(evaluation, tmp_path):
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="Both")
+    _, text, _ = _read(tmp_path / "report.html")
+    lead = text[: text.index("Against the baselines")]
+    assert re.search(r"the relevant one higher\s+\d+%\s+of the time .* and the engaged one\s+\d+%", lead)
+    places = [lead.index(title) for title in ("Relevance ROC AUC", "Engagement ROC AUC", "Relevance nDCG@10")]
+    assert places == sorted(places)
+    assert re.search(r"on BM25 \[", lead) and re.search(r"on constant \[", lead), "against each, pair by pair"
+    assert "Mercato − constant" in text
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_curve_of_two_tasks_says_that_it_is_their_mean(evaluation, tmp_path, both):
+    tasks = {"validation/relevance": 0.7, "validation/engagement": 0.5} if both else {}
+    history = [{"stage": 1, "epoch": epoch, "validation/roc_auc": 0.6, **tasks} for epoch in (0, 1)]
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="Tasks", history=history)
+    assert ("the mean of relevance and engagement" in _read(tmp_path / "report.html")[1]) == both
+
+
+def test_a_report_of_figures_alone_leaves_the_rest_out(market, words, tmp_path):
+    (market.path / "pairs.parquet").unlink()
+    evaluation = Evaluation.of(words, market)
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="Judged only")
+    _, text, _ = _read(tmp_path / "report.html")
+    assert "scores the relevant one higher" in text
+    for absent in ("Training", "Results to look at", "Where it does worst", "ROC curves", "Recipe"):
+        assert absent not in text
+
+
+def test_details_follow_the_tables_that_there_are(market, words):
+    (market.path / "judgments.parquet").unlink()
+    details = collect_details(Evaluation.of(words, market))
+    assert details.worst_metric == "recall@100"
+    assert details.split_name.startswith("engaged")
+    assert details.curves["mercato"][0] == (0.0, 0.0)
+    assert details.curves["mercato"][-1] == pytest.approx((1.0, 1.0))
+    assert details.facts["products"] == "24 rows"
+
+
+def test_curves_hold_the_area_that_the_metric_says(evaluation):
+    curves, metrics = collect_details(evaluation).curves, evaluation.metrics()
+    for name in ("bm25", "random", "constant"):
+        points = curves[name]
+        area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(points))
+        assert area == pytest.approx(metrics["baselines"][name]["relevance"]["roc_auc"], abs=0.01)
+
+
+def test_examples_are_drawn_by_the_seed_and_carry_verdicts_and_photos(evaluation):
+    examples = collect_examples(evaluation, drawn=8, depth=4)
+    assert examples == collect_examples(evaluation, drawn=8, depth=4)
+    assert len(examples) == 8
+    spanish = next(example for example in examples if example.query == "vestido rojo")
+    assert spanish.bm25 == []
+    assert [result.title for result in spanish.ours] == ["red dress"] * 4
+    assert all(result.verdict for result in spanish.ours)
+    assert {bool(result.photo) for result in spanish.ours} == {True, False}
+    assert spanish.ours[0].price == "9.50 USD"

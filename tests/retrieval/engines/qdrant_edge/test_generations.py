@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mercato.errors import MercatoError
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.protocol import IndexRecord
+
+
+def lamps(*names):
+    return [IndexRecord(name, np.array([1.0, len(name)]), title="lamp") for name in names]
+
+
+def served(folder):
+    with open_index(folder) as index:
+        return {hit.product_id for hit in index.search(Expression(text="lamp"), 10)}
+
+
+def generations(folder):
+    return [path.name for path in folder.iterdir() if path.is_dir()]
+
+
+def test_a_build_that_fails_leaves_the_old_generation_served(tmp_path):
+    build_index(tmp_path, lamps("a"), 2)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def broken():
+        yield from lamps("b", "c")
+        raise RuntimeError("the encoder ran out of memory")
+
+    with pytest.raises(RuntimeError):
+        build_index(tmp_path, broken(), 2)
+    with pytest.raises(MercatoError, match="field vector: 2 numbers"):
+        build_index(tmp_path, lamps("b"), 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert served(tmp_path) == {"a"}
+
+
+def test_a_first_build_that_fails_leaves_no_index(tmp_path):
+    with pytest.raises(MercatoError, match="field vector"):
+        build_index(tmp_path / "index", lamps("b"), 3)
+    with pytest.raises(MercatoError, match="holds no index"):
+        open_index(tmp_path / "index")
+
+
+def test_a_reader_keeps_its_generation_while_the_next_takes_its_place(tmp_path):
+    build_index(tmp_path, lamps("a"), 2)
+    with open_index(tmp_path) as old:
+        meta = build_index(tmp_path, lamps("b", "c", "b"), 2, fingerprint="f")
+        assert (meta["count"], meta["dimension"], meta["fingerprint"]) == (2, 2, "f")
+        assert served(tmp_path) == {"b", "c"}
+        build_index(tmp_path, lamps("d"), 2)
+        assert len(generations(tmp_path)) == 2  # the one that is held and the one that is served
+        assert old.search(Expression(text="lamp"), 5)[0].product_id == "a"
+        old.upsert(lamps("e"))
+        old.flush()
+        assert len(old) == 2
+    build_index(tmp_path, lamps("g"), 2)
+    assert len(generations(tmp_path)) == 1
+    assert served(tmp_path) == {"g"}
+
+
+def test_an_index_has_one_owner(tmp_path):
+    build_index(tmp_path, lamps("a"), 2)
+    program = f"from mercato.retrieval.protocol import open_index; open_index({str(tmp_path)!r})"
+    with open_index(tmp_path):
+        with pytest.raises(MercatoError, match="one owner"):
+            open_index(tmp_path)
+        other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert "one owner" in other.stderr
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_what_a_killed_build_has_left_is_cleared_by_the_next(tmp_path):
+    (tmp_path / ".generation-dead.x1").mkdir()
+    build_index(tmp_path, lamps("a"), 2)
+    assert not (tmp_path / ".generation-dead.x1").exists()
+
+
+def test_an_index_of_another_engine_version_must_be_built_again(tmp_path):
+    build_index(tmp_path, lamps("a"), 2)
+    (meta,) = tmp_path.glob("generation-*/meta.json")
+    meta.write_text(meta.read_text().replace("qdrant-edge ", "qdrant-edge 0."))
+    with pytest.raises(MercatoError, match="build the index again"):
+        open_index(tmp_path)
+
+
+def test_urls(tmp_path):
+    build_index(f"file://{tmp_path}/my%20index", lamps("a"), 2)
+    assert served(tmp_path / "my index") == {"a"}
+    assert served(str(tmp_path / "my index")) == {"a"}
+    for url, why in (
+        ("http://localhost:6333/products", "no cluster engine yet"),
+        ("https://example.com", "no cluster engine yet"),
+        ("s3://bucket/index", "a folder or a file:// URL"),
+        (str(tmp_path / "nowhere"), "holds no index"),
+    ):
+        with pytest.raises(MercatoError, match=why):
+            open_index(url)
+    with pytest.raises(MercatoError, match="at least 1"):
+        build_index(tmp_path, [], 0)

@@ -1,0 +1,141 @@
+"""One run in torch and in ONNX Runtime: the same vectors."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.runs.image_vectors import photo_vectors, products_with_vectors
+from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.torch_encoder import Model, load
+
+QUERIES = [
+    "red sofa",
+    "x",
+    "",
+    "zapatillas de correr para niños 🚲",
+    "vestido rojo " * 20,
+    "\ud800",
+    "<pad> lamp",
+    "a" * 500,
+]
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run: Path) -> Model:
+    return load(tiny_run)
+
+
+@pytest.fixture
+def predictor(tiny_run: Path) -> Predictor:
+    return Predictor(tiny_run)
+
+
+@pytest.mark.parametrize("size", [1, 7, len(QUERIES)])
+@pytest.mark.parametrize("country", [None, "us", "atlantis"])
+def test_queries(model, predictor, size, country):
+    for start in range(0, len(QUERIES), size):
+        some = QUERIES[start : start + size]
+        np.testing.assert_allclose(
+            predictor.encode_queries(some, country), model.encode_queries(some, country), atol=TOLERANCE
+        )
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_products(model, predictor, tiny_market, size):
+    rows = tiny_market.arrow("products").slice(0, 12).to_pylist()
+    dimension = model.featurizer.spec.image_dimension
+    rows += [
+        {},
+        {"title": None, "description": "only this"},
+        {"title": "only this", "images": None, "country": "zz"},
+        {"title": "own vectors", "image_embeddings": np.eye(9, dimension, dtype=np.float32)},
+        {"title": "word " * 300, "description": "word " * 3000},
+    ]
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        np.testing.assert_allclose(predictor.encode_products(some), model.encode_products(some), atol=TOLERANCE)
+
+
+def test_a_table_and_its_rows_are_one(predictor, tiny_market):
+    table = tiny_market.arrow("products").slice(0, 5)
+    assert np.array_equal(predictor.encode_products(table), predictor.encode_products(table.to_pylist()))
+
+
+def test_photos_served_are_photos_trained_on(predictor, tiny_market: Market, tiny_run):
+    table = tiny_market.arrow("products").slice(0, 20)
+    trained = photo_vectors(tiny_market, tiny_run, predictor.featurizer.spec.max_images)
+    served = predictor.image_vectors(table.to_pylist())
+    assert served is not None
+    for one, other in zip(trained, served, strict=False):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    assert any(one is not None for one in trained[:20])
+    with_vectors = products_with_vectors(tiny_market, predictor, tiny_run).slice(0, 20)
+    np.testing.assert_allclose(
+        predictor.encode_products(with_vectors), predictor.encode_products(table), atol=TOLERANCE
+    )
+
+
+def test_photos_change_a_product_and_broken_ones_do_not(predictor, tiny_market):
+    row = next(row for row in tiny_market.arrow("products").to_pylist() if row["images"])
+    with_photo = predictor.encode_products([row])
+    assert not np.allclose(with_photo, predictor.encode_products([row | {"images": None}]), atol=1e-3)
+    broken = {"bytes": b"GIF89a nonsense", "path": None}
+    outside = {"bytes": None, "path": "../../../etc/passwd"}
+    again = predictor.encode_products([row | {"images": [broken, outside, None, *row["images"]]}])
+    np.testing.assert_allclose(again, with_photo, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [[[1.0, 2.0]], [1.0], [["x"]], [[1.0], [2.0, 3.0]], [[float("nan")] * 128]])
+def test_wrong_vectors_are_named(predictor, wrong):
+    with pytest.raises(MercatoError, match="product p1, field image_embeddings"):
+        predictor.encode_products([{"product_id": "p1", "title": "a", "image_embeddings": wrong}])
+
+
+def test_the_cache_gives_the_same_vector_back(predictor):
+    first = predictor.encode_queries(["Red  Sofa", "lamp"], "us")
+    assert (predictor.cache.hits, len(predictor.cache)) == (0, 2)
+    first[0] = 9  # a caller's own copy
+    again = predictor.encode_queries(["lamp", "red sofa"], "us")
+    assert predictor.cache.hits == 2
+    assert np.array_equal(again[0], first[1]) and np.linalg.norm(again[1]) == pytest.approx(1, abs=1e-5)
+    predictor.encode_queries(["red sofa"], "mx")
+    assert len(predictor.cache) == 3, "another country is another vector"
+
+
+def test_serving_needs_no_torch(tiny_run):
+    script = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "lightning"):
+            raise ImportError(name)
+sys.meta_path.insert(0, NoTorch())
+from pathlib import Path
+from mercato.runs.onnx_encoder import Predictor
+predictor = Predictor(Path(sys.argv[1]))
+assert predictor.encode_queries(["red sofa"]).shape == (1, 16)
+assert predictor.encode_products([{"title": "red sofa"}]).shape == (1, 16)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script, str(tiny_run)], check=True)
+
+
+def test_what_is_no_run(tiny_run, tmp_path):
+    for open_run in (Predictor, load):
+        with pytest.raises(MercatoError, match="is not a run"):
+            open_run(tmp_path)
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "query_tower.onnx").unlink()
+    with pytest.raises(MercatoError, match="mercato export"):
+        Predictor(run)

@@ -1,0 +1,79 @@
+"""The classification head, used: from vectors to queries, in torch and in ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.runs import query_head
+from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.query_head import QueryHead
+from mercato.runs.torch_encoder import Model
+
+QUERIES = ["red sofa", "zapatillas de niño", "lamp", "old lamp", "bicycle"]
+
+
+@pytest.fixture
+def headed_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """The tiny run with a head that nobody trained."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    weights, random = load_file(run / "model.safetensors"), np.random.default_rng(0)
+    dimension = Predictor(run).dimension
+    weights["head.weight"] = random.normal(size=(len(QUERIES), dimension)).astype(np.float32)
+    weights["head.bias"] = random.normal(size=len(QUERIES)).astype(np.float32)
+    save_file(weights, run / "model.safetensors")
+    (run / "queries.json").write_text(json.dumps(QUERIES))
+    return run
+
+
+def test_logits_become_probabilities_over_all_queries():
+    head = QueryHead(["a", "b", "c"], np.array([[1, 0], [0, 1], [0, 0]], np.float32), np.array([0, 0, 1], np.float32))
+    (likely,) = head.predict(np.array([[0.6, 0.8]], np.float32), 2)
+    whole = math.exp(0.6) + math.exp(0.8) + math.exp(1)
+    assert likely == [("c", pytest.approx(math.exp(1) / whole)), ("b", pytest.approx(math.exp(0.8) / whole))]
+
+
+def test_equal_queries_come_in_the_heads_order_and_k_is_bounded_by_them():
+    head = QueryHead(["a", "b", "c"], np.zeros((3, 2), np.float32), np.array([0, 0, 500], np.float32))
+    (likely,) = head.predict(np.array([[1, 0]], np.float32), 50)
+    assert likely == [("c", 1.0), ("a", 0.0), ("b", 0.0)]
+    assert head.predict(np.zeros((0, 2), np.float32), 3) == []
+
+
+def test_every_product_gets_its_own_beyond_one_batch(monkeypatch):
+    monkeypatch.setattr(query_head, "BATCH", 4)
+    head = QueryHead([str(n) for n in range(10)], np.eye(10, dtype=np.float32), np.zeros(10, np.float32))
+    assert [likely[0][0] for likely in head.predict(np.eye(10, dtype=np.float32), 1)] == head.queries
+
+
+def test_torch_and_onnx_predict_the_same(headed_run: Path, tiny_market: Market):
+    products = tiny_market.arrow("products").slice(0, 9)
+    ours = Model.load(headed_run).predict_queries(products, 3)
+    served = Predictor(headed_run).predict_queries(products.to_pylist(), 3)
+    assert [[query for query, _ in likely] for likely in ours] == [[query for query, _ in likely] for likely in served]
+    np.testing.assert_allclose(
+        [[p for _, p in row] for row in ours], [[p for _, p in row] for row in served], atol=1e-4
+    )
+    weights = load_file(headed_run / "model.safetensors")
+    logits = Model.load(headed_run).encode_products(products) @ weights["head.weight"].T + weights["head.bias"]
+    assert [likely[0][0] for likely in served] == [QUERIES[best] for best in logits.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("load", [Model.load, Predictor])
+def test_a_run_without_a_head_says_what_gives_one(tiny_run: Path, load):
+    with pytest.raises(MercatoError, match=r"head\.queries"):
+        load(tiny_run).predict_queries([{"title": "red sofa"}])
+
+
+def test_queries_of_another_head_are_refused(headed_run: Path):
+    (headed_run / "queries.json").write_text(json.dumps(QUERIES[1:]))
+    with pytest.raises(MercatoError, match="lists 4 queries, but the run's head has 5"):
+        Predictor(headed_run).predict_queries([{"title": "red sofa"}])

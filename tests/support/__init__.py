@@ -1,0 +1,1 @@
+"""Small markets, encoders and processes that tests share."""

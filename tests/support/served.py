@@ -1,0 +1,66 @@
+"""A server over a small market, and the few words in which the tests speak to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from mercato.catalogue.seeding import seed
+from mercato.catalogue.store import Catalogue
+from mercato.data.market import Market
+from mercato.retrieval.open import open_index
+from mercato.serving.routes import Settings, create_app
+from tests.support.small_market import KEY, TrigramEncoder
+
+WRITE = {"X-API-Key": KEY}
+
+
+@contextmanager
+def application(market: Market, encoder=None, **settings) -> Iterator[FastAPI]:
+    """The application over the market's files; it holds their index until the block ends."""
+    catalogue = Catalogue.open(market.path / "catalogue.sqlite")
+    seed(catalogue, market)
+    with closing(catalogue), open_index(market.path / "index") as index:
+        yield create_app(market, encoder or TrigramEncoder(), index, catalogue, Settings(api_key=KEY, **settings))
+
+
+@contextmanager
+def server(market: Market, *given, **settings) -> Iterator[TestClient]:
+    """Serve the market's files until the block ends."""
+    with (
+        application(market, *given, **settings) as app,
+        TestClient(app, raise_server_exceptions=False) as client,
+    ):
+        yield client
+
+
+def search(client, **body) -> dict:
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ids(page: dict) -> list[str]:
+    return [hit["product"]["product_id"] for hit in page["hits"]]
+
+
+def wait_until(condition, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def event(action="click", **fields) -> dict:
+    return {
+        "action_name": action,
+        "query_id": "q1",
+        "session_id": "s1",
+        "user_query": "red chair",
+        "timestamp": "2024-06-01T10:00:00Z",
+        "event_attributes": {"object": {"object_id": "p00"}, "position": {"ordinal": 1}},
+    } | fields
