@@ -33,7 +33,7 @@ from mercato.data.importing import import_market
 from mercato.data.market import Market
 from mercato.evaluation.baselines.bm25 import BM25, FIELDS
 from mercato.evaluation.baselines.zero_shot import DESCRIPTION, TOKENS, ZeroShot
-from mercato.evaluation.dataset import Lists, Tasks
+from mercato.evaluation.dataset import EvaluationSet, LabelledPairs
 from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.evaluation.metrics.bootstrap import (
     Statistic,
@@ -47,11 +47,11 @@ from mercato.evaluation.metrics.bootstrap import (
 from mercato.evaluation.metrics.ndcg import ndcg
 from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
 from mercato.evaluation.systems import LexicalSystem, encode
-from mercato.files import whole_folder, write_whole
+from mercato.files import atomic_directory, write_atomic
 from mercato.progress import note
 from mercato.runs.encoder import Encoder
 from mercato.runs.folder import RECIPE
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 from mercato.training.train import train
 
 GRADES = {"E": 1.0, "S": 0.4, "C": 0.2, "I": 0.0}  # what graded losses learn; the test's gains are 1, .1, .01, 0
@@ -93,7 +93,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     market = _market(given.data, given.out / "market")
     recipe = load_recipe(given.recipe, [f"text.pretrained={given.e5}"])
-    tasks = Tasks.read(market)
+    tasks = EvaluationSet.read(market)
     lists = tasks.relevance
     assert lists is not None
     products = market.arrow("products")
@@ -114,7 +114,7 @@ def main() -> None:
 
     def ours() -> FloatArray:
         run = given.out / f"run-{recipe.name}"
-        model = Model.load(run) if _is_of(run / RECIPE, recipe.toml()) else train(recipe, market, run)
+        model = TorchEncoder.load(run) if _is_of(run / RECIPE, recipe.toml()) else train(recipe, market, run)
         return of_encoder(model, recipe.name, products)
 
     # Each system: what it was made of, and how to score every judged pair.
@@ -143,8 +143,8 @@ def main() -> None:
         "peers": {name: asdict(peer) for name, peer in PEERS.items()},
         **_compare(lists, market.config.relevant_grade, scores, recipe.name),
     }
-    write_whole(given.out / "esci.json", json.dumps(result, indent=2) + "\n")
-    write_whole(given.out / "esci.md", _markdown(result))
+    write_atomic(given.out / "esci.json", json.dumps(result, indent=2) + "\n")
+    write_atomic(given.out / "esci.md", _markdown(result))
     print(_markdown(result))
 
 
@@ -214,16 +214,16 @@ def _train_peer(peer: Peer, data: Path, e5: Path, folder: Path) -> None:
             model, arguments, Dataset.from_polars(pairs.select(**columns)), loss=getattr(losses, peer.loss)(model)
         )
         trainer.train()
-    with whole_folder(folder) as fresh:
+    with atomic_directory(folder) as fresh:
         model.tokenizer.save_pretrained(fresh)
         transformer: Any = model[0]
         transformer.auto_model.save_pretrained(fresh)
         (fresh / "SETTINGS").write_text(repr(peer))
 
 
-def _compare(lists: Lists, relevant_grade: float, scores: dict[str, FloatArray], ours: str) -> dict[str, Any]:
+def _compare(lists: LabelledPairs, relevant_grade: float, scores: dict[str, FloatArray], ours: str) -> dict[str, Any]:
     """Every figure with its 95 % bootstrap interval over queries, and ours less each peer's, paired."""
-    queries = len(lists.asked)
+    queries = len(lists.query_rows)
     weights_RQ = resample(queries, SEED)
     systems: dict[str, Any] = {}
     replicates: dict[str, dict[str, FloatArray]] = {}
@@ -254,7 +254,7 @@ def _compare(lists: Lists, relevant_grade: float, scores: dict[str, FloatArray],
     }
 
 
-def _statistics(lists: Lists, relevant_grade: float, scores_P: FloatArray) -> dict[str, Statistic]:
+def _statistics(lists: LabelledPairs, relevant_grade: float, scores_P: FloatArray) -> dict[str, Statistic]:
     relevant_P = lists.grades >= relevant_grade
     return {
         "roc_auc": pooled_auc(lists.groups, relevant_P, scores_P),

@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 import mercato
 from mercato.benchmarks.machine import machine
 from mercato.config import Recipe, load_recipe
-from mercato.data.market import Market, whole_market, write_market_toml
-from mercato.data.pairs import moment_of, recipe_pairs
+from mercato.data.market import Market, atomic_market, write_market_toml
+from mercato.data.pairs import recipe_pairs, split_cutoff
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.bm25 import BM25, FIELDS
@@ -38,11 +38,11 @@ from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, query_mean, resample
 from mercato.evaluation.metrics.knn import recall_and_precision
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.progress import note
 from mercato.runs.folder import RECIPE
 from mercato.runs.image_vectors import products_with_vectors
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 from mercato.training.train import train
 
 ASKED = {"colour": "base_colour", "pattern": "Pattern"}  # what is asked for, and the attribute that answers
@@ -114,8 +114,8 @@ def main() -> None:
             "removal": removal,
             **compare(questions, recalls),
         }
-        write_whole(given.out / "myntra.json", json.dumps(result, indent=2) + "\n")
-        write_whole(given.out / "myntra.md", markdown(result))
+        write_atomic(given.out / "myntra.json", json.dumps(result, indent=2) + "\n")
+        write_atomic(given.out / "myntra.md", markdown(result))
     print(markdown(result))
 
 
@@ -188,7 +188,7 @@ def _derived(whole: Market, products: pa.Table, recipe: Recipe, folder: Path) ->
     """The derived market, made once; `mercato` finds the split of its products by the same hash."""
     removal = folder / "removal.json"
     if not removal.is_file():
-        with whole_market(folder) as fresh:
+        with atomic_market(folder) as fresh:
             write_market_toml(fresh, whole.config)
             pq.write_table(products, fresh / "products.parquet")
             held = held_out(Market.open(fresh), recipe)
@@ -197,7 +197,7 @@ def _derived(whole: Market, products: pa.Table, recipe: Recipe, folder: Path) ->
             derived, counts = derive(products, set(held["product_id"]), kept)
             pq.write_table(derived, fresh / "products.parquet")
             held.write_parquet(fresh / "held-out.parquet")
-            write_whole(fresh / removal.name, json.dumps(counts) + "\n")
+            write_atomic(fresh / removal.name, json.dumps(counts) + "\n")
     counts = json.loads(removal.read_text())
     if counts["products"] != len(products):
         raise MercatoError(
@@ -307,8 +307,8 @@ def _model(recipe: Recipe, market: Market, run: Path, questions: Questions) -> S
     """The recipe's run on the market, trained unless it is there, with the held-out products encoded."""
     file = run / RECIPE
     known = file.is_file() and file.read_text() == recipe.toml()
-    model = Model.load(run) if known else train(recipe, market, run, onnx=False)
-    model.market_path, model.now = market.path, moment_of(market, ["train"])
+    model = TorchEncoder.load(run) if known else train(recipe, market, run, onnx=False)
+    model.market_path, model.now = market.path, split_cutoff(market, ["train"])
     rows = np.unique(np.concatenate([*questions.among.values()]))
     return encode(model, run.name, questions.queries, products_with_vectors(market, model, run), rows)
 

@@ -9,7 +9,7 @@ import pytest
 
 from mercato import files
 from mercato.errors import MercatoError
-from mercato.files import market_lock, refuse_foreign, replace_folder, whole_folder, write_whole
+from mercato.files import atomic_directory, ensure_replaceable, market_lock, replace_directory, write_atomic
 
 
 def folder_of(path: Path, text: str) -> Path:
@@ -24,14 +24,14 @@ def names(folder: Path) -> set[str]:
 
 def test_only_what_bears_all_the_markers_may_be_replaced(tmp_path: Path) -> None:
     target = tmp_path / "run"
-    refuse_foreign(target, ("recipe.toml", "features.json"))
+    ensure_replaceable(target, ("recipe.toml", "features.json"))
     target.mkdir()
-    refuse_foreign(target, ("recipe.toml", "features.json"))
+    ensure_replaceable(target, ("recipe.toml", "features.json"))
     (target / "recipe.toml").touch()
     with pytest.raises(MercatoError, match=r"holds no features\.json"):
-        refuse_foreign(target, ("recipe.toml", "features.json"))
+        ensure_replaceable(target, ("recipe.toml", "features.json"))
     (target / "features.json").touch()
-    refuse_foreign(target, ("recipe.toml", "features.json"))
+    ensure_replaceable(target, ("recipe.toml", "features.json"))
 
 
 def test_a_file_and_a_broken_link_are_never_replaced(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_file_and_a_broken_link_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "link"):
         with pytest.raises(MercatoError, match="not a folder"):
-            refuse_foreign(tmp_path / name, ())
+            ensure_replaceable(tmp_path / name, ())
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -49,7 +49,7 @@ def test_a_folder_is_replaced_and_nothing_is_left_beside_it(
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     target = folder_of(tmp_path / "target", "old")
-    replace_folder(folder_of(tmp_path / "fresh", "new"), target)
+    replace_directory(folder_of(tmp_path / "fresh", "new"), target)
     assert (target / "content").read_text() == "new"
     assert names(tmp_path) == {"target"}
 
@@ -63,7 +63,7 @@ def test_a_target_exists_at_every_moment(tmp_path: Path, monkeypatch: pytest.Mon
     child = os.fork()
     if not child:
         try:
-            replace_folder(folder_of(tmp_path / "fresh", "new"), target)
+            replace_directory(folder_of(tmp_path / "fresh", "new"), target)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -73,7 +73,7 @@ def test_a_target_exists_at_every_moment(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_link_is_replaced_and_what_it_led_to_stays(tmp_path: Path) -> None:
     elsewhere = folder_of(tmp_path / "elsewhere", "old")
     (tmp_path / "target").symlink_to(elsewhere)
-    replace_folder(folder_of(tmp_path / "fresh", "new"), tmp_path / "target")
+    replace_directory(folder_of(tmp_path / "fresh", "new"), tmp_path / "target")
     assert (tmp_path / "target" / "content").read_text() == "new"
     assert (elsewhere / "content").read_text() == "old"
     assert names(tmp_path) == {"target", "elsewhere"}
@@ -81,7 +81,7 @@ def test_a_link_is_replaced_and_what_it_led_to_stays(tmp_path: Path) -> None:
 
 def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
     target = folder_of(tmp_path / "target", "old")
-    with pytest.raises(RuntimeError), whole_folder(target) as fresh:
+    with pytest.raises(RuntimeError), atomic_directory(target) as fresh:
         (fresh / "content").write_text("half")
         raise RuntimeError
     assert (target / "content").read_text() == "old"
@@ -91,15 +91,15 @@ def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None
 def test_the_folder_one_stands_in_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with whole_folder(Path()) as fresh:
+    with atomic_directory(Path()) as fresh:
         (fresh / "content").write_text("new")
     assert (tmp_path / "here" / "content").read_text() == "new"
     assert names(tmp_path) == {"here"}
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
-    write_whole(tmp_path / "deep" / "file", "text")
-    write_whole(tmp_path / "deep" / "file", b"bytes")
+    write_atomic(tmp_path / "deep" / "file", "text")
+    write_atomic(tmp_path / "deep" / "file", b"bytes")
     assert (tmp_path / "deep" / "file").read_bytes() == b"bytes"
     assert names(tmp_path / "deep") == {"file"}
 

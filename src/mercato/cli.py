@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from mercato import progress
 from mercato.errors import MercatoError
-from mercato.version import __version__, progress
+from mercato.version import __version__
 
 app = typer.Typer(
     name="mercato",
@@ -210,9 +211,9 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = 
     """Write both towers as ONNX, hold them to torch's vectors, and time the query path."""
     from mercato.runs.export import export
     from mercato.runs.latency import exported, latency
-    from mercato.runs.torch_encoder import Model
+    from mercato.runs.torch_encoder import TorchEncoder
 
-    differences = export(Model.load(run), run)
+    differences = export(TorchEncoder.load(run), run)
     times = latency(run)
     _print(exported(differences, times), {"differences": differences, "query_latency": times}, as_json)
 

@@ -26,10 +26,10 @@ from mercato.catalogue.indexing import index_market
 from mercato.data.checking import check
 from mercato.data.market import MARKET, Market
 from mercato.data.mining import SPLITS, mine
-from mercato.data.pairs import moment_of
+from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.experiments.ablation.jobs import THREADS
-from mercato.files import market_lock, refuse_foreign, write_whole
+from mercato.files import ensure_replaceable, market_lock, write_atomic
 from mercato.progress import console, note
 from mercato.reports.charts import decimal
 from mercato.reports.evaluate import compare_runs, evaluate_runs, summary
@@ -37,7 +37,7 @@ from mercato.reports.html import signed
 from mercato.runs.export import export
 from mercato.runs.folder import RECIPE, SPEC
 from mercato.runs.latency import exported, latency
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 from mercato.serving.server import serve_run
 from mercato.simulation.simulate import NAME, simulate
 from mercato.training.train import partial_folder
@@ -83,16 +83,16 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         chosen, why = choose(compare_runs(list(runs.values()), market), *RECIPES)
     run = runs[chosen]
     with stage("export"):
-        console.print(exported(export(Model.load(run), run), latency(run)))
+        console.print(exported(export(TorchEncoder.load(run), run), latency(run)))
     with stage("index"):
-        index_market(run, market, str(index), moment_of(market, SPLITS))  # the simulated log ends long ago
+        index_market(run, market, str(index), split_cutoff(market, SPLITS))  # the simulated log ends long ago
     console.print(Rule("what was learned", align="left"))
     Console().print(summary(metrics[chosen], chosen))  # the result, on stdout
     for path in runs.values():
         note(escape(f"report: {path / 'report.html'}"))
     command = serving_command(run, market_path, index)
     why = f"{why} These are figures of the validation split."
-    write_whole(folder / README, f"{HEADING}\n{chosen} is served. {why}\n\n    {command}\n")
+    write_atomic(folder / README, f"{HEADING}\n{chosen} is served. {why}\n\n    {command}\n")
     note(f"[bold]{chosen} is served.[/] {escape(why)}")
     if port is not None:
         serve_run(run, market, str(index), "127.0.0.1", port)
@@ -181,13 +181,13 @@ def _clear(folder: Path) -> None:
     runs = [runs_folder / recipe for recipe in RECIPES]
     own = {folder: {market_path, index, runs_folder, readme}, runs_folder: {*runs, *map(partial_folder, runs)}}
     for place, parts in own.items():
-        refuse_foreign(place, ())
+        ensure_replaceable(place, ())
         if place.is_dir() and (foreign := sorted(path.name for path in {*place.iterdir()} - parts)):
             raise MercatoError(
                 f"{place} holds other things than a demo ({', '.join(foreign[:3])}): name an empty or a new folder"
             )
     for path, markers in {market_path: (MARKET,), index: ("current",), **dict.fromkeys(runs, (RECIPE, SPEC))}.items():
-        refuse_foreign(path, markers)
+        ensure_replaceable(path, markers)
     if readme.exists() and not (readme.is_file() and readme.read_bytes().startswith(HEADING.encode())):
         raise MercatoError(f"{readme} is not a demo's: name an empty or a new folder")
     if (market_path / MARKET).is_file():

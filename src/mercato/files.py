@@ -17,7 +17,7 @@ from mercato.errors import MercatoError
 SERVING = ".serving"  # in a market: locked by whoever serves it
 
 
-def refuse_foreign(target: Path, markers: tuple[str, ...]) -> None:
+def ensure_replaceable(target: Path, markers: tuple[str, ...]) -> None:
     """Refuse to replace anything but an empty folder or one that holds every file of `markers`.
 
     Raises:
@@ -54,10 +54,10 @@ def market_lock(market_path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that becomes `target` when the block ends without an error.
 
-    An existing `target` is replaced as `replace_folder` does; on an error it is left as it was and the new folder is
+    An existing `target` is replaced as `replace_directory` does; on an error it is left as it was and the new folder is
     removed.
     """
     target = Path(target).absolute()
@@ -66,12 +66,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
     fresh.chmod(0o755)
     try:
         yield fresh
-        replace_folder(fresh, target)
+        replace_directory(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def replace_folder(fresh: Path, target: Path) -> None:
+def replace_directory(fresh: Path, target: Path) -> None:
     """Rename `fresh` to `target`; what stood at `target` is removed only once the new folder is in its place.
 
     On Linux the two trade names in one step, so that one of them stands at `target` at every moment. Where the system
@@ -113,7 +113,7 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def write_whole(target: Path, content: bytes | str) -> None:
+def write_atomic(target: Path, content: bytes | str) -> None:
     """Write a file through a temporary neighbour and one rename, synced to disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

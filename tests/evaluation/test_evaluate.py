@@ -10,7 +10,7 @@ import pytest
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.evaluation.dataset import Tasks
+from mercato.evaluation.dataset import EvaluationSet
 from mercato.evaluation.evaluate import Evaluation, evaluate
 from tests.support.garments import Constant, Words, write_table
 
@@ -139,7 +139,7 @@ def test_without_a_future_only_batch_recall_falls_back_to_validation(market, wor
 
 
 def test_test_judgments_are_never_seen_by_validation_nor_the_reverse(market, words):
-    test, validation = Tasks.read(market, "test").relevance, Tasks.read(market, "validation").relevance
+    test, validation = EvaluationSet.read(market, "test").relevance, EvaluationSet.read(market, "validation").relevance
     assert test is not None and validation is not None
     assert (len(test.queries), len(validation.queries)) == (192, 12)
     metrics = evaluate(words, market, split="validation")
@@ -156,7 +156,7 @@ def test_raters_are_averaged_and_unknown_products_counted(market, words):
         {"query": "sofa", "product_id": "gone", "grade": 1.0},
     ]
     write_table(market.path, "judgments", rows)
-    lists = Tasks.read(market).relevance
+    lists = EvaluationSet.read(market).relevance
     assert lists is not None
     assert sorted(lists.grades) == [0.5, 1.0]
     assert lists.unknown == 1

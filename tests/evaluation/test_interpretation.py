@@ -17,7 +17,7 @@ from mercato.cli import app
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.evaluation.attention import mean_weights, short_and_long, weights_by_length
-from mercato.evaluation.dataset import Tasks
+from mercato.evaluation.dataset import EvaluationSet
 from mercato.evaluation.encoded import EncodedTower, encode_products, encode_queries
 from mercato.evaluation.evaluate import evaluate
 from mercato.evaluation.explain import explain_run
@@ -27,7 +27,7 @@ from mercato.models.channels import Channels
 from mercato.models.que2search import fields_of
 from mercato.reports.explanation_page import _leaders
 from mercato.runs.image_vectors import products_with_vectors
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 from tests.support.html import Balanced
 
 NAMES = ("text", "trigrams")
@@ -163,8 +163,8 @@ def test_without_pairs_of_both_kinds_there_is_no_auc():
 
 
 def test_channels_fused_late_are_the_towers_own_vectors_and_weights(tiny_run: Path, tiny_market: Market):
-    model = Model.load(tiny_run)
-    queries = Tasks.read(tiny_market).queries.head(300)
+    model = TorchEncoder.load(tiny_run)
+    queries = EvaluationSet.read(tiny_market).queries.head(300)
     found = encode_queries(model, queries)
     features = model.featurizer.queries(queries["query"].to_list()[:7], queries["country"].to_list()[:7])
     with torch.inference_mode():
@@ -176,7 +176,7 @@ def test_channels_fused_late_are_the_towers_own_vectors_and_weights(tiny_run: Pa
 
 @pytest.mark.parametrize(("group", "fields"), [("description", {"description": None}), ("country", {"country": None})])
 def test_a_channel_that_is_replaced_by_nothing_is_a_field_left_out(tiny_run, tiny_market, group, fields):
-    model = Model.load(tiny_run)
+    model = TorchEncoder.load(tiny_run)
     table = products_with_vectors(tiny_market, model, tiny_run).slice(0, 20)
     found = encode_products(model, table)
     towards = torch.from_numpy(model.encode_queries(["red sofa"] * 20, "us"))
@@ -197,7 +197,7 @@ def test_a_run_is_explained_on_its_test_questions(explained, tiny_run, tiny_mark
     attention = result["attention"]["query"]
     assert sum(weight["mean"] for weight in attention["channels"].values()) == pytest.approx(1, abs=1e-5)
     assert sum(row["queries"] for row in attention["by_length"]) == result["n"]["all_queries"]
-    model = Model.load(tiny_run)
+    model = TorchEncoder.load(tiny_run)
     model.market_path = tiny_market.path
     metrics = evaluate(model, tiny_market)
     assert result["roc_auc"] == pytest.approx(metrics["relevance"]["roc_auc"], abs=1e-4)
@@ -222,14 +222,14 @@ def test_the_report_is_one_file_with_charts_and_the_papers_figures(explained):
 
 def test_a_fusion_without_weights_says_so(tiny_run, tiny_market, tmp_path, tiny_recipe):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    trained = Model.load(run)
+    trained = TorchEncoder.load(run)
     towers = {
         name: getattr(tiny_recipe, name).model_copy(update={"fusion": "concat"})
         for name in ("query_tower", "product_tower")
     }
     recipe = tiny_recipe.model_copy(update=towers)
     towers = build_towers(recipe, trained.featurizer.spec, text_configs(recipe, trained.featurizer.spec))
-    Model(recipe, trained.featurizer, trained.image_encoder, towers).save(run)
+    TorchEncoder(recipe, trained.featurizer, trained.image_encoder, towers).save(run)
     told = CliRunner().invoke(app, ["explain", str(run), "--market", str(tiny_market.path)])
     assert told.exit_code == 0, told.output
     assert "concat" in told.stdout and "no attention weights" in " ".join(told.stdout.split())

@@ -27,7 +27,7 @@ from mercato.features.featurizer import FeatureSpec
 from mercato.models.build import build_towers, text_configs
 from mercato.reports.robustness_page import HEADLINES, _verdicts, _worst, rows
 from mercato.runs.image_vectors import products_with_vectors
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 from tests.support.html import Balanced
 
 QUE2SEARCH = ("title_text", "title_trigrams", "description_text", "language", "country", "images")
@@ -116,7 +116,7 @@ def test_a_price_that_is_withheld_is_unknown_and_so_is_all_that_derives_from_it(
 class Without:
     """An encoder that never sees a product's description."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: TorchEncoder) -> None:
         self.dimension, self.encode_queries = model.dimension, model.encode_queries
         self.model = model
 
@@ -131,7 +131,7 @@ def alone(tiny_run: Path, tiny_market: Market, tmp_path_factory) -> tuple[Path, 
 
 
 def test_a_loss_is_the_paired_difference_to_an_evaluation_without_the_field(alone, tiny_run, tiny_market):
-    model = Model.load(tiny_run)
+    model = TorchEncoder.load(tiny_run)
     model.market_path = tiny_market.path
     metrics = Evaluation.of(
         model,
@@ -182,7 +182,7 @@ def both(tiny_run: Path, tiny_market: Market, tmp_path_factory) -> tuple[Path, d
     """The tiny run beside one of untrained towers that reads the title and the condition only."""
     folder = tmp_path_factory.mktemp("both")
     run = shutil.copytree(tiny_run, folder / "plain")
-    trained = Model.load(run)
+    trained = TorchEncoder.load(run)
     tower = trained.recipe.product_tower.model_copy(
         update={"channels": ("title_text", "context"), "context": Context(numbers=(), categories=("condition",))}
     )
@@ -192,7 +192,7 @@ def both(tiny_run: Path, tiny_market: Market, tmp_path_factory) -> tuple[Path, d
     featurizer = trained.featurizer
     featurizer.spec = replace(featurizer.spec, product_channels=tower.channels, context=context)
     towers = build_towers(recipe, featurizer.spec, text_configs(recipe, featurizer.spec))
-    Model(recipe, featurizer, None, towers).save(run)
+    TorchEncoder(recipe, featurizer, None, towers).save(run)
     for file in run.glob("image_encoder*"):
         file.unlink()
     (run / "queries.json").unlink(missing_ok=True)

@@ -69,7 +69,7 @@ def test_concatenation_by_hand(wide):
 
 def test_a_wide_and_deep_fusion_can_start_as_the_plain_sum():
     fusion = late_fusion("wide_and_deep", 2, 3)
-    fusion.start_even()
+    fusion.uniform_init()
     channels = torch.randn(4, 2, 3)
     torch.testing.assert_close(fusion(channels_of(channels, torch.ones(4, 2, dtype=torch.bool)))[0], channels.sum(1))
     channels.requires_grad_()

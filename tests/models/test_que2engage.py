@@ -19,8 +19,8 @@ from mercato.losses.engagement_bce import engagement_bce
 from mercato.models.build import build_towers, text_configs
 from mercato.models.text_encoder import TextEncoder
 from mercato.runs.export import _to_onnx, export
-from mercato.runs.onnx_encoder import Predictor
-from mercato.runs.torch_encoder import Model
+from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.runs.torch_encoder import TorchEncoder
 from mercato.training.data.batches import Batches, Examples, tensors
 from mercato.training.tasks.objective import engagement_loss, stage_loss
 
@@ -55,7 +55,7 @@ PRODUCTS = [
 ]  # fmt: skip
 
 
-def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean", **dropout: float) -> Model:
+def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean", **dropout: float) -> TorchEncoder:
     """An untrained run with two layers, of which the upper fuses."""
     text = {"layers": 2, "heads": 2, "hidden": 8, "feed_forward": 16, "pooling": pooling}
     recipe = Recipe.model_validate(
@@ -81,7 +81,9 @@ def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean"
         context=ContextSpec.fit(recipe.product_tower.context, CATALOGUE, NOW),
     )  # fmt: skip
     torch.manual_seed(0)
-    model = Model(recipe, Featurizer(spec, tokenizer), None, build_towers(recipe, spec, text_configs(recipe, spec)))
+    model = TorchEncoder(
+        recipe, Featurizer(spec, tokenizer), None, build_towers(recipe, spec, text_configs(recipe, spec))
+    )
     model.now = NOW
     return model
 
@@ -90,11 +92,11 @@ KINDS = [("zeros", "set"), ("token", "each"), ("zeros", "each"), ("token", "set"
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="+".join)
-def model(request) -> Model:
+def model(request) -> TorchEncoder:
     return make(*request.param)
 
 
-def inputs_of(model: Model, products: list[dict]) -> dict[str, torch.Tensor]:
+def inputs_of(model: TorchEncoder, products: list[dict]) -> dict[str, torch.Tensor]:
     return tensors(model.featurizer.products(products, model.image_vectors(products), NOW))
 
 
@@ -109,13 +111,13 @@ def test_onnx_says_what_torch_says_of_whatever_is_missing(tmp_path):
     model = make("token", "each")
     model.save(tmp_path)
     assert max(export(model, tmp_path).values()) < 1e-5
-    served = Predictor(tmp_path)
+    served = OnnxEncoder(tmp_path)
     served.now = NOW
     expected = model.encode_products(PRODUCTS)
     np.testing.assert_allclose(served.encode_products(PRODUCTS), expected, atol=1e-5)
     for product, vector in zip(PRODUCTS, expected, strict=True):
         np.testing.assert_allclose(served.encode_products([product])[0], vector, atol=1e-5)
-    np.testing.assert_array_equal(Model.load(tmp_path).encode_queries(["sofa"]), model.encode_queries(["sofa"]))
+    np.testing.assert_array_equal(TorchEncoder.load(tmp_path).encode_queries(["sofa"]), model.encode_queries(["sofa"]))
 
 
 def test_onnx_with_one_token_for_all_photos_and_zeros_for_none():
@@ -187,7 +189,7 @@ def test_a_missing_channel_reads_zeros_or_its_own_token():
 # --- modality dropout
 
 
-def present(model: Model, product: dict, rows: int) -> np.ndarray:
+def present(model: TorchEncoder, product: dict, rows: int) -> np.ndarray:
     """Which of text, images and context training leaves of so many equal rows: (rows, 3) bool."""
     torch.manual_seed(0)
     inputs = {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in inputs_of(model, [product]).items()}
@@ -235,7 +237,7 @@ SHOWN = [(0, 1), (1, 3), (2, 0)]
 
 
 @pytest.fixture(scope="module")
-def engage() -> Model:
+def engage() -> TorchEncoder:
     return make()
 
 

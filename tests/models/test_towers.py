@@ -12,7 +12,7 @@ from mercato.features.tokenizer import train_tokenizer
 from mercato.models.build import build_towers, text_configs
 from mercato.models.que2search import TwoTower
 from mercato.runs.export import export
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 
 QUERY = ("text", "trigrams", "country")
 PRODUCT = ("title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images")
@@ -33,7 +33,7 @@ def make(
     shared: bool = False,
     fusion: str = "attention",
     shared_text: bool = True,
-) -> Model:
+) -> TorchEncoder:
     text = {"layers": 2, "heads": 2, "hidden": 8, "feed_forward": 16}
     recipe = Recipe.model_validate(
         {
@@ -61,11 +61,13 @@ def make(
         image_dimension=3,
     )
     torch.manual_seed(0)
-    return Model(recipe, Featurizer(spec, tokenizer), None, build_towers(recipe, spec, text_configs(recipe, spec)))
+    return TorchEncoder(
+        recipe, Featurizer(spec, tokenizer), None, build_towers(recipe, spec, text_configs(recipe, spec))
+    )
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def model() -> TorchEncoder:
     return make()
 
 
@@ -127,7 +129,7 @@ def test_title_and_description_apart_on_wish(tmp_path):
     backbones = sum(p.numel() for e in apart.towers.text_encoders() for p in e.backbone.parameters())
     assert sum(p.numel() for p in apart.towers.text_parameters()) == backbones
     apart.save(tmp_path)
-    again = Model.load(tmp_path)
+    again = TorchEncoder.load(tmp_path)
     np.testing.assert_array_equal(again.encode_products(PRODUCTS[:5]), apart.encode_products(PRODUCTS[:5]))
     description = apart.towers.product.description_text
     with torch.no_grad():
@@ -156,7 +158,7 @@ def test_one_encoder_for_both_towers_on_wish():
 def test_a_shared_encoder_survives_its_file(tmp_path):
     model = make(shared=True)
     model.save(tmp_path)
-    again = Model.load(tmp_path)
+    again = TorchEncoder.load(tmp_path)
     assert again.towers.query.text is again.towers.product.text
     assert np.array_equal(again.encode_queries(QUERIES[:5]), model.encode_queries(QUERIES[:5]))
 

@@ -77,7 +77,7 @@ def test_relevance_and_engagement_come_first_side_by_side(evaluation, tmp_path):
 def test_a_curve_of_two_tasks_says_that_it_is_their_mean(evaluation, tmp_path, both):
     tasks = {"validation/relevance": 0.7, "validation/engagement": 0.5} if both else {}
     history = [{"stage": 1, "epoch": epoch, "validation/roc_auc": 0.6, **tasks} for epoch in (0, 1)]
-    write_report(evaluation.metrics(), tmp_path / "report.html", title="Tasks", history=history)
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="EvaluationSet", history=history)
     assert ("the mean of relevance and engagement" in _read(tmp_path / "report.html")[1]) == both
 
 

@@ -13,8 +13,8 @@ import pytest
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.runs.image_vectors import photo_vectors, products_with_vectors
-from mercato.runs.onnx_encoder import Predictor
-from mercato.runs.torch_encoder import Model, load
+from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.runs.torch_encoder import TorchEncoder, load
 
 QUERIES = [
     "red sofa",
@@ -30,13 +30,13 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def model(tiny_run: Path) -> Model:
+def model(tiny_run: Path) -> TorchEncoder:
     return load(tiny_run)
 
 
 @pytest.fixture
-def predictor(tiny_run: Path) -> Predictor:
-    return Predictor(tiny_run)
+def predictor(tiny_run: Path) -> OnnxEncoder:
+    return OnnxEncoder(tiny_run)
 
 
 @pytest.mark.parametrize("size", [1, 7, len(QUERIES)])
@@ -122,8 +122,8 @@ class NoTorch:
             raise ImportError(name)
 sys.meta_path.insert(0, NoTorch())
 from pathlib import Path
-from mercato.runs.onnx_encoder import Predictor
-predictor = Predictor(Path(sys.argv[1]))
+from mercato.runs.onnx_encoder import OnnxEncoder
+predictor = OnnxEncoder(Path(sys.argv[1]))
 assert predictor.encode_queries(["red sofa"]).shape == (1, 16)
 assert predictor.encode_products([{"title": "red sofa"}]).shape == (1, 16)
 assert "torch" not in sys.modules
@@ -132,10 +132,10 @@ assert "torch" not in sys.modules
 
 
 def test_what_is_no_run(tiny_run, tmp_path):
-    for open_run in (Predictor, load):
+    for open_run in (OnnxEncoder, load):
         with pytest.raises(MercatoError, match="is not a run"):
             open_run(tmp_path)
     run = shutil.copytree(tiny_run, tmp_path / "run")
     (run / "query_tower.onnx").unlink()
     with pytest.raises(MercatoError, match="mercato export"):
-        Predictor(run)
+        OnnxEncoder(run)

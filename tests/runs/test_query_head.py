@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.runs import query_head
-from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.query_head import QueryHead
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 
 QUERIES = ["red sofa", "zapatillas de niño", "lamp", "old lamp", "bicycle"]
 
@@ -26,7 +26,7 @@ def headed_run(tiny_run: Path, tmp_path: Path) -> Path:
     """The tiny run with a head that nobody trained."""
     run = shutil.copytree(tiny_run, tmp_path / "run")
     weights, random = load_file(run / "model.safetensors"), np.random.default_rng(0)
-    dimension = Predictor(run).dimension
+    dimension = OnnxEncoder(run).dimension
     weights["head.weight"] = random.normal(size=(len(QUERIES), dimension)).astype(np.float32)
     weights["head.bias"] = random.normal(size=len(QUERIES)).astype(np.float32)
     save_file(weights, run / "model.safetensors")
@@ -56,18 +56,18 @@ def test_every_product_gets_its_own_beyond_one_batch(monkeypatch):
 
 def test_torch_and_onnx_predict_the_same(headed_run: Path, tiny_market: Market):
     products = tiny_market.arrow("products").slice(0, 9)
-    ours = Model.load(headed_run).predict_queries(products, 3)
-    served = Predictor(headed_run).predict_queries(products.to_pylist(), 3)
+    ours = TorchEncoder.load(headed_run).predict_queries(products, 3)
+    served = OnnxEncoder(headed_run).predict_queries(products.to_pylist(), 3)
     assert [[query for query, _ in likely] for likely in ours] == [[query for query, _ in likely] for likely in served]
     np.testing.assert_allclose(
         [[p for _, p in row] for row in ours], [[p for _, p in row] for row in served], atol=1e-4
     )
     weights = load_file(headed_run / "model.safetensors")
-    logits = Model.load(headed_run).encode_products(products) @ weights["head.weight"].T + weights["head.bias"]
+    logits = TorchEncoder.load(headed_run).encode_products(products) @ weights["head.weight"].T + weights["head.bias"]
     assert [likely[0][0] for likely in served] == [QUERIES[best] for best in logits.argmax(axis=1)]
 
 
-@pytest.mark.parametrize("load", [Model.load, Predictor])
+@pytest.mark.parametrize("load", [TorchEncoder.load, OnnxEncoder])
 def test_a_run_without_a_head_says_what_gives_one(tiny_run: Path, load):
     with pytest.raises(MercatoError, match=r"head\.queries"):
         load(tiny_run).predict_queries([{"title": "red sofa"}])
@@ -76,4 +76,4 @@ def test_a_run_without_a_head_says_what_gives_one(tiny_run: Path, load):
 def test_queries_of_another_head_are_refused(headed_run: Path):
     (headed_run / "queries.json").write_text(json.dumps(QUERIES[1:]))
     with pytest.raises(MercatoError, match="lists 4 queries, but the run's head has 5"):
-        Predictor(headed_run).predict_queries([{"title": "red sofa"}])
+        OnnxEncoder(headed_run).predict_queries([{"title": "red sofa"}])

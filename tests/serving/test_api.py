@@ -18,8 +18,8 @@ from PIL import Image
 from mercato.catalogue import images as pictures
 from mercato.data.mining import mine
 from mercato.data.schema import PRODUCTS
-from mercato.search.pipeline import Effort
-from mercato.serving.guard import Door
+from mercato.search.pipeline import PagePolicy
+from mercato.serving.guard import RequestGuard
 from mercato.serving.prometheus import Metrics
 from tests.support.served import WRITE, event, ids, search, server, wait_until
 from tests.support.small_market import KEY, TrigramEncoder, make_market, picture, products
@@ -109,7 +109,7 @@ def test_the_pages_together_are_the_ranking(client, mode, page_size):
 
 
 def test_pages_are_whole_beyond_a_radius(start):
-    client = start(effort=Effort(radius=0.4))
+    client = start(policy=PagePolicy(min_cosine=0.4))
     whole = search(client, query="red chair", page_size=100)
     beyond = [hit for hit in whole["hits"] if hit["cosine"] < 0.4]
     assert 0 < len(beyond) < len(whole["hits"]) and all(hit["found_by"] == ["text"] for hit in beyond)
@@ -147,7 +147,7 @@ def test_a_model_number_is_found_first(tmp_path, page_size):
 
 
 def test_what_only_words_found_follows_what_is_near_enough(start):
-    client = start(effort=Effort(radius=0.9))
+    client = start(policy=PagePolicy(min_cosine=0.9))
     first_page = search(client, query="red chair", page_size=6)["hits"]
     assert {hit["found_by"] == ["text"] for hit in first_page} == {True, False}
     assert all(hit["cosine"] < 0.9 for hit in first_page if "ann" not in hit["found_by"])
@@ -291,7 +291,7 @@ def test_large_bodies_are_let_in_a_few_at_a_time():
         await door({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
 
     async def crowd():
-        door = Door(app, KEY, Metrics())
+        door = RequestGuard(app, KEY, Metrics())
         asked = [post(door, size, keyed=False) for size in [500_000] * 20 + [None] * 3 + [100] * 30]
         asked += [post(door, 30_000_000, keyed=True, path="/v1/products") for _ in range(6)]
         waiting = [asyncio.create_task(one) for one in asked]

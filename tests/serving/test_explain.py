@@ -20,8 +20,8 @@ from mercato.features.context import ContextSpec
 from mercato.features.featurizer import Featurizer
 from mercato.models.build import build_towers, text_configs
 from mercato.runs.image_vectors import products_with_vectors
-from mercato.runs.onnx_encoder import Predictor
-from mercato.runs.torch_encoder import Model
+from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.runs.torch_encoder import TorchEncoder
 from mercato.search.explain import Explainer
 from mercato.serving.bodies import ExplainIn
 from tests.support.served import WRITE, wait_until
@@ -170,7 +170,7 @@ def tiny_catalogue(tiny_market, tmp_path) -> Iterator[Catalogue]:
 def test_a_run_is_explained_by_what_it_reads_and_photos_are_read_once(
     tiny_run, tiny_market, tiny_catalogue, monkeypatch
 ):
-    predictor = Predictor(tiny_run, tiny_market.path)
+    predictor = OnnxEncoder(tiny_run, tiny_market.path)
     rows = tiny_market.arrow("products").to_pylist()
     row = next(row for row in rows if all(row[field] for field in READ))
     encode, read = predictor.image_encoder.encode, []
@@ -213,9 +213,9 @@ CONTEXT = ("price", "currency", "condition", "created_at", "category", "seller_r
 
 
 @pytest.fixture(scope="module")
-def untrained(tiny_market, tiny_run) -> Model:
+def untrained(tiny_market, tiny_run) -> TorchEncoder:
     """Que2Engage with the tiny run's tokenizer and image encoder."""
-    old = Model.load(tiny_run)
+    old = TorchEncoder.load(tiny_run)
     recipe = Recipe.parse(
         old.recipe.toml(),
         changes=[
@@ -230,13 +230,13 @@ def untrained(tiny_market, tiny_run) -> Model:
     spec = replace(old.featurizer.spec, product_channels=recipe.product_tower.channels, context=context)
     torch.manual_seed(0)
     towers = build_towers(recipe, spec, text_configs(recipe, spec))
-    model = Model(recipe, Featurizer(spec, old.featurizer.tokenizer), old.image_encoder, towers)
+    model = TorchEncoder(recipe, Featurizer(spec, old.featurizer.tokenizer), old.image_encoder, towers)
     model.market_path = tiny_market.path
     return model
 
 
 @pytest.fixture
-def engage(untrained) -> Model:
+def engage(untrained) -> TorchEncoder:
     """By the clock, as served."""
     untrained.now = None
     return untrained
@@ -258,7 +258,7 @@ def test_a_product_is_the_same_vector_by_every_road(engage, tiny_run, tiny_marke
 
 def test_a_run_that_looks_at_no_photo_may_still_count_them(engage, tiny_run, tiny_market):
     spec = replace(engage.featurizer.spec, product_channels=("title_text", "context"))
-    blind = Model(engage.recipe, Featurizer(spec, engage.featurizer.tokenizer), None, engage.towers)
+    blind = TorchEncoder(engage.recipe, Featurizer(spec, engage.featurizer.tokenizer), None, engage.towers)
     told = [
         blind.featurizer.products(table.slice(0, 40).to_pylist(), None, SPRING)["context_numbers"]
         for table in (tiny_market.arrow("products"), products_with_vectors(tiny_market, blind, tiny_run))

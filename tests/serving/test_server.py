@@ -23,7 +23,7 @@ from tests.support.served import event, ids, search
 from tests.support.small_market import TrigramEncoder, make_market, products
 
 
-class Predictor(TrigramEncoder):
+class OnnxEncoder(TrigramEncoder):
     def __init__(self, *_: object, **__: object) -> None:
         self.recipe, self.image_encoder = SimpleNamespace(name="trigrams"), None
         self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_dimension=3, max_images=5))
@@ -35,8 +35,8 @@ def run(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / WEIGHTS).write_bytes(b"weights")
     (folder / RETRIEVAL).write_text(json.dumps({"radius": None}))
-    monkeypatch.setattr(server, "Predictor", Predictor)
-    monkeypatch.setattr(indexing, "Predictor", Predictor)
+    monkeypatch.setattr(server, "OnnxEncoder", OnnxEncoder)
+    monkeypatch.setattr(indexing, "OnnxEncoder", OnnxEncoder)
     monkeypatch.delenv(KEY, raising=False)
     return folder
 
@@ -108,7 +108,7 @@ def test_a_market_has_one_server(serve):
 
 
 def test_the_runs_radius_bounds_what_is_near(serve, run):
-    (run / RETRIEVAL).write_text(json.dumps({"radius": 0.999}))
+    (run / RETRIEVAL).write_text(json.dumps({"min_cosine": 0.999}))
     found = []
     serve(lambda client: found.extend(ids(search(client, query="red chair", mode="semantic"))))
     assert found == ["p00", "p24"]

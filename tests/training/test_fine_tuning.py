@@ -24,7 +24,7 @@ from mercato.models.que2search import TwoTower
 from mercato.models.vision import PIXELS, Vision, rows_of
 from mercato.runs.folder import read_history
 from mercato.runs.image_encoder import ImageEncoder
-from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.torch_encoder import load
 from mercato.training import train as training
 from mercato.training.data import images as photos_module
@@ -91,13 +91,13 @@ class Watched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.towers: TwoTower | None = None
-        radius = training._radius
+        min_cosine = training._min_cosine
 
         def watch(towers, validation):
             self.towers, self.validation = copy.deepcopy(towers), validation
-            return radius(towers, validation)
+            return min_cosine(towers, validation)
 
-        monkeypatch.setattr(training, "_radius", watch)
+        monkeypatch.setattr(training, "_min_cosine", watch)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_a_finished_run_is_like_any_other(market, unbroken):
     assert np.abs(image_vectors(run) - image_vectors(start)).max() > 1e-3, "it learned"
 
     table = market.arrow("products")
-    served = Predictor(run)
+    served = OnnxEncoder(run)
     np.testing.assert_allclose(served.encode_products(table), load(run).encode_products(table), atol=TOLERANCE)
     towers, validation = watched.towers.eval(), watched.validation
     with torch.inference_mode():
@@ -246,7 +246,7 @@ def test_a_transformers_model_is_fine_tuned_and_served(resnet, tmp_path):
     assert np.abs(image_vectors(tmp_path / "run") - image_vectors(start)).max() > 1e-3
     table = market.arrow("products")
     np.testing.assert_allclose(
-        Predictor(tmp_path / "run").encode_products(table), model.encode_products(table), atol=TOLERANCE
+        OnnxEncoder(tmp_path / "run").encode_products(table), model.encode_products(table), atol=TOLERANCE
     )
 
 

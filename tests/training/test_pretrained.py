@@ -14,8 +14,8 @@ from transformers import AutoModel, ViTConfig, ViTModel
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.zero_shot import ZeroShot
 from mercato.models.build import build_towers, text_configs
-from mercato.runs.onnx_encoder import Predictor
-from mercato.runs.torch_encoder import Model, load
+from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.runs.torch_encoder import TorchEncoder, load
 from mercato.training.data.batches import tensors
 from mercato.training.data.prepare import prepare
 from mercato.training.train import train
@@ -46,7 +46,7 @@ def test_a_run_of_pretrained_encoders_needs_nothing_but_its_folder(bert, vit, tm
     model = train(recipe(copies[0], 2, f"images.encoder={copies[1]}"), market, tmp_path / "run")
     for copy in copies:
         shutil.rmtree(copy)
-    again, predictor = load(tmp_path / "run"), Predictor(tmp_path / "run")
+    again, predictor = load(tmp_path / "run"), OnnxEncoder(tmp_path / "run")
     assert again.featurizer.spec.image_dimension == 24 and len(again.towers.query.text.backbone.encoder.layer) == 2
     rows = market.arrow("products").slice(0, 7)
     queries = ["mesa", "silla number 9", "unheard of", ""]
@@ -55,11 +55,13 @@ def test_a_run_of_pretrained_encoders_needs_nothing_but_its_folder(bert, vit, tm
     np.testing.assert_allclose(predictor.encode_products(rows), again.encode_products(rows), atol=1e-4)
 
 
-def untrained(bert: Path, tmp_path: Path, layers: int) -> Model:
+def untrained(bert: Path, tmp_path: Path, layers: int) -> TorchEncoder:
     wanted = recipe(bert, layers)
     market = make_market(tmp_path / "market", with_photos(products()))
     featurizer = prepare(market, wanted, tmp_path).featurizer
-    return Model(wanted, featurizer, None, build_towers(wanted, featurizer.spec, text_configs(wanted, featurizer.spec)))
+    return TorchEncoder(
+        wanted, featurizer, None, build_towers(wanted, featurizer.spec, text_configs(wanted, featurizer.spec))
+    )
 
 
 def test_the_first_layers_are_taken(bert, tmp_path):
@@ -102,7 +104,7 @@ def test_the_cache_keeps_apart_what_a_pretrained_tokenizer_does(bert, tmp_path):
     cased = shutil.copytree(bert, tmp_path / "cased")
     (cased / "tokenizer.json").write_text(json.dumps(tokenizer))
     train(recipe(cased, 1), make_market(tmp_path / "market"), tmp_path / "run")
-    model, predictor = load(tmp_path / "run"), Predictor(tmp_path / "run")
+    model, predictor = load(tmp_path / "run"), OnnxEncoder(tmp_path / "run")
     for query in ("mesa", "MESA"):
         np.testing.assert_allclose(predictor.encode_queries([query]), model.encode_queries([query]), atol=1e-4)
     assert not np.allclose(*model.encode_queries(["mesa", "MESA"]), atol=1e-3)

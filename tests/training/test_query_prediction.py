@@ -9,8 +9,8 @@ import pytest
 
 from mercato.data.market import Market
 from mercato.reports.evaluate import evaluate_run
-from mercato.runs.onnx_encoder import Predictor
-from mercato.runs.torch_encoder import Model
+from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.runs.torch_encoder import TorchEncoder
 from mercato.training.train import train
 from tests.support.toys import KINDS, make_market, pairs, products, toy_recipe
 
@@ -40,7 +40,7 @@ def test_a_new_product_is_known_by_another_languages_word(trained):
     known = json.loads((run / "queries.json").read_text())
     assert len(known) == 5 and set(known) < set(KINDS)
     new = [{"title": f"{KINDS[word]} number 99", "description": f"a good {KINDS[word]}"} for word in known]
-    for model in (Model.load(run), Predictor(run)):
+    for model in (TorchEncoder.load(run), OnnxEncoder(run)):
         likely = model.predict_queries(new, 2)
         assert [first for (first, _), _ in likely] == known
         assert all(probability > 0.5 for (_, probability), _ in likely)

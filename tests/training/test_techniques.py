@@ -12,7 +12,7 @@ import torch
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.runs.torch_encoder import Model, load
+from mercato.runs.torch_encoder import TorchEncoder, load
 from mercato.training import train as training
 from mercato.training.data.prepare import prepare
 from mercato.training.train import train
@@ -114,7 +114,7 @@ def test_blending_teaches_a_modality_that_another_hides(tmp_path):
         product["description"] = f"{hash_word(i % len(KINDS))} {i} {hash_word(100 + i)}"
     market = make_market(tmp_path / "market", goods)
 
-    def lead_without_title(model: Model) -> float:
+    def lead_without_title(model: TorchEncoder) -> float:
         bare = model.encode_products([{"description": product["description"]} for product in goods])
         cosines = model.encode_queries(list(KINDS), "us") @ bare.T
         own = np.arange(len(KINDS))[:, None] == np.arange(len(goods)) % len(KINDS)

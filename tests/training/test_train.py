@@ -14,7 +14,7 @@ import torch
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.runs.torch_encoder import Model, load
+from mercato.runs.torch_encoder import TorchEncoder, load
 from mercato.training import train as training
 from mercato.training.train import train
 from tests.support.toys import KINDS, make_market, pairs, products, toy_recipe, with_photos
@@ -31,11 +31,11 @@ def learned(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history(run)]
 
 
-def weights(model: Model) -> dict[str, torch.Tensor]:
+def weights(model: TorchEncoder) -> dict[str, torch.Tensor]:
     return model.towers.state_dict()
 
 
-def same(one: Model, other: Model) -> bool:
+def same(one: TorchEncoder, other: TorchEncoder) -> bool:
     return all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
 
 

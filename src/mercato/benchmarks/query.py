@@ -16,7 +16,7 @@ from mercato.features.tokenizer import train_tokenizer
 from mercato.models.build import build_towers, text_configs
 from mercato.runs.export import export
 from mercato.runs.latency import QUERIES, latency, made_up_queries, time_each
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 
 BUDGET_MS = 0.3
 
@@ -30,7 +30,7 @@ def run(folder: Path | None = None) -> dict[str, Any]:
         if folder is None:
             folder = Path(scratch)
             _untrained(folder)
-        model = Model.load(folder)
+        model = TorchEncoder.load(folder)
         times = latency(folder)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -82,6 +82,6 @@ def _untrained(folder: Path) -> None:
     )
     torch.manual_seed(0)
     towers = build_towers(recipe, spec, text_configs(recipe, spec))
-    model = Model(recipe, Featurizer(spec, tokenizer), None, towers)
+    model = TorchEncoder(recipe, Featurizer(spec, tokenizer), None, towers)
     model.save(folder)
     export(model, folder)

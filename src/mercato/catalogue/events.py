@@ -22,7 +22,7 @@ from mercato.catalogue.store import Catalogue
 from mercato.data.schema import EVENTS
 from mercato.data.ubi import parse_ubi_event, share_sessions
 from mercato.errors import MercatoError
-from mercato.files import write_whole
+from mercato.files import write_atomic
 
 _AHEAD, _BACK = timedelta(minutes=5), timedelta(hours=24)  # how far a browser's clock is believed
 _COUNTRY = re.compile("[a-z]{2}")
@@ -84,7 +84,7 @@ class EventMover:
         rows = [row | {"timestamp": datetime.fromisoformat(row["timestamp"])} for _, row in events]
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=EVENTS), content)
-        write_whole(self._folder / f"{self._prefix}{first:012}-{last:012}.parquet", content.getvalue())
+        write_atomic(self._folder / f"{self._prefix}{first:012}-{last:012}.parquet", content.getvalue())
         _sync(self._folder)
         self._catalogue.drop_events(first, last)
         return len(events)

@@ -14,7 +14,7 @@ from mercato.retrieval.open import build_index
 from mercato.retrieval.protocol import IndexRecord, record_from_product
 from mercato.runs.folder import WEIGHTS
 from mercato.runs.image_vectors import products_with_vectors
-from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.onnx_encoder import OnnxEncoder
 
 BATCH = 256
 
@@ -40,15 +40,15 @@ def index_market(run: Path, market: Market, url: str, now: datetime | None = Non
     Returns the index's description. Of rows with one product_id the first stands. What was written through the API
     since is indexed again by the next server. Listings are as old as at the moment `now`; None: as they are today.
     """
-    predictor = Predictor(run, market.path, threads=2)
-    predictor.now = now
+    encoder = OnnxEncoder(run, market.path, threads=2)
+    encoder.now = now
     # The moment makes every build another: what the API wrote since must be indexed again, also by the same run.
     made_by = f"{run_fingerprint(run)} {products_fingerprint(market)} {datetime.now(UTC).isoformat(timespec='seconds')}"
-    return build_index(url, _records(predictor, market, run), predictor.dimension, made_by)
+    return build_index(url, _records(encoder, market, run), encoder.dimension, made_by)
 
 
-def _records(predictor: Predictor, market: Market, run: Path) -> Iterator[IndexRecord]:
-    products = products_with_vectors(market, predictor, run)
+def _records(encoder: OnnxEncoder, market: Market, run: Path) -> Iterator[IndexRecord]:
+    products = products_with_vectors(market, encoder, run)
     seen: set[str] = set()
     starts = range(0, products.num_rows, BATCH)
     for start in track(starts, f"products → vectors → index (batches of {BATCH})"):
@@ -57,4 +57,4 @@ def _records(predictor: Predictor, market: Market, run: Path) -> Iterator[IndexR
             if row["product_id"] not in seen:
                 seen.add(row["product_id"])
                 rows.append(row)
-        yield from map(record_from_product, rows, predictor.encode_products(rows))
+        yield from map(record_from_product, rows, encoder.encode_products(rows))

@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 from mercato.data.coercion import coerce, shorten, shorten_at
 from mercato.data.images import inside
 from mercato.data.mapping import ImportMap, Section, missing_column
-from mercato.data.market import MarketConfig, whole_market, write_market_toml
+from mercato.data.market import MarketConfig, atomic_market, write_market_toml
 from mercato.data.reading import Source, Values, read_source
 from mercato.data.rules import violations
 from mercato.data.schema import IMAGE, REQUIRED, TABLES
@@ -140,7 +140,7 @@ def import_market(
         config = config.model_copy(update={"name": name})
     for table, given in files.items():
         plan.refuse_unused(table, given)
-    with whole_market(folder) as fresh:
+    with atomic_market(folder) as fresh:
         jobs = [(table, number, file) for table, given in files.items() for number, file in enumerate(given)]
         parts: dict[str, list[pa.Table]] = {}
         for table, number, file in track(jobs, "import"):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mercato.data.schema import REQUIRED, TABLES
 from mercato.errors import MercatoError
-from mercato.files import market_lock, refuse_foreign, whole_folder, write_whole
+from mercato.files import atomic_directory, ensure_replaceable, market_lock, write_atomic
 
 MARKET = "market.toml"
 CATALOGUE = "catalogue.sqlite"  # what the API acknowledged, beside the tables
@@ -139,23 +139,23 @@ class Market:
 
 def write_market_toml(folder: Path, config: MarketConfig) -> None:
     """Write `market.toml` into a market folder."""
-    write_whole(folder / MARKET, tomli_w.dumps(config.model_dump(mode="json")))
+    write_atomic(folder / MARKET, tomli_w.dumps(config.model_dump(mode="json")))
 
 
 @contextmanager
-def whole_market(folder: Path) -> Iterator[Path]:
-    """`whole_folder` for a market: replaces an earlier market, but nothing that could not be made again.
+def atomic_market(folder: Path) -> Iterator[Path]:
+    """`atomic_directory` for a market: replaces an earlier market, but nothing that could not be made again.
 
     Raises:
         MercatoError: `folder` holds something else than a market, or what the API wrote, or is being served.
     """
     folder = Path(folder)
-    refuse_foreign(folder, (MARKET,))
+    ensure_replaceable(folder, (MARKET,))
     with ExitStack() as held:
         if (folder / MARKET).is_file():
             held.enter_context(market_lock(folder))
             _refuse_written(folder)
-        yield held.enter_context(whole_folder(folder))
+        yield held.enter_context(atomic_directory(folder))
 
 
 def _refuse_written(folder: Path) -> None:

@@ -23,7 +23,7 @@ from mercato.data.normalize import normalize
 from mercato.data.rules import latest_time
 from mercato.data.schema import PAIRS
 from mercato.errors import MercatoError
-from mercato.files import write_whole
+from mercato.files import write_atomic
 
 SPLITS = ("train", "validation", "future")
 COLUMNS = ["timestamp", "query_id", "session_id", "action_name", "user_query", "product_id", "country"]
@@ -112,7 +112,7 @@ def mine(market: Market) -> MiningReport:
     pairs = pairs.cast(mined)
     buffer = pa.BufferOutputStream()
     pq.write_table(pairs, buffer, compression="zstd")
-    write_whole(market.path / "pairs.parquet", buffer.getvalue().to_pybytes())
+    write_atomic(market.path / "pairs.parquet", buffer.getvalue().to_pybytes())
     return MiningReport(
         events=events,
         future_events=future_events,

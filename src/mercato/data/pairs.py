@@ -74,7 +74,7 @@ def held_out_pairs(market: Market, wanted: Pairs) -> tuple[pl.DataFrame | None, 
     return recipe_pairs(market, wanted.model_copy(update={"market": False, "catalogue": first})), first[0].withhold
 
 
-def moment_of(market: Market, splits: Collection[str]) -> datetime:
+def split_cutoff(market: Market, splits: Collection[str]) -> datetime:
     """When these splits of the market's pairs end: the present of who learns from them, by which listings have an age.
 
     Where pairs tell no time, the day of the newest listing; else now.

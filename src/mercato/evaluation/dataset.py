@@ -20,7 +20,7 @@ EARLIER = {"test": ("train", "validation"), "validation": ("train",)}
 
 
 @dataclass(frozen=True)
-class Lists:
+class LabelledPairs:
     """Graded (query, product) pairs, arrays of (P,). Queries and products are rows of the evaluation's tables."""
 
     queries: IntArray
@@ -30,14 +30,14 @@ class Lists:
     unknown: int  # pairs left out, as their product is not in the catalogue
 
     @property
-    def asked(self) -> IntArray:
+    def query_rows(self) -> IntArray:
         """The rows of the distinct queries, ascending: (Q,)."""
         return np.unique(self.queries)
 
     @property
     def groups(self) -> IntArray:
         """The query of each pair as a position in `asked`: (P,)."""
-        return np.searchsorted(self.asked, self.queries)
+        return np.searchsorted(self.query_rows, self.queries)
 
     def only(self, keep_P: BoolArray) -> Self:
         """Keep some of the pairs."""
@@ -45,16 +45,16 @@ class Lists:
 
 
 @dataclass(frozen=True)
-class Tasks:
+class EvaluationSet:
     """The distinct queries of all parts (columns `query`, `country`), and each part that the tables allow."""
 
     queries: pl.DataFrame
     product_ids: list[str]
-    relevance: Lists | None  # graded by raters
-    engagement: Lists | None  # 1 engaged, 0 shown and not engaged
-    engaged: Lists | None  # the engaged ones among them: the truth of KNN
-    unseen: Lists | None  # of these, the pairs that no earlier split shows together; None where that is all of them
-    batch: Lists | None  # engaged pairs too, of the validation split where the market has no future one
+    relevance: LabelledPairs | None  # graded by raters
+    engagement: LabelledPairs | None  # 1 engaged, 0 shown and not engaged
+    engaged: LabelledPairs | None  # the engaged ones among them: the truth of KNN
+    unseen: LabelledPairs | None  # of these, pairs that no earlier split shows together; None where that is all
+    batch: LabelledPairs | None  # engaged pairs too, of the validation split where the market has no future one
     countries: list[str | None] | None  # of the products, where everybody engages within their own country
 
     @property
@@ -141,7 +141,7 @@ class Tasks:
         )
 
 
-def _within(engaged: Lists, queries: pl.DataFrame, countries: list[str | None]) -> bool:
+def _within(engaged: LabelledPairs, queries: pl.DataFrame, countries: list[str | None]) -> bool:
     """Whether engaged pairs stay within a country, but for a stray one in a hundred; unknown countries say nothing."""
     asked = queries["country"].to_list()
     both = [(asked[q], countries[p]) for q, p in zip(engaged.queries, engaged.products, strict=True)]
@@ -181,11 +181,11 @@ def _of_split(frame: pl.DataFrame, split: str, null: str) -> pl.DataFrame:
     return rows.group_by(KEY).agg(pl.col("grade").mean()).sort(KEY)
 
 
-def _coded(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame, split: str) -> Lists:
+def _coded(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame, split: str) -> LabelledPairs:
     numbered = queries.with_row_index("row")
     rows = frame.join(numbered, on=["query", "country"], how="left", nulls_equal=True, maintain_order="left")
     known = rows.join(products, on="product_id", how="inner", maintain_order="left")
-    return Lists(
+    return LabelledPairs(
         known["row"].cast(pl.Int64).to_numpy(),
         known["product"].cast(pl.Int64).to_numpy(),
         known["grade"].to_numpy(),
@@ -194,5 +194,5 @@ def _coded(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame, s
     )
 
 
-def _nonempty(lists: Lists | None) -> Lists | None:
+def _nonempty(lists: LabelledPairs | None) -> LabelledPairs | None:
     return lists if lists is not None and len(lists.queries) else None

@@ -11,7 +11,7 @@ import numpy as np
 
 from mercato.data.images import load_images
 from mercato.data.schema import TABLES
-from mercato.evaluation.dataset import Lists
+from mercato.evaluation.dataset import LabelledPairs
 from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
 from mercato.evaluation.metrics.knn import recall_and_precision
@@ -140,15 +140,15 @@ def _per_query(evaluation: Evaluation, name: str) -> tuple[str, IntArray, FloatA
     if tasks.relevance is not None:
         judged = tasks.relevance
         scores_P = system.score(judged.queries, judged.products)
-        return "nDCG@10", judged.asked, ndcg(judged.groups, judged.grades, scores_P, 10)
+        return "nDCG@10", judged.query_rows, ndcg(judged.groups, judged.grades, scores_P, 10)
     assert tasks.batch is not None  # an evaluation has one or the other
     lists = tasks.engaged or tasks.batch
-    top_QK = evaluation.top(name, lists.asked, 100)
+    top_QK = evaluation.top(name, lists.query_rows, 100)
     recall_Q, _ = recall_and_precision(top_QK, lists.groups, lists.products, len(tasks.product_ids), 100)
-    return "recall@100", lists.asked, recall_Q
+    return "recall@100", lists.query_rows, recall_Q
 
 
-def _judged(evaluation: Evaluation, lists: Lists | None, row: int) -> tuple[int, int]:
+def _judged(evaluation: Evaluation, lists: LabelledPairs | None, row: int) -> tuple[int, int]:
     if lists is None:
         return 0, 0
     grades = lists.grades[lists.queries == row]

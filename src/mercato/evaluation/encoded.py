@@ -20,7 +20,7 @@ from mercato.features.featurizer import Features
 from mercato.models.channels import Channels, join_rows
 from mercato.models.que2search import Tower
 from mercato.progress import track
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 
 BATCH = 256
 
@@ -54,7 +54,7 @@ class EncodedTower:
         return self.tower.channels
 
 
-def encode_queries(model: Model, queries: pl.DataFrame) -> EncodedTower:
+def encode_queries(model: TorchEncoder, queries: pl.DataFrame) -> EncodedTower:
     """Encode the queries (columns `query`, `country`) channel by channel."""
     texts, countries = queries["query"].to_list(), queries["country"].to_list()
     starts = range(0, len(texts), BATCH)
@@ -65,7 +65,7 @@ def encode_queries(model: Model, queries: pl.DataFrame) -> EncodedTower:
     return EncodedTower.of(model.towers.query, batches)
 
 
-def encode_products(model: Model, products: pa.Table) -> EncodedTower:
+def encode_products(model: TorchEncoder, products: pa.Table) -> EncodedTower:
     """Encode rows of the products schema channel by channel."""
     batches = [
         model.featurizer.products(rows, model.image_vectors(rows), model.now)

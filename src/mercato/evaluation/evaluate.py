@@ -12,10 +12,10 @@ import polars as pl
 import pyarrow as pa
 
 from mercato.data.market import Market
-from mercato.data.pairs import moment_of
+from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.bm25 import BM25, FIELDS
-from mercato.evaluation.dataset import EARLIER, Lists, Split, Tasks
+from mercato.evaluation.dataset import EARLIER, EvaluationSet, LabelledPairs, Split
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 from mercato.evaluation.metrics.batch_recall import diagonal_in_top, draw_batches
 from mercato.evaluation.metrics.bootstrap import (
@@ -88,7 +88,7 @@ class Evaluation:
     """Encoded systems and the questions put to them; `systems` holds ours (`mercato`), others, `bm25`, `random`."""
 
     market: Market
-    tasks: Tasks
+    tasks: EvaluationSet
     systems: dict[str, System]
     seed: int
 
@@ -114,11 +114,11 @@ class Evaluation:
         reserved = RESERVED & set(others or {})
         if reserved:
             raise MercatoError(f"an encoder to compare with cannot be called {sorted(reserved)[0]!r}")
-        tasks = Tasks.read(market, split, pairs)
+        tasks = EvaluationSet.read(market, split, pairs)
         if tasks.relevance is None and tasks.batch is None:
             raise MercatoError(f"{market.path} has nothing to evaluate on: no {split} judgments, no engaged pairs")
         products = _without(market.arrow("products") if products is None else products, withhold)
-        moment = moment_of(market, EARLIER[split])
+        moment = split_cutoff(market, EARLIER[split])
         systems: dict[str, System] = {}
         for name, model in {OURS: encoder, **(others or {})}.items():
             with model.at(moment) if isinstance(model, RunEncoder) else nullcontext():
@@ -180,16 +180,16 @@ class Evaluation:
             return _engagement(system, lists)
         if part == "batch":
             return _batch(system, lists, self.tasks.queries, self.seed)
-        return _knn(self.top(name, lists.asked, 100), lists, len(self.tasks.product_ids))
+        return _knn(self.top(name, lists.query_rows, 100), lists, len(self.tasks.product_ids))
 
     def top(self, name: str, queries_Q: IntArray, k: int) -> IntArray:
-        """The k best products of each query by one system, within the areas that `Tasks.areas` draws."""
+        """The k best products of each query by one system, within the areas that `EvaluationSet.areas` draws."""
         found_QK = np.full((len(queries_Q), k), -1, dtype=np.int64)
         for places, among_M in self.tasks.areas(queries_Q):
             found_QK[places] = self.systems[name].top(queries_Q[places], k, among_M)
         return found_QK
 
-    def _lists(self, part: str) -> Lists | None:
+    def _lists(self, part: str) -> LabelledPairs | None:
         tasks = self.tasks
         return {
             "relevance": tasks.relevance,
@@ -216,7 +216,7 @@ def _pair(span: Interval | None) -> list[float] | None:
     return None if span is None else [*span]  # a list, as in JSON
 
 
-def _relevance(system: System, lists: Lists, relevant_grade: float) -> tuple[dict[str, Statistic], Tree]:
+def _relevance(system: System, lists: LabelledPairs, relevant_grade: float) -> tuple[dict[str, Statistic], Tree]:
     groups_P, labels_P = lists.groups, lists.grades >= relevant_grade
     scores_P = system.score(lists.queries, lists.products)
     statistics = {
@@ -228,7 +228,7 @@ def _relevance(system: System, lists: Lists, relevant_grade: float) -> tuple[dic
     return statistics, {**_counts(lists), "relevant": int(labels_P.sum())}
 
 
-def _engagement(system: System, lists: Lists) -> tuple[dict[str, Statistic], Tree]:
+def _engagement(system: System, lists: LabelledPairs) -> tuple[dict[str, Statistic], Tree]:
     groups_P, labels_P = lists.groups, lists.grades >= 1
     scores_P = system.score(lists.queries, lists.products)
     statistics = {
@@ -238,7 +238,7 @@ def _engagement(system: System, lists: Lists) -> tuple[dict[str, Statistic], Tre
     return statistics, {**_counts(lists), "engaged": int(labels_P.sum())}
 
 
-def _batch(system: System, lists: Lists, queries: pl.DataFrame, seed: int) -> tuple[dict[str, Statistic], Tree]:
+def _batch(system: System, lists: LabelledPairs, queries: pl.DataFrame, seed: int) -> tuple[dict[str, Statistic], Tree]:
     texts = queries["query"].rank("dense").cast(pl.Int64).to_numpy()  # one text in two countries is one query here
     batches = draw_batches(texts[lists.queries], lists.products, seed)
     grids = [system.grid(lists.queries[pairs], lists.products[pairs]) for pairs in batches]
@@ -251,7 +251,7 @@ def _batch(system: System, lists: Lists, queries: pl.DataFrame, seed: int) -> tu
     return statistics, {"queries": asked, "pairs": asked, "batch_size": size, "split": lists.split}
 
 
-def _knn(top_QK: IntArray, lists: Lists, catalogue: int) -> tuple[dict[str, Statistic], Tree]:
+def _knn(top_QK: IntArray, lists: LabelledPairs, catalogue: int) -> tuple[dict[str, Statistic], Tree]:
     recall10_Q, precision10_Q = recall_and_precision(top_QK, lists.groups, lists.products, catalogue, 10)
     recall100_Q, _ = recall_and_precision(top_QK, lists.groups, lists.products, catalogue, 100)
     statistics = {
@@ -262,9 +262,9 @@ def _knn(top_QK: IntArray, lists: Lists, catalogue: int) -> tuple[dict[str, Stat
     return statistics, _counts(lists)
 
 
-def _counts(lists: Lists) -> Tree:
+def _counts(lists: LabelledPairs) -> Tree:
     return {
-        "queries": len(lists.asked),
+        "queries": len(lists.query_rows),
         "pairs": len(lists.queries),
         "split": lists.split,
         "unknown_products": lists.unknown,

@@ -12,15 +12,15 @@ from rich.console import Group
 from rich.table import Table
 
 from mercato.data.market import Market
-from mercato.data.pairs import moment_of
+from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.attention import mean_weights, short_and_long, weights_by_length
-from mercato.evaluation.dataset import EARLIER, Lists, Tasks
+from mercato.evaluation.dataset import EARLIER, EvaluationSet, LabelledPairs
 from mercato.evaluation.encoded import EncodedTower, encode_products, encode_queries
 from mercato.evaluation.importance import importance
 from mercato.evaluation.metrics.arrays import IntArray
 from mercato.evaluation.metrics.roc_auc import roc_auc
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.models.que2search import fields_of
 from mercato.reports.charts import decimal
 from mercato.reports.explanation_page import write_explain_report
@@ -57,8 +57,8 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> dict[str, Any]:
         MercatoError: not a run, or a market without test judgments and without future pairs.
     """
     model = load(run, market.path)
-    model.now = moment_of(market, EARLIER["test"])
-    tasks = Tasks.read(market)
+    model.now = split_cutoff(market, EARLIER["test"])
+    tasks = EvaluationSet.read(market)
     lists = tasks.relevance or tasks.engagement
     if lists is None:
         raise MercatoError(f"{market.path} has nothing to explain a run on: no test judgments, no future pairs")
@@ -82,7 +82,7 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> dict[str, Any]:
         "n": {
             "pairs": "relevance" if tasks.relevance else "engagement",
             "count": len(labels_P),
-            "queries": len(lists.asked),
+            "queries": len(lists.query_rows),
             "all_queries": len(tasks.queries),
             "products": len(rows),
             "seed": seed,
@@ -102,7 +102,7 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> dict[str, Any]:
         result["importance"][tower] = {"channels": importance(encoded, *asked, each, lists.groups, labels_P, seed)}
         if len(fields) < len(each):
             result["importance"][tower]["groups"] = importance(encoded, *asked, fields, lists.groups, labels_P, seed)
-    write_whole(run / JSON, json.dumps(result, indent=2) + "\n")
+    write_atomic(run / JSON, json.dumps(result, indent=2) + "\n")
     write_explain_report(result, run / HTML)
     return result
 
@@ -130,11 +130,11 @@ def _attention(encoded: EncodedTower, queries: list[str] | None = None) -> dict[
     return found
 
 
-def _bounded(lists: Lists, seed: int) -> Lists:
+def _bounded(lists: LabelledPairs, seed: int) -> LabelledPairs:
     """At most `MOST_PAIRS` pairs, but for the last query's: whole queries, drawn by the seed."""
     if len(lists.queries) <= MOST_PAIRS:
         return lists
-    drawn: IntArray = np.random.default_rng(seed).permutation(len(lists.asked))
+    drawn: IntArray = np.random.default_rng(seed).permutation(len(lists.query_rows))
     counts = np.bincount(lists.groups)[drawn]
     kept = drawn[: int(np.searchsorted(np.cumsum(counts), MOST_PAIRS)) + 1]
     return lists.only(np.isin(lists.groups, kept))

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mercato.data.market import Market
-from mercato.data.pairs import held_out_pairs, moment_of
+from mercato.data.pairs import held_out_pairs, split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EARLIER
 from mercato.evaluation.evaluate import OURS, Evaluation
@@ -22,13 +22,13 @@ from mercato.evaluation.metrics.arrays import FloatArray, IntArray, Vectors
 from mercato.evaluation.metrics.bootstrap import RESAMPLES, interval, point, resample
 from mercato.evaluation.systems import PRODUCT_BATCH, VectorSystem
 from mercato.features.drop import Fields, blank, fields_and_groups, fields_read
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.progress import track
 from mercato.reports.charts import decimal
 from mercato.reports.html import signed
 from mercato.reports.robustness_page import Headline, lost, measured_headlines, rows, write_robustness_report
 from mercato.runs.image_vectors import products_with_vectors
-from mercato.runs.torch_encoder import Model, load
+from mercato.runs.torch_encoder import TorchEncoder, load
 
 HTML = "robustness.html"
 TABLES = 3  # for a terminal; the page has every metric
@@ -119,7 +119,7 @@ def robustness(runs: Sequence[Path], market: Market, page: Path, seed: int = 0) 
         )
         read = {*fields_read(model.featurizer.spec)}
         own = {field: members for field, members in fields.items() if read & {*members}}
-        with model.at(moment_of(market, EARLIER["test"])):
+        with model.at(split_cutoff(market, EARLIER["test"])):
             vectors, have = _encoded(model, evaluation, products, withhold, own, name)
         measured.append(Measured(_measures(evaluation, vectors, counts, name), have))
         counts |= {"products": len(evaluation.tasks.rows), "queries": len(evaluation.tasks.queries)}
@@ -136,7 +136,7 @@ def robustness(runs: Sequence[Path], market: Market, page: Path, seed: int = 0) 
     if len(runs) > 1:
         compared = _comparison(measured[0], measured[1], fields)
         result["comparison"] = {"first": names[0], "second": names[1], **compared}
-    write_whole(page.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
+    write_atomic(page.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
     write_robustness_report(result, page)
     return result
 
@@ -159,14 +159,14 @@ def summary(result: Tree) -> Group:
     return Group(*(_table(result, headline) for headline in measured_headlines(result)[:TABLES]))
 
 
-def _names(models: Sequence[Model], runs: Sequence[Path]) -> list[str]:
+def _names(models: Sequence[TorchEncoder], runs: Sequence[Path]) -> list[str]:
     """The recipes' names, or where two are alike the folders."""
     names = [model.recipe.name for model in models]
     return names if len({*names}) == len(names) else [str(run) for run in runs]
 
 
 def _encoded(
-    model: Model, evaluation: Evaluation, products: pa.Table, already: Sequence[str], fields: Fields, name: str
+    model: TorchEncoder, evaluation: Evaluation, products: pa.Table, already: Sequence[str], fields: Fields, name: str
 ) -> tuple[dict[str, Vectors], dict[str, int]]:
     """The catalogue's vectors with each field withheld, (N, D) each, and how many products have the field.
 

@@ -242,9 +242,9 @@ def _transformed(raw_BF: Floats, table_5F: Floats) -> NDArray[np.float32]:
     """Numbers in their own units → told, then their missing indicators, (B, 2F)."""
     missing_BF = ~np.isfinite(raw_BF)
     unit_F, low_F, high_F, mean_F, std_F = table_5F
-    told_BF = (np.minimum(np.maximum(_scaled(raw_BF, unit_F), low_F), high_F) - mean_F) / std_F
-    told_BF[missing_BF] = 0
-    return np.concatenate([told_BF, missing_BF], 1, dtype=np.float32)
+    standardised_BF = (np.minimum(np.maximum(_scaled(raw_BF, unit_F), low_F), high_F) - mean_F) / std_F
+    standardised_BF[missing_BF] = 0
+    return np.concatenate([standardised_BF, missing_BF], 1, dtype=np.float32)
 
 
 def _scaled(raw: Floats, unit: Floats) -> Floats:

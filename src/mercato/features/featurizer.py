@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from mercato.data.normalize import clean, normalize
 from mercato.features.context import ContextSpec
 from mercato.features.trigrams import trigram_ids
-from mercato.files import write_whole
+from mercato.files import write_atomic
 
 Features = dict[str, NDArray[Any]]
 """Tower inputs by name, first axis the batch (B): token and trigram ids (B, L) int64, 0- or pad-filled to the longest;
@@ -50,7 +50,7 @@ class FeatureSpec:
 
     def save(self, file: Path) -> None:
         """Write as JSON."""
-        write_whole(file, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_atomic(file, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> Self:

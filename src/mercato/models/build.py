@@ -14,7 +14,7 @@ from mercato.models.fusion import AttentionFusion, ConcatFusion, late_fusion
 from mercato.models.packed import can_pack
 from mercato.models.que2engage import FusedProductTower
 from mercato.models.que2search import ProductTower, QueryTower, TwoTower
-from mercato.models.text_encoder import LOUDNESS, TextEncoder, build_backbone, pretrained_config, scratch_config
+from mercato.models.text_encoder import INIT_SCALE, TextEncoder, build_backbone, pretrained_config, scratch_config
 
 TextConfigs = dict[str, PretrainedConfig]
 """The transformers' configurations by tower, "query" and "product"; a tower without text has none."""
@@ -76,16 +76,16 @@ def build_towers(
         threshold=any(stage.engagement_weight and stage.engagement_bias for stage in recipe.stages),
     )
     if recipe.text.pretrained is not None:
-        _silence(towers)
+        _zero_init(towers)
         for text in towers.text_encoders() if recipe.text.frozen else ():
             text.freeze(recipe.text.frozen)
     else:
-        _start_with_one_dictionary(towers)
+        _shared_dictionary_init(towers)
     return towers
 
 
 @torch.no_grad()
-def _start_with_one_dictionary(towers: TwoTower) -> None:
+def _shared_dictionary_init(towers: TwoTower) -> None:
     """Give every encoder from scratch the same random vector for the same word, and for the same trigram.
 
     An untrained query then already lies near the products that share its words. Towers that start apart have an easier
@@ -95,8 +95,8 @@ def _start_with_one_dictionary(towers: TwoTower) -> None:
     """
     texts = towers.text_encoders()
     for text in texts:
-        text.projection.weight.mul_(LOUDNESS)
-        text.start_as_words(texts[0])
+        text.projection.weight.mul_(INIT_SCALE)
+        text.bag_of_words_init(texts[0])
     bags = [towers.query.trigrams] if towers.query.trigrams is not None else []
     bags += [bag for bag in towers.product.bags.values() if isinstance(bag, TrigramBag)]
     for bag in bags:
@@ -104,7 +104,7 @@ def _start_with_one_dictionary(towers: TwoTower) -> None:
 
 
 @torch.no_grad()
-def _silence(towers: TwoTower) -> None:
+def _zero_init(towers: TwoTower) -> None:
     product = towers.product
     zeros = [part.weight for part in (towers.query.trigrams, towers.query.country) if part is not None]
     if isinstance(product, FusedProductTower):
@@ -120,7 +120,7 @@ def _silence(towers: TwoTower) -> None:
         parameter.zero_()
     for fusion in (towers.query.fusion, product.fusion):
         if isinstance(fusion, AttentionFusion | ConcatFusion):
-            fusion.start_even()
+            fusion.uniform_init()
 
 
 def _reads_text(spec: FeatureSpec, tower: str) -> bool:

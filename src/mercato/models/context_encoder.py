@@ -42,8 +42,8 @@ class ContextEncoder(nn.Module):
     @staticmethod
     def any_known(numbers_BF: Tensor, categories_BG: Tensor) -> Tensor:
         """Whether anything at all is known of a row: (B,) bool."""
-        told_BF = numbers_BF[:, numbers_BF.shape[1] // 2 :] == 0
-        return torch.cat([told_BF, categories_BG != 0], 1).any(1)  # as one: to ONNX, any of no columns at all is true
+        known_BF = numbers_BF[:, numbers_BF.shape[1] // 2 :] == 0
+        return torch.cat([known_BF, categories_BG != 0], 1).any(1)  # as one: to ONNX, any of no columns at all is true
 
     def _normalized(self, inputs_BC: Tensor) -> Tensor:
         norm = self.norm

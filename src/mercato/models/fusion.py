@@ -33,7 +33,7 @@ class AttentionFusion(nn.Module):
         return (weights_BN.unsqueeze(-1) * channels_BND).sum(1), weights_BN
 
     @torch.no_grad()
-    def start_even(self) -> None:
+    def uniform_init(self) -> None:
         """Begin with equal weights, whatever the channels hold."""
         for parameter in self.parameters():
             parameter.zero_()
@@ -60,7 +60,7 @@ class ConcatFusion(nn.Module):
         return (fused_BD + channels_BND.sum(1) if self.wide else fused_BD), None
 
     @torch.no_grad()
-    def start_even(self) -> None:
+    def uniform_init(self) -> None:
         """Begin as the plain sum; an MLP alone has no such start and keeps its own."""
         if self.wide:
             for parameter in self.deep[-1].parameters():

@@ -13,7 +13,7 @@ from mercato.errors import MercatoError
 from mercato.models import packed
 
 BUCKET = 32  # texts that are padded to one length
-LOUDNESS = 0.6  # of an untrained encoder: its vectors then are about as long as a trigram bag's
+INIT_SCALE = 0.6  # of an untrained encoder: its vectors then are about as long as a trigram bag's
 
 
 class TextEncoder(nn.Module):
@@ -34,7 +34,7 @@ class TextEncoder(nn.Module):
             nn.init.orthogonal_(self.projection.weight)
 
     @torch.no_grad()
-    def start_as_words(self, like: TextEncoder) -> None:
+    def bag_of_words_init(self, like: TextEncoder) -> None:
         """Begin, untrained, as a bag of words over the dictionary of `like`: see `mercato.models.build`.
 
         Word vectors and projection are copied; what is the same in every text (positions, token types) starts quiet.

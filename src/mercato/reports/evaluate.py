@@ -19,13 +19,13 @@ from mercato.evaluation.details import collect_details, collect_examples
 from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.query_prediction import BASELINES, NEW, PART, PARTS, Understanding
 from mercato.evaluation.systems import System
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.reports.charts import decimal
 from mercato.reports.evaluation_page import write_report
 from mercato.runs.encoder import Encoder
 from mercato.runs.folder import read_history
 from mercato.runs.image_vectors import products_with_vectors
-from mercato.runs.torch_encoder import Model, load
+from mercato.runs.torch_encoder import TorchEncoder, load
 
 HEADLINES = (  # both tasks first, side by side
     ("relevance", "roc_auc", "relevance ROC AUC"),
@@ -99,14 +99,14 @@ def _side_by_side(
 
 
 def _write_figures(
-    run: Path, model: Model, evaluation: Evaluation, pairs: pl.DataFrame | None, withhold: Sequence[str]
+    run: Path, model: TorchEncoder, evaluation: Evaluation, pairs: pl.DataFrame | None, withhold: Sequence[str]
 ) -> dict[str, Any]:
     metrics = evaluation.metrics()
     head = model.query_head
     understanding = Understanding.of(head, evaluation, pairs, "title" not in withhold) if head else None
     if understanding:
         understanding.add_to(metrics)
-    write_whole(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+    write_atomic(run / METRICS, json.dumps(metrics, indent=2) + "\n")
     write_report(
         metrics,
         run / REPORT,

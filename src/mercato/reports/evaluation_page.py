@@ -11,7 +11,7 @@ from mercato.evaluation.details import Details, Example, Result
 from mercato.evaluation.evaluate import OURS, PARTS
 from mercato.evaluation.query_prediction import BASELINES, PART, UnderstoodProduct
 from mercato.evaluation.query_prediction import PARTS as OF_PRODUCTS
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.reports import charts
 from mercato.reports.charts import decimal
 from mercato.reports.html import document, legend, signed, today
@@ -76,7 +76,7 @@ def write_report(
         _table(metrics),
         _facts(metrics, details, recipe_text),
     ]
-    write_whole(Path(path), document(title, sections))
+    write_atomic(Path(path), document(title, sections))
 
 
 # --- sections

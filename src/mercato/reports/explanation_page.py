@@ -10,7 +10,7 @@ from typing import Any
 
 from mercato.evaluation.attention import SHORT
 from mercato.evaluation.importance import RESAMPLES
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.reports import charts
 from mercato.reports.charts import decimal
 from mercato.reports.html import document, legend, percent, signed, today
@@ -28,7 +28,7 @@ def write_explain_report(result: Tree, path: Path) -> None:
     sections = [_head(result), _attention(result), _importance(result), _method(result)]
     style = files("mercato.reports").joinpath("explain.css").read_text()
     title = f"What {result['recipe']} looks at on {result['market']}"
-    write_whole(path, document(title, sections, style))
+    write_atomic(path, document(title, sections, style))
 
 
 # --- sections

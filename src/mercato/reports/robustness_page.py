@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.reports.charts import decimal, ticks
 from mercato.reports.html import document, legend, percent, signed, today
 
@@ -102,7 +102,7 @@ def write_robustness_report(result: Tree, path: Path) -> None:
     """Write what `mercato.evaluation.robustness.robustness` returned as one HTML file that needs nothing beside it."""
     sections = [_head(result), _charts(result), _who_loses_less(result), _tables(result), _method(result)]
     style = files("mercato.reports").joinpath("robustness.css").read_text()
-    write_whole(path, document(_title(result), sections, style))
+    write_atomic(path, document(_title(result), sections, style))
 
 
 # --- sections

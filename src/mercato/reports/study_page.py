@@ -8,7 +8,7 @@ from typing import Any
 
 from mercato.reports.html import document, legend, today
 from mercato.reports.study_charts import Mark, forest, learning
-from mercato.reports.study_text import caption, cells, columns, effort, has_paper, made, score
+from mercato.reports.study_text import caption, cells, columns, has_paper, made, score, training_cost
 from mercato.reports.study_tradeoff import Place, tradeoff
 
 Tree = dict[str, Any]
@@ -64,7 +64,7 @@ def _table(table: Tree) -> str:
             verdict = MARKS.get((row["metrics"][metric]["step"] or {}).get("verdict") or "", "")
             for place, (name, text) in enumerate(zip(names, group, strict=True)):
                 line.append(_cell("td", _two_lines(text), place, "" if name else f" verdict {verdict}"))
-        body.append(f'<tr>{"".join(line)}<td class="number first effort">{escape(effort(row))}</td></tr>')
+        body.append(f'<tr>{"".join(line)}<td class="number first effort">{escape(training_cost(row))}</td></tr>')
     return (
         f'<div class="panel scroll flush"><table class="study"><tr><td class="query" rowspan="2"></td>{groups}'
         f'<th class="number first" rowspan="2">training</th></tr><tr>{head}</tr>{"".join(body)}</table></div>'

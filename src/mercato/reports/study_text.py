@@ -68,7 +68,7 @@ def paper_step(result: Tree, note: str | None = None) -> str:
     return note or ""
 
 
-def effort(row: Tree) -> str:
+def training_cost(row: Tree) -> str:
     """What training took: 175 s, 8 epochs."""
     return f"{row['training']['seconds']:.0f}\u00a0s, {row['training']['epochs']:.0f}\u00a0epochs"
 
@@ -145,7 +145,8 @@ def markdown(table: Tree) -> str:
     head.append("training")
     aligned = [":--", *((":-:" if name == "sign" else "--:") for name in head[1:])]
     body = [
-        [row["name"], *(cell for group in cells(row, table) for cell in group), effort(row)] for row in table["rows"]
+        [row["name"], *(cell for group in cells(row, table) for cell in group), training_cost(row)]
+        for row in table["rows"]
     ]
     lines = [head, aligned, *([cell.replace("|", "\\|") for cell in line] for line in body)]
     reference = f" ({table['reference']})" if table["reference"] else ""

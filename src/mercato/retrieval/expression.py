@@ -1,8 +1,8 @@
 """The query expression (ANN ∨ text) ∧ filters, as small frozen values that go to JSON and back.
 
 The shape is that of Unicorn in Que2Search §6.2: approximate nearest neighbours and tokens stand under an OR, the
-constraints under an AND. `effort` and `radius` are its two levers of §6.3: how much of the index is looked at, and how
-near a product must be.
+constraints under an AND. `ef_search` and `min_cosine` are its two levers of §6.3: how much of the index is looked at,
+and how near a product must be.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-DEFAULT_EFFORT = 128
+DEFAULT_EF_SEARCH = 128
 
 Vector = NDArray[np.float32]
 
@@ -105,15 +105,15 @@ class Filters(_Value):
 class Expression(_Value):
     """(ANN ∨ text) ∧ filters; either part may be absent, and with neither it is a browse, newest product first.
 
-    `vector` is brought to unit length and kept as float32 (d,). `radius` is the least cosine that the ANN part accepts
-    (the text part is free of it). `effort` is the width of the graph search (HNSW's ef). The tokens of `text` are
+    `vector` is brought to unit length and kept as float32 (d,). `min_cosine` is the least that the ANN part accepts
+    (the text part is free of it). `ef_search` is the width of the graph search (HNSW's ef). The tokens of `text` are
     OR-ed; a blank text is an absent one. `order` names the score that sorts the hits, the other one breaking ties, so
     that without a vector the order is BM25's either way.
     """
 
     vector: JsonVector = None
-    radius: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
-    effort: int = Field(default=DEFAULT_EFFORT, ge=1, le=10_000)
+    min_cosine: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
+    ef_search: int = Field(default=DEFAULT_EF_SEARCH, ge=1, le=10_000)
     text: str | None = None
     filters: Filters = Filters()
     order: Literal["cosine", "bm25"] = "cosine"

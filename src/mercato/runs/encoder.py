@@ -43,7 +43,7 @@ class Encoder(Protocol):
 class RunEncoder(ABC):
     """Raw queries and products → vectors: features as trained, photos through the run's image encoder, then a tower.
 
-    Subclasses run the towers: `mercato.runs.torch_encoder.Model` and, in ONNX, `mercato.runs.onnx_encoder.Predictor`.
+    Subclasses run the towers: `mercato.runs.torch_encoder.Model` and, in ONNX, `mercato.runs.onnx_encoder.OnnxEncoder`.
     """
 
     def __init__(

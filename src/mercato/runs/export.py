@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from mercato.errors import MercatoError
 from mercato.features.featurizer import Features
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.runs.folder import PRODUCT_TOWER, QUERY_TOWER
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 
 TOLERANCE = 1e-4  # largest difference of any component of a unit vector
 
@@ -35,7 +35,7 @@ class _Vectors(nn.Module):
         return vectors
 
 
-def export(model: Model, run: Path) -> dict[str, float]:
+def export(model: TorchEncoder, run: Path) -> dict[str, float]:
     """Write `query_tower.onnx` and `product_tower.onnx` into a run, checked against torch.
 
     Returns:
@@ -78,7 +78,7 @@ def export(model: Model, run: Path) -> dict[str, float]:
             worst = max(worst, float(np.abs(session.run(None, features)[0] - expected).max()))
         if not worst <= TOLERANCE:
             raise MercatoError(f"{file}: differs from torch by {worst:.2g} (at most {TOLERANCE} is allowed)")
-        write_whole(run / file, content)
+        write_atomic(run / file, content)
         differences[file.removesuffix("_tower.onnx")] = worst
     return differences
 

@@ -33,15 +33,16 @@ def load_recipe_and_featurizer(run: Path) -> tuple[Recipe, Featurizer]:
     return recipe, Featurizer(FeatureSpec.load(run / SPEC), tokenizer)
 
 
-def save_radius(run: Path, radius: float | None) -> None:
+def save_min_cosine(run: Path, min_cosine: float | None) -> None:
     """Write the least cosine at which a product is worth retrieving; None where training could not tell."""
-    (run / RETRIEVAL).write_text(json.dumps({"radius": radius}) + "\n")
+    (run / RETRIEVAL).write_text(json.dumps({"min_cosine": min_cosine}) + "\n")
 
 
-def load_radius(run: Path) -> float | None:
-    """What `save_radius` wrote."""
-    radius: float | None = json.loads((run / RETRIEVAL).read_text())["radius"]
-    return radius
+def load_min_cosine(run: Path) -> float | None:
+    """What `save_min_cosine` wrote; runs made before 0.2 call it `radius`."""
+    stored = json.loads((run / RETRIEVAL).read_text())
+    found: float | None = stored["min_cosine"] if "min_cosine" in stored else stored["radius"]
+    return found
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from mercato.runs.onnx_encoder import Predictor
+from mercato.runs.onnx_encoder import OnnxEncoder
 
 QUERIES, WARM_UP = 3_000, 200
 
 
 def latency(folder: Path) -> dict[str, float]:
-    """Milliseconds from a new string to its vector in the predictor, one thread: `p50_ms`, `p99_ms`, `queries`."""
-    predictor = Predictor(folder, threads=1)
-    predictor.encode_queries(["warm up"], "us")
-    return time_each(lambda query: predictor.encode_queries([query], "us"), made_up_queries(QUERIES))
+    """Milliseconds from a new string to its vector in the encoder, one thread: `p50_ms`, `p99_ms`, `queries`."""
+    encoder = OnnxEncoder(folder, threads=1)
+    encoder.encode_queries(["warm up"], "us")
+    return time_each(lambda query: encoder.encode_queries([query], "us"), made_up_queries(QUERIES))
 
 
 def exported(differences: dict[str, float], times: dict[str, float]) -> str:

@@ -27,7 +27,7 @@ from mercato.runs.query_head import QueryHead
 CACHED_QUERIES = 100_000  # vectors of 128 numbers: about 60 MB
 
 
-class Predictor(RunEncoder):
+class OnnxEncoder(RunEncoder):
     """A run's ONNX towers; query vectors are kept in memory for eight hours (§4), by country and query as read."""
 
     def __init__(self, run: Path, market_path: Path | None = None, threads: int = 1) -> None:

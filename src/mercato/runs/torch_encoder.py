@@ -31,7 +31,7 @@ from mercato.runs.image_encoder import ImageEncoder
 from mercato.runs.query_head import QueryHead
 
 
-class Model(RunEncoder):
+class TorchEncoder(RunEncoder):
     """A run in torch: for training, explaining and checking; serving uses the ONNX towers."""
 
     def __init__(
@@ -98,9 +98,9 @@ class Model(RunEncoder):
         return vectors
 
 
-def load(run: str | Path, market: str | Path | None = None) -> Model:
+def load(run: str | Path, market: str | Path | None = None) -> TorchEncoder:
     """Load a trained run: `mc.load(run).encode_queries(["red sofa"])`; `market` is where photos given by path lie."""
-    model = Model.load(Path(run))
+    model = TorchEncoder.load(Path(run))
     model.market_path = None if market is None else Path(market)
     return model
 

@@ -13,7 +13,7 @@ from mercato.data.market import Market
 _CATEGORIES, _VALUES, _KEYS, _PLACES, _EXAMPLES = 400, 20, 8, 8, 8
 
 
-def market_facts(market: Market, products: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def market_info(market: Market, products: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Count the catalogue once: the fields of `GET /v1/market` that only products and logs can tell.
 
     A category counts for each of its ancestors; a place is a square of 1° × 1° with many products, at their mean.

@@ -21,20 +21,20 @@ _EARTH_KM = 6371.0088
 
 
 @dataclass(frozen=True)
-class Effort:
+class PagePolicy:
     """How hard to look: the first page is cheap, later pages, which few ask for, dig deeper (Que2Search §6.4)."""
 
-    radius: float | None = None  # the least cosine of a hit found by its vector
-    first: int = 96  # HNSW's ef on the first page
-    later: int = 256  # and on every page after it
+    min_cosine: float | None = None  # the least cosine of a hit found by its vector
+    first_ef_search: int = 96  # HNSW's ef on the first page
+    later_ef_search: int = 256  # and on every page after it
     depth: int = 1000  # no search shows more hits than this
 
 
 class Searcher:
     """Answers searches; safe to share between threads."""
 
-    def __init__(self, encoder: Encoder, index: Index, catalogue: Catalogue, effort: Effort) -> None:
-        self._encoder, self._index, self._catalogue, self._effort = encoder, index, catalogue, effort
+    def __init__(self, encoder: Encoder, index: Index, catalogue: Catalogue, policy: PagePolicy) -> None:
+        self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
         self._signer = CursorSigner(catalogue.secret("cursor"))
 
     def search(self, request: SearchIn) -> dict[str, Any]:
@@ -75,8 +75,8 @@ class Searcher:
             else None,
             text=query if query and request.mode != "semantic" else None,
             filters=_filters(request),
-            radius=self._effort.radius,
-            effort=self._effort.later if later else self._effort.first,
+            min_cosine=self._policy.min_cosine,
+            ef_search=self._policy.later_ef_search if later else self._policy.first_ef_search,
         )
 
     def _page(self, expression: Expression, behind: Position | None, size: int) -> tuple[list[_Ranked], bool]:
@@ -85,28 +85,28 @@ class Searcher:
         The index is asked for a little more than is shown, and for more until the page is certain. While the leading
         part (ANN, or text where there is no vector) has more to give, that is where the page's last score lies above
         the last one it gave, so that no equal score is cut off. Once it has given all, only its own hits are certain:
-        what follows (words matched beyond the radius) has its order at full depth. Exact hits always come all at once.
+        what follows (words matched below `min_cosine`) has its order at full depth. Exact hits always come all at once.
         """
         lead = "ann" if expression.vector is not None else "text"
         browse = expression.vector is None and expression.text is None
         key = (not behind.exact, -behind.score, behind.product_id) if behind else (False, -math.inf, "")
-        limit = min((behind.shown if behind else 0) + size + 1, self._effort.depth)
+        limit = min((behind.shown if behind else 0) + size + 1, self._policy.depth)
         while True:
             ranking = self._rank(self._index.search(expression, limit), expression, browse)
             following = [ranked for ranked in ranking if ranked.key > key]
             page, more = following[:size], len(following) > size
             leading = [ranked for ranked in ranking if browse or lead in ranked.hit.found_by]
             others = sum("text" in ranked.hit.found_by for ranked in ranking) if lead == "ann" else 0
-            if limit == self._effort.depth or (len(leading) < limit and others < limit):
+            if limit == self._policy.depth or (len(leading) < limit and others < limit):
                 return page, more
             if len(leading) < limit:
                 if more and all(ranked.hit.exact or lead in ranked.hit.found_by for ranked in page):
                     return page, True
-                limit = self._effort.depth
+                limit = self._policy.depth
             elif more and (page[-1].hit.exact or page[-1].score > leading[-1].score):
                 return page, True
             else:
-                limit = min(limit * 2, self._effort.depth)
+                limit = min(limit * 2, self._policy.depth)
 
     def _rank(self, hits: list[Hit], expression: Expression, browse: bool) -> list[_Ranked]:
         if browse:

@@ -14,7 +14,7 @@ class OverloadError(Exception):
     """The server is at its capacity, or the call took too long; it may be tried again."""
 
 
-class Gate:
+class BoundedExecutor:
     """Runs blocking calls in at most `running` threads while at most `waiting` more wait for one.
 
     A thread cannot be stopped: a call that exceeds `timeout_seconds` (its wait included) is answered at once, and its

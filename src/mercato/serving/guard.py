@@ -31,7 +31,7 @@ _DRAINED = 8192 * _KILOBYTE  # bytes of a refused body that are read and thrown 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"}
 
 
-class Door:
+class RequestGuard:
     """Refuses a write without the key and a body over its limit before it is read, and signs every answer.
 
     Large bodies are let in a few at a time, so that memory is bounded; those without the key keep out no other.

@@ -30,13 +30,13 @@ from mercato.retrieval.protocol import Index
 from mercato.runs.cache import TTLCache
 from mercato.runs.encoder import Encoder
 from mercato.search.explain import Explainer
-from mercato.search.market_info import market_facts
-from mercato.search.pipeline import Effort, Searcher, product_json
+from mercato.search.market_info import market_info
+from mercato.search.pipeline import PagePolicy, Searcher, product_json
 from mercato.search.query_prediction import Understanding
-from mercato.serving import bodies as wire
+from mercato.serving import bodies
 from mercato.serving.docs_page import docs_page
-from mercato.serving.executor import Gate, OverloadError
-from mercato.serving.guard import Door
+from mercato.serving.executor import BoundedExecutor, OverloadError
+from mercato.serving.guard import RequestGuard
 from mercato.serving.prometheus import Metrics
 
 _PAGE = Path(__file__).parent / "page"
@@ -50,7 +50,7 @@ class Settings:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # for writes
     model_name: str = "model"  # what `GET /v1/market` calls the encoder
     index_name: str = "index"  # names the index's content; under a new name the API's own writes are indexed again
-    effort: Effort = field(default_factory=Effort)
+    policy: PagePolicy = field(default_factory=PagePolicy)
     searches: int = 4  # run at once
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
@@ -74,15 +74,16 @@ def create_app(
     """
     settings = settings or Settings()
     metrics = Metrics()
-    searcher = Searcher(encoder, index, catalogue, settings.effort)
+    searcher = Searcher(encoder, index, catalogue, settings.policy)
     explainer = Explainer(encoder, catalogue)
     understanding = Understanding(encoder, catalogue)
     ingestion = Ingestion(catalogue, encoder, index, market.path / "events", settings.batch, settings.flush_seconds)
-    reading = Gate("search", settings.searches, settings.waiting, settings.timeout_seconds)
-    writing = Gate("write", 2, settings.waiting, settings.timeout_seconds)
-    embedding = Gate("embed", 1, 8, settings.timeout_seconds)  # apart: it is heavy, and searches must not wait for it
-    explaining = Gate("explain", 1, 4, settings.timeout_seconds)  # anyone may ask: it must not take embedding's place
-    facts = market_facts(market, catalogue.documents())
+    reading = BoundedExecutor("search", settings.searches, settings.waiting, settings.timeout_seconds)
+    writing = BoundedExecutor("write", 2, settings.waiting, settings.timeout_seconds)
+    # Apart: searches must not wait for an embedding, nor an embedding for explanations, which anyone may ask for.
+    embedding = BoundedExecutor("embed", 1, 8, settings.timeout_seconds)
+    explaining = BoundedExecutor("explain", 1, 4, settings.timeout_seconds)
+    facts = market_info(market, catalogue.documents())
     page = _PageFiles(directory=_PAGE)
 
     @asynccontextmanager
@@ -101,28 +102,28 @@ def create_app(
     app = FastAPI(
         title="Mercato", version="1", description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.add_middleware(Door, api_key=settings.api_key, metrics=metrics)
+    app.add_middleware(RequestGuard, api_key=settings.api_key, metrics=metrics)
     _answer_problems(app)
     _count_things(metrics, encoder, index, catalogue)
     key = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]  # for OpenAPI; the door checks it
 
-    @app.post("/v1/search", response_model=wire.SearchOut, responses=_problems(400, 413, 422, 503))
-    async def search(body: wire.SearchIn) -> Response:
+    @app.post("/v1/search", response_model=bodies.SearchOut, responses=_problems(400, 413, 422, 503))
+    async def search(body: bodies.SearchIn) -> Response:
         """Search; or browse the filtered catalogue with an empty query."""
         return await reading.run(lambda: _json(searcher.search(body)))
 
-    @app.post("/v1/explain", response_model=wire.ExplainOut, responses=_problems(400, 404, 413, 422, 503))
-    async def explain(body: wire.ExplainIn) -> Response:
+    @app.post("/v1/explain", response_model=bodies.ExplainOut, responses=_problems(400, 404, 413, 422, 503))
+    async def explain(body: bodies.ExplainIn) -> Response:
         """What brings a query and a product together, word by word and field by field."""
         return await explaining.run(lambda: _json(explainer.explain(body)))
 
     @app.post(
         "/v1/products",
-        response_model=wire.AcceptedOut,
+        response_model=bodies.AcceptedOut,
         dependencies=key,
         responses=_problems(400, 401, 413, 422, 503),
     )
-    async def upsert(body: wire.ProductsIn) -> Response:
+    async def upsert(body: bodies.ProductsIn) -> Response:
         """Write products. They are on disk when this answers, and searchable about a second later."""
 
         def write() -> Response:
@@ -140,7 +141,7 @@ def create_app(
         responses=_problems(400, 404, 422, 503)
         | {200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}}},
     )
-    async def image(product_id: wire.Word, position: wire.PicturePosition) -> Response:
+    async def image(product_id: bodies.Word, position: bodies.PicturePosition) -> Response:
         """One of a product's pictures; 0 is the first."""
 
         def read() -> Response:
@@ -156,15 +157,17 @@ def create_app(
 
     @app.get(
         "/v1/products/{product_id:path}/queries",
-        response_model=wire.LikelyQueriesOut,
+        response_model=bodies.LikelyQueriesOut,
         responses=_problems(400, 404, 422, 503),
     )
-    async def likely_queries(product_id: wire.Word, k: wire.QueryCount = 10) -> Response:
+    async def likely_queries(product_id: bodies.Word, k: bodies.QueryCount = 10) -> Response:
         """What people would search a product as, likeliest first. The model needs a classification head."""
         return await explaining.run(lambda: _json({"queries": understanding.likely_queries(product_id, k)}))
 
-    @app.get("/v1/products/{product_id:path}", response_model=wire.ProductOut, responses=_problems(400, 404, 422, 503))
-    async def product(product_id: wire.Word) -> Response:
+    @app.get(
+        "/v1/products/{product_id:path}", response_model=bodies.ProductOut, responses=_problems(400, 404, 422, 503)
+    )
+    async def product(product_id: bodies.Word) -> Response:
         """One product."""
 
         def read() -> Response:
@@ -177,11 +180,11 @@ def create_app(
 
     @app.delete(
         "/v1/products/{product_id:path}",
-        response_model=wire.AcceptedOut,
+        response_model=bodies.AcceptedOut,
         dependencies=key,
         responses=_problems(401, 404, 422, 503),
     )
-    async def delete(product_id: wire.Word) -> Response:
+    async def delete(product_id: bodies.Word) -> Response:
         """Delete a product; no search shows it from now on."""
 
         def write() -> Response:
@@ -192,8 +195,8 @@ def create_app(
 
         return await writing.run(write)
 
-    @app.post("/v1/events", response_model=wire.AcceptedOut, responses=_problems(400, 413, 422, 503))
-    async def events(body: wire.EventsIn) -> Response:
+    @app.post("/v1/events", response_model=bodies.AcceptedOut, responses=_problems(400, 413, 422, 503))
+    async def events(body: bodies.EventsIn) -> Response:
         """Log what searchers saw and did (UBI 1.3). The events are on disk when this answers."""
 
         def write() -> Response:
@@ -203,9 +206,9 @@ def create_app(
         return await writing.run(write)
 
     @app.post(
-        "/v1/embed", response_model=wire.VectorsOut, dependencies=key, responses=_problems(400, 401, 413, 422, 503)
+        "/v1/embed", response_model=bodies.VectorsOut, dependencies=key, responses=_problems(400, 401, 413, 422, 503)
     )
-    async def embed(body: wire.EmbedIn, request: Request) -> Response:
+    async def embed(body: bodies.EmbedIn, request: Request) -> Response:
         """The vectors of queries or, with the key, of products."""
         if body.products is not None and not request.scope["keyed"]:
             raise HTTPException(401, "X-API-Key: missing or wrong; embedding products needs the server's key")
@@ -220,19 +223,19 @@ def create_app(
 
         return await embedding.run(encode)
 
-    @app.get("/v1/market", response_model=wire.MarketOut, responses=_problems(503))
+    @app.get("/v1/market", response_model=bodies.MarketOut, responses=_problems(503))
     async def about() -> Response:
         """What a search page needs to know about the market."""
         named = {"name": market.config.name, "currency": market.config.currency}
         model = {"name": settings.model_name, "dimension": encoder.dimension, "queries": understanding.queries}
         return await reading.run(lambda: _json(named | {"model": model, "products": catalogue.count()} | facts))
 
-    @app.get("/healthz", response_model=wire.StateOut)
+    @app.get("/healthz", response_model=bodies.StateOut)
     async def healthz() -> Response:
         """The process answers."""
         return _json({"status": "ok"})
 
-    @app.get("/readyz", response_model=wire.StateOut, responses=_problems(503))
+    @app.get("/readyz", response_model=bodies.StateOut, responses=_problems(503))
     async def readyz() -> Response:
         """The index answers and ingestion keeps up."""
 
@@ -269,7 +272,7 @@ class _PageFiles(StaticFiles):
         return super().is_not_modified(response_headers, request_headers)
 
 
-def _entries(products: list[wire.ProductIn], image_dimension: int) -> list[Entry]:
+def _entries(products: list[bodies.ProductIn], image_dimension: int) -> list[Entry]:
     """Products as they are stored, each picture decoded once.
 
     Raises:
@@ -284,7 +287,7 @@ def _entries(products: list[wire.ProductIn], image_dimension: int) -> list[Entry
     return [_entry(product, f"products.{number}") for number, product in enumerate(products)]
 
 
-def _entry(product: wire.ProductIn, where: str) -> Entry:
+def _entry(product: bodies.ProductIn, where: str) -> Entry:
     pictures = [
         Picture(*checked_picture(image.base64, f"{where}.images.{number}.base64"))
         for number, image in enumerate(product.images or ())
@@ -348,7 +351,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         422: "A field is wrong",
         503: "At capacity; Retry-After says when to come back",
     }
-    return {status: {"model": wire.ProblemOut, "description": meanings[status]} for status in statuses}
+    return {status: {"model": bodies.ProblemOut, "description": meanings[status]} for status in statuses}
 
 
 def _json(content: Any) -> Response:

@@ -14,9 +14,9 @@ from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
 from mercato.files import market_lock
 from mercato.retrieval.open import open_index
-from mercato.runs.folder import load_radius
-from mercato.runs.onnx_encoder import Predictor
-from mercato.search.pipeline import Effort
+from mercato.runs.folder import load_min_cosine
+from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.search.pipeline import PagePolicy
 from mercato.serving.process import free_port, serve
 from mercato.serving.routes import Settings, create_app
 
@@ -33,7 +33,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int) -> None
         MercatoError: the market is served already, or the index was made by another run, whose vectors this one cannot
             be compared with.
     """
-    predictor = Predictor(run, market.path)
+    encoder = OnnxEncoder(run, market.path)
     with market_lock(market.path), open_index(url) as index:
         made_by, _, rest = index.fingerprint.partition(" ")
         if made_by != run_fingerprint(run):
@@ -46,12 +46,12 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int) -> None
             key = os.environ.get(KEY)
             settings = Settings(
                 api_key=key or secrets.token_urlsafe(24),
-                model_name=predictor.recipe.name,
+                model_name=encoder.recipe.name,
                 index_name=index.fingerprint,
-                effort=Effort(radius=load_radius(run)),
-                image_dimension=predictor.featurizer.spec.image_dimension,
+                policy=PagePolicy(min_cosine=load_min_cosine(run)),
+                image_dimension=encoder.featurizer.spec.image_dimension,
             )
-            app = create_app(market, predictor, index, catalogue, settings)
+            app = create_app(market, encoder, index, catalogue, settings)
             port = free_port(port, host)
             if not key:
                 file = market.path / KEY_FILE

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from mercato.data.market import MarketConfig, whole_market, write_market_toml
+from mercato.data.market import MarketConfig, atomic_market, write_market_toml
 from mercato.errors import MercatoError
 from mercato.progress import track
 from mercato.simulation.engine import Engine
@@ -69,7 +69,7 @@ def simulate(folder: Path, size: str, seed: int) -> None:
         raise MercatoError(f"size {size!r} is not one of {', '.join(SIZES)}")
     amount = SIZES[size]
     goods, wishes, log, raters, sold = (np.random.default_rng([seed, part]) for part in range(5))
-    with whole_market(folder) as fresh:
+    with atomic_market(folder) as fresh:
         catalogue = make_catalogue(amount.products, amount.types, goods)
         with _drawn(catalogue, seed) as parts:
             engine = Engine(catalogue, when_sold(catalogue, sold))

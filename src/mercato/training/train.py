@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.files import refuse_foreign, replace_folder, write_whole
+from mercato.files import ensure_replaceable, replace_directory, write_atomic
 from mercato.models.build import build_towers, text_configs
 from mercato.models.que2search import TwoTower
 from mercato.progress import console, note
 from mercato.runs.export import export
-from mercato.runs.folder import HISTORY, MONITOR, RECIPE, SPEC, load_image_encoder, read_history, save_radius
+from mercato.runs.folder import HISTORY, MONITOR, RECIPE, SPEC, load_image_encoder, read_history, save_min_cosine
 from mercato.runs.image_encoder import copy_image_encoder
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 from mercato.training.blending import estimate_blend
 from mercato.training.card import write_card
 from mercato.training.data.batches import Batches
@@ -43,7 +43,7 @@ from mercato.training.tasks.objective import HEAD_SCALE, Objective
 BLENDING = "blending.json"
 
 
-def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model:
+def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> TorchEncoder:
     """Train every stage of a recipe and write the run, whole or not at all.
 
     Work in progress stands in a folder beside `run`; the same call picks up there after an interruption, at the last
@@ -52,7 +52,7 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
     Raises:
         MercatoError: the market lacks what the recipe wants, or an interrupted run of another recipe is in the way.
     """
-    refuse_foreign(run, (RECIPE, SPEC))
+    ensure_replaceable(run, (RECIPE, SPEC))
     partial = partial_folder(run)
     work = partial / "work"  # checkpoints and logs of the stages, not part of a run
     identity = recipe.toml() + f"\n# market {market.fingerprint()}\n"
@@ -64,7 +64,7 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
     if resumed:
         note(escape(f"resuming {run.name} from {partial}"))
     work.mkdir(parents=True, exist_ok=True)
-    write_whole(known, identity)
+    write_atomic(known, identity)
 
     note(f"[bold]{escape(recipe.name)}[/]: reading {escape(market.config.name)}")
     start = time.perf_counter()
@@ -88,22 +88,22 @@ def train(recipe: Recipe, market: Market, run: Path, onnx: bool = True) -> Model
     if towers.head is not None:
         with torch.no_grad():
             towers.head.weight.mul_(HEAD_SCALE)  # from here on it reads plain unit vectors
-    radius = _radius(towers.cpu(), prepared.validation)
+    min_cosine = _min_cosine(towers.cpu(), prepared.validation)
     if towers.vision is not None:  # from here on the run's own image encoder, outside the tower
         write_image_encoder(towers.vision.trunk, towers.vision.spec, partial)
         towers.vision = None
     elif prepared.image_folder is not None:
         copy_image_encoder(prepared.image_folder, partial)
-    model = Model(recipe, prepared.featurizer, load_image_encoder(partial), towers, prepared.head_queries)
+    model = TorchEncoder(recipe, prepared.featurizer, load_image_encoder(partial), towers, prepared.head_queries)
     model.save(partial)
-    save_radius(partial, radius)
+    save_min_cosine(partial, min_cosine)
     if onnx:
         note("exporting both towers to ONNX")
         export(model, partial)
     write_card(partial, recipe, market, read_history(partial), time.perf_counter() - start)
     shutil.rmtree(work)
     known.unlink()
-    replace_folder(partial, run)
+    replace_directory(partial, run)
     note(f"[bold green]run written to {escape(str(run))}[/] in {time.perf_counter() - start:.0f} s")
     return model
 
@@ -120,13 +120,13 @@ def _blend(recipe: Recipe, prepared: Prepared, towers: TwoTower, partial: Path) 
         wanted = modalities({"query": spec.query_channels, "product": spec.product_channels}, blending.by)
         blend = estimate_blend(towers, prepared.examples, recipe, wanted)
     named = {modality.name: weight for modality, weight in blend.items()}
-    write_whole(file, json.dumps(named, indent=2) + "\n")
+    write_atomic(file, json.dumps(named, indent=2) + "\n")
     note("  gradient blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in named.items()))
     return blend
 
 
-def _radius(towers: TwoTower, validation: Validation | None) -> float | None:
-    """The cosine that all but one in twenty relevant validation pairs reach: a first radius for retrieval (§6.3)."""
+def _min_cosine(towers: TwoTower, validation: Validation | None) -> float | None:
+    """The cosine that all but one in twenty relevant validation pairs reach: a start for retrieval (§6.3)."""
     if validation is None:
         return None
     return float(np.percentile(validation.cosines(towers)[validation.label_N == 1], 5))
@@ -196,7 +196,7 @@ def _run_stage(
 def _log(run: Path, row: dict[str, Any]) -> None:
     """One line an epoch, in `history.jsonl` and on the screen; an epoch that a resumed run does again replaces it."""
     rows = [old for old in read_history(run) if (old["stage"], old["epoch"]) != (row["stage"], row["epoch"])]
-    write_whole(run / HISTORY, "".join(json.dumps(line) + "\n" for line in [*rows, row]))
+    write_atomic(run / HISTORY, "".join(json.dumps(line) + "\n" for line in [*rows, row]))
     parts = [f"  stage {row['stage']}, epoch {row['epoch']}:"]
     if "loss" in row:
         parts.append(f"loss {row['loss']:.3f}")

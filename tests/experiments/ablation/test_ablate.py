@@ -27,7 +27,7 @@ from mercato.experiments.ablation import jobs as runs
 from mercato.experiments.ablation.ablate import ablate
 from mercato.experiments.ablation.table import Measured, _step
 from mercato.reports.study_page import page as html_page
-from mercato.reports.study_text import cells, columns, effort, figure, signed, terminal
+from mercato.reports.study_text import cells, columns, figure, signed, terminal, training_cost
 from tests.support.studies import ROWS, calls, study
 
 pytestmark = pytest.mark.usefixtures("fake_worker")
@@ -174,7 +174,8 @@ def test_json_markdown_and_html_agree(
     marked = [line for line in text.splitlines() if line.startswith("| ")]
     in_markdown = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in marked]
     expected = [
-        [row["name"], *(cell for group in cells(row, table) for cell in group), effort(row)] for row in table["rows"]
+        [row["name"], *(cell for group in cells(row, table) for cell in group), training_cost(row)]
+        for row in table["rows"]
     ]
     assert {len(line) for line in in_markdown + expected} == {2 + 5 * len(table["metrics"])}
     assert in_markdown[2:] == expected

@@ -18,7 +18,7 @@ from mercato.data.market import Market
 from mercato.evaluation.evaluate import evaluate
 from mercato.experiments.ablation import trial as worker
 from mercato.experiments.ablation.jobs import MEASURES, REPLICATES, is_measured
-from mercato.runs.torch_encoder import Model
+from mercato.runs.torch_encoder import TorchEncoder
 from tests.support.studies import study
 
 TOWERS = ("query_tower.onnx", "product_tower.onnx")
@@ -33,7 +33,7 @@ def test_a_trained_run_is_only_measured_and_then_made_small(
     run: Path, tiny_market: Market, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "train", None)  # calling it would fail
-    expected = evaluate(Model.load(run), tiny_market)
+    expected = evaluate(TorchEncoder.load(run), tiny_market)
     worker.work(tiny_recipe, tiny_market, run, keep=True)
     written = (run / MEASURES).stat().st_mtime_ns
     for tower in TOWERS:

@@ -12,14 +12,14 @@ from rich.markup import escape
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.evaluation.dataset import Tasks
+from mercato.evaluation.dataset import EvaluationSet
 from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.metrics.bootstrap import point
 from mercato.evaluation.systems import RandomSystem
 from mercato.experiments.ablation.jobs import Job, do_missing, run_name
 from mercato.experiments.ablation.study import Study
 from mercato.experiments.ablation.table import build
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.progress import note
 from mercato.reports.study_page import page
 from mercato.reports.study_text import markdown
@@ -63,9 +63,9 @@ def ablate(
     every_row_first = [row[place] for place in range(len(study.seeds)) for row in grid]  # a first table soon
     do_missing(every_row_first, market, at_once=jobs, keep=keep)
     table = build(study, market, fingerprint, [[job.run for job in row] for row in grid])
-    write_whole(out / f"{study.name}.json", json.dumps(table, indent=1) + "\n")
-    write_whole(out / f"{study.name}.md", markdown(table))
-    write_whole(out / f"{study.name}.html", page(table))
+    write_atomic(out / f"{study.name}.json", json.dumps(table, indent=1) + "\n")
+    write_atomic(out / f"{study.name}.md", markdown(table))
+    write_atomic(out / f"{study.name}.html", page(table))
     return table
 
 
@@ -75,7 +75,7 @@ def require_metrics(market: Market, metrics: Sequence[str]) -> None:
     Raises:
         MercatoError: they do not; the message names those that they allow.
     """
-    tasks = Tasks.read(market, "test")
+    tasks = EvaluationSet.read(market, "test")
     chance = Evaluation(market, tasks, {OURS: RandomSystem(len(tasks.product_ids), 0)}, 0)
     for metric in metrics:
         part, _, name = metric.partition(".")

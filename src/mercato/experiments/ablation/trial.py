@@ -23,11 +23,11 @@ from mercato.errors import MercatoError
 from mercato.evaluation.evaluate import OURS, Evaluation
 from mercato.evaluation.metrics.bootstrap import point, resample
 from mercato.experiments.ablation.jobs import MEASURES, REPLICATES, is_measured
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.runs.export import export
 from mercato.runs.folder import HISTORY, MONITOR, PRODUCT_TOWER, RECIPE, SPEC, WEIGHTS, read_history
 from mercato.runs.image_vectors import products_with_vectors
-from mercato.runs.torch_encoder import Model, load
+from mercato.runs.torch_encoder import TorchEncoder, load
 from mercato.training.train import BLENDING, train
 from mercato.version import __version__
 
@@ -41,7 +41,7 @@ def work(recipe: Recipe, market: Market, run: Path, keep: bool) -> None:
             if not (run / WEIGHTS).is_file():
                 train(recipe, market, run, onnx=keep)
             elif keep and not (run / PRODUCT_TOWER).is_file():
-                export(Model.load(run), run)
+                export(TorchEncoder.load(run), run)
             if not is_measured(run, keep=False):
                 measure(run, market)
         if not keep:
@@ -70,10 +70,10 @@ def measure(run: Path, market: Market) -> None:
                 replicates[f"{part}.{metric}"] = statistic(weights_RQ)
     packed = io.BytesIO()
     np.savez_compressed(packed, **replicates)  # type: ignore[arg-type]
-    write_whole(run / REPLICATES, packed.getvalue())
+    write_atomic(run / REPLICATES, packed.getvalue())
     made = {"mercato": __version__, "measured": datetime.now(UTC).date().isoformat()}
     measures = {"figures": figures, "n": counts, "training": _training(run), **made}
-    write_whole(run / MEASURES, json.dumps(measures) + "\n")
+    write_atomic(run / MEASURES, json.dumps(measures) + "\n")
 
 
 def _training(run: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from mercato.data.images import load_images
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.features.images import ImageSpec, middle_square, read_spec, write_spec
-from mercato.files import whole_folder, write_whole
+from mercato.files import atomic_directory, write_atomic
 from mercato.models.compact_cnn import CompactCNN
 from mercato.models.vision import Pooled, Vision
 from mercato.progress import note, track
@@ -65,7 +65,7 @@ def market_image_encoder(market: Market, images: Images, seed: int) -> Path | No
                 key.update(hashlib.file_digest(content, "sha256").digest())
     folder = market.path / CACHE / f"image-encoder-{key.hexdigest()[:16]}"
     if not folder.is_dir():
-        with whole_folder(folder) as fresh:
+        with atomic_directory(folder) as fresh:
             if images.encoder == "compact":
                 _train_compact(market, images, seed, fresh)
             else:
@@ -86,7 +86,7 @@ def write_image_encoder(trunk: nn.Module, spec: ImageSpec, folder: Path) -> None
     """A trunk, normalised pixels (n, 3, S, S) → (n, V), as the two files that `ImageEncoder` reads."""
     pixels = torch.zeros(2, 3, spec.size, spec.size)
     content = onnx_bytes(trunk, {"pixels": pixels}, ({0: torch.export.Dim.DYNAMIC},))
-    write_whole(folder / MODEL, content)
+    write_atomic(folder / MODEL, content)
     write_spec(folder, spec)
 
 

@@ -15,14 +15,14 @@ from tokenizers import Tokenizer
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.data.normalize import normalize
-from mercato.data.pairs import moment_of, recipe_pairs
+from mercato.data.pairs import recipe_pairs, split_cutoff
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.features.context import ContextSpec, columns_of
 from mercato.features.featurizer import Features, FeatureSpec, Featurizer
 from mercato.features.images import read_spec
 from mercato.features.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.progress import note, track
 from mercato.runs.folder import SPEC, TOKENIZER
 from mercato.runs.image_vectors import CACHE, ImageVectors, given_vectors, photo_counts, photo_vectors
@@ -72,7 +72,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     if recipe.uses_images and not width:
         recipe, vectors, image_folder, photos = _without_photos(market, recipe), None, None, None
 
-    now = moment_of(market, ["train"])
+    now = split_cutoff(market, ["train"])
     featurizer = _featurizer(recipe, products, train, width, now, folder)
     columns = ["query", *KEY]
     queries = pl.concat([part.select(columns) for part in (train, judged, shown)])
@@ -326,7 +326,7 @@ def _featurizer(
         normalized=pretrained is None,
         context=context,
     )
-    write_whole(folder / TOKENIZER, tokenizer.to_str())
+    write_atomic(folder / TOKENIZER, tokenizer.to_str())
     spec.save(folder / SPEC)
     return Featurizer(spec, tokenizer)
 

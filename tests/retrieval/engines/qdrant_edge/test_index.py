@@ -104,13 +104,17 @@ def test_the_two_parts_are_a_true_or(empty):
     toward, away = QUERY, -QUERY
     titles = {2: "lamp", 3: "far", 4: "lamp"}
     empty.upsert([product(1, toward, title="near"), *(product(n, away, title=titles[n]) for n in titles)])
-    hits = empty.search(Expression(vector=QUERY, text="lamp", radius=0.5), 10)
+    hits = empty.search(Expression(vector=QUERY, text="lamp", min_cosine=0.5), 10)
     assert [(hit.product_id, hit.found_by) for hit in hits] == [
         ("p1", ("ann",)),
         ("p2", ("text",)),
         ("p4", ("text",)),
     ]
-    assert ids(empty.search(Expression(vector=QUERY, text="lamp", radius=0.5, order="bm25"), 10)) == ["p2", "p4", "p1"]
+    assert ids(empty.search(Expression(vector=QUERY, text="lamp", min_cosine=0.5, order="bm25"), 10)) == [
+        "p2",
+        "p4",
+        "p1",
+    ]
     hits = empty.search(Expression(vector=QUERY, text="lamp near"), 1)
     assert [hit.product_id for hit in hits if "ann" in hit.found_by] == ["p1"]
     assert len([hit for hit in hits if "text" in hit.found_by]) == 1
@@ -127,7 +131,7 @@ def test_every_word_with_a_rare_one_comes_first_under_any_limit_and_filter(empty
         assert [hit.exact for hit in hits] == sorted((hit.exact for hit in hits), reverse=True)
         return [hit.product_id for hit in hits if hit.exact]
 
-    assert exact("sony 200") == exact("kv 200", radius=0.5) == ["p50"]
+    assert exact("sony 200") == exact("kv 200", min_cosine=0.5) == ["p50"]
     assert exact("sony radio") == exact("sony 200 cheap") == exact("200", filters=Filters(price_max=9)) == []
     first = empty.search(Expression(vector=QUERY, text="sony 200"), 3)[0]
     assert first.product_id == "p50" and first.found_by == ("text",) and first.bm25 > 0

@@ -17,7 +17,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from mercato.errors import MercatoError
-from mercato.files import whole_folder, write_whole
+from mercato.files import atomic_directory, write_atomic
 
 _POINTER = "current"
 
@@ -62,10 +62,10 @@ def next_generation(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"generation-{uuid4().hex[:12]}"
     with ExitStack() as held:
-        with whole_folder(folder / name) as fresh:
+        with atomic_directory(folder / name) as fresh:
             held.enter_context(_lock(fresh))
             yield fresh
-        write_whole(folder / _POINTER, name + "\n")
+        write_atomic(folder / _POINTER, name + "\n")
     sweep(folder)
 
 

@@ -26,7 +26,7 @@ import qdrant_edge as qdrant
 from filelock import FileLock
 
 from mercato.errors import MercatoError
-from mercato.files import write_whole
+from mercato.files import write_atomic
 from mercato.retrieval.engines.qdrant_edge.generations import current, hold_current, next_generation, sweep
 from mercato.retrieval.engines.qdrant_edge.payload import condition
 from mercato.retrieval.engines.qdrant_edge.shard import Points, bm25_query, build_graph, create, mean_tokens, point_id
@@ -39,7 +39,7 @@ PointId = int | str | UUID
 ENGINE = f"qdrant-edge {version('qdrant-edge-py')}, words 2"  # an index of another engine or other words is refused
 
 # Measured at 200k × 128-d on 2 cores: an exact search costs .1 µs for each product that the filters leave; the graph
-# costs .5 ms, up to 2.5 ms under a filter at twice the effort; the graph with ACORN 5 to 10 ms, whatever the filter.
+# costs .5 ms, up to 2.5 ms under a filter at twice the ef_search; the graph with ACORN 5 to 10 ms, whatever the filter.
 _EXACT_BELOW = 30_000
 _NARROW = 0.1  # filters that leave less than this part of the index make the plain graph search unreliable …
 _EXACT_BELOW_WHEN_NARROW = 100_000  # … and there exact search is the cheaper of the two that remain up to here
@@ -77,7 +77,7 @@ def build(folder: Path, records: Iterable[IndexRecord], dimension: int, fingerpr
             "fingerprint": fingerprint,
             "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_whole(fresh / "meta.json", json.dumps(meta, indent=2))
+        write_atomic(fresh / "meta.json", json.dumps(meta, indent=2))
     return meta
 
 
@@ -158,9 +158,9 @@ class EdgeIndex:
         nearest = None if expression.vector is None else qdrant.Query.Nearest(expression.vector.tolist())
         sought = [] if expression.text is None else self._points.words(expression.text)
         words = bm25_query(sought)
-        ann = [] if nearest is None else _nearest(shard, nearest, where, limit, expression.effort)
-        if expression.radius is not None:
-            ann = [found for found in ann if found.score >= expression.radius]
+        ann = [] if nearest is None else _nearest(shard, nearest, where, limit, expression.ef_search)
+        if expression.min_cosine is not None:
+            ann = [found for found in ann if found.score >= expression.min_cosine]
         text = [] if words is None else _run(shard, words, limit, where)
         exact = [] if nearest is None or words is None else _exact(shard, sought, words, where)
 
@@ -293,9 +293,9 @@ def _browse(shard: qdrant.EdgeShard, where: qdrant.Filter | None, limit: int) ->
 
 
 def _nearest(
-    shard: qdrant.EdgeShard, nearest: qdrant.Query, where: qdrant.Filter | None, limit: int, effort: int
+    shard: qdrant.EdgeShard, nearest: qdrant.Query, where: qdrant.Filter | None, limit: int, ef_search: int
 ) -> list[_Found]:
-    found = _run(shard, nearest, limit, where, _approach(shard, where, max(effort, limit)))
+    found = _run(shard, nearest, limit, where, _approach(shard, where, max(ef_search, limit)))
     if len(found) < limit:  # the graph may have lost its way; what is left is known only by looking at all of it
         found = _run(shard, nearest, limit, where, qdrant.SearchParams(exact=True))
     return found
@@ -325,7 +325,7 @@ def _among(points: Set[PointId], where: qdrant.Filter | None = None) -> qdrant.F
     return qdrant.Filter(must=[qdrant.HasIdCondition(set(points)), *([] if where is None else [where])])
 
 
-def _approach(shard: qdrant.EdgeShard, where: qdrant.Filter | None, effort: int) -> qdrant.SearchParams:
+def _approach(shard: qdrant.EdgeShard, where: qdrant.Filter | None, ef_search: int) -> qdrant.SearchParams:
     """Choose by the filters' estimated cardinality (about 15 µs): exact, the graph, or the graph with ACORN."""
     total = _estimate(shard, None)
     left = total if where is None else _estimate(shard, where)
@@ -333,9 +333,9 @@ def _approach(shard: qdrant.EdgeShard, where: qdrant.Filter | None, effort: int)
     if left < (_EXACT_BELOW_WHEN_NARROW if narrow else _EXACT_BELOW):
         return qdrant.SearchParams(exact=True)
     if where is None:
-        return qdrant.SearchParams(hnsw_ef=effort)
+        return qdrant.SearchParams(hnsw_ef=ef_search)
     acorn = qdrant.AcornSearchParams(enable=narrow, max_selectivity=_NARROW)
-    return qdrant.SearchParams(hnsw_ef=2 * effort, acorn=acorn)
+    return qdrant.SearchParams(hnsw_ef=2 * ef_search, acorn=acorn)
 
 
 def _estimate(shard: qdrant.EdgeShard, where: qdrant.Filter | None) -> int:
