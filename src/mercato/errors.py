@@ -1,8 +1,12 @@
-"""The one exception that Mercato raises on purpose."""
+"""The exception that Mercato raises on purpose."""
 
 
 class MercatoError(Exception):
-    """Something the person running Mercato can mend; the message says where it is and what to do.
+    """An error the user can fix; the message names the table, row and field (or the option), and says what to do.
 
     The command line prints it without a traceback and exits with 1; the HTTP API answers it as 4xx.
     """
+
+
+class NotFoundError(MercatoError):
+    """What was asked for is not there; the HTTP API answers it as 404."""

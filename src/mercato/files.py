@@ -1,4 +1,4 @@
-"""Output that appears whole or not at all, and never in place of what somebody else wrote."""
+"""Atomic writes: a file or folder appears whole or not at all, and never replaces what Mercato did not write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from mercato.errors import MercatoError
 
-SERVING = ".serving"  # in a market: locked by whoever serves it
+SERVING = ".serving"  # a market's lock file, held by its server
 
 
 def ensure_replaceable(target: Path, markers: tuple[str, ...]) -> None:
@@ -37,7 +37,7 @@ def ensure_replaceable(target: Path, markers: tuple[str, ...]) -> None:
 
 @contextmanager
 def market_lock(market_path: Path) -> Iterator[None]:
-    """Hold an existing market for one server, or for whoever replaces it; another process is refused at once.
+    """Hold a market's lock, as its one server or to replace it; another process is refused at once.
 
     Raises:
         MercatoError: it is held already.
@@ -74,9 +74,9 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 def replace_directory(fresh: Path, target: Path) -> None:
     """Rename `fresh` to `target`; what stood at `target` is removed only once the new folder is in its place.
 
-    On Linux the two trade names in one step, so that one of them stands at `target` at every moment. Where the system
-    or the file system has no such step there are two renames: a process killed between them leaves no `target`, and the
-    old one whole in `.TARGET.old.…/old` beside it.
+    On Linux the two exchange names in one step, so that one of them stands at `target` at every moment. Where the
+    system or the file system has no such step there are two renames: a process killed between them leaves no `target`,
+    and the old one whole in `.TARGET.old.…/old` beside it.
     """
     if not os.path.lexists(target):
         fresh.rename(target)
@@ -97,7 +97,7 @@ def replace_directory(fresh: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two existing paths trade names in one step (Linux's renameat2); False where that cannot be done."""
+    """Exchange the names of two existing paths in one step (Linux's renameat2); False where that cannot be done."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):

@@ -1,4 +1,4 @@
-"""What long work tells the person who waits: notes and progress bars, all on stderr, all silenced by `quiet()`."""
+"""Progress of long work: notes and progress bars, all on stderr, all silenced by `quiet()`."""
 
 from __future__ import annotations
 

@@ -373,7 +373,7 @@ def test_saved_and_loaded(feature_spec, products, tmp_path: Path):
 
 def test_the_featurizer_tells_the_context(feature_spec, products):
     featurizer = Featurizer(feature_spec, train_tokenizer(["red sofa", "blue sofa"] * 9, 40))
-    features = featurizer.products(products[:3], now=NOW)
+    features = featurizer.products(products[:3], as_of=NOW)
     assert set(features) == {"title_tokens", "context_numbers", "context_categories"}
     expected = feature_spec.context.features(products[:3], NOW)
     assert all(np.array_equal(features[name], expected[name]) for name in expected)

@@ -16,7 +16,7 @@ from mercato.features.featurizer import FeatureSpec, Featurizer
 from mercato.features.tokenizer import train_tokenizer
 from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.models.build import build_towers, text_configs
-from mercato.models.que2search import TwoTower
+from mercato.models.tower import TwoTower
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 SCRATCH = [path for path in RECIPES if load_recipe(path).text.pretrained is None]
@@ -61,7 +61,7 @@ def test_every_recipe_from_scratch_builds(path):
     )  # fmt: skip
     towers = build_towers(recipe, spec, text_configs(recipe, spec), 5 if recipe.head.queries else 0)
     featurizer = Featurizer(spec, tokenizer)
-    features = featurizer.products(goods, now=now)
+    features = featurizer.products(goods, as_of=now)
     vectors = towers.product({name: torch.from_numpy(array) for name, array in features.items()})[0]
     assert vectors.shape == (len(TITLES), recipe.dimension) and torch.isfinite(vectors).all()
 

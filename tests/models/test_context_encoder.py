@@ -31,7 +31,7 @@ class Told(torch.nn.Module):
         self.model = model
 
     def forward(self, numbers: Tensor, ids: Tensor) -> Tensor:
-        return torch.cat([self.model(numbers, ids), self.model.any_known(numbers, ids).unsqueeze(1).float()], 1)
+        return torch.cat([self.model(numbers, ids), self.model.present(numbers, ids).unsqueeze(1).float()], 1)
 
 
 def test_by_hand():
@@ -99,7 +99,7 @@ def test_both_numbers_and_categories_count():
 def test_a_row_of_which_nothing_is_known():
     numbers = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [0.5, 0, 0, 1]])
     ids = torch.tensor([[0, 0], [0, 1], [0, 0]])
-    assert ContextEncoder.any_known(numbers, ids).tolist() == [False, True, True]
+    assert ContextEncoder(4, (2, 2), 8, 8, 0.0).present(numbers, ids).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(("width", "sizes"), [(4, (3, 2)), (4, ()), (0, (5,)), (2, (1,))])

@@ -1,4 +1,4 @@
-"""Que2Engage's product tower, and the shown pairs that it learns from."""
+"""Que2Engage's product tower."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F
 
-from mercato.config import Recipe, Stage
-from mercato.errors import MercatoError
+from mercato.config import Recipe
 from mercato.features.context import ContextSpec
 from mercato.features.featurizer import FeatureSpec, Featurizer
 from mercato.features.tokenizer import train_tokenizer
-from mercato.losses.engagement_bce import engagement_bce
 from mercato.models.build import build_towers, text_configs
 from mercato.models.text_encoder import TextEncoder
-from mercato.runs.export import _to_onnx, export
+from mercato.runs.export import export, onnx_tower
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.torch_encoder import TorchEncoder
-from mercato.training.data.batches import Batches, Examples, tensors
-from mercato.training.tasks.objective import engagement_loss, stage_loss
+from mercato.training.data.batches import tensors
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHANNELS = ("title_text", "description_text", "images", "context")
@@ -81,11 +77,8 @@ def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean"
         context=ContextSpec.fit(recipe.product_tower.context, CATALOGUE, NOW),
     )  # fmt: skip
     torch.manual_seed(0)
-    model = TorchEncoder(
-        recipe, Featurizer(spec, tokenizer), None, build_towers(recipe, spec, text_configs(recipe, spec))
-    )
-    model.now = NOW
-    return model
+    towers = build_towers(recipe, spec, text_configs(recipe, spec))
+    return TorchEncoder(recipe, Featurizer(spec, tokenizer), None, towers)
 
 
 KINDS = [("zeros", "set"), ("token", "each"), ("zeros", "each"), ("token", "set")]
@@ -101,10 +94,16 @@ def inputs_of(model: TorchEncoder, products: list[dict]) -> dict[str, torch.Tens
 
 
 def test_every_row_is_a_unit_vector_of_its_own(model):
-    vectors = model.encode_products(PRODUCTS)
+    vectors = model.encode_products(PRODUCTS, as_of=NOW)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     apart = np.abs(vectors[:, None] - vectors[None]).max(2) + np.eye(len(PRODUCTS))
     assert apart.min() > 1e-4, "each modality says something, also that it is missing"
+
+
+def test_a_listing_has_the_age_that_it_had_at_the_moment_asked_for(model):
+    young, old = (model.encode_products([WHOLE], as_of=NOW + timedelta(days=days)) for days in (0, 20))
+    assert np.abs(old - young).max() > 1e-4
+    np.testing.assert_array_equal(model.encode_products([WHOLE], as_of=NOW), young)
 
 
 def test_onnx_says_what_torch_says_of_whatever_is_missing(tmp_path):
@@ -112,26 +111,25 @@ def test_onnx_says_what_torch_says_of_whatever_is_missing(tmp_path):
     model.save(tmp_path)
     assert max(export(model, tmp_path).values()) < 1e-5
     served = OnnxEncoder(tmp_path)
-    served.now = NOW
-    expected = model.encode_products(PRODUCTS)
-    np.testing.assert_allclose(served.encode_products(PRODUCTS), expected, atol=1e-5)
+    expected = model.encode_products(PRODUCTS, as_of=NOW)
+    np.testing.assert_allclose(served.encode_products(PRODUCTS, as_of=NOW), expected, atol=1e-5)
     for product, vector in zip(PRODUCTS, expected, strict=True):
-        np.testing.assert_allclose(served.encode_products([product])[0], vector, atol=1e-5)
+        np.testing.assert_allclose(served.encode_products([product], as_of=NOW)[0], vector, atol=1e-5)
     np.testing.assert_array_equal(TorchEncoder.load(tmp_path).encode_queries(["sofa"]), model.encode_queries(["sofa"]))
 
 
-def test_onnx_with_one_token_for_all_photos_and_zeros_for_none():
+def test_onnx_with_one_token_for_all_images_and_zeros_for_none():
     model = make("zeros", "set")
     features = [model.featurizer.products(rows, model.image_vectors(rows), NOW) for rows in (PRODUCTS, [{}])]
-    tower = onnxruntime.InferenceSession(_to_onnx(model.towers.product, features[0]))
+    tower = onnxruntime.InferenceSession(onnx_tower(model.towers.product, features[0]))
     for own in features:
         np.testing.assert_allclose(tower.run(None, own)[0], model.product_vectors(own), atol=1e-5)
 
 
 def test_neither_company_nor_padding_changes_a_row(model):
-    together = model.encode_products(PRODUCTS)
+    together = model.encode_products(PRODUCTS, as_of=NOW)
     for product, vector in zip(PRODUCTS, together, strict=True):
-        np.testing.assert_allclose(model.encode_products([product])[0], vector, atol=1e-5)
+        np.testing.assert_allclose(model.encode_products([product], as_of=NOW)[0], vector, atol=1e-5)
     features = model.featurizer.products(PRODUCTS, model.image_vectors(PRODUCTS), NOW)
     padded = {
         name: np.pad(array, ((0, 0), (0, cap - array.shape[1])))
@@ -227,105 +225,3 @@ def test_a_row_of_nothing_has_finite_gradients(missing, pooling):
         (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
         found = [p.grad for p in model.towers.product.parameters() if p.grad is not None]
         assert vectors.isfinite().all() and found and all(grad.isfinite().all() for grad in found)
-
-
-# --- shown pairs
-
-QUERIES = ["red sofa", "wooden table", "seats"]
-ENGAGED = [(0, 0), (1, 1), (0, 2), (2, 3)]
-SHOWN = [(0, 1), (1, 3), (2, 0)]
-
-
-@pytest.fixture(scope="module")
-def engage() -> TorchEncoder:
-    return make()
-
-
-@pytest.fixture(scope="module")
-def examples(engage) -> Examples:
-    products = [WHOLE | {"title": title} for title in ("red sofa", "wooden table", "sofa", "six seats")]
-    query, product = np.array(ENGAGED + SHOWN).T
-    engaged = np.arange(len(query)) < len(ENGAGED)
-    return Examples(
-        engage.featurizer.queries(QUERIES, [None] * 3),
-        engage.featurizer.products(products, engage.image_vectors(products), NOW),
-        engage.featurizer.spec, query, product, np.zeros(len(query), np.int64), [()],
-        engaged.astype(np.float32), engaged,
-    )  # fmt: skip
-
-
-ROWS, BESIDE = np.array([0, 1, 3]), np.array([4, 6, 5])
-
-
-def pairs_of(batch, query_N, product_N, examples) -> set[tuple[int, int]]:
-    """The pairs of a batch as they stand in QUERIES and the products, known by their tokens."""
-    tables = examples.queries["tokens"], examples.products["title_tokens"]
-    found = batch.query["tokens"], batch.product["title_tokens"]
-
-    def place(which: int, row: int) -> int:
-        own = [i for i in found[which][row].tolist() if i]
-        return next(n for n, ids in enumerate(tables[which]) if [i for i in ids.tolist() if i] == own)
-
-    return {(place(0, q), place(1, p)) for q, p in zip(query_N.tolist(), product_N.tolist(), strict=True)}
-
-
-@pytest.mark.parametrize("negatives", ["batch", "mixed"])
-def test_a_shown_pair_is_never_an_in_batch_positive(examples, negatives):
-    stage = Stage(batch_size=2, negatives=negatives, shown=1.5, engagement_weight=0.2)
-    engaged, shown = [], set()
-    for epoch in range(5):
-        batches = Batches(examples, examples.rows(stage), stage, seed=0)
-        batches.epoch = epoch
-        for batch in batches:
-            engaged += pairs_of(batch, batch.query_B, batch.product_B, examples)
-            assert len(batch.shown_query_S) == 3
-            shown |= pairs_of(batch, batch.shown_query_S, batch.shown_product_S, examples)
-            assert batch.excluded_BC.shape == (2, 5 if negatives == "mixed" else 2)
-    assert sorted(engaged) == sorted(ENGAGED * 5), "each once an epoch"
-    assert shown == set(SHOWN)
-
-
-def test_mixed_negatives_are_more_columns_of_the_softmax(examples, engage):
-    stage = Stage(negatives="mixed", scale=5.0)
-    batch = examples.batch(ROWS, shown=BESIDE, mixed=True)
-    known = set(ENGAGED)
-    columns = [product for _, product in [*(ENGAGED[row] for row in ROWS), *(SHOWN[row - 4] for row in BESIDE)]]
-    wanted = [
-        [(ENGAGED[row][0], product) in known and i != j for j, product in enumerate(columns)]
-        for i, row in enumerate(ROWS)
-    ]
-    assert batch.excluded_BC.tolist() == wanted and any(any(row[3:]) for row in wanted)
-    query, product = (tower(inputs)[0] for tower, inputs in zip(
-        (engage.towers.query, engage.towers.product), (batch.query, batch.product), strict=True
-    ))  # fmt: skip
-    cosines = query[batch.query_B] @ product[torch.cat([batch.product_B, batch.shown_product_S])].T
-    logits = (5 * cosines).masked_fill(torch.tensor(wanted), -torch.inf)
-    torch.testing.assert_close(
-        stage_loss(stage, query, product, batch), F.cross_entropy(logits, torch.arange(3)), atol=1e-5, rtol=1e-5
-    )
-    plain = examples.batch(ROWS, shown=BESIDE)
-    assert plain.excluded_BC.shape == (3, 3)
-
-
-def test_the_second_task_reads_engaged_and_shown_pairs(examples, engage):
-    batch = examples.batch(ROWS, shown=BESIDE)
-    query, product = engage.towers.query(batch.query)[0], engage.towers.product(batch.product)[0]
-    with torch.no_grad():
-        engage.towers.threshold.fill_(0.3)
-    own = (query[batch.query_B] * product[batch.product_B]).sum(1)
-    left = (query[batch.shown_query_S] * product[batch.shown_product_S]).sum(1)
-    expected = engagement_bce(torch.cat([own, left]), torch.tensor([1.0] * 3 + [0.0] * 3), 20.0, 0.3)
-    loss = engagement_loss(Stage(engagement_weight=0.2), query, product, batch, engage.towers)
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    assert engage.towers.threshold.grad, "the threshold learns"
-
-
-def test_without_shown_pairs_there_is_no_second_task(examples, engage):
-    stage = Stage(engagement_weight=0.2)
-    only = Examples(
-        examples.queries, examples.products, examples.spec, *np.array(ENGAGED).T, np.zeros(4, np.int64), [()],
-        np.ones(4, np.float32), np.ones(4, bool),
-    )  # fmt: skip
-    with pytest.raises(MercatoError, match="label 0"):
-        Batches(only, only.rows(stage), stage, seed=0)

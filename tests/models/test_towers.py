@@ -10,7 +10,7 @@ from mercato.config import Recipe
 from mercato.features.featurizer import FeatureSpec, Featurizer
 from mercato.features.tokenizer import train_tokenizer
 from mercato.models.build import build_towers, text_configs
-from mercato.models.que2search import TwoTower
+from mercato.models.tower import TwoTower
 from mercato.runs.export import export
 from mercato.runs.torch_encoder import TorchEncoder
 

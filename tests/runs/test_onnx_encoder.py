@@ -12,7 +12,8 @@ import pytest
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.runs.image_vectors import photo_vectors, products_with_vectors
+from mercato.runs.export import parity
+from mercato.runs.image_vectors import encoded_vectors, products_with_vectors
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.torch_encoder import TorchEncoder, load
 
@@ -70,9 +71,9 @@ def test_a_table_and_its_rows_are_one(predictor, tiny_market):
     assert np.array_equal(predictor.encode_products(table), predictor.encode_products(table.to_pylist()))
 
 
-def test_photos_served_are_photos_trained_on(predictor, tiny_market: Market, tiny_run):
+def test_images_served_are_images_trained_on(predictor, tiny_market: Market, tiny_run):
     table = tiny_market.arrow("products").slice(0, 20)
-    trained = photo_vectors(tiny_market, tiny_run, predictor.featurizer.spec.max_images)
+    trained = encoded_vectors(tiny_market, tiny_run, predictor.featurizer.spec.max_images)
     served = predictor.image_vectors(table.to_pylist())
     assert served is not None
     for one, other in zip(trained, served, strict=False):
@@ -86,7 +87,18 @@ def test_photos_served_are_photos_trained_on(predictor, tiny_market: Market, tin
     )
 
 
-def test_photos_change_a_product_and_broken_ones_do_not(predictor, tiny_market):
+def test_parity_compares_the_files_of_the_run(model, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    found = parity(model, run)
+    assert set(found) == {"query", "product"} and max(found.values()) <= TOLERANCE
+    other = load(tiny_run)
+    for parameter in other.towers.query.parameters():
+        parameter.data += 0.1
+    with pytest.raises(MercatoError, match=r"query_tower\.onnx: differs from torch by"):
+        parity(other, run)
+
+
+def test_images_change_a_product_and_broken_ones_do_not(predictor, tiny_market):
     row = next(row for row in tiny_market.arrow("products").to_pylist() if row["images"])
     with_photo = predictor.encode_products([row])
     assert not np.allclose(with_photo, predictor.encode_products([row | {"images": None}]), atol=1e-3)

@@ -1,7 +1,7 @@
-"""What Que2Engage's context encoder reads of a product (§2.1.2): numbers, whether each is missing, and categories.
+"""Context features (Que2Engage §2.1.2): a product's numbers, whether each is missing, and its categories.
 
 A number is a column of the products, an attribute, or derived: the price relative to the product's kind, the listing's
-age, the count of its photos, the length of its texts. All statistics are fitted once, on the catalogue, and saved with
+age, the count of its images, the length of its texts. All statistics are fitted once, on the catalogue, and saved with
 the run: heavy tails get a logarithm, values are clipped to the 1st to 99th percentile (so that a stale listing or an
 absurd price is no extrapolation) and standardised. What cannot be understood is missing, never an error.
 """
@@ -9,12 +9,10 @@ absurd price is no extrapolation) and standardised. What cannot be understood is
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -22,15 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mercato import config
-from mercato.data.coercion import parse_time
 from mercato.errors import MercatoError
+from mercato.features.values import (
+    age_of,
+    currency_of,
+    folded,
+    image_count_of,
+    number_of,
+    path_and_above,
+    price_of,
+    value_of,
+)
+from mercato.fields import ATTRIBUTE, DERIVED_NUMBERS, field_of, of_kind, sources
 
 Product = Mapping[str, Any]
 Floats = NDArray[np.float64]
 
-ATTRIBUTE = "attributes."
-COLUMNS = ("seller_rating", "rating", "latitude", "longitude")  # numbers as they are
-CATEGORIES = ("brand", "category", "condition", "country", "currency", "language", "seller_id")
+NUMBERS = (*of_kind("number"), *DERIVED_NUMBERS)
+CATEGORIES = of_kind("category")
 DAY = 86_400.0  # seconds
 TRIFLE = 0.01  # of the typical value: smaller differences do not count, so that nothing at all is not infinitely far
 LOGARITHMIC = {  # number: u in log(1 + x / u)
@@ -41,26 +48,13 @@ LOGARITHMIC = {  # number: u in log(1 + x / u)
     "title_length": 1.0,
     "description_length": 1.0,
 }
-MADE_OF = {  # the columns that a derived number is made of; a price goes with its currency
-    "relative_price": ("price", "category"),
-    "age": ("created_at",),
-    "image_count": ("images",),
-    "title_length": ("title",),
-    "description_length": ("description",),
-}
 SKEWED = 1.0  # an attribute that is never negative and of at least this skewness is logarithmic too (exponential: 2)
-LARGEST = 1e30  # no quantity of a product is larger: it is an error, and so missing
 MIN_PRICED = 5  # products of a category and currency that make a median
 MIN_PRODUCTS, MIN_SHARE, MAX_VALUES = 10, 0.001, 300  # of a value of a category, to be one of its own; values kept
-NUMBER = re.compile(  # "20 %", "$1,200", "Rs. 499", "5,5 cm"; not "10-12" or "2 x 4"
-    r"(?:[^\W\d_]{1,12}\.?)?\s*[$€£¥₹₩₽₺₫₴₦]?\s*"
-    r"([-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?:[eE][-+]?\d+)?)"
-    r"[^\d]{0,12}"
-)
 
 
 class Number(NamedTuple):
-    """How one number is told: (clip(log(1 + x / unit), low, high) - mean) / std; without the logarithm at unit 0."""
+    """Transform of one number: (clip(log(1 + x / unit), low, high) - mean) / std; no logarithm at unit 0."""
 
     name: str
     unit: float = 0.0
@@ -87,7 +81,7 @@ class Median(NamedTuple):
 
 @dataclass(frozen=True)
 class ContextSpec:
-    """The fitted transforms of a run's context. F numbers, G categories; see the module."""
+    """The fitted transforms of a run's context. F numbers, K categories; see the module."""
 
     numbers: tuple[Number, ...]
     categories: tuple[Category, ...]
@@ -95,18 +89,18 @@ class ContextSpec:
     currency: str = ""  # of a price that names none: the commonest
 
     @classmethod
-    def fit(cls, context: config.Context, products: Sequence[Product], now: datetime) -> Self:
+    def fit(cls, context: config.Context, products: Sequence[Product], as_of: datetime) -> Self:
         """Fit on a catalogue; a column that the market lacks altogether is then simply always missing.
 
         Args:
             context: what the recipe declares.
             products: rows of the products schema, keys may be absent.
-            now: the moment at which ages are told; listings from after it say nothing about age.
+            as_of: the moment at which listings have their age; those from after it say nothing about age.
 
         Raises:
             MercatoError: the recipe names a number or category that does not exist.
         """
-        _check("numbers", context.numbers, (*COLUMNS, *LOGARITHMIC))
+        _check("numbers", context.numbers, NUMBERS)
         _check("categories", context.categories, CATEGORIES)
         priced = {"price", "relative_price"} & set(context.numbers)
         currency, medians = _medians(products) if priced else ("", ())
@@ -116,7 +110,7 @@ class ContextSpec:
             medians,
             currency,
         )
-        raw_BF = spec._raw(products, now)
+        raw_BF = spec._raw(products, as_of)
         return replace(spec, numbers=tuple(map(_fit_number, spec.numbers, raw_BF.T)))
 
     @classmethod
@@ -146,30 +140,47 @@ class ContextSpec:
         return (names.index("age"), len(names) + names.index("age")) if "age" in names else None
 
     def read_from(self, field: str) -> tuple[list[int], list[int]]:
-        """Which numbers and which categories are made of this column of products, by place ("images": the photos)."""
+        """Which numbers and which categories are made of a field of products, by place; `attributes` is all of them."""
         return (
-            [place for place, number in enumerate(self.numbers) if field in fields_of(number.name)],
-            [place for place, category in enumerate(self.categories) if field in fields_of(category.name)],
+            [place for place, number in enumerate(self.numbers) if _is_made_of(number.name, field)],
+            [place for place, category in enumerate(self.categories) if _is_made_of(category.name, field)],
         )
 
-    def features(self, products: Sequence[Product], now: datetime) -> dict[str, NDArray[Any]]:
-        """Products as the context encoder reads them at the moment `now`.
+    def drop(self, features: dict[str, NDArray[Any]], fields: Sequence[str], rows_B: NDArray[np.bool_] | slice) -> None:
+        """Drop fields from some rows of what `features` returned, in place, as if those products lacked them.
+
+        Raises:
+            MercatoError: a price's currency alone is to be dropped, and the price was already standardised by it.
+        """
+        priced = [number.name for number in self.numbers if _is_made_of(number.name, "price")]
+        if "currency" in fields and any(not {*sources(name)} & {*fields} for name in priced):
+            raise MercatoError("cannot drop 'currency' from the context without 'price', which was read by it")
+        nothing = self.features([{}], datetime.min)
+        for field in fields:
+            numbers, categories = self.read_from(field)
+            columns = [*numbers, *(len(self.numbers) + place for place in numbers)]  # each with its indicator
+            for name, places in (("context_numbers", columns), ("context_categories", categories)):
+                for place in places:
+                    features[name][rows_B, place] = nothing[name][0, place]
+
+    def features(self, products: Sequence[Product], as_of: datetime) -> dict[str, NDArray[Any]]:
+        """Products as the context encoder reads them at the moment `as_of`.
 
         Returns:
             `context_numbers` (B, 2F) float32: the transformed numbers, 0 where missing, then 1 for each that is;
-            `context_categories` (B, G) int64: 0 = unknown or missing.
+            `context_categories` (B, K) int64: 0 = unknown or missing.
         """
-        ids_GB = [
+        ids_KB = [
             [_id(index, category.name, product) for product in products]
             for category, index in zip(self.categories, self._indices, strict=True)
         ]
         return {
-            "context_numbers": _transformed(self._raw(products, now), self._table),
-            "context_categories": np.array(ids_GB, np.int64).reshape(len(self.categories), len(products)).T.copy(),
+            "context_numbers": _transformed(self._raw(products, as_of), self._table),
+            "context_categories": np.array(ids_KB, np.int64).reshape(len(self.categories), len(products)).T.copy(),
         }
 
     def ages(self, seconds_N: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Ages as `features` would tell them: seconds (N,), NaN where unknown → (N, 2), age and missing indicator.
+        """Ages as `features` standardises them: seconds (N,), NaN where unknown → (N, 2), age and missing indicator.
 
         Raises:
             ValueError: the context has no age.
@@ -192,34 +203,34 @@ class ContextSpec:
     def _price_of(self) -> dict[tuple[str, str], float]:
         return {(path, currency): price for path, currency, price in self.medians}
 
-    def _raw(self, products: Sequence[Product], now: datetime) -> Floats:
+    def _raw(self, products: Sequence[Product], as_of: datetime) -> Floats:
         """Numbers in their own units, NaN where missing, (B, F)."""
-        now = now.replace(tzinfo=UTC) if now.tzinfo is None else now
-        columns = [self._column(number.name, products, now) for number in self.numbers]
+        as_of = as_of.replace(tzinfo=UTC) if as_of.tzinfo is None else as_of
+        columns = [self._column(number.name, products, as_of) for number in self.numbers]
         return np.array(columns, np.float64).reshape(len(columns), len(products)).T
 
-    def _column(self, name: str, products: Sequence[Product], now: datetime) -> list[float]:
+    def _column(self, name: str, products: Sequence[Product], as_of: datetime) -> list[float]:
         if name == "price":
             return [self._price_ratio(product, ("",)) for product in products]
         if name == "relative_price":
-            paths = map(_path_and_above, products)  # without a category there is nothing to be relative to
+            paths = map(path_and_above, products)  # without a category there is nothing to be relative to
             return [
                 self._price_ratio(own, path if len(path) > 1 else ()) for own, path in zip(products, paths, strict=True)
             ]
         if name == "age":
-            return [_age(product.get("created_at"), now) for product in products]
+            return [age_of(product.get("created_at"), as_of) for product in products]
         if name == "image_count":
-            return [_image_count(product) for product in products]
+            return [image_count_of(product) for product in products]
         if name in ("title_length", "description_length"):
             field = name.removesuffix("_length")
             return [len(text) if isinstance(text := product.get(field), str) else 0 for product in products]
-        return [_number(_value(product, name)) for product in products]
+        return [number_of(value_of(product, name)) for product in products]
 
     def _price_ratio(self, product: Product, paths: Iterable[str]) -> float:
         """The price over the median of the first of these groups that has one."""
-        price = _price(product)
+        price = price_of(product)
         if not math.isnan(price):
-            currency = _currency(product) or self.currency
+            currency = currency_of(product) or self.currency
             for path in paths:
                 median = self._price_of.get((path, currency))
                 if median is not None:
@@ -227,19 +238,19 @@ class ContextSpec:
         return math.nan
 
 
-def fields_of(name: str) -> tuple[str, ...]:
-    """The columns of products that a number or category is made of; photos go by `images`."""
-    return MADE_OF.get(name, (name.split(".")[0],))
-
-
 def columns_of(context: config.Context) -> set[str]:
-    """All columns of products that a context is made of, a price's currency among them; photos go by `images`."""
-    named = {field for name in (*context.numbers, *context.categories) for field in fields_of(name)}
-    return named | {"currency"} if "price" in named else named
+    """All columns of products that a context is made of, a price's currency among them; images go by `images`."""
+    read = {field_of(field).name for name in (*context.numbers, *context.categories) for field in sources(name)}
+    return read | {"currency"} if "price" in read else read
+
+
+def _is_made_of(name: str, field: str) -> bool:
+    """Whether a number or category is made of a field; of `attributes` every attribute is."""
+    return any(field in (source, field_of(source).name) for source in sources(name))
 
 
 def _transformed(raw_BF: Floats, table_5F: Floats) -> NDArray[np.float32]:
-    """Numbers in their own units → told, then their missing indicators, (B, 2F)."""
+    """Numbers in their own units → standardised, then their missing indicators, (B, 2F)."""
     missing_BF = ~np.isfinite(raw_BF)
     unit_F, low_F, high_F, mean_F, std_F = table_5F
     standardised_BF = (np.minimum(np.maximum(_scaled(raw_BF, unit_F), low_F), high_F) - mean_F) / std_F
@@ -281,9 +292,9 @@ def _fit_category(name: str, products: Sequence[Product]) -> Category:
     counts: Counter[str] = Counter()
     for product in products:
         if name == "category":  # a product counts for every path above its own, which stands in for it where it is rare
-            counts.update(path for path in _path_and_above(product) if path)
-        elif folded := _folded(_value(product, name)):
-            counts[folded] += 1
+            counts.update(path for path in path_and_above(product) if path)
+        elif value := folded(value_of(product, name)):
+            counts[value] += 1
     least = max(MIN_PRODUCTS, MIN_SHARE * len(products))
     common = sorted((value for value in counts if counts[value] >= least), key=lambda value: (-counts[value], value))
     return Category(name, tuple(common[:MAX_VALUES]))
@@ -291,14 +302,14 @@ def _fit_category(name: str, products: Sequence[Product]) -> Category:
 
 def _medians(products: Sequence[Product]) -> tuple[str, tuple[Median, ...]]:
     """The commonest currency, and the median price of every path and currency; gifts do not count."""
-    known = Counter(filter(None, map(_currency, products)))
+    known = Counter(filter(None, map(currency_of, products)))
     commonest = max(known, key=lambda name: (known[name], name), default="")
     groups: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for product in products:
-        price = _price(product)
+        price = price_of(product)
         if price > 0:
-            for path in _path_and_above(product):
-                groups[path, _currency(product) or commonest].append(price)
+            for path in path_and_above(product):
+                groups[path, currency_of(product) or commonest].append(price)
     medians = (
         Median(path, currency, float(np.median(prices)))
         for (path, currency), prices in sorted(groups.items())
@@ -316,78 +327,7 @@ def _check(field: str, names: Sequence[str], allowed: Sequence[str]) -> None:
             )
 
 
-def _value(product: Product, name: str) -> Any:
-    """A column's value, or an attribute's: these come as a mapping, as pairs or as {key, value}, by library."""
-    if not name.startswith(ATTRIBUTE):
-        return product.get(name)
-    attributes, wanted = product.get("attributes"), name.removeprefix(ATTRIBUTE)
-    if isinstance(attributes, Mapping):
-        return attributes.get(wanted)
-    for item in attributes if isinstance(attributes, list | tuple) else ():
-        match item:
-            case {"key": key, "value": value} | (key, value) if key == wanted:
-                return value
-    return None
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, str):
-        match = NUMBER.fullmatch(value.strip()) if len(value) <= 40 else None
-        if match is None:
-            return math.nan
-        text = match[1]
-        decimal_comma = text.count(",") == 1 and "." not in text and not re.search(r",\d{3}$", text)
-        value = float(text.replace(",", "." if decimal_comma else ""))
-    elif isinstance(value, bool) or not isinstance(value, int | float | Decimal | np.integer | np.floating):
-        return math.nan
-    try:
-        number = float(value)
-    except (ValueError, TypeError, OverflowError):
-        return math.nan
-    return number if abs(number) <= LARGEST else math.nan
-
-
-def _price(product: Product) -> float:
-    price = _number(product.get("price"))
-    return price if price >= 0 else math.nan
-
-
-def _age(created_at: Any, now: datetime) -> float:
-    """Seconds; negative for what is listed later."""
-    if isinstance(created_at, np.datetime64):
-        created_at = created_at.astype("datetime64[us]").item()
-    try:
-        return (now - parse_time(created_at)).total_seconds()
-    except (ValueError, OverflowError):
-        return math.nan
-
-
-def _image_count(product: Product) -> float:
-    count = product.get("image_count")
-    if count is not None:
-        return max(_number(count), 0)
-    for field in ("images", "image_embeddings"):
-        images = product.get(field)
-        if isinstance(images, list | tuple | np.ndarray) and len(images):
-            return len(images)
-    return 0
-
-
-def _folded(value: Any) -> str:
-    return value.strip().casefold() if isinstance(value, str) else ""
-
-
-def _currency(product: Product) -> str:
-    return _folded(product.get("currency"))
-
-
-def _path_and_above(product: Product) -> list[str]:
-    """The category "A > B > C", folded, then "a > b", "a" and "", which is everything."""
-    parts = [name for part in _folded(product.get("category")).split(">") if (name := part.strip())]
-    return [" > ".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
-
-
 def _id(index: Mapping[str, int], name: str, product: Product) -> int:
     if name == "category":
-        return next((index[path] for path in _path_and_above(product) if path in index), 0)
-    return index.get(_folded(_value(product, name)), 0)
+        return next((index[path] for path in path_and_above(product) if path in index), 0)
+    return index.get(folded(value_of(product, name)), 0)

@@ -1,9 +1,9 @@
-"""Raw queries and products as the arrays that the towers read; the same code feeds training and serving."""
+"""The featurizer: raw queries and products as the arrays that the towers read, the same in training and serving."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,19 +16,18 @@ from tokenizers import Tokenizer
 from mercato.data.normalize import clean, normalize
 from mercato.features.context import ContextSpec
 from mercato.features.trigrams import trigram_ids
+from mercato.fields import FEATURES, FIELDS, PRODUCT_CHANNELS, Channel, ChannelKind
 from mercato.files import write_atomic
 
 Features = dict[str, NDArray[Any]]
 """Tower inputs by name, first axis the batch (B): token and trigram ids (B, L) int64, 0- or pad-filled to the longest;
 country and language ids (B,) int64, 0 = unknown; `images` (B, I, V) float32 with `image_mask` (B, I) bool;
-`context_numbers` (B, 2F) float32 and `context_categories` (B, G) int64, see `mercato.features.context`."""
-
-TITLE_TRIGRAMS, DESCRIPTION_TRIGRAMS = 128, 256  # characters of each that count
+`context_numbers` (B, 2F) float32 and `context_categories` (B, K) int64, see `mercato.features.context`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """All that turns text into ids, besides the tokenizer itself; saved in the run as `features.json`."""
+    """All that turns raw fields into arrays, besides the tokenizer itself; saved in the run as `features.json`."""
 
     query_channels: tuple[str, ...]
     product_channels: tuple[str, ...]
@@ -47,6 +46,21 @@ class FeatureSpec:
     product_prefix: str = ""
     normalized: bool = True  # tokens are of normalised text; a pretrained tokenizer wants the raw
     context: ContextSpec | None = None  # there where `context` is a product channel
+    other_categories: tuple[tuple[str, tuple[str, ...]], ...] = ()  # of any other field with a channel: its values
+
+    @property
+    def categories(self) -> Mapping[str, tuple[str, ...]]:
+        """The values of every category that has a channel, by field."""
+        return {"country": self.countries, "language": self.languages, **dict(self.other_categories)}
+
+    def tokens(self, field: str) -> int:
+        """The most tokens that are read of a product's field."""
+        return self.description_tokens if field == "description" else self.title_tokens
+
+    def missing(self, feature: str) -> int:
+        """What an array holds where a product or query lacks the field."""
+        value = FEATURES[feature].missing
+        return self.pad_id if value == "pad_id" else value
 
     def save(self, file: Path) -> None:
         """Write as JSON."""
@@ -57,20 +71,55 @@ class FeatureSpec:
         """Read what `save` wrote."""
         fields = json.loads(file.read_text())
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        values["other_categories"] = tuple((name, tuple(own)) for name, own in fields.get("other_categories", ()))
         if values.get("context") is not None:
             values["context"] = ContextSpec.from_json(fields["context"])
         return cls(**values)
 
 
+class ProductBatch:
+    """Rows of the products schema on their way to arrays; a field's text is normalised once for all its channels."""
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        products: Sequence[Mapping[str, Any]],
+        images: Sequence[NDArray[np.float32] | None] | None,
+        as_of: datetime,
+    ) -> None:
+        self._spec, self.products, self.as_of = spec, products, as_of
+        self.images = images or [None] * len(products)
+        self._normalized: dict[str, list[str]] = {}
+
+    def values(self, field: str) -> list[str]:
+        """A field of every product, "" where it has none."""
+        return [product.get(field) or "" for product in self.products]
+
+    def normalized(self, field: str) -> list[str]:
+        """A field of every product, normalised, cut to what tokens and trigrams can read of it."""
+        if field not in self._normalized:
+            longest = 16 * max(self._spec.tokens(field), FIELDS[field].characters)
+            self._normalized[field] = [normalize(text[:longest]) for text in self.values(field)]
+        return self._normalized[field]
+
+    def joined(self, fields: Sequence[str]) -> list[str]:
+        """Some fields of every product as one text."""
+        return [" ".join(filter(None, (product.get(field) for field in fields))) for product in self.products]
+
+
 class Featurizer:
-    """Text → ids. Stateless and safe to share between threads."""
+    """Raw queries and products → a tower's inputs. Stateless and safe to share between threads."""
 
     def __init__(self, spec: FeatureSpec, tokenizer: Tokenizer) -> None:
         self.spec, self.tokenizer = spec, tokenizer
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self._countries = {name: i + 1 for i, name in enumerate(spec.countries)}
-        self._languages = {name: i + 1 for i, name in enumerate(spec.languages)}
+        # In lower case on both sides: the ids are by content, whoever writes it.
+        self._ids: dict[str, dict[str, int]] = {}
+        for field, values in spec.categories.items():
+            ids = self._ids[field] = {}
+            for place, name in enumerate(values):
+                ids.setdefault(name.lower(), place + 1)
 
     def queries(self, queries: Sequence[str], countries: Sequence[str | None]) -> Features:
         """Inputs of the query tower: `tokens`, `trigrams`, `country`, as far as the tower has the channel."""
@@ -83,56 +132,67 @@ class Featurizer:
         if "trigrams" in spec.query_channels:
             features["trigrams"] = self._trigrams(texts, spec.query_characters)
         if "country" in spec.query_channels:
-            features["country"] = np.array([self._countries.get((c or "").lower(), 0) for c in countries], np.int64)
+            features["country"] = self._category("country", countries)
         return features
 
     def products(
         self,
         products: Sequence[Mapping[str, Any]],
         images: Sequence[NDArray[np.float32] | None] | None = None,
-        now: datetime | None = None,
+        as_of: datetime | None = None,
     ) -> Features:
-        """Inputs of the product tower.
+        """Inputs of the product tower: the arrays of its channels (`mercato.fields.PRODUCT_CHANNELS`), in their order.
 
         Args:
             products: rows of the products schema; a field may be absent.
             images: a product's image vectors (n_i, V) each, None or empty for none.
-            now: the moment at which a listing's age is told; None: the clock's.
+            as_of: the moment at which listings have their age; None: the clock's.
         """
-        spec, features = self.spec, Features()
-        for field, tokens, characters in (
-            ("title", spec.title_tokens, TITLE_TRIGRAMS),
-            ("description", spec.description_tokens, DESCRIPTION_TRIGRAMS),
-        ):
-            raw = [product.get(field) or "" for product in products]
-            texts = [normalize(text[: 16 * max(tokens, characters)]) for text in raw]
-            if f"{field}_text" in spec.product_channels:
-                features[f"{field}_tokens"] = self._tokens(
-                    texts if spec.normalized else [clean(text[: 32 * tokens]) for text in raw],
-                    spec.product_prefix,
-                    tokens,
-                )
-            if f"{field}_trigrams" in spec.product_channels:
-                features[f"{field}_trigrams"] = self._trigrams(texts, characters)
-        if "text" in spec.product_channels:
-            cap = spec.title_tokens + spec.description_tokens
-            both = [" ".join(filter(None, (p.get("title"), p.get("description"))))[: 32 * cap] for p in products]
-            tidy = normalize if spec.normalized else clean
-            features["text_tokens"] = self._tokens([tidy(text) for text in both], spec.product_prefix, cap)
-        if "language" in spec.product_channels:
-            features["language"] = np.array(
-                [self._languages.get(p.get("language") or "", 0) for p in products], np.int64
-            )
-        if "country" in spec.product_channels:
-            features["country"] = np.array(
-                [self._countries.get((p.get("country") or "").lower(), 0) for p in products], np.int64
-            )
-        if "images" in spec.product_channels:
-            features["images"], features["image_mask"] = self._images(images or [None] * len(products))
-        if "context" in spec.product_channels:
-            assert spec.context is not None
-            features |= spec.context.features(products, now or datetime.now(UTC))
+        batch = ProductBatch(self.spec, products, images, as_of or datetime.now(UTC))
+        features = Features()
+        for channel in PRODUCT_CHANNELS.values():
+            if channel.name in self.spec.product_channels:
+                arrays = MAKERS[channel.kind](self, channel, batch)
+                features |= zip((feature.name for feature in channel.features), arrays, strict=True)
         return features
+
+    def text_arrays(self, channel: Channel, batch: ProductBatch) -> Arrays:
+        """Token ids (B, L) of a field, or of several as one text."""
+        spec, cap = self.spec, sum(map(self.spec.tokens, channel.fields))
+        if len(channel.fields) > 1:
+            tidy = normalize if spec.normalized else clean
+            texts = [tidy(text[: 32 * cap]) for text in batch.joined(channel.fields)]
+        elif spec.normalized:
+            texts = batch.normalized(channel.fields[0])
+        else:
+            texts = [clean(text[: 32 * cap]) for text in batch.values(channel.fields[0])]
+        return [self._tokens(texts, spec.product_prefix, cap)]
+
+    def trigram_arrays(self, channel: Channel, batch: ProductBatch) -> Arrays:
+        """Hashed trigrams (B, T) of a field."""
+        (field,) = channel.fields
+        return [self._trigrams(batch.normalized(field), FIELDS[field].characters)]
+
+    def category_arrays(self, channel: Channel, batch: ProductBatch) -> Arrays:
+        """The ids (B,) of a category."""
+        (field,) = channel.fields
+        return [self._category(field, batch.values(field))]
+
+    def image_arrays(self, channel: Channel, batch: ProductBatch) -> Arrays:
+        """Image vectors (B, I, V) and which of them there are, (B, I)."""
+        count, width = self.spec.max_images, self.spec.image_dimension
+        vectors = np.zeros((len(batch.products), count, width), np.float32)
+        mask = np.zeros((len(batch.products), count), bool)
+        for row, own in enumerate(batch.images):
+            if own is not None and len(own):
+                n = min(len(own), count)
+                vectors[row, :n], mask[row, :n] = own[:n], True
+        return [vectors, mask]
+
+    def context_arrays(self, channel: Channel, batch: ProductBatch) -> Arrays:
+        """The context's numbers (B, 2F) and categories (B, K)."""
+        assert self.spec.context is not None
+        return list(self.spec.context.features(batch.products, batch.as_of).values())
 
     def _tokens(self, texts: Sequence[str], prefix: str, cap: int) -> NDArray[np.int64]:
         rows = []
@@ -147,15 +207,21 @@ class Featurizer:
     def _trigrams(self, texts: Sequence[str], cap: int) -> NDArray[np.int64]:
         return pad([trigram_ids(text, self.spec.buckets, cap) for text in texts], 0)
 
-    def _images(self, images: Sequence[NDArray[np.float32] | None]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        count, width = self.spec.max_images, self.spec.image_dimension
-        vectors = np.zeros((len(images), count, width), np.float32)
-        mask = np.zeros((len(images), count), bool)
-        for row, own in enumerate(images):
-            if own is not None and len(own):
-                n = min(len(own), count)
-                vectors[row, :n], mask[row, :n] = own[:n], True
-        return vectors, mask
+    def _category(self, field: str, values: Sequence[str | None]) -> NDArray[np.int64]:
+        ids = self._ids[field]
+        return np.array([ids.get((value or "").lower(), 0) for value in values], np.int64)
+
+
+Arrays = list[NDArray[Any]]
+
+MAKERS: dict[ChannelKind, Callable[[Featurizer, Channel, ProductBatch], Arrays]] = {
+    "text": Featurizer.text_arrays,
+    "trigrams": Featurizer.trigram_arrays,
+    "category": Featurizer.category_arrays,
+    "images": Featurizer.image_arrays,
+    "context": Featurizer.context_arrays,
+}
+"""How a product's channel becomes its arrays, by its kind: those of `Channel.features`, in that order."""
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Images as features: how a photo becomes pixels, and image vectors that the user brought."""
+"""Images as features: their preprocessing to pixels, and image vectors that the user brought."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPEC = "image_encoder.json"
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a photo becomes pixels: scaled so that the shorter side is `resize`, cut to the middle `size` square."""
+    """Image preprocessing: scaled so that the shorter side is `resize`, cut to the middle `size` square."""
 
     dimension: int
     size: int
@@ -28,20 +28,20 @@ class ImageSpec:
     std: tuple[float, float, float]
 
     def square(self, image: Image.Image) -> Image.Image:
-        """What the model sees of an RGB photo: (size, size)."""
+        """What the model sees of an RGB image: (size, size)."""
         return middle_square(image, self.size, self.size / self.resize)
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
-        """An RGB photo → (3, size, size) float32, normalised."""
+        """An RGB image → (3, size, size) float32, normalised."""
         array = np.asarray(self.square(image), np.float32) / 255
         normal = (array - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
 
 def middle_square(image: Image.Image, size: int, part: float = 1.0) -> Image.Image:
-    """The middle square of a photo, `part` of its shorter side, scaled to (size, size).
+    """The middle square of an image, `part` of its shorter side, scaled to (size, size).
 
-    Only what is kept is scaled: all of a photo of one pixel by a million would fill the memory.
+    Only what is kept is scaled: all of an image of one pixel by a million would fill the memory.
     """
     side = min(image.size) * part
     left, top = ((length - side) / 2 for length in image.size)

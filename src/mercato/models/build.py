@@ -1,4 +1,4 @@
-"""Both towers from a recipe and the features they read."""
+"""The two towers of a recipe, for the features they read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from transformers import PretrainedConfig
 from mercato.config import Recipe
 from mercato.errors import MercatoError
 from mercato.features.featurizer import FeatureSpec
+from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS
 from mercato.models.bags import TrigramBag
-from mercato.models.fusion import AttentionFusion, ConcatFusion, late_fusion
+from mercato.models.fusion import late_fusion
 from mercato.models.packed import can_pack
 from mercato.models.que2engage import FusedProductTower
-from mercato.models.que2search import ProductTower, QueryTower, TwoTower
+from mercato.models.que2search import ProductTower, QueryTower
 from mercato.models.text_encoder import INIT_SCALE, TextEncoder, build_backbone, pretrained_config, scratch_config
+from mercato.models.tower import TwoTower
 
 TextConfigs = dict[str, PretrainedConfig]
 """The transformers' configurations by tower, "query" and "product"; a tower without text has none."""
@@ -73,57 +75,37 @@ def build_towers(
         query,
         product,
         nn.Linear(recipe.dimension, queries) if queries else None,
-        threshold=any(stage.engagement_weight and stage.engagement_bias for stage in recipe.stages),
+        threshold=any(stage.learns_threshold for stage in recipe.pair_stages),
     )
     if recipe.text.pretrained is not None:
-        _zero_init(towers)
+        towers.query.zero_init()
+        towers.product.zero_init()
         for text in towers.text_encoders() if recipe.text.frozen else ():
             text.freeze(recipe.text.frozen)
     else:
-        _shared_dictionary_init(towers)
+        _shared_vocabulary_init(towers)
     return towers
 
 
 @torch.no_grad()
-def _shared_dictionary_init(towers: TwoTower) -> None:
-    """Give every encoder from scratch the same random vector for the same word, and for the same trigram.
+def _shared_vocabulary_init(towers: TwoTower) -> None:
+    """Bag-of-words init: every encoder from scratch has the same random vector for the same word or trigram.
 
     An untrained query then already lies near the products that share its words. Towers that start apart have an easier
     way down than learning: at s = 20 their random cosines cost more than ln B, the price of making all vectors alike,
     and the transformers collapse (demo market, text channel alone: two products' mean cosine .999 after 20 steps, and a
-    guess's loss for as long as one waits; with one dictionary it learns from the first step).
+    guess's loss for as long as one waits; with shared vectors it learns from the first step).
     """
     texts = towers.text_encoders()
     for text in texts:
         text.projection.weight.mul_(INIT_SCALE)
         text.bag_of_words_init(texts[0])
-    bags = [towers.query.trigrams] if towers.query.trigrams is not None else []
-    bags += [bag for bag in towers.product.bags.values() if isinstance(bag, TrigramBag)]
+    bags = [part for part in towers.modules() if isinstance(part, TrigramBag)]
     for bag in bags:
         bag.weight.copy_(next(like.weight for like in bags if like.weight.shape == bag.weight.shape))
 
 
-@torch.no_grad()
-def _zero_init(towers: TwoTower) -> None:
-    product = towers.product
-    zeros = [part.weight for part in (towers.query.trigrams, towers.query.country) if part is not None]
-    if isinstance(product, FusedProductTower):
-        # Not what the norms read: of zeros they would make full-size tokens after one step, and 300-fold gradients.
-        zeros += product.norms.parameters()
-    else:
-        zeros += [*product.bags.parameters(), *product.categories.parameters()]
-        if product.images is not None:
-            zeros += product.images.after.parameters()
-        if product.context is not None:
-            zeros += product.context.mlp[-1].parameters()
-    for parameter in zeros:
-        parameter.zero_()
-    for fusion in (towers.query.fusion, product.fusion):
-        if isinstance(fusion, AttentionFusion | ConcatFusion):
-            fusion.uniform_init()
-
-
 def _reads_text(spec: FeatureSpec, tower: str) -> bool:
     if tower == "query":
-        return "text" in spec.query_channels
-    return any(channel.endswith("text") for channel in spec.product_channels)
+        return any(QUERY_CHANNELS[channel].kind == "text" for channel in spec.query_channels)
+    return any(PRODUCT_CHANNELS[channel].kind == "text" for channel in spec.product_channels)

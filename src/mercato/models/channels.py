@@ -1,21 +1,30 @@
-"""What a tower's encoders make of a batch, before fusion: vectors at positions, each position of one channel.
+"""Channel encodings: what a tower's encoders make of a batch before fusion, vectors at positions of one channel each.
 
-Shapes: B batch, N channels, S positions (one a channel, unless a fusion reads tokens), E the fusion's width (the shared
+Shapes: B batch, C channels, S positions (one a channel, unless a fusion reads tokens), E the fusion's width (the shared
 dimension D, or a fusion transformer's hidden size).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class ChannelEncoder(nn.Module):
+    """The encoder of one channel: `forward` maps the channel's features, in the table's order, to a vector (B, E)."""
+
+    present: Callable[..., Tensor]
+    """From the same features, whether a row has the channel at all: (B,) bool."""
+    zero_init: Callable[[], None]
+    """Begin with zero vectors: beside a pretrained encoder, training starts from what that already knows."""
 
 
 class Channels(NamedTuple):
-    """Every channel's vectors, which of them a row has, and whose each position is."""
+    """Encodings of all channels: vectors, which of them a row has, and whose each position is."""
 
     vectors_BSE: Tensor
     present_BS: Tensor  # bool
@@ -49,13 +58,13 @@ class Channels(NamedTuple):
 
 def join_rows(parts: Sequence[Channels]) -> Channels:
     """Batches one under the other; a channel that fills more positions in one of them is padded in the others."""
-    counts_PN = torch.stack([torch.bincount(part.channel_S) for part in parts])
-    most_N = counts_PN.amax(0)
+    counts = torch.stack([torch.bincount(part.channel_S) for part in parts])
+    most_C = counts.amax(0)
     vectors, present = [], []
-    for part, counts_N in zip(parts, counts_PN, strict=True):
-        lacking, own = (most_N - counts_N).tolist(), counts_N.tolist()
+    for part, counts_C in zip(parts, counts, strict=True):
+        lacking, own = (most_C - counts_C).tolist(), counts_C.tolist()
         split = zip(torch.split(part.vectors_BSE, own, 1), torch.split(part.present_BS, own, 1), lacking, strict=True)
         padded = [(F.pad(v, (0, 0, 0, n)), F.pad(p, (0, n))) for v, p, n in split]
         vectors.append(torch.cat([v for v, _ in padded], 1))
         present.append(torch.cat([p for _, p in padded], 1))
-    return Channels(torch.cat(vectors), torch.cat(present), torch.arange(len(most_N)).repeat_interleave(most_N))
+    return Channels(torch.cat(vectors), torch.cat(present), torch.arange(len(most_C)).repeat_interleave(most_C))

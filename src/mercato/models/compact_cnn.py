@@ -1,4 +1,4 @@
-"""A compact CNN for catalogue photos: small enough to train on two cores in a minute."""
+"""A compact CNN for catalogue images: small enough to train on two cores in a minute."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CompactCNN(nn.Module):
         self.embedding = nn.Linear(2 * channels, dimension)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 → (B, V): mean and maximum over the picture, then one linear layer."""
+        """(B, 3, S, S) float32 → (B, V): mean and maximum over the image, then one linear layer."""
         maps = self.trunk(pixels).flatten(2)
         result: Tensor = self.embedding(torch.cat([maps.mean(-1), maps.amax(-1)], dim=1))
         return result

@@ -16,35 +16,35 @@ from torch.autograd.function import once_differentiable
 ROUNDS: bool = torch.cpu._is_amx_tile_supported()  # torch names it nowhere else
 
 
-def linear(state_TI: Tensor, module: nn.Linear) -> Tensor:
+def linear(state_TX: Tensor, module: nn.Linear) -> Tensor:
     """`module(state)`, (T, I) → (T, O), by oneDNN forward and backward.
 
     torch gives float32 products to MKL, which on AMD does without AVX-512: there oneDNN is 2.2 times as fast, and as
     exact. (Not where the CPU has AMX: oneDNN would round the factors to bfloat16 there.)
     """
     if ROUNDS or torch.is_autocast_enabled("cpu"):  # bfloat16 goes to oneDNN anyway
-        narrow: Tensor = module(state_TI)
+        narrow: Tensor = module(state_TX)
         return narrow
-    result: Tensor = _Linear.apply(state_TI, module.weight, module.bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _Linear.apply(state_TX, module.weight, module.bias)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, state_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        ctx.save_for_backward(state_TI, weight_OI)
+    def forward(ctx: Any, state_TX: Tensor, weight_OX: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(state_TX, weight_OX)
         with _by_onednn():
-            return F.linear(state_TI, weight_OI, bias_O)
+            return F.linear(state_TX, weight_OX, bias_O)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_TO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        state_TI, weight_OI = ctx.saved_tensors
+        state_TX, weight_OX = ctx.saved_tensors
         state, weight, bias = ctx.needs_input_grad
         with _by_onednn():
             return (
-                gradient_TO @ weight_OI if state else None,
-                gradient_TO.T @ state_TI if weight else None,
+                gradient_TO @ weight_OX if state else None,
+                gradient_TO.T @ state_TX if weight else None,
                 gradient_TO.sum(0) if bias else None,
             )
 

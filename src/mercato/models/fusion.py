@@ -1,7 +1,7 @@
 """Late fusion of a tower's channels, three ways.
 
-Shapes: B batch, N channels, D the shared dimension. All read one vector a channel; a missing channel (an empty
-description, no photo) counts as a zero vector, because missing fields are normal.
+Shapes: B batch, C channels, D the shared dimension. All read one vector a channel; a missing channel (an empty
+description, no image) counts as a zero vector, because missing fields are normal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mercato.models.channels import Channels
 
 
 class AttentionFusion(nn.Module):
-    """Simple attention fusion (Que2Search Eq. 1): w = softmax(proj_N(φ₁ ‖ … ‖ φ_N)), f = Σ wᵢ φᵢ.
+    """Simple attention fusion (Que2Search Eq. 1): w = softmax(proj_C(φ₁ ‖ … ‖ φ_C)), f = Σ wᵢ φᵢ.
 
     A missing channel gets weight 0, so the others share its weight: Eq. 1 has no such case.
     """
@@ -25,12 +25,12 @@ class AttentionFusion(nn.Module):
         self.projection = nn.Linear(channels * dimension, channels)
 
     def forward(self, channels: Channels) -> tuple[Tensor, Tensor]:
-        """The fused (B, D) and the weights (B, N), zeros for a row with nothing present."""
-        channels_BND, present_BN = channels.vectors_BSE * channels.present_BS.unsqueeze(-1), channels.present_BS
-        logits_BN = self.projection(channels_BND.flatten(1))
+        """The fused (B, D) and the weights (B, C), zeros for a row with nothing present."""
+        channels_BCD, present_BC = channels.vectors_BSE * channels.present_BS.unsqueeze(-1), channels.present_BS
+        logits_BC = self.projection(channels_BCD.flatten(1))
         # A large negative number, not -inf: a row with nothing present must give zeros, not NaN.
-        weights_BN = torch.softmax(logits_BN.masked_fill(~present_BN, -1e9), dim=-1) * present_BN
-        return (weights_BN.unsqueeze(-1) * channels_BND).sum(1), weights_BN
+        weights_BC = torch.softmax(logits_BC.masked_fill(~present_BC, -1e9), dim=-1) * present_BC
+        return (weights_BC.unsqueeze(-1) * channels_BCD).sum(1), weights_BC
 
     @torch.no_grad()
     def uniform_init(self) -> None:
@@ -40,7 +40,7 @@ class AttentionFusion(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """Concatenation fusion (Que2Search §3.1): an MLP over φ₁ ‖ … ‖ φ_N; `wide` adds the plain sum Σ φᵢ to it.
+    """Concatenation fusion (Que2Search §3.1): an MLP over φ₁ ‖ … ‖ φ_C; `wide` adds the plain sum Σ φᵢ to it.
 
     With `wide` over trigram bags this is the wide & deep baseline of Que2Search's tables: a linear model over hashed
     trigrams, and an MLP over the same embeddings.
@@ -55,9 +55,9 @@ class ConcatFusion(nn.Module):
 
     def forward(self, channels: Channels) -> tuple[Tensor, None]:
         """The fused (B, D); there are no weights."""
-        channels_BND = channels.vectors_BSE * channels.present_BS.unsqueeze(-1)
-        fused_BD: Tensor = self.deep(channels_BND.flatten(1))
-        return (fused_BD + channels_BND.sum(1) if self.wide else fused_BD), None
+        channels_BCD = channels.vectors_BSE * channels.present_BS.unsqueeze(-1)
+        fused_BD: Tensor = self.deep(channels_BCD.flatten(1))
+        return (fused_BD + channels_BCD.sum(1) if self.wide else fused_BD), None
 
     @torch.no_grad()
     def uniform_init(self) -> None:

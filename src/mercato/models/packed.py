@@ -3,8 +3,8 @@
 transformers pads a batch to its longest text, and computes last states that nobody reads. The weights stay in its
 modules, which load, save and export them; here the same arithmetic is done in another order.
 
-Shapes: B texts, L tokens of the longest, T tokens of all; groups of N texts of one length K; H hidden, A attention
-heads, E = H / A.
+Shapes: B texts, L tokens of the longest (or of a group), T tokens of all; groups of M texts of one length L;
+H hidden, A attention heads, E = H / A.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import BertModel, RobertaModel, XLMRobertaModel
 
 from mercato.models.cpu import dropout, linear
 
-Groups = list[tuple[int, int]]  # (N, K), in the order in which the texts lie
+Groups = list[tuple[int, int]]  # (M, L), in the order in which the texts lie
 
 
 def can_pack(backbone: nn.Module) -> bool:
@@ -92,9 +92,9 @@ def _read(layers: Any, state_TH: Tensor, packing: Packing, pooling: str, weight_
     else:
         state_TH = _feed_forward(last, _attend(last.attention, state_TH, packing.groups))
         if weight_T1 is None:
-            means = [state_NKH.mean(1) for state_NKH in _by_length(state_TH, packing.groups)]
+            means = [state_MLH.mean(1) for state_MLH in _by_length(state_TH, packing.groups)]
         else:
-            means = [state_NKH.sum(1) for state_NKH in _by_length(state_TH * weight_T1, packing.groups)]
+            means = [state_MLH.sum(1) for state_MLH in _by_length(state_TH * weight_T1, packing.groups)]
         state_BH = torch.cat(means)
     return state_BH[packing.order_B.argsort()]
 
@@ -120,7 +120,7 @@ def _attend(attention: Any, state_TH: Tensor, groups: Groups) -> Tensor:
 def _attend_first(attention: Any, state_TH: Tensor, groups: Groups) -> Tensor:
     """The first token of each text looks at its text: (B, H)."""
     own = attention.self
-    first_BH = torch.cat([state_NKH[:, 0] for state_NKH in _by_length(state_TH, groups)])
+    first_BH = torch.cat([state_MLH[:, 0] for state_MLH in _by_length(state_TH, groups)])
     queries = torch.split(linear(first_BH, own.query).unsqueeze(1), [texts for texts, _ in groups])
     keys, values = (_by_length(linear(state_TH, part), groups) for part in (own.key, own.value))
     mixed = [_mix(own, *part).squeeze(1) for part in zip(queries, keys, values, strict=True)]
@@ -128,13 +128,13 @@ def _attend_first(attention: Any, state_TH: Tensor, groups: Groups) -> Tensor:
 
 
 def _mix(own: Any, *parts: Tensor) -> Tensor:
-    """Queries (N, 1 or K, H), keys and values (N, K, H) → the values as each query weighs them, like the queries."""
-    query_NAQE, key_NAKE, value_NAKE = (
+    """Queries (M, 1 or L, H), keys and values (M, L, H) → the values as each query weighs them, like the queries."""
+    query_MALE, key_MALE, value_MALE = (
         torch.unflatten(part, 2, (own.num_attention_heads, own.attention_head_size)).transpose(1, 2) for part in parts
     )
-    logits_NAQK: Tensor = query_NAQE @ key_NAKE.transpose(2, 3) * own.attention_head_size**-0.5
-    weight_NAQK = dropout(torch.softmax(logits_NAQK, -1), own.dropout)
-    return (weight_NAQK @ value_NAKE).transpose(1, 2).flatten(2)
+    logits_MALL: Tensor = query_MALE @ key_MALE.transpose(2, 3) * own.attention_head_size**-0.5
+    weight_MALL = dropout(torch.softmax(logits_MALL, -1), own.dropout)
+    return (weight_MALL @ value_MALE).transpose(1, 2).flatten(2)
 
 
 def _feed_forward(layer: Any, state_TH: Tensor) -> Tensor:
@@ -148,6 +148,6 @@ def _add(output: Any, inner_TX: Tensor, state_TH: Tensor) -> Tensor:
 
 
 def _by_length(state_TH: Tensor, groups: Groups) -> list[Tensor]:
-    """A view (N, K, H) of each group."""
+    """A view (M, L, H) of each group."""
     parts = torch.split(state_TH, [texts * length for texts, length in groups])
     return [part.view(texts, length, -1) for part, (texts, length) in zip(parts, groups, strict=True)]

@@ -1,4 +1,4 @@
-"""Que2Engage's product tower (He et al., WWW 2023, §2.1): one transformer reads text, photos and context together.
+"""Que2Engage's product tower (He et al., WWW 2023, §2.1): one transformer reads text, images and context together.
 
 Its query tower is Que2Search's with concatenation in place of attention (§2.1.1): `query_tower.fusion`.
 
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from mercato.config import Recipe
 from mercato.features.featurizer import FeatureSpec
 from mercato.models.channels import Channels
+from mercato.models.image_set import ImageSet
 from mercato.models.que2search import ProductTower
 from mercato.models.text_encoder import TextEncoder
+from mercato.models.tower import Inputs
 
 
 class FusedProductTower(ProductTower):
@@ -32,25 +34,35 @@ class FusedProductTower(ProductTower):
         super().__init__(spec, recipe, sequence, hidden, text)
         self.dropout = nn.Dropout(0)  # the transformer has its own
         self.text_layers = own.text.layers - (own.fusion_layers or own.text.layers)  # K
-        self.one_token_a_photo = own.image_token == "each"
-        others = [channel for channel in self.channels if not channel.endswith("text")]
-        self.norms = nn.ModuleDict({channel: nn.LayerNorm(hidden) for channel in others})  # as loud as a word
+        self.token_an_image = own.image_token == "each"
+        # Not the context: its MLP learns a length by itself, and runs were trained so.
+        others = [channel for channel in self.channels if self.table[channel].kind not in ("text", "context")]
+        self.norms = nn.ModuleDict({channel: nn.LayerNorm(hidden) for channel in others})  # of the length of a word
 
-    def encode_channel(self, channel: str, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """See `Tower`; text is its tokens."""
-        if channel == "images" and self.one_token_a_photo:
-            assert self.images is not None
-            found = self.images.each(inputs["images"]), inputs["image_mask"]
+    def encode_channel(self, channel: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See `Tower`; text is its tokens after the first K layers, (B, L, H)."""
+        kind = self.table[channel].kind
+        if kind == "text":
+            tokens_BL = inputs[self.table[channel].features[0].name]
+            return self.text.lower(tokens_BL, self.text_layers), tokens_BL != self.text.pad_id
+        if kind == "images" and self.token_an_image:
+            assert isinstance(self.images, ImageSet)
+            vectors, present = self.images.each(inputs["images"]), inputs["image_mask"]
         else:
-            found = super().encode_channel(channel, inputs)
-        return (self.norms[channel](found[0]), found[1]) if channel in self.norms else found
+            vectors, present = super().encode_channel(channel, inputs)
+        return (self.norms[channel](vectors) if channel in self.norms else vectors), present
 
-    def encode_text(self, encoder: TextEncoder, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """A text channel's tokens after the first K layers."""
-        return encoder.lower(tokens_BL, self.text_layers), tokens_BL != encoder.pad_id
+    def zero_init(self) -> None:
+        """Begin with zero tokens in all channels that have a norm, by it.
+
+        Not by what it reads: of zeros they would make full-size tokens after one step, and 300-fold gradients.
+        """
+        with torch.no_grad():
+            for parameter in self.norms.parameters():
+                parameter.zero_()
 
     def mix(self, channels: Channels) -> tuple[Tensor, None]:
-        """The fusion transformer has no one weight a channel."""
+        """See `Tower`; the fusion transformer has no one weight a channel."""
         state_BSH, present_BS, weight_BS = self.fusion(channels)
         return self.text.upper(state_BSH, present_BS, weight_BS, self.text_layers), None
 
@@ -71,16 +83,16 @@ class FusionSequence(nn.Module):
     def forward(self, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
         """The sequence (B, S, H), which positions count, (B, S) bool, and their weights in a mean over it, (B, S).
 
-        In the mean every channel that a row has counts alike: a photo is not one word among forty.
+        In the mean every channel that a row has counts alike: an image is not one word among forty.
         """
         vectors_BSH, present_BS, channel_S = channels
-        member_SN = nn.functional.one_hot(channel_S, len(self.mark_NH)).to(vectors_BSH.dtype)
-        count_BN = present_BS.to(vectors_BSH.dtype) @ member_SN
-        lacking_BS = channels.starts & (count_BN == 0)[:, channel_S]
+        member_SC = nn.functional.one_hot(channel_S, len(self.mark_NH)).to(vectors_BSH.dtype)
+        count_BC = present_BS.to(vectors_BSH.dtype) @ member_SC
+        lacking_BS = channels.starts & (count_BC == 0)[:, channel_S]
         vectors_BSH = vectors_BSH * present_BS.unsqueeze(-1)
         if self.missing_NH is not None:
             vectors_BSH = torch.where(lacking_BS.unsqueeze(-1), self.missing_NH[channel_S], vectors_BSH)
-        weight_BS = present_BS / count_BN.clamp(min=1)[:, channel_S]
+        weight_BS = present_BS / count_BC.clamp(min=1)[:, channel_S]
         weight_BS = torch.where(present_BS.any(1, keepdim=True), weight_BS, lacking_BS.to(weight_BS.dtype))
         weight_BS = weight_BS / weight_BS.sum(1, keepdim=True)
         return vectors_BSH + self.mark_NH[channel_S], present_BS | lacking_BS, weight_BS

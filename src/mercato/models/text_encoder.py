@@ -11,13 +11,14 @@ from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig
 from mercato import config
 from mercato.errors import MercatoError
 from mercato.models import packed
+from mercato.models.channels import ChannelEncoder
 
 BUCKET = 32  # texts that are padded to one length
 INIT_SCALE = 0.6  # of an untrained encoder: its vectors then are about as long as a trigram bag's
 
 
-class TextEncoder(nn.Module):
-    """Token ids → one vector: the [CLS] state (Que2Search §3.1) or the mean over tokens, projected to the shared space.
+class TextEncoder(ChannelEncoder):
+    """Transformer text encoder: token ids → the [CLS] state (Que2Search §3.1) or the mean over tokens, projected.
 
     Shapes: B batch, L tokens, H hidden, D the shared dimension.
     """
@@ -35,9 +36,10 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def bag_of_words_init(self, like: TextEncoder) -> None:
-        """Begin, untrained, as a bag of words over the dictionary of `like`: see `mercato.models.build`.
+        """Bag-of-words init: begin, untrained, as a bag of words in the embeddings of `like` (`mercato.models.build`).
 
-        Word vectors and projection are copied; what is the same in every text (positions, token types) starts quiet.
+        Word embeddings and projection are copied; those of positions and token types, which are the same in every text,
+        begin small or at zero.
         """
         own: Any = self.backbone.embeddings
         other: Any = like.backbone.embeddings
@@ -61,6 +63,10 @@ class TextEncoder(nn.Module):
             self._encode(tokens_BL[rows, : max(1, int(length_B[rows[-1]]))]) for rows in torch.split(order_B, BUCKET)
         ]
         return torch.cat(parts)[order_B.argsort()]
+
+    def present(self, tokens_BL: Tensor) -> Tensor:
+        """Whether a row has any token: (B,) bool."""
+        return (tokens_BL != self.pad_id).any(1)
 
     def lower(self, tokens_BL: Tensor, layers: int) -> Tensor:
         """The states after the first `layers` layers, 0 for the embeddings: (B, L) int64 → (B, L, H)."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mercato.features.images import ImageSpec
 
 PIXELS = "pixels"
-"""Among a product tower's inputs, in place of `images`: the photos that `image_mask` (B, I) counts, row by row,
+"""Among a product tower's inputs, in place of `images`: the images that `image_mask` (B, I) counts, row by row,
 (n, S, S, 3) uint8."""
 
 Inputs = dict[str, Tensor]
@@ -25,7 +25,7 @@ class Vision(nn.Module):
     """A trunk, normalised pixels (n, 3, S, S) float32 → (n, V), with the preprocessing that it wants.
 
     BatchNorm keeps the statistics that it came with, as is usual in fine-tuning; its scales and shifts do learn. The
-    paper does not say. Statistics of a batch would make a photo's vector depend on the batch's other photos, so that
+    paper does not say. Statistics of a batch would make an image's vector depend on the batch's other images, so that
     rows encoded a few at a time (gradient caching) would get other vectors, and the run's exported encoder yet others.
     """
 
@@ -64,7 +64,7 @@ class Vision(nn.Module):
 
 
 def rows_of(inputs: Inputs, start: int, stop: int) -> Inputs:
-    """Some rows of a tower's inputs, with the photos that are theirs."""
+    """Some rows of a tower's inputs, with the images that are theirs."""
     part = {name: tensor[start:stop] for name, tensor in inputs.items() if name != PIXELS}
     if PIXELS in inputs:
         mask = inputs["image_mask"]
@@ -74,7 +74,7 @@ def rows_of(inputs: Inputs, start: int, stop: int) -> Inputs:
 
 
 class Pooled(nn.Module):
-    """A transformers vision model's one vector a picture: the pooler's, else the mean over the last state."""
+    """A transformers vision model's one vector an image: the pooler's, else the mean over the last state."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A bounded cache in memory: the least recently used item leaves first, and no item outlives its time."""
+"""An LRU cache with a time to live: the least recently used item leaves first, and none outlives its time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ V = TypeVar("V")
 
 
 class TTLCache(Generic[K, V]):
-    """At most `max_items` values, each for at most `ttl_seconds` after it was put; safe to share between threads.
+    """LRU cache of at most `max_items` values, each for at most `ttl_seconds` after it was put; safe between threads.
 
-    Eight hours is what Que2Search (§5) keeps query vectors for. `hits` and `misses` count the calls of `get`.
+    Eight hours is what Que2Search (§4) keeps query vectors for. `hits` and `misses` count the calls of `get`.
     """
 
     def __init__(

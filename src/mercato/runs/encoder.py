@@ -1,10 +1,9 @@
-"""Encoders: the protocol, and what every way of running a run's towers shares. No torch here."""
+"""Encoders: the protocol, and what the encoders of a run share, whatever runs its towers. No torch here."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,15 +34,20 @@ class Encoder(Protocol):
         """Encode queries of searchers in one country: float32 (n, d), unit length."""
         ...
 
-    def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-        """Encode rows of the products schema: float32 (n, d), unit length."""
+    def encode_products(
+        self, products: pa.Table | Sequence[Mapping[str, Any]], *, as_of: datetime | None = None
+    ) -> NDArray[np.float32]:
+        """Encode rows of the products schema: float32 (n, d), unit length.
+
+        `as_of` is the moment at which listings have their age, for an encoder that reads it; None: the clock's.
+        """
         ...
 
 
 class RunEncoder(ABC):
-    """Raw queries and products → vectors: features as trained, photos through the run's image encoder, then a tower.
+    """Encoder of raw queries and products: features as trained, images through the run's image encoder, then a tower.
 
-    Subclasses run the towers: `mercato.runs.torch_encoder.Model` and, in ONNX, `mercato.runs.onnx_encoder.OnnxEncoder`.
+    Subclasses run the towers: `mercato.runs.torch_encoder.TorchEncoder`, and `mercato.runs.onnx_encoder.OnnxEncoder`.
     """
 
     def __init__(
@@ -55,21 +59,11 @@ class RunEncoder(ABC):
     ) -> None:
         self.recipe, self.featurizer, self.image_encoder = recipe, featurizer, image_encoder
         self.market_path = market_path  # where relative image paths of products start
-        self.now: datetime | None = None  # the moment at which listings have their age; None: the clock, as in serving
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
         return self.recipe.dimension
-
-    @contextmanager
-    def at(self, moment: datetime) -> Iterator[None]:
-        """Within, listings have the age that they had at a moment."""
-        before, self.now = self.now, moment
-        try:
-            yield
-        finally:
-            self.now = before
 
     @abstractmethod
     def query_vectors(self, features: Features) -> NDArray[np.float32]:
@@ -85,7 +79,7 @@ class RunEncoder(ABC):
         """The run's classification head; None where it was trained without."""
 
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
-        """Query strings of searchers in `country` → (n, D) float32, unit length."""
+        """Query vectors (n, D) float32, unit length, of searchers in `country`."""
         return self.encode_queries_once(queries, country)
 
     def encode_queries_once(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
@@ -95,14 +89,17 @@ class RunEncoder(ABC):
         ]
         return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
 
-    def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-        """Rows with columns of the products schema, any of which may be missing → (n, D) float32, unit length.
+    def encode_products(
+        self, products: pa.Table | Sequence[Mapping[str, Any]], *, as_of: datetime | None = None
+    ) -> NDArray[np.float32]:
+        """Product vectors (n, D) float32, unit length, of rows of the products schema; any column may be missing.
 
-        `image_embeddings` are used in place of `images` where given; photos that cannot be read are left out.
+        `image_embeddings` are used in place of `images` where given; images that cannot be read are left out.
+        Listings have the age that they had at `as_of`; None: the clock's.
         """
         rows = products.to_pylist() if isinstance(products, pa.Table) else products
         batches = [
-            self.product_vectors(self.featurizer.products(batch, self.image_vectors(batch), self.now))
+            self.product_vectors(self.featurizer.products(batch, self.image_vectors(batch), as_of))
             for batch in _batches(rows)
         ]
         return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
@@ -110,7 +107,7 @@ class RunEncoder(ABC):
     def predict_queries(
         self, products: pa.Table | Sequence[Mapping[str, Any]], k: int = 10
     ) -> list[list[tuple[str, float]]]:
-        """Product understanding (§3.1.1): the k queries that each product most likely answers, best first.
+        """Query prediction (Que2Search §3.1.1): the k queries that each product most likely answers, best first.
 
         Args:
             products: as for `encode_products`.
@@ -127,9 +124,9 @@ class RunEncoder(ABC):
         return self.query_head.predict(self.encode_products(products), k)
 
     def image_vectors(self, products: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32] | None] | None:
-        """Each product's `image_embeddings`, else those of its photos: (n, V), None for none.
+        """Each product's `image_embeddings`, else those of its images: (n, V), None for none.
 
-        None in place of the list where the towers read no photos.
+        None in place of the list where the towers read no images.
 
         Raises:
             MercatoError: given vectors are not finite vectors of V numbers.
@@ -144,8 +141,8 @@ class RunEncoder(ABC):
             vectors.append(checked_vectors(given, spec.image_dimension, product) if some else None)
         if self.image_encoder is not None:
             without = [place for place, own in enumerate(vectors) if own is None]
-            photos = (products[place].get("images") for place in without)
-            encoded = self.image_encoder.encode(photos, self.market_path or Path(), spec.max_images)
+            images = (products[place].get("images") for place in without)
+            encoded = self.image_encoder.encode(images, self.market_path or Path(), spec.max_images)
             for place, own in zip(without, encoded, strict=True):
                 vectors[place] = own if len(own) else None
         return vectors

@@ -1,4 +1,4 @@
-"""Both towers as ONNX, held to torch's vectors."""
+"""ONNX export of both towers, with parity to torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mercato.errors import MercatoError
 from mercato.features.featurizer import Features
+from mercato.fields import FEATURES
 from mercato.files import write_atomic
 from mercato.runs.folder import PRODUCT_TOWER, QUERY_TOWER
 from mercato.runs.torch_encoder import TorchEncoder
@@ -24,7 +25,7 @@ TOLERANCE = 1e-4  # largest difference of any component of a unit vector
 
 
 class _Vectors(nn.Module):
-    """A tower with named inputs and only its vectors as output: what ONNX sees."""
+    """Wrapper of a tower with named inputs and only its vectors as output: what is exported."""
 
     def __init__(self, tower: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -39,11 +40,37 @@ def export(model: TorchEncoder, run: Path) -> dict[str, float]:
     """Write `query_tower.onnx` and `product_tower.onnx` into a run, checked against torch.
 
     Returns:
-        By tower, the largest absolute difference of a component on inputs that the export did not see.
+        As `parity`.
 
     Raises:
         MercatoError: a tower differs by more than `TOLERANCE`; the old files then stay.
     """
+    differences = {}
+    for file, (tower, samples) in _sampled(model).items():
+        content = onnx_tower(tower, samples[0])
+        differences[file.removesuffix("_tower.onnx")] = _difference(file, content, tower, samples)
+        write_atomic(run / file, content)
+    return differences
+
+
+def parity(model: TorchEncoder, run: Path) -> dict[str, float]:
+    """Compare a run's ONNX towers with torch.
+
+    Returns:
+        By tower, "query" and "product", the largest absolute difference of a component of a unit vector, on inputs of
+        which the export saw the first alone.
+
+    Raises:
+        MercatoError: a tower differs by more than `TOLERANCE`.
+    """
+    return {
+        file.removesuffix("_tower.onnx"): _difference(file, (run / file).read_bytes(), tower, samples)
+        for file, (tower, samples) in _sampled(model).items()
+    }
+
+
+def _sampled(model: TorchEncoder) -> dict[str, tuple[nn.Module, list[Features]]]:
+    """Each tower's file, the tower, and batches of its features."""
     queries = ["red sofa", "x", "zapatillas de correr para niños talla 38 🚲"]
     products: list[dict[str, Any]] = [
         {
@@ -62,25 +89,38 @@ def export(model: TorchEncoder, run: Path) -> dict[str, float]:
     spec = model.featurizer.spec
     images = [product.get("image_embeddings") for product in products] if spec.image_dimension else None
     countries = [None, *(spec.countries or (None,))[:1], None]
-    samples = {
-        QUERY_TOWER: [model.featurizer.queries(queries[:n], countries[:n]) for n in (2, 3, 1)],
-        PRODUCT_TOWER: [model.featurizer.products(products[:n], images[:n] if images else None) for n in (2, 3, 1)],
+    return {
+        QUERY_TOWER: (
+            model.towers.query,
+            [model.featurizer.queries(queries[:n], countries[:n]) for n in (2, 3, 1)],
+        ),
+        PRODUCT_TOWER: (
+            model.towers.product,
+            [model.featurizer.products(products[:n], images[:n] if images else None) for n in (2, 3, 1)],
+        ),
     }
-    towers = {QUERY_TOWER: model.towers.query, PRODUCT_TOWER: model.towers.product}
-    differences = {}
-    for file, tower in towers.items():
-        content = _to_onnx(tower, samples[file][0])
-        session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-        worst = 0.0
-        for features in samples[file]:
-            with torch.inference_mode():
-                expected = tower({k: torch.from_numpy(v) for k, v in features.items()})[0].numpy()
-            worst = max(worst, float(np.abs(session.run(None, features)[0] - expected).max()))
-        if not worst <= TOLERANCE:
-            raise MercatoError(f"{file}: differs from torch by {worst:.2g} (at most {TOLERANCE} is allowed)")
-        write_atomic(run / file, content)
-        differences[file.removesuffix("_tower.onnx")] = worst
-    return differences
+
+
+def _difference(file: str, content: bytes, tower: nn.Module, samples: list[Features]) -> float:
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for features in samples:
+        with torch.inference_mode():
+            expected = tower({k: torch.from_numpy(v) for k, v in features.items()})[0].numpy()
+        worst = max(worst, float(np.abs(session.run(None, features)[0] - expected).max()))
+    if not worst <= TOLERANCE:
+        raise MercatoError(f"{file}: differs from torch by {worst:.2g} (at most {TOLERANCE} is allowed)")
+    return worst
+
+
+def onnx_tower(tower: nn.Module, features: Features) -> bytes:
+    """ONNX of a tower: inputs named as `features`, any batch size and length of ids; one output, `vectors` (B, D)."""
+    axes = tuple(
+        dict.fromkeys(range(array.ndim if FEATURES[name].ragged else 1), torch.export.Dim.DYNAMIC)
+        for name, array in features.items()
+    )
+    inputs = {name: torch.from_numpy(array) for name, array in features.items()}
+    return onnx_bytes(_Vectors(tower, tuple(features)), inputs, (axes,))
 
 
 def onnx_bytes(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: tuple[Any, ...]) -> bytes:
@@ -105,13 +145,3 @@ def onnx_bytes(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: tuple[A
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
     return content
-
-
-def _to_onnx(tower: nn.Module, features: Features) -> bytes:
-    fixed = ("images", "image_mask", "context_numbers", "context_categories")  # but for the first axis the model's own
-    axes = tuple(
-        dict.fromkeys(range(1 if name in fixed else array.ndim), torch.export.Dim.DYNAMIC)
-        for name, array in features.items()
-    )
-    inputs = {name: torch.from_numpy(array) for name, array in features.items()}
-    return onnx_bytes(_Vectors(tower, tuple(features)), inputs, (axes,))

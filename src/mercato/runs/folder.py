@@ -1,8 +1,9 @@
-"""A run: the folder that training leaves, and what every way of running its towers shares. No torch here."""
+"""The run folder: the files that training leaves, by name, and how they are read. No torch here."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ MONITOR = "validation/roc_auc"  # its name in the history of a run, which early 
 
 
 def load_recipe_and_featurizer(run: Path) -> tuple[Recipe, Featurizer]:
-    """What every loader of a run needs first."""
+    """The recipe and featurizer of a run, which every encoder of it needs.
+
+    Raises:
+        MercatoError: the folder is not a run.
+    """
     missing = [name for name in (RECIPE, SPEC, TOKENIZER, WEIGHTS) if not (run / name).is_file()]
     if missing:
         raise MercatoError(f"{run} is not a run: it has no {', '.join(missing)} (train one with `mercato train`)")
@@ -39,10 +44,19 @@ def save_min_cosine(run: Path, min_cosine: float | None) -> None:
 
 
 def load_min_cosine(run: Path) -> float | None:
-    """What `save_min_cosine` wrote; runs made before 0.2 call it `radius`."""
+    """What `save_min_cosine` wrote; older runs call it `radius`."""
     stored = json.loads((run / RETRIEVAL).read_text())
     found: float | None = stored["min_cosine"] if "min_cosine" in stored else stored["radius"]
     return found
+
+
+def monitored(row: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The metric that early stopping goes by, as people call it, and its value in a row of the history.
+
+    None where nothing validated. Rows without a monitor of their own are of an earlier version: it was the ROC AUC.
+    """
+    monitor = row.get("monitor", {"metric": MONITOR, "name": "ROC AUC"})
+    return (monitor["name"], float(row[monitor["metric"]])) if monitor["metric"] in row else None
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
@@ -52,7 +66,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 
 
 def load_image_encoder(run: Path, threads: int = 1) -> ImageEncoder | None:
-    """The run's image encoder; None where its market brought image vectors, or the recipe has no photos."""
+    """The run's image encoder; None where its market brought image vectors, or the recipe has no images."""
     return ImageEncoder(run, threads) if (run / IMAGE_MODEL).is_file() else None
 
 
@@ -66,7 +80,7 @@ def load_query_head(run: Path) -> QueryHead | None:
         return None
     queries = json.loads((run / QUERIES).read_text())
     with safe_open(run / WEIGHTS, framework="numpy") as tensors:
-        weight_CD, bias_C = tensors.get_tensor("head.weight"), tensors.get_tensor("head.bias")
-    if len(queries) != len(bias_C):
-        raise MercatoError(f"{run / QUERIES} lists {len(queries):,} queries, but the run's head has {len(bias_C):,}")
-    return QueryHead(queries, weight_CD, bias_C)
+        weight_YD, bias_Y = tensors.get_tensor("head.weight"), tensors.get_tensor("head.bias")
+    if len(queries) != len(bias_Y):
+        raise MercatoError(f"{run / QUERIES} lists {len(queries):,} queries, but the run's head has {len(bias_Y):,}")
+    return QueryHead(queries, weight_YD, bias_Y)

@@ -1,4 +1,4 @@
-"""Photos → image vectors, by an ONNX vision model and the preprocessing it wants. A folder of two files."""
+"""Image encoder: an ONNX vision model and the preprocessing it wants, a folder of two files. No torch here."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class ImageEncoder:
     def encode(
         self, products: Iterable[Iterable[Mapping[str, Any]] | None], market_path: Path, limit: int
     ) -> Iterator[NDArray[np.float32]]:
-        """The vectors of each product's first `limit` readable photos: (n, V) float32, unit length; (0, V) for none.
+        """The vectors of each product's first `limit` readable images: (n, V) float32, unit length; (0, V) for none.
 
         Args:
             products: the `images` of each product.
             market_path: where relative paths start.
-            limit: photos of one product.
+            limit: images of one product.
         """
 
         def pixels(images: Iterable[Mapping[str, Any]] | None) -> list[NDArray[np.float32]]:
-            return [self.spec.pixels(photo) for photo in load_images(market_path, images, limit)]
+            return [self.spec.pixels(image) for image in load_images(market_path, images, limit)]
 
         remaining = iter(products)
-        while group := list(islice(remaining, PRODUCTS)):  # whole photos are held for one product a thread only
+        while group := list(islice(remaining, PRODUCTS)):  # whole images are held for one product a thread only
             decoded = list(self._pool.map(pixels, group))
             flat = [own for some in decoded for own in some]
             vectors = np.zeros((0, self.spec.dimension), np.float32)

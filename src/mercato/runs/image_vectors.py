@@ -18,7 +18,7 @@ from mercato.runs.encoder import RunEncoder
 from mercato.runs.image_encoder import MODEL, ImageEncoder
 
 ImageVectors = list[NDArray[np.float32] | None]
-"""By product, in row order: (n, V), or None for a product without photos."""
+"""By product, in row order: (n, V), or None for a product without images."""
 
 CACHE = ".cache"
 
@@ -39,8 +39,8 @@ def given_vectors(market: Market, limit: int) -> ImageVectors | None:
     return [checked_vectors(given, width, row)[:limit] if (given := row["image_embeddings"]) else None for row in rows]
 
 
-def photo_vectors(market: Market, encoder_folder: Path, limit: int) -> ImageVectors:
-    """The vectors of the catalogue's photos by an image encoder, from the cache where they were computed before."""
+def encoded_vectors(market: Market, encoder_folder: Path, limit: int) -> ImageVectors:
+    """The vectors of the catalogue's images by an image encoder, from the cache where they were computed before."""
     file = market.path / CACHE / f"image-vectors-{_key(market, encoder_folder, limit)}.npz"
     if not file.is_file():
         _embed(market, ImageEncoder(encoder_folder, threads=2), limit, file)
@@ -49,42 +49,42 @@ def photo_vectors(market: Market, encoder_folder: Path, limit: int) -> ImageVect
     return [row if len(row) else None for row in rows]
 
 
-def photo_counts(market: Market) -> pa.ChunkedArray:
-    """How many photos, or vectors of them, each product has, in row order: int32."""
+def image_counts(market: Market) -> pa.ChunkedArray:
+    """How many images, or vectors of them, each product has, in row order: int32."""
     columns = market.arrow("products", ["images", "image_embeddings"]).columns
     return pc.max_element_wise(*(pc.fill_null(pc.list_value_length(column), 0) for column in columns))
 
 
 def products_with_vectors(market: Market, encoder: RunEncoder, run: Path) -> pa.Table:
-    """The products table with `image_embeddings` in place of photos, so that `encode_products` need not look again.
+    """The products table with `image_embeddings` in place of images, so that `encode_products` need not look again.
 
-    Where the run's context counts the photos there is an `image_count` too: vectors may be fewer.
+    Where the run's context counts the images there is an `image_count` too: vectors may be fewer.
     """
     products = market.arrow("products", [name for name in PRODUCTS.names if name != "images"])
     context = encoder.featurizer.spec.context
     if context is not None and context.read_from("images")[0]:
-        products = products.append_column("image_count", photo_counts(market))
+        products = products.append_column("image_count", image_counts(market))
     limit = encoder.featurizer.spec.max_images
     if encoder.image_encoder is None or products["image_embeddings"].null_count < len(products):
         return products
-    vectors = photo_vectors(market, run, limit)
+    vectors = encoded_vectors(market, run, limit)
     column = pa.array([None if v is None else list(v) for v in vectors], PRODUCTS.field("image_embeddings").type)
     place = products.schema.get_field_index("image_embeddings")
     return products.set_column(place, "image_embeddings", column)
 
 
 def _embed(market: Market, encoder: ImageEncoder, limit: int, file: Path) -> None:
-    photos = market.arrow("products", ["images"])["images"]
-    every = encoder.encode((images.as_py() for images in photos), market.path, limit)
-    vectors = list(track(every, "photos of products → vectors", len(photos)))
+    column = market.arrow("products", ["images"])["images"]
+    every = encoder.encode((images.as_py() for images in column), market.path, limit)
+    vectors = list(track(every, "images of products → vectors", len(column)))
     file.parent.mkdir(exist_ok=True)
     fresh = file.with_suffix(".tmp.npz")
     np.savez(fresh, counts=np.array([len(own) for own in vectors]), vectors=np.concatenate(vectors))
     fresh.rename(file)
 
 
-def _photo_files(market: Market) -> list[tuple[str, int, int]]:
-    """Photos that lie beside the table: their content may change without it."""
+def _image_files(market: Market) -> list[tuple[str, int, int]]:
+    """Image files that lie beside the table: their content may change without it."""
     column = pc.list_flatten(market.arrow("products", ["images"])["images"].combine_chunks())
     paths = set(pc.struct_field(column, "path").drop_null().to_pylist())
     stats = [(path, (market.path / path).stat()) for path in sorted(paths) if (market.path / path).is_file()]
@@ -93,7 +93,7 @@ def _photo_files(market: Market) -> list[tuple[str, int, int]]:
 
 def _key(market: Market, encoder_folder: Path, limit: int) -> str:
     digest = hashlib.sha256(str(limit).encode())
-    digest.update(repr(_photo_files(market)).encode())
+    digest.update(repr(_image_files(market)).encode())
     for file in [encoder_folder / MODEL, encoder_folder / SPEC, *market.files("products")]:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())

@@ -1,4 +1,4 @@
-"""How long a run takes from a string to its vector: what `mercato export` says and `mercato bench query` compares."""
+"""Query latency of a run, string to vector: what `mercato export` says and `mercato bench query` compares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The predictor: strings and products → vectors, with ONNX Runtime and no torch (Que2Search §4)."""
+"""The ONNX encoder: a run's towers in ONNX Runtime, without torch (Que2Search §4)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CACHED_QUERIES = 100_000  # vectors of 128 numbers: about 60 MB
 
 
 class OnnxEncoder(RunEncoder):
-    """A run's ONNX towers; query vectors are kept in memory for eight hours (§4), by country and query as read."""
+    """Encoder of a run in ONNX Runtime; query vectors are cached for eight hours (§4), by country and query as read."""
 
     def __init__(self, run: Path, market_path: Path | None = None, threads: int = 1) -> None:
         """Load a run's towers, each with `threads` threads (more than one only pays for batches of products).

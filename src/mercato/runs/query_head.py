@@ -1,4 +1,4 @@
-"""The classification head on the product tower, used: a product's likely queries (Que2Search §3.1.1). No torch here."""
+"""Query prediction by the product tower's classification head (Que2Search §3.1.1). No torch here."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ NO_HEAD = "no classification head: train with head.queries above 0 in the recipe
 
 @dataclass(frozen=True)
 class QueryHead:
-    """A linear layer from a product's unit vector to a logit for each of the head's C queries."""
+    """Classification head: a linear layer from a product's unit vector to a logit for each of the head's Y queries."""
 
     queries: Sequence[str]
-    weight_CD: NDArray[np.float32]
-    bias_C: NDArray[np.float32]
+    weight_YD: NDArray[np.float32]
+    bias_Y: NDArray[np.float32]
 
     def predict(self, vectors: NDArray[np.float32], k: int) -> list[list[tuple[str, float]]]:
-        """The k likeliest queries of each product, best first, with their softmax probabilities over all C queries.
+        """The k most probable queries of each product, best first, with their softmax probabilities over all Y queries.
 
         Args:
             vectors: unit vectors of products, float32 (n, D).
-            k: at most so many; C where the head has fewer.
+            k: at most so many; Y where the head has fewer.
         """
         found = []
         for start in range(0, len(vectors), BATCH):
-            logits_BC = vectors[start : start + BATCH] @ self.weight_CD.T + self.bias_C
-            odds_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
-            odds_BC /= odds_BC.sum(axis=1, keepdims=True)
-            best_BK = _top(odds_BC, min(k, len(self.queries)))
-            for odds_C, best_K in zip(odds_BC, best_BK, strict=True):
-                found.append([(self.queries[place], float(odds_C[place])) for place in best_K])
+            logits_BY = vectors[start : start + BATCH] @ self.weight_YD.T + self.bias_Y
+            odds_BY = np.exp(logits_BY - logits_BY.max(axis=1, keepdims=True))
+            odds_BY /= odds_BY.sum(axis=1, keepdims=True)
+            best_BK = _top(odds_BY, min(k, len(self.queries)))
+            for odds_Y, best_K in zip(odds_BY, best_BK, strict=True):
+                found.append([(self.queries[place], float(odds_Y[place])) for place in best_K])
         return found
 
 
-def _top(scores_BC: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def _top(scores_BY: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """The places of the k highest of each row, highest first, equal ones in their order: (B, k)."""
-    some_BK = np.sort(np.argpartition(-scores_BC, k - 1, axis=1)[:, :k], axis=1)
-    order_BK = np.argsort(-np.take_along_axis(scores_BC, some_BK, axis=1), axis=1, kind="stable")
+    some_BK = np.sort(np.argpartition(-scores_BY, k - 1, axis=1)[:, :k], axis=1)
+    order_BK = np.argsort(-np.take_along_axis(scores_BY, some_BK, axis=1), axis=1, kind="stable")
     best_BK: NDArray[np.int64] = np.take_along_axis(some_BK, order_BK, axis=1)
     return best_BK

@@ -1,4 +1,4 @@
-"""A run in torch."""
+"""The torch encoder: a run's towers as they were trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from mercato.config import Recipe
 from mercato.features.featurizer import Features, Featurizer
 from mercato.models.build import TextConfigs, build_towers
-from mercato.models.que2search import TwoTower
+from mercato.models.tower import TwoTower
 from mercato.runs.encoder import RunEncoder
 from mercato.runs.folder import (
     QUERIES,
@@ -32,7 +32,7 @@ from mercato.runs.query_head import QueryHead
 
 
 class TorchEncoder(RunEncoder):
-    """A run in torch: for training, explaining and checking; serving uses the ONNX towers."""
+    """Encoder of a run in torch: for training, explaining and checking; serving uses the ONNX towers."""
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class TorchEncoder(RunEncoder):
         """The towers' classification head; None where they have none."""
         if self.towers.head is None:
             return None
-        weight_CD, bias_C = (parameter.detach().cpu().numpy() for parameter in self.towers.head.parameters())
-        return QueryHead(self.head_queries, weight_CD, bias_C)
+        weight_YD, bias_Y = (parameter.detach().cpu().numpy() for parameter in self.towers.head.parameters())
+        return QueryHead(self.head_queries, weight_YD, bias_Y)
 
     @torch.inference_mode()
     def query_vectors(self, features: Features) -> NDArray[np.float32]:
@@ -99,7 +99,7 @@ class TorchEncoder(RunEncoder):
 
 
 def load(run: str | Path, market: str | Path | None = None) -> TorchEncoder:
-    """Load a trained run: `mc.load(run).encode_queries(["red sofa"])`; `market` is where photos given by path lie."""
+    """Load a trained run: `mc.load(run).encode_queries(["red sofa"])`; `market` is where images given by path lie."""
     model = TorchEncoder.load(Path(run))
     model.market_path = None if market is None else Path(market)
     return model

@@ -1,0 +1,97 @@
+"""Towers: encoders, one a channel, fused into a unit vector; and two of them, independent until their inner product.
+
+Shapes: B batch, C channels, D the shared dimension; S, E as in `mercato.models.channels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mercato.fields import Channel
+from mercato.models.channels import ChannelEncoder, Channels
+from mercato.models.fusion import AttentionFusion, ConcatFusion
+from mercato.models.text_encoder import TextEncoder
+from mercato.models.vision import Vision
+
+Inputs = dict[str, Tensor]
+
+
+class Tower(nn.Module):
+    """A tower: an encoder for each channel, and a fusion. A subclass makes its encoders and says where they are."""
+
+    table: Mapping[str, Channel]  # of `mercato.fields`: what its channels are
+    text: TextEncoder | None  # None where no channel is text
+
+    def __init__(self, channels: tuple[str, ...], fusion: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.channels, self.fusion = channels, fusion
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        """Features as tensors → unit vectors (B, D) and attention weights (B, C), None for a fusion that has none."""
+        return self.fuse(self.encode(inputs))
+
+    def encode(self, inputs: Inputs) -> Channels:
+        """Features as tensors → every channel's own vectors."""
+        found = Channels.of([self.encode_channel(channel, inputs) for channel in self.channels])
+        return found._replace(vectors_BSE=self.dropout(found.vectors_BSE))
+
+    def fuse(self, channels: Channels, only: Collection[str] | None = None) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, from encoded channels; with `only`, as if those were all that the row has."""
+        if only is not None:
+            channels = channels.without(n for n, channel in enumerate(self.channels) if channel not in only)
+        fused_BD, weights_BC = self.mix(channels)
+        return F.normalize(fused_BD, dim=-1), weights_BC
+
+    def mix(self, channels: Channels) -> tuple[Tensor, Tensor | None]:
+        """As `fuse`, before the vector is made a unit one."""
+        mixed: tuple[Tensor, Tensor | None] = self.fusion(channels)
+        return mixed
+
+    def encode_channel(self, channel: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """One channel's vector (B, E) and whether the row has it, (B,) bool; or several, (B, S, E) and (B, S)."""
+        encoder = self.encoder(channel)
+        features = [inputs[feature.name] for feature in self.table[channel].features]
+        return encoder(*features), encoder.present(*features)
+
+    def encoder(self, channel: str) -> ChannelEncoder:
+        """The encoder of one of its channels."""
+        found = getattr(self, channel)
+        assert isinstance(found, ChannelEncoder)
+        return found
+
+    def zero_init(self) -> None:
+        """Begin with zero vectors in all channels but text, and with a fusion that weighs all alike."""
+        for part in self.modules():
+            if isinstance(part, ChannelEncoder) and not isinstance(part, TextEncoder):
+                part.zero_init()
+        if isinstance(self.fusion, AttentionFusion | ConcatFusion):
+            self.fusion.uniform_init()
+
+
+class TwoTower(nn.Module):
+    """Both towers; `query(inputs)` and `product(inputs)` are independent (late fusion).
+
+    `head`, where there is one, classifies a product's unit vector into the queries that find it (Que2Search §3.1.1).
+    `threshold`, where it is learned, is the cosine above which an engagement is likely
+    (`mercato.losses.engagement_bce`). `vision`, while an image encoder is fine-tuned, turns images into what the
+    product tower reads.
+    """
+
+    def __init__(self, query: Tower, product: Tower, head: nn.Linear | None = None, threshold: bool = False) -> None:
+        super().__init__()
+        self.query, self.product, self.head = query, product, head
+        self.threshold = nn.Parameter(torch.zeros(())) if threshold else None
+        self.vision: Vision | None = None
+
+    def text_encoders(self) -> list[TextEncoder]:
+        """Every text encoder once."""
+        return [part for part in self.modules() if isinstance(part, TextEncoder)]
+
+    def text_parameters(self) -> list[nn.Parameter]:
+        """The transformers' own parameters, which learn at their own rate (Que2Search §3.1, "varying XLM LR")."""
+        return [parameter for encoder in self.text_encoders() for parameter in encoder.backbone.parameters()]
