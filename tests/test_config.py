@@ -25,9 +25,9 @@ def test_every_shipped_recipe_parses_by_path_and_by_name(file):
     rate=st.floats(1e-12, 1e3),
     epochs=st.lists(st.integers(1, 99), min_size=1, max_size=3),
     pretrained=st.none() | st.text(st.characters(codec="utf-8")),
-    withhold=st.lists(st.sampled_from(["title", "description", "images"]), unique=True),
+    drop_fields=st.lists(st.sampled_from(["title", "description", "images"]), unique=True),
 )
-def test_a_recipe_survives_its_toml(name, seed, dropout, rate, epochs, pretrained, withhold):
+def test_a_recipe_survives_its_toml(name, seed, dropout, rate, epochs, pretrained, drop_fields):
     recipe = Recipe.model_validate(
         {
             "name": name,
@@ -35,7 +35,7 @@ def test_a_recipe_survives_its_toml(name, seed, dropout, rate, epochs, pretraine
             "dropout": dropout,
             "text": {"pretrained": pretrained},
             "stages": [{"epochs": n, "learning_rate": rate} for n in epochs],
-            "pairs": {"catalogue": [{"query": "{title}", "withhold": withhold}]},
+            "pairs": {"catalogue": [{"query": "{title}", "drop_fields": drop_fields}]},
         }
     )
     assert Recipe.parse(recipe.toml()) == recipe
@@ -53,8 +53,15 @@ WRONG = {
     'name = "x"\n[text]\nshared = true\n[query_tower.text]\nlayers = 1': "text.shared",
     'name = "x"\n[[pairs.catalogue]]\nquery = "no field"': "pairs.catalogue.0.*template must name a field",
     'name = "x"\n[[pairs.catalogue]]\nquery = "{broken"': "pairs.catalogue.0",
-    'name = "x"\nstages = [{ engagement_weight = 0.2, loss = "cosent" }]': "a graded loss already reads every pair",
-    'name = "x"\nstages = [{ negatives = "mixed", loss = "margin_ranking" }]': "negatives: mixed",
+    'name = "x"\nstages = [{ engagement_weight = 0.2, loss = "cosent" }]': (
+        "stages.0.engagement_weight: is a field of in_batch_softmax, .*; this stage's loss is cosent"
+    ),
+    'name = "x"\nstages = [{ negatives = "mixed", loss = "margin_ranking" }]': (
+        "stages.0.negatives: is a field of in_batch_softmax; this stage's loss is margin_ranking"
+    ),
+    'name = "x"\nstages = [{ margin = 0.1 }]': "stages.0.margin: is a field of margin_ranking; .* in_batch_softmax",
+    'name = "x"\nstages = [{ margin = 3.0, loss = "margin_ranking" }]': "stages.0.margin: .*less than 2",
+    'name = "x"\nstages = [{ loss = "hinge" }]': "stages.0.loss: hinge is none of 'in_batch_softmax'",
     'name = "x"\nstages = [{ relevance_weight = 0 }]': "nothing is left to learn",
     'name = "x"\n[product_tower]\nmissing = "token"': "of the fusion transformer",
     'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["images"]': "name a text channel",
@@ -76,6 +83,11 @@ def test_a_wrong_recipe_names_its_field(text):
 def test_every_wrong_field_is_named_at_once():
     with pytest.raises(MercatoError, match=r"2 wrong field(.|\n)*dimension(.|\n)*sead"):
         Recipe.parse('name = "x"\nsead = 1\ndimension = "wide"')
+
+
+def test_a_wrong_stage_is_one_wrong_field():
+    with pytest.raises(MercatoError, match=r"1 wrong field"):
+        Recipe.parse('name = "x"\nstages = [{ epochs = 0 }]')
 
 
 def test_what_is_no_recipe(tmp_path):
@@ -101,3 +113,116 @@ def test_changes():
 def test_a_change_that_has_no_place(change):
     with pytest.raises(MercatoError):
         load_recipe("que2search", [change])
+
+
+def test_a_stage_without_a_loss_is_of_the_in_batch_softmax():
+    first, second = Recipe.parse(
+        'name = "x"\nstages = [{ epochs = 2 }, { loss = "margin_ranking", margin = 0.2 }]'
+    ).stages
+    assert (first.loss, first.negatives, first.epochs) == ("in_batch_softmax", "batch", 2)
+    assert (second.loss, second.margin, second.reduction) == ("margin_ranking", 0.2, "sum")
+    changed = load_recipe(
+        "que2search", ["stages.0.loss='margin_ranking'", "stages.1.loss='in_batch_softmax'", "stages.1.margin="]
+    )
+    assert [stage.loss for stage in changed.stages] == ["margin_ranking", "in_batch_softmax"]
+
+
+OLD = """
+name = "x"
+misspelled = 0.25
+stages = [{ engagement_weight = 0.2, shown = 0.5 }]
+[[pairs.catalogue]]
+query = "{title}"
+withhold = ["title"]
+"""
+NEW = OLD.replace("misspelled", "typos").replace("shown", "unengaged").replace("withhold", "drop_fields")
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every note."""
+    notes: list[str] = []
+    monkeypatch.setattr("mercato.config.older.note", notes.append)
+    return notes
+
+
+def test_a_recipe_by_old_names_is_read_with_a_note_for_each(said):
+    assert Recipe.parse(OLD, "old.toml") == Recipe.parse(NEW)
+    assert [note.split("; ")[0] for note in said] == [
+        "[yellow]old.toml: misspelled is now called typos",
+        "[yellow]old.toml: stages.0.shown is now called unengaged",
+        "[yellow]old.toml: pairs.catalogue.0.withhold is now called drop_fields",
+    ]
+
+
+def test_changes_by_old_names_change_the_same_field(said):
+    old = ["misspelled=0.5", "stages.0.shown=2", "pairs.catalogue.0.withhold=[]", "stages.1={shown=3.0}"]
+    new = ["typos=0.5", "stages.0.unengaged=2", "pairs.catalogue.0.drop_fields=[]", "stages.1={unengaged=3.0}"]
+    assert Recipe.parse(NEW, changes=old) == Recipe.parse(OLD, changes=new) == Recipe.parse(NEW, changes=new)
+    assert len(said) == 3 + len(old)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ('name = "x"\nmisspelled = 0.1\ntypos = 0.1', []),
+        ('name = "x"\nstages = [{ shown = 1.0, unengaged = 1.0 }]', []),
+        ('name = "x"', ["typos=0.1", "misspelled=0.2"]),
+        ('name = "x"\nstages = [{}]', ["stages.0={shown=1.0, unengaged=2.0}"]),
+    ],
+)
+def test_a_field_by_both_its_names_is_refused(text, changes):
+    with pytest.raises(MercatoError, match=r"misspelled.*typos|typos.*misspelled|shown is now called unengaged"):
+        Recipe.parse(text, changes=changes)
+
+
+WRITTEN_OUT = """
+name = "x"
+[[stages]]
+loss = "{loss}"
+scale = 20.0
+margin = 0.1
+reduction = "sum"
+negatives = "batch"
+shown = 1.0
+relevance_weight = {weight}
+engagement_weight = 0.0
+engagement_bias = false
+"""
+
+
+@pytest.mark.parametrize("loss", ["in_batch_softmax", "symmetric_softmax", "margin_ranking", "scaled_bce", "cosent"])
+def test_a_recipe_that_the_version_before_wrote_out_is_read(loss):
+    text = WRITTEN_OUT.format(loss=loss, weight=1.0)
+    assert Recipe.parse(text).stages == Recipe.parse(f'name = "x"\nstages = [{{ loss = "{loss}" }}]').stages
+
+
+def test_a_weight_that_counted_is_not_dropped_from_it():
+    with pytest.raises(MercatoError, match=r"stages\.0\.relevance_weight: is a field of"):
+        Recipe.parse(WRITTEN_OUT.format(loss="cosent", weight=0.5))
+
+
+FULL = "scale=20.0\nmargin=0.1\nreduction='sum'\nshown=1.0\nrelevance_weight=1.0\nengagement_bias=false\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "field"),
+    [
+        ("loss='margin_ranking'\nnegatives='batch'\nengagement_weight=0.0\nepoch=3", "epoch"),
+        ("loss='cosent'\nnegatives='batch'\nengagement_weight=0.9", "engagement_weight"),
+        ("loss='symmetric_softmax'\nnegatives='mixed'\nengagement_weight=0.0", "negatives"),
+    ],
+)
+def test_what_says_something_in_a_stage_written_out_is_never_dropped(stage, field):
+    with pytest.raises(MercatoError, match=rf"stages\.0\.{field}: "):
+        Recipe.parse(f'name = "x"\n[[stages]]\n{FULL}{stage}')
+
+
+@pytest.mark.parametrize("text", ['name = "x"\n[[stages]]\n' + FULL + "negatives='batch'", Recipe(name="x").toml()])
+def test_a_stage_written_out_takes_another_loss(text):
+    changed = Recipe.parse(text, changes=["stages.0.loss=margin_ranking", "stages.0.margin=0.3"]).stages[0]
+    assert (changed.loss, changed.margin) == ("margin_ranking", 0.3)
+    with pytest.raises(MercatoError, match=r"stages\.0\.negatives: is a field of in_batch_softmax"):
+        Recipe.parse(
+            text.replace("batch'", "mixed'").replace('"batch"', '"mixed"'), changes=["stages.0.loss=scaled_bce"]
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class Words:
         self.queries_seen += [(country, query) for query in queries]
         return self._encode(queries)
 
-    def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> np.ndarray:
+    def encode_products(
+        self, products: pa.Table | Sequence[Mapping[str, Any]], *, as_of: datetime | None = None
+    ) -> np.ndarray:
         assert isinstance(products, pa.Table)
         assert products.schema.names == PRODUCTS.names
         self.products_seen += products.num_rows

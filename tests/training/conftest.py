@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mercato.data.market import Market
+from mercato.training.data.prepare import Prepared, prepare
+from tests.support.tasks import HEADED
 from tests.support.toys import KINDS, make_market
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "number", "a", "good", *KINDS, *KINDS.values(), *map(str, range(48))]
@@ -19,10 +21,10 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Market:
     return make_market(Path(tmp_path_factory.mktemp("toys")) / "market")
 
 
-@pytest.fixture
-def unexported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train without the ONNX towers, which take longer than all the rest."""
-    monkeypatch.setattr("mercato.training.train.export", lambda model, run: None)
+@pytest.fixture(scope="session")
+def prepared(toys: Market, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The toys as training data, with a head. To read only."""
+    return prepare(toys, HEADED, tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import threading
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +14,25 @@ import torch
 from PIL import Image
 from transformers import ResNetConfig, ResNetModel
 
-from mercato.config import Recipe, Stage
-from mercato.data.images import load_images
+from mercato.config import Recipe
+from mercato.config.stages import InBatchSoftmax
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.features.images import ImageSpec
 from mercato.models.build import build_towers, text_configs
-from mercato.models.que2search import TwoTower
+from mercato.models.tower import TwoTower
 from mercato.models.vision import PIXELS, Vision, rows_of
 from mercato.runs.folder import read_history
 from mercato.runs.image_encoder import ImageEncoder
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.torch_encoder import load
-from mercato.training import train as training
-from mercato.training.data import images as photos_module
-from mercato.training.data.batches import Batches
+from mercato.training.data.batches import Examples, PairBatches
 from mercato.training.data.image_encoder import starting_vision
 from mercato.training.data.prepare import Prepared, prepare
 from mercato.training.optimizer import adam
-from mercato.training.tasks.objective import Objective, total
-from mercato.training.train import train
+from mercato.training.task import total
+from mercato.training.train import train, train_towers
+from tests.support.tasks import losses_of
 from tests.support.toys import make_market, pairs, products, toy_recipe
 
 COLOURS = ["red", "green", "blue", "black", "white", "yellow"]  # of the six kinds
@@ -86,35 +85,19 @@ def image_vectors(encoder: Path) -> np.ndarray:
     return np.concatenate(list(ImageEncoder(encoder).encode(photos, Path(), 5)))
 
 
-class Watched:
-    """The towers of a run at the end of its training, when the image encoder is still among them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.towers: TwoTower | None = None
-        min_cosine = training._min_cosine
-
-        def watch(towers, validation):
-            self.towers, self.validation = copy.deepcopy(towers), validation
-            return min_cosine(towers, validation)
-
-        monkeypatch.setattr(training, "_min_cosine", watch)
-
-
 @pytest.fixture(scope="module")
-def unbroken(market, tmp_path_factory) -> tuple[Path, Watched, dict[str, bytes]]:
-    """A finished run, ONNX and all; its towers as trained; and the market's cache as it was before."""
+def unbroken(market, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
+    """A finished run, ONNX and all; and the market's cache as it was before."""
     run = tmp_path_factory.mktemp("unbroken") / "run"
     prepare(market, toy_recipe(), run.parent)  # what a run on precomputed vectors leaves there
     cached = {str(file): file.read_bytes() for file in (market.path / ".cache").rglob("*.onnx")}
-    with pytest.MonkeyPatch.context() as patch:
-        watched = Watched(patch)
-        train(FINE_TUNED, market, run)
-    return run, watched, cached
+    train(FINE_TUNED, market, run)
+    return run, cached
 
 
 def test_it_starts_from_the_precomputed_vectors(prepared, towers):
-    count = prepared.examples.photos.counts
-    pixels = torch.from_numpy(prepared.examples.photos.pixels(np.arange(6), count[:6]))
+    count = prepared.tables.images.counts
+    pixels = torch.from_numpy(prepared.tables.images.pixels(np.arange(6), count[:6]))
     with torch.inference_mode():
         np.testing.assert_allclose(towers.eval().vision(pixels), image_vectors(prepared.image_folder), atol=1e-5)
 
@@ -128,7 +111,7 @@ def test_gradients_reach_the_backbone_and_it_learns_at_its_own_rate(prepared, to
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in towers.vision.parameters()} == {stage.image_learning_rate}
     assert len(rates) == len(list(towers.parameters()))
-    total(Objective(stage).losses(towers.train(), batch)).backward()
+    total(losses_of(towers.train(), batch, stage)).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in towers.vision.parameters())
     optimizer.step()
     assert not any(torch.equal(value, before[name]) for name, value in towers.vision.named_parameters())
@@ -138,15 +121,15 @@ def test_gradients_reach_the_backbone_and_it_learns_at_its_own_rate(prepared, to
 def test_a_batch_in_pieces_has_the_gradients_of_the_whole(prepared, towers, rows):
     batch = prepared.examples.batch(prepared.examples.engaged[:16])
     found = []
-    for stage in (Stage(), Stage(micro_batch=rows)):
+    for stage in (InBatchSoftmax(), InBatchSoftmax(micro_batch=rows)):
         towers.eval().zero_grad()
-        total(Objective(stage).losses(towers, batch)).backward()
+        total(losses_of(towers, batch, stage)).backward()
         found.append([p.grad.clone() for p in towers.vision.parameters()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
-def test_rows_take_their_own_photos(towers):
+def test_rows_take_their_own_images(towers):
     mask = torch.tensor([[True, True], [False, False], [True, False], [True, True]])
     inputs = {"image_mask": mask, PIXELS: torch.arange(5).view(5, 1, 1, 1).expand(5, 16, 16, 3).to(torch.uint8) * 50}
     whole = towers.vision.eval().look(inputs)
@@ -168,19 +151,19 @@ def test_batch_norm_keeps_its_statistics():
         vision.eval().train()
 
 
-def test_photos_are_decoded_off_the_training_thread_and_always_alike(prepared, monkeypatch):
-    seen = set()
+def test_batches_of_images_are_made_off_the_training_thread_and_always_alike(prepared):
+    made = set()
 
-    def load_and_tell(*args):
-        seen.add(threading.get_ident())
-        return load_images(*args)
+    class Watched(Examples):
+        def batch(self, *args):
+            made.add(threading.get_ident())
+            return super().batch(*args)
 
-    monkeypatch.setattr(photos_module, "load_images", load_and_tell)
-    prepared.examples.photos._kept.clear()
-    batches = Batches(prepared.examples, prepared.examples.engaged, Stage(batch_size=8), seed=3)
+    examples = Watched(**{field.name: getattr(prepared.examples, field.name) for field in fields(Examples)})
+    batches = PairBatches(examples, examples.engaged, InBatchSoftmax(batch_size=8), seed=3)
     first = [batch.product for batch in batches]
     assert len(first) == len(batches) > 2
-    assert seen and threading.get_ident() not in seen
+    assert made and threading.get_ident() not in made
     again = [batch.product for batch in batches]
     assert all(torch.equal(one[name], other[name]) for one, other in zip(first, again, strict=True) for name in one)
     batches.epoch = 1
@@ -188,36 +171,34 @@ def test_photos_are_decoded_off_the_training_thread_and_always_alike(prepared, m
 
 
 def test_a_finished_run_is_like_any_other(market, unbroken):
-    run, watched, cached = unbroken
+    run, cached = unbroken
     assert not any(name.startswith("vision") for name in load(run).towers.state_dict())
     assert {str(file): file.read_bytes() for file in (market.path / ".cache").rglob("*.onnx")} == cached
     start = prepare(market, FINE_TUNED, run.parent).image_folder
     assert np.abs(image_vectors(run) - image_vectors(start)).max() > 1e-3, "it learned"
-
     table = market.arrow("products")
-    served = OnnxEncoder(run)
-    np.testing.assert_allclose(served.encode_products(table), load(run).encode_products(table), atol=TOLERANCE)
-    towers, validation = watched.towers.eval(), watched.validation
+    served = OnnxEncoder(run).encode_products(table)
+    np.testing.assert_allclose(served, load(run).encode_products(table), atol=TOLERANCE)
+
+
+def test_a_run_serves_what_its_towers_learned_with_the_image_encoder_among_them(prepared, market, unbroken, tmp_path):
+    towers = train_towers(FINE_TUNED, prepared, tmp_path).eval()
+    inputs = prepared.tables.product_inputs(np.arange(len(GOODS)))
     with torch.inference_mode():
-        rows = np.arange(len(GOODS))
-        expected = validation._encode(towers.product, validation.products, rows, "cpu", 64, towers.vision)
-    np.testing.assert_allclose(served.encode_products(table), expected, atol=TOLERANCE)
+        expected = towers.product(towers.vision.look(inputs))[0].numpy()
+    served = OnnxEncoder(unbroken[0]).encode_products(market.arrow("products"))
+    np.testing.assert_allclose(served, expected, atol=TOLERANCE)
 
 
-@pytest.mark.usefixtures("unexported")
-def test_the_same_recipe_gives_the_same_run_also_after_an_interruption(market, unbroken, tmp_path, monkeypatch):
-    log = training._log
-
-    def fail(run: Path, row: dict) -> None:
-        log(run, row)
+def test_the_same_recipe_gives_the_same_run_also_after_an_interruption(market, unbroken, tmp_path):
+    def cut(row: dict) -> None:
         if row["epoch"] == 2:
             raise RuntimeError("the power went")
 
     run = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
-        patch.setattr(training, "_log", fail)
-        train(FINE_TUNED, market, run)
-    train(FINE_TUNED, market, run)
+    with pytest.raises(RuntimeError, match="power"):
+        train(FINE_TUNED, market, run, onnx=False, on_epoch=cut)
+    train(FINE_TUNED, market, run, onnx=False)
     assert learned(run) == learned(unbroken[0])
     assert np.array_equal(image_vectors(run), image_vectors(unbroken[0]))
     one, other = (load(folder).towers.state_dict() for folder in (run, unbroken[0]))
@@ -256,7 +237,6 @@ def test_given_vectors_cannot_be_fine_tuned(tmp_path):
         train(FINE_TUNED, market, tmp_path / "run")
 
 
-@pytest.mark.usefixtures("unexported")
-def test_without_photos_the_channel_is_left_out(toys, tmp_path):
-    model = train(Recipe.parse(FINE_TUNED.toml(), changes=["stages.0.epochs=1"]), toys, tmp_path / "run")
+def test_without_images_the_channel_is_left_out(toys, tmp_path):
+    model = train(Recipe.parse(FINE_TUNED.toml(), changes=["stages.0.epochs=1"]), toys, tmp_path / "run", onnx=False)
     assert "images" not in model.recipe.product_tower.channels

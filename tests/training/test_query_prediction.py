@@ -48,7 +48,7 @@ def test_a_new_product_is_known_by_another_languages_word(trained):
 
 def test_evaluation_holds_the_head_to_the_future(trained):
     market, run = trained
-    metrics = evaluate_run(run, market)
+    metrics = evaluate_run(run, market).as_dict()
     # Of one kind the head does not know the query, so 5 of 6 can be right.
     assert metrics["n"]["understanding"] == {"products": 6, "queries": 6, "pairs": 6, "head_queries": 5}
     assert metrics["understanding"]["precision@1"] == pytest.approx(5 / 6)

@@ -6,19 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.runs.torch_encoder import TorchEncoder, load
-from mercato.training import train as training
-from mercato.training.data.prepare import prepare
-from mercato.training.train import train
+from mercato.training.train import partial_folder, train
 from tests.support.toys import KINDS, make_market, pairs, products, toy_recipe
-
-pytestmark = pytest.mark.usefixtures("unexported")
 
 SECOND = "{loss='margin_ranking', margin=0.2, batch_size=16, epochs=3, learning_rate=2e-3, text_learning_rate=5e-4}"
 
@@ -36,18 +31,13 @@ def history(run: Path, stage: int) -> list[dict]:
 @pytest.fixture(scope="module")
 def curriculum(toys: Market, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("curriculum") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "export", lambda model, run: None)
-        train(
-            two_stages(
-                "stages.0.epochs=10",
-                "stages.0.patience=10",
-                "head={queries=6, weight=1.0}",
-                "blending={weights={'product.title'=0.5}}",
-            ),
-            toys,
-            run,
-        )
+    recipe = two_stages(
+        "stages.0.epochs=10",
+        "stages.0.patience=10",
+        "head={queries=6, weight=1.0}",
+        "blending={weights={'product.title'=0.5}}",
+    )
+    train(recipe, toys, run, onnx=False)
     return run
 
 
@@ -58,11 +48,13 @@ def test_the_second_stage_starts_from_the_best_of_the_first(curriculum):
 
 
 def test_the_second_stage_never_ends_worse(toys, tmp_path):
-    spoilt = two_stages("stages.1.loss=in_batch_softmax", "stages.1.learning_rate=5.0", "stages.1.clip=100.0")
-    train(spoilt, toys, tmp_path / "run")
+    spoilt = two_stages(
+        "stages.1.loss=in_batch_softmax", "stages.1.margin=", "stages.1.learning_rate=5.0", "stages.1.clip=100.0"
+    )
+    train(spoilt, toys, tmp_path / "run", onnx=False)
     before, *after = history(tmp_path / "run", 2)
     assert after and all(row["validation/roc_auc"] < before["validation/roc_auc"] for row in after), "not spoilt"
-    alone = train(toy_recipe("stages.0.epochs=4"), toys, tmp_path / "alone")
+    alone = train(toy_recipe("stages.0.epochs=4"), toys, tmp_path / "alone", onnx=False)
     kept = load(tmp_path / "run").towers.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in alone.towers.state_dict().items())
 
@@ -71,8 +63,10 @@ def test_the_second_stage_widens_the_lead_over_the_hardest(toys, tmp_path):
     """More than as many further epochs of the first stage's loss would."""
 
     def lead(second: str) -> float:
-        recipe = two_stages(f"stages.1.loss={second}", "stages.0.epochs=1", "stages.1.epochs=6", "stages.1.patience=6")
-        model = train(recipe, toys, tmp_path / second)
+        margin = "" if second == "in_batch_softmax" else "0.2"
+        changes = [f"stages.1.loss={second}", f"stages.1.margin={margin}"]
+        recipe = two_stages(*changes, "stages.0.epochs=1", "stages.1.epochs=6", "stages.1.patience=6")
+        model = train(recipe, toys, tmp_path / second, onnx=False)
         goods = model.encode_products([{"title": f"{kind} number 7"} for kind in KINDS.values()])
         cosines = model.encode_queries(list(KINDS), "us") @ goods.T
         hardest = np.where(np.eye(len(KINDS), dtype=bool), -1, cosines).max(1)
@@ -103,7 +97,7 @@ def test_only_the_commonest_queries_are_told_apart(toys, tmp_path):
     seldom = [row for row in links if not (row["query"] == "mesa" and row["split"] == "train")]
     once = next(row for row in links if row["query"] == "mesa" and row["split"] == "train")
     market = make_market(tmp_path / "market", goods, [*seldom, once])
-    train(toy_recipe("head.queries=5", "stages.0.epochs=1"), market, tmp_path / "run")
+    train(toy_recipe("head.queries=5", "stages.0.epochs=1"), market, tmp_path / "run", onnx=False)
     assert set(json.loads((tmp_path / "run" / "queries.json").read_text())) == set(KINDS) - {"mesa"}
 
 
@@ -120,9 +114,9 @@ def test_blending_teaches_a_modality_that_another_hides(tmp_path):
         own = np.arange(len(KINDS))[:, None] == np.arange(len(goods)) % len(KINDS)
         return float(cosines[own].mean() - cosines[~own].mean())
 
-    plain = train(toy_recipe(), market, tmp_path / "plain")
+    plain = train(toy_recipe(), market, tmp_path / "plain", onnx=False)
     weights = "blending.weights={'product.title'=0.5, 'product.description'=1.0}"
-    blended = train(toy_recipe(weights), market, tmp_path / "blended")
+    blended = train(toy_recipe(weights), market, tmp_path / "blended", onnx=False)
     assert lead_without_title(blended) > lead_without_title(plain) + 0.05
 
 
@@ -130,18 +124,22 @@ def hash_word(number: int) -> str:
     return "".join(chr(97 + number * prime % 26) for prime in (7, 11, 3, 19, 5))
 
 
-def test_estimated_weights_are_kept_and_not_estimated_again(toys, tmp_path, monkeypatch):
-    recipe = toy_recipe("blending={}", "stages.0.epochs=1")
-    train(recipe, toys, tmp_path / "run")
-    weights = json.loads((tmp_path / "run" / "blending.json").read_text())
+def test_estimated_weights_are_kept_and_not_estimated_again(toys, tmp_path):
+    recipe, run = toy_recipe("blending={}", "stages.0.epochs=1"), tmp_path / "run"
+
+    def cut(row: dict) -> None:
+        raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError, match="power"):
+        train(recipe, toys, run, onnx=False, on_epoch=cut)
+    kept = partial_folder(run) / "blending.json"
+    weights = json.loads(kept.read_text())
     assert sum(weights.values()) == pytest.approx(1) and "query.country" in weights
-    partial = training.partial_folder(tmp_path / "resumed")
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
-        patch.setattr(training, "_run_stage", lambda *_: (_ for _ in ()).throw(RuntimeError("the power went")))
-        train(recipe, toys, tmp_path / "resumed")
-    assert json.loads((partial / "blending.json").read_text()) == weights
-    monkeypatch.setattr(training, "estimate_blend", lambda *_: pytest.fail("estimated twice"))
-    train(recipe, toys, tmp_path / "resumed")
+    given = {"multimodal": 0.75, "product.title": 0.25}  # what no estimate would say
+    kept.write_text(json.dumps(given))
+    train(recipe, toys, run, onnx=False)
+    assert json.loads((run / "blending.json").read_text()) == given
+    assert set(history(run, 1)[1]["losses"]) == set(given)
 
 
 def test_graded_pairs_teach_near_misses(tmp_path):
@@ -158,7 +156,7 @@ def test_graded_pairs_teach_near_misses(tmp_path):
         split = "validation" if i % 8 > 5 else "train"
         links.append(link | {"label": int(not near_miss), "grade": 0.2 if near_miss else 1.0, "split": split})
     market = make_market(tmp_path / "market", goods, links)
-    model = train(toy_recipe("stages.0.loss=cosent", "stages.0.epochs=8"), market, tmp_path / "run")
+    model = train(toy_recipe("stages.0.loss=cosent", "stages.0.epochs=8"), market, tmp_path / "run", onnx=False)
     whole, broken = (
         model.encode_products([{"title": f"{kind} number 300 {state}", "country": "us"} for kind in KINDS.values()])
         for state in ("whole", "broken")
@@ -167,17 +165,9 @@ def test_graded_pairs_teach_near_misses(tmp_path):
     assert ((queries * whole).sum(1) > (queries * broken).sum(1)).all()
 
 
-def test_a_graded_stage_reads_every_pair_and_an_in_batch_stage_the_engaged(toys, tmp_path):
-    graded = prepare(toys, toy_recipe("stages.0.loss=cosent"), tmp_path).examples
-    plain = prepare(toys, toy_recipe(), tmp_path).examples
-    table = toys.frame("pairs").filter(pl.col("split") == "train")
-    assert len(graded) == len(table) and len(graded.engaged) == len(plain) == int((table["label"] == 1).sum())
-    assert graded.grade_N.tolist() == graded.engaged_N.astype(float).tolist()  # no grades given: the labels
-
-
-def test_weights_for_photos_do_not_hinder_a_market_without(toys, tmp_path):
+def test_weights_for_images_do_not_hinder_a_market_without(toys, tmp_path):
     weights = "blending={weights={'product.images'=0.5, 'product.title'=0.5}}"
-    train(toy_recipe(weights, "stages.0.epochs=1"), toys, tmp_path / "run")
+    train(toy_recipe(weights, "stages.0.epochs=1"), toys, tmp_path / "run", onnx=False)
     assert json.loads((tmp_path / "run" / "blending.json").read_text()) == {"multimodal": 1.0, "product.title": 0.5}
 
 
@@ -186,7 +176,7 @@ def test_bfloat16(toys, tmp_path):
         "precision=bfloat16", "head.queries=4", "blending={weights={'product.title'=0.5}}", "stages.0.micro_batch=4",
         "stages.0.epochs=3",
     )  # fmt: skip
-    model = train(recipe, toys, tmp_path / "run")
+    model = train(recipe, toys, tmp_path / "run", onnx=False)
     assert max(row["validation/roc_auc"] for row in history(tmp_path / "run", 1)) > 0.8
     assert all(parameter.dtype == torch.float32 for parameter in model.towers.parameters())
 
@@ -197,15 +187,15 @@ def test_bfloat16_blending_of_any_channels(toys, tmp_path, channels):
         f"product_tower.channels={channels}", "precision=bfloat16", "stages.0.epochs=1",
         "blending={weights={'query.text'=0.5}}",
     )  # fmt: skip
-    train(recipe, toys, tmp_path / "run")
+    train(recipe, toys, tmp_path / "run", onnx=False)
 
 
 def test_the_head_needs_queries_that_people_asked(toys, tmp_path):
     catalogue = "pairs={market=false, catalogue=[{query='{title}'}]}"
     with pytest.raises(MercatoError, match=r"head\.queries: .*no market pairs"):
-        train(toy_recipe("head.queries=4", catalogue), toys, tmp_path / "run")
+        train(toy_recipe("head.queries=4", catalogue), toys, tmp_path / "run", onnx=False)
 
 
 def test_a_wrong_blend_is_refused_before_training(toys, tmp_path):
     with pytest.raises(MercatoError, match=r"blending\.weights: 'product\.smell' is none of multimodal, query\.text"):
-        train(toy_recipe("blending={weights={'product.smell'=1.0}}"), toys, tmp_path / "run")
+        train(toy_recipe("blending={weights={'product.smell'=1.0}}"), toys, tmp_path / "run", onnx=False)

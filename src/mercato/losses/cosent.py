@@ -12,7 +12,7 @@ def cosent(cosine_B: Tensor, grade_B: Tensor, scale: float) -> Tensor:
         loss = log( 1 + Σ_{grade_i > grade_j} exp(s·(cos_j − cos_i)) )
 
     A smooth bound of the worst misorder: a direct stand-in for a pooled ROC AUC over judged pairs, and the loss for
-    judgments with near misses, or for shown-and-not-engaged pairs. In-batch losses only know pairs that are right.
+    judgments with near misses, or for unengaged pairs. In-batch losses only know pairs that are right.
 
     Args:
         cosine_B: cos(q_i, d_i), float, (B,).
@@ -23,5 +23,5 @@ def cosent(cosine_B: Tensor, grade_B: Tensor, scale: float) -> Tensor:
         A scalar; 0 where all grades are alike.
     """
     better_BB = grade_B[:, None] > grade_B[None, :]
-    gaps_M = scale * (cosine_B[None, :] - cosine_B[:, None])[better_BB]
-    return torch.cat([gaps_M, gaps_M.new_zeros(1)]).logsumexp(0)
+    gaps_P = scale * (cosine_B[None, :] - cosine_B[:, None])[better_BB]
+    return torch.cat([gaps_P, gaps_P.new_zeros(1)]).logsumexp(0)

@@ -1,4 +1,4 @@
-"""Binary cross-entropy on engaged and on shown-but-not-engaged pairs (Que2Engage Eq. 2)."""
+"""Binary cross-entropy on engaged and on unengaged pairs, shown and left (Que2Engage Eq. 2)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def hardest_negative(cosine_BB: Tensor, excluded_BB: Tensor) -> tuple[Tensor, Te
         excluded_BB: bool, (B, B).
 
     Returns:
-        The cosines of the pairs and of their hardest negatives, float (R,) each, for the R rows that have a negative.
+        The cosines of the pairs and of their hardest negatives, float (M,) each, for the M rows that have a negative.
     """
     own_BB = torch.eye(len(cosine_BB), dtype=torch.bool, device=cosine_BB.device)
     never_BB = excluded_BB | own_BB

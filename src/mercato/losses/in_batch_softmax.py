@@ -7,28 +7,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def in_batch_softmax(cosine_BC: Tensor, excluded_BC: Tensor, scale: float) -> Tensor:
+def in_batch_softmax(cosine_BJ: Tensor, excluded_BJ: Tensor, scale: float) -> Tensor:
     """Cross-entropy of each query's own product among the batch's products.
 
         loss_i = −log( exp(s·cos(q_i, d_i)) / Σ_j exp(s·cos(q_i, d_j)) )
 
     | row i           | column j = i      | column j ≠ i                                   |
     |-----------------|-------------------|------------------------------------------------|
-    | pair (q_i, d_i) | the true class    | a negative, unless `excluded_BC[i, j]` is True |
+    | pair (q_i, d_i) | the true class    | a negative, unless `excluded_BJ[i, j]` is True |
 
     Exclusion keeps true pairs from being taught as false: the same product again in the batch, or another product
     that the same query engaged. With nothing excluded this is the paper's loss. Columns past the B-th are nobody's true
-    class: with products that were shown and not engaged there, these are mixed negatives (Yang et al., "Mixed Negative
+    class: with products of unengaged pairs there, these are mixed negatives (Yang et al., "Mixed Negative
     Sampling for Learning Two-tower Neural Networks in Recommendations", 2020), Que2Engage's baseline.
 
     Args:
-        cosine_BC: cos(q_i, d_j), float, (B, C), C ≥ B.
-        excluded_BC: bool, (B, C); its diagonal must be False.
+        cosine_BJ: cos(q_i, d_j), float, (B, J), J ≥ B.
+        excluded_BJ: bool, (B, J); its diagonal must be False.
         scale: s, 15 to 20 in the paper; without it the loss does not converge.
 
     Returns:
         The mean over the batch, a scalar.
     """
-    logits_BC = (scale * cosine_BC).masked_fill(excluded_BC, float("-inf"))
-    own_B = torch.arange(len(logits_BC), device=logits_BC.device)
-    return F.cross_entropy(logits_BC, own_B)
+    logits_BJ = (scale * cosine_BJ).masked_fill(excluded_BJ, float("-inf"))
+    own_B = torch.arange(len(logits_BJ), device=logits_BJ.device)
+    return F.cross_entropy(logits_BJ, own_B)

@@ -29,6 +29,6 @@ def margin_ranking(
     Returns:
         A scalar; 0 where no row has a negative.
     """
-    positive_R, negative_R = hardest_negative(cosine_BB, excluded_BB)
-    loss_R = F.relu(margin - (positive_R - negative_R))
-    return loss_R.sum() / (max(1, len(loss_R)) if reduction == "mean" else 1)
+    positive_M, negative_M = hardest_negative(cosine_BB, excluded_BB)
+    loss_M = F.relu(margin - (positive_M - negative_M))
+    return loss_M.sum() / (max(1, len(loss_M)) if reduction == "mean" else 1)

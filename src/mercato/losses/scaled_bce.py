@@ -24,7 +24,7 @@ def scaled_bce(cosine_BB: Tensor, excluded_BB: Tensor, scale: float) -> Tensor:
     Returns:
         The mean over the rows, a scalar; 0 where no row has a negative.
     """
-    positive_R, negative_R = hardest_negative(cosine_BB, excluded_BB)
+    positive_M, negative_M = hardest_negative(cosine_BB, excluded_BB)
     # −log(1 − σ(x)) = softplus(x), without the rounding of a sigmoid near 1.
-    loss_R = F.softplus(-scale * positive_R) + F.softplus(scale * negative_R)
-    return loss_R.sum() / max(1, len(loss_R))
+    loss_M = F.softplus(-scale * positive_M) + F.softplus(scale * negative_M)
+    return loss_M.sum() / max(1, len(loss_M))

@@ -9,6 +9,8 @@ what it overfits, O, give its weight:
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +18,33 @@ from numpy.typing import NDArray
 
 from mercato.config import Recipe
 from mercato.errors import MercatoError
-from mercato.models.que2search import TwoTower
+from mercato.models.tower import TwoTower
 from mercato.progress import track
-from mercato.training.data.batches import Batches, Examples
+from mercato.training.data.batches import Examples, PairBatches
 from mercato.training.optimizer import adam, half_precision
+from mercato.training.task import total
+from mercato.training.tasks.build import pair_objectives
 from mercato.training.tasks.modalities import MULTIMODAL, Modality
-from mercato.training.tasks.objective import Objective, total
+from mercato.training.tasks.pairs import PairTask
 
 HELD_OUT = 0.1  # of the pairs
 LEAST_OVERFITTING = 0.05  # of the loss before training: a modality that hardly learns must not divide by nothing
+
+
+class Trial(NamedTuple):
+    """The mean losses of one trial: on held-out pairs and on training pairs, before it trained and after."""
+
+    held_before: float
+    seen_before: float
+    held_after: float
+    seen_after: float
+
+    @property
+    def weight(self) -> float:
+        """G / O², of any scale; 0 where nothing was gained, such as where no pair has the modality."""
+        gained = max(0.0, self.held_before - self.held_after)
+        overfitted = (self.held_after - self.seen_after) - (self.held_before - self.seen_before)
+        return gained / max(overfitted, LEAST_OVERFITTING * self.held_before) ** 2 if gained else 0.0
 
 
 def estimate_blend(
@@ -42,57 +62,72 @@ def estimate_blend(
     Raises:
         MercatoError: no trial learned anything that holds on the held-out pairs.
     """
-    assert recipe.blending is not None
-    stage = recipe.stages[0]
-    rows = np.random.default_rng(recipe.seed).permutation(examples.rows(stage))
+    rows = np.random.default_rng(recipe.seed).permutation(examples.rows(recipe.pair_stages[0]))
     held, train = np.split(rows, [max(2, int(HELD_OUT * len(rows)))])
-    seen = train[: len(held)]  # the training loss is measured on as many pairs
-    weights = {}
-    for modality in track([MULTIMODAL, *wanted], "gradient blending: a trial of each loss"):
-        trial = _Trial(towers, examples, recipe, modality)
-        before = [trial.loss(part) for part in (held, seen)]
-        trial.fit(train)
-        after = [trial.loss(part) for part in (held, seen)]
-        gained = max(0.0, before[0] - after[0])
-        overfitted = (after[0] - after[1]) - (before[0] - before[1])
-        # No pair has the modality: nothing to gain, nothing to divide by.
-        weights[modality] = gained / max(overfitted, LEAST_OVERFITTING * before[0]) ** 2 if gained else 0.0
-    scale = sum(weights.values())
+    modalities = track([MULTIMODAL, *wanted], "gradient blending: a trial of each loss")
+    return blend_weights({m: _try(towers, examples, recipe, m, held, train) for m in modalities})
+
+
+def blend_weights(trials: Mapping[Modality, Trial]) -> dict[Modality, float]:
+    """The weight of each loss by its trial; they add up to 1.
+
+    Raises:
+        MercatoError: no trial learned anything that holds on the held-out pairs.
+    """
+    scale = sum(trial.weight for trial in trials.values())
     if not 0 < scale < float("inf"):
         raise MercatoError(
             "blending.weights: no trial lowered the loss of held-out pairs; give weights, or more blending.epochs"
         )
-    return {modality: weight / scale for modality, weight in weights.items()}
+    return {modality: trial.weight / scale for modality, trial in trials.items()}
 
 
-class _Trial:
-    """Fresh towers that learn one loss alone."""
+def _try(
+    towers: TwoTower,
+    examples: Examples,
+    recipe: Recipe,
+    modality: Modality,
+    held: NDArray[np.int64],
+    train: NDArray[np.int64],
+) -> Trial:
+    """Train fresh towers on one loss alone."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    own = copy.deepcopy(towers).to(device)
+    seen = train[: len(held)]  # the training loss is measured on as many pairs
 
-    def __init__(self, towers: TwoTower, examples: Examples, recipe: Recipe, modality: Modality) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.towers, self.examples, self.recipe = copy.deepcopy(towers).to(self.device), examples, recipe
-        self.stage = recipe.stages[0]
-        self.objective = Objective(self.stage, {MULTIMODAL: float(modality == MULTIMODAL), modality: 1.0})
+    def task(rows: NDArray[np.int64]) -> PairTask:
+        stage = recipe.pair_stages[0]
+        return PairTask(
+            batches=PairBatches(examples, rows, stage, recipe.seed),
+            validation=None,
+            objectives=pair_objectives(stage, {MULTIMODAL: float(modality == MULTIMODAL), modality: 1.0}),
+            micro_batch=stage.micro_batch,
+        )
 
-    def fit(self, rows: NDArray[np.int64]) -> None:
-        assert self.recipe.blending is not None
-        torch.manual_seed(self.recipe.seed)
-        optimizer = adam(self.towers, self.stage)
-        batches = Batches(self.examples, rows, self.stage, self.recipe.seed)
-        self.towers.train()
-        for batches.epoch in range(self.recipe.blending.epochs):
-            for batch in batches:
-                optimizer.zero_grad()
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=half_precision(self.recipe)):
-                    loss = total(self.objective.losses(self.towers, batch.to(self.device)))
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(self.towers.parameters(), self.stage.clip)
-                optimizer.step()
+    before = [_mean_loss(own, task(part), device) for part in (held, seen)]
+    _fit(own, task(train), recipe, device)
+    after = [_mean_loss(own, task(part), device) for part in (held, seen)]
+    return Trial(*before, *after)
 
-    @torch.no_grad()
-    def loss(self, rows: NDArray[np.int64]) -> float:
-        """The mean over the same batches every time, none smaller than the others: it depends on a batch's size."""
-        self.towers.eval()
-        batches = Batches(self.examples, rows, self.stage, self.recipe.seed)
-        losses = [float(total(self.objective.losses(self.towers, batch.to(self.device)))) for batch in batches]
-        return float(np.mean(losses))
+
+def _fit(towers: TwoTower, task: PairTask, recipe: Recipe, device: torch.device) -> None:
+    assert recipe.blending is not None
+    stage, batches = recipe.pair_stages[0], task.batches
+    torch.manual_seed(recipe.seed)
+    optimizer = adam(towers, stage)
+    towers.train()
+    for batches.epoch in range(recipe.blending.epochs):
+        for batch in batches:
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=half_precision(recipe)):
+                loss = total(task.losses(towers, batch.to(device)))
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(towers.parameters(), stage.clip)
+            optimizer.step()
+
+
+@torch.no_grad()
+def _mean_loss(towers: TwoTower, task: PairTask, device: torch.device) -> float:
+    """Over the same batches every time, none smaller than the others: it depends on a batch's size."""
+    towers.eval()
+    return float(np.mean([float(total(task.losses(towers, batch.to(device)))) for batch in task.batches]))

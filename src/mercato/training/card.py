@@ -9,12 +9,12 @@ from typing import Any
 
 from mercato.config import Recipe
 from mercato.data.market import Market
-from mercato.runs.folder import MONITOR
+from mercato.runs.folder import monitored
 
 
 def write_card(run: Path, recipe: Recipe, market: Market, history: list[dict[str, Any]], seconds: float) -> None:
     """Write `README.md` into a run."""
-    best = max((row for row in history if MONITOR in row), key=lambda row: row[MONITOR], default=None)
+    best = next((row for row in reversed(history) if row["best"] and monitored(row)), None)  # what the run holds
     epochs = sum(row["epoch"] > 0 for row in history)
     (run / "README.md").write_text(
         f"""# {recipe.name}
@@ -28,7 +28,7 @@ Two towers that embed queries and products into one {recipe.dimension}-dimension
 | engagement | {" → ".join(market.config.engagement.chain)} within {market.config.engagement.window_hours:g} h |
 | query reads | {", ".join(recipe.query_tower.channels)} |
 | product reads | {", ".join(recipe.product_tower.channels)} |
-| validation ROC AUC | {_validated(best)} |
+| validation | {_validated(best)} |
 | seed | {recipe.seed} |
 
 ```python
@@ -47,8 +47,10 @@ carries their habits and the old engine's choices with it; judge it on judgments
 
 
 def _validated(best: dict[str, Any] | None) -> str:
-    if best is None:
+    found = best and monitored(best)
+    if not best or not found:
         return "none: the market has no labelled validation pairs"
     tasks = {name: best[f"validation/{name}"] for name in ("relevance", "engagement") if f"validation/{name}" in best}
     named = ", ".join(f"{name} {value:.4f}" for name, value in tasks.items())
-    return f"{best[MONITOR]:.4f}" + (f", the mean of two tasks ({named})" if tasks else "")
+    name, value = found
+    return f"{name} {value:.4f}" + (f", the mean of two tasks ({named})" if tasks else "")

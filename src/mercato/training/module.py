@@ -1,158 +1,84 @@
-"""The Lightning module of one stage, and the validation that decides when it ends."""
+"""The Lightning module of one stage: a task's losses, its optimiser, its validation; the best epoch is kept."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from mercato.config import Stage
 from mercato.errors import MercatoError
-from mercato.evaluation.metrics.roc_auc import roc_auc
-from mercato.features.featurizer import Features, FeatureSpec
 from mercato.models.cpu import return_memory
-from mercato.models.que2search import Inputs, TwoTower
-from mercato.models.vision import PIXELS, Vision
-from mercato.runs.folder import MONITOR
-from mercato.training.data.batches import Batch, Batches, hide, take, tensors
-from mercato.training.data.images import Photos, ahead
+from mercato.models.tower import TwoTower
 from mercato.training.optimizer import adam, schedule
-from mercato.training.tasks.objective import Objective, total
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Labelled pairs that training may look at: rows of the two feature tables, and 1 relevant | 0 not."""
-
-    queries: Features
-    products: Features
-    spec: FeatureSpec
-    query_N: NDArray[np.int64]
-    product_N: NDArray[np.int64]
-    label_N: NDArray[np.int64]
-    withheld: tuple[str, ...] = ()
-    photos: Photos | None = None  # of every row of `products`, where an image encoder is fine-tuned
-    engagement: Validation | None = None  # engaged and shown pairs, where training reads both: they count as much
-
-    def scores(self, towers: TwoTower, device: torch.device | str = "cpu") -> dict[str, float]:
-        """What early stopping goes by, and, where that is the mean of two tasks, each of them."""
-        relevance = self.roc_auc(towers, device)
-        if self.engagement is None:
-            return {MONITOR: relevance}
-        engagement = self.engagement.roc_auc(towers, device)
-        mean = (relevance + engagement) / 2
-        return {MONITOR: mean, "validation/relevance": relevance, "validation/engagement": engagement}
-
-    def roc_auc(self, towers: TwoTower, device: torch.device | str = "cpu") -> float:
-        """ROC AUC of the cosines (Que2Search §3.4)."""
-        return float(roc_auc(self.label_N, self.cosines(towers, device)))
-
-    @torch.inference_mode()
-    def cosines(self, towers: TwoTower, device: torch.device | str = "cpu", batch: int = 256) -> NDArray[np.float32]:
-        """The cosine of every pair, (N,) float32; the towers' training mode is restored."""
-        training = towers.training
-        towers.eval()
-        query_QD = self._encode(towers.query, self.queries, self.query_N, device, batch)
-        product_PD = self._encode(towers.product, self.products, self.product_N, device, batch, towers.vision)
-        towers.train(training)
-        cosine_N: NDArray[np.float32] = (query_QD[self.query_N] * product_PD[self.product_N]).sum(1)
-        return cosine_N
-
-    def _encode(
-        self,
-        tower: torch.nn.Module,
-        table: Features,
-        rows: NDArray[np.int64],
-        device: torch.device | str,
-        batch: int,
-        vision: Vision | None = None,
-    ) -> NDArray[np.float32]:
-        wanted = np.unique(rows)
-        # By length, so that a batch pads little.
-        lengths = sum((table[name][wanted] != 0).sum(1) for name in table if name.endswith("trigrams"))
-        wanted = wanted[np.argsort(lengths, kind="stable")] if isinstance(lengths, np.ndarray) else wanted
-        result: NDArray[np.float32] | None = None
-        parts = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
-        made = (self._inputs(table, part) for part in parts)
-        for part, found in zip(parts, made if vision is None else ahead(made), strict=True):
-            inputs = {k: v.to(device) for k, v in found.items()}
-            vectors = tower(inputs if vision is None else vision.look(inputs))[0].float().cpu().numpy()
-            if result is None:
-                result = np.zeros((len(next(iter(table.values()))), vectors.shape[1]), np.float32)
-            result[part] = vectors
-        assert result is not None
-        return result
-
-    def _inputs(self, table: Features, rows: NDArray[np.int64]) -> Inputs:
-        features = take(table, rows, self.spec)
-        if table is self.products:
-            if self.withheld:
-                hide(features, self.withheld, np.ones(len(rows), bool), self.spec)
-            if self.photos is not None:
-                features[PIXELS] = self.photos.pixels(rows, features["image_mask"].sum(1))
-        return tensors(features)
+from mercato.training.task import AnyTask, Batch, total
 
 
 class StageModule(L.LightningModule):
-    """Both towers under one stage's losses and optimiser; the best validated epoch is kept in a file."""
+    """Both towers under one stage's task and optimiser; the best validated epoch is kept in a file."""
 
     def __init__(
         self,
+        *,
         towers: TwoTower,
-        objective: Objective,
-        validation: Validation | None,
-        batches: Batches,
+        stage: Stage,
+        task: AnyTask,
         best_file: Path,
         log_epoch: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__()
-        self.towers, self.objective, self.validation, self.batches = towers, objective, validation, batches
-        self.best_file, self.best_score = best_file, float("-inf")
-        self.log_epoch = log_epoch
+        self.towers, self.stage = towers, stage
+        self.task = task  # its own parameters, if any, are the module's too
+        self.best_file, self.log_epoch = best_file, log_epoch
+        self.best_score: float | None = None  # the best of the monitor so far
         self._losses: list[dict[str, Tensor]] = []
         self._start = 0.0
 
     def on_fit_start(self) -> None:
         """The state before training competes for the best: from a good start, training must not lose."""
-        if self.validation is not None and self.best_score == float("-inf"):  # else a resumed stage
-            scores = self.validation.scores(self.towers, self.device)
-            self.log_epoch({"epoch": 0, **scores, "best": self._keep_best(scores[MONITOR])})
+        validation = self.task.validation
+        if validation is not None and self.best_score is None:  # else a resumed stage
+            scores = validation.scores(self.towers, self.device)
+            monitor = validation.monitor
+            best = self._keep_best(scores[monitor.metric])
+            self.log_epoch({"epoch": 0, "monitor": monitor._asdict(), **scores, "best": best})
 
     def on_train_epoch_start(self) -> None:
-        """Shuffle anew."""
-        self.batches.epoch = self.current_epoch
+        """Begin an epoch: its batches, its losses, its clock."""
+        self.task.batches.epoch = self.current_epoch
         self._losses.clear()
         self._start = time.perf_counter()
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         """The stage's losses of one batch; dropout depends on seed and place alone, as a resumed run needs."""
-        place = np.random.SeedSequence((self.batches.seed, self.current_epoch, number))
+        place = np.random.SeedSequence((self.task.batches.seed, self.current_epoch, number))
         torch.manual_seed(int(place.generate_state(1)[0]))
-        losses = self.objective.losses(self.towers, batch)
+        losses = self.task.losses(self.towers, batch)
         loss = total(losses)
         self._losses.append({"loss": loss.detach()} | {name: part.detach() for name, (_, part) in losses.items()})
-        self.log("loss", loss, batch_size=len(batch.query_B), prog_bar=True)
+        self.log("loss", loss, batch_size=len(batch), prog_bar=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Validate: early stopping and the best epoch go by the ROC AUC; without validation pairs the last is best."""
+        """Validate: early stopping and the best epoch go by the monitor; without validation the last is best."""
         means = {name: float(torch.stack([step[name] for step in self._losses]).mean()) for name in self._losses[0]}
         row: dict[str, Any] = {"epoch": self.current_epoch + 1, "loss": means.pop("loss")}
         if len(means) > 1:  # more than one loss: each by name, unweighted
             row["losses"] = means
         if not np.isfinite(row["loss"]):
             raise MercatoError(f"the loss of epoch {row['epoch']} is {row['loss']}: lower the stage's learning rates")
-        if self.validation is not None:
-            row |= self.validation.scores(self.towers, self.device)
-            self.log(MONITOR, row[MONITOR], prog_bar=True)
-        row["best"] = self._keep_best(row.get(MONITOR, self.current_epoch))
+        score: float = self.current_epoch
+        if (validation := self.task.validation) is not None:
+            row |= {"monitor": validation.monitor._asdict(), **validation.scores(self.towers, self.device)}
+            score = row[validation.monitor.metric]
+            self.log(validation.monitor.metric, score, prog_bar=True)
+        row["best"] = self._keep_best(score)
         self.log_epoch(row | {"seconds": round(time.perf_counter() - self._start, 1)})
         return_memory()
 
@@ -165,7 +91,9 @@ class StageModule(L.LightningModule):
         self.best_score = checkpoint["best_score"]
 
     def _keep_best(self, score: float) -> bool:
-        if not score > self.best_score:  # NaN is never better
+        validation, best = self.task.validation, self.best_score
+        sign = -1 if validation is not None and validation.monitor.mode == "min" else 1
+        if np.isnan(score) or (best is not None and sign * score <= sign * best):
             return False
         self.best_score = score
         torch.save(self.towers.state_dict(), self.best_file)
@@ -173,9 +101,9 @@ class StageModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """See `mercato.training.optimizer`."""
-        stage = self.objective.stage
-        optimizer = adam(self.towers, stage)
-        rates = schedule(optimizer, stage, stage.epochs * len(self.batches))
+        own = self.task.parameters() if isinstance(self.task, nn.Module) else ()
+        optimizer = adam(self.towers, self.stage, own)
+        rates = schedule(optimizer, self.stage, self.stage.epochs * len(self.task.batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
     def configure_gradient_clipping(

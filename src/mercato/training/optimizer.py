@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import nn
 
-from mercato.config import Recipe, Stage
-from mercato.models.que2search import TwoTower
+from mercato.config import Recipe
+from mercato.config.stages import BaseStage
+from mercato.models.tower import TwoTower
 
 
-def adam(towers: TwoTower, stage: Stage) -> torch.optim.Adam:
+def adam(towers: TwoTower, stage: BaseStage, others: Iterable[nn.Parameter] = ()) -> torch.optim.Adam:
     """Adam; the transformers learn at their own rate (Que2Search §3.1, Table 4 "varying XLM LR"), frozen layers not.
 
-    So does an image encoder that is fine-tuned.
+    So does an image encoder that is fine-tuned. `others` are a task's own parameters, which learn at the main rate.
     """
     text = [p for p in towers.text_parameters() if p.requires_grad]
     vision = [] if towers.vision is None else list(towers.vision.parameters())
@@ -20,11 +24,12 @@ def adam(towers: TwoTower, stage: Stage) -> torch.optim.Adam:
         {"params": [p for p in towers.parameters() if id(p) not in own], "lr": stage.learning_rate},
         {"params": text, "lr": stage.text_learning_rate},
         {"params": vision, "lr": stage.image_learning_rate},
+        {"params": list(others), "lr": stage.learning_rate},
     ]
     return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 
 
-def schedule(optimizer: torch.optim.Optimizer, stage: Stage, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def schedule(optimizer: torch.optim.Optimizer, stage: BaseStage, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """The stage's warm-up and decay over `steps` steps."""
     rising = stage.warmup * steps
 

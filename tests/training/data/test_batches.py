@@ -3,96 +3,66 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
-from mercato.config import Recipe, Stage
-from mercato.features.featurizer import FeatureSpec, Featurizer
-from mercato.features.tokenizer import train_tokenizer
+from mercato.config.stages import InBatchSoftmax
+from mercato.errors import MercatoError
 from mercato.losses.in_batch_softmax import in_batch_softmax
-from mercato.models.build import build_towers, text_configs
-from mercato.models.que2search import TwoTower
-from mercato.training.data.batches import Batches, Examples, index_of, take, tensors
-from tests.support.toys import toy_recipe
-
-CHANNELS = ("title_text", "title_trigrams", "description_text", "images")
-WORDS = ["red sofa", "blue chair with a long name", "x", "wooden table", "lamp"]
+from mercato.models.tower import TwoTower
+from mercato.training.data.batches import Examples, FeatureTables, PairBatches, take, tensors
+from tests.support.labelled_pairs import SPEC, word_examples, word_tables, word_towers
 
 
 @pytest.fixture(scope="module")
-def spec() -> FeatureSpec:
-    return FeatureSpec(
-        query_channels=("text", "trigrams"), product_channels=CHANNELS, pad_id=0, vocabulary=80, buckets=99,
-        query_tokens=8, query_characters=20, title_tokens=8, description_tokens=8, countries=(), languages=(),
-        max_images=2, image_dimension=3,
-    )  # fmt: skip
+def tables() -> FeatureTables:
+    return word_tables()
 
 
 @pytest.fixture(scope="module")
-def tables(spec):
-    featurizer = Featurizer(spec, train_tokenizer(WORDS, 80))
-    products = [{"title": f"{word} new", "description": word} for word in WORDS]
-    images = [np.full((1 + i % 2, 3), float(i), np.float32) for i in range(5)]
-    return featurizer.queries(WORDS, [None] * 5), featurizer.products(products, images)
-
-
-@pytest.fixture(scope="module")
-def towers(spec) -> TwoTower:
-    recipe: Recipe = toy_recipe()
-    recipe = recipe.model_copy(
-        update={
-            "query_tower": recipe.query_tower.model_copy(update={"channels": spec.query_channels}),
-            "product_tower": recipe.product_tower.model_copy(update={"channels": spec.product_channels}),
-        }
-    )
-    torch.manual_seed(0)
-    return build_towers(recipe, spec, text_configs(recipe, spec)).eval()
-
-
-def examples(tables, spec, pairs, withhold=None, withheld=((),)) -> Examples:
-    query, product = np.array(pairs).T
-    kind = np.zeros(len(pairs), np.int64) if withhold is None else np.array(withhold)
-    return Examples(
-        *tables, spec, query, product, kind, list(withheld),
-        np.ones(len(pairs), np.float32), np.ones(len(pairs), bool),
-    )  # fmt: skip
+def towers() -> TwoTower:
+    return word_towers()
 
 
 PAIRS = [(0, 0), (1, 1), (0, 2), (1, 1), (3, 2), (4, 4)]
 
 
-def test_only_negatives_are_negatives(tables, spec):
-    excluded = examples(tables, spec, PAIRS).batch(np.arange(6)).excluded_BC.numpy()
+def test_only_negatives_are_negatives(tables):
+    excluded = word_examples(tables, PAIRS).batch(np.arange(6)).excluded_BJ.numpy()
     known = set(PAIRS)
     for i, (query, _) in enumerate(PAIRS):
         for j, (_, product) in enumerate(PAIRS):
             assert excluded[i, j] == (i != j and (query, product) in known), (i, j)
 
 
-def test_a_positive_outside_the_batch_is_known_too(tables, spec):
-    batch = examples(tables, spec, PAIRS).batch(np.array([0, 4]))  # (0, 0) and (3, 2); (0, 2) is elsewhere
-    assert batch.excluded_BC.tolist() == [[False, True], [False, False]]
+def test_a_positive_outside_the_batch_is_known_too(tables):
+    batch = word_examples(tables, PAIRS).batch(np.array([0, 4]))  # (0, 0) and (3, 2); (0, 2) is elsewhere
+    assert batch.excluded_BJ.tolist() == [[False, True], [False, False]]
 
 
-def test_distinct_encoding_is_the_naive_loss(tables, spec, towers):
-    data = examples(tables, spec, PAIRS, [0, 1, 0, 0, 1, 1], [(), ("title",)])
+def test_distinct_encoding_is_the_naive_loss(tables, towers):
+    data = word_examples(tables, PAIRS, drop_N=np.array([0, 1, 0, 0, 1, 1]), drop_fields=[(), ("title",)])
     batch = data.batch(np.arange(6))
     assert len(batch.query_B) == 6 and len(next(iter(batch.query.values()))) == 4
     assert len(next(iter(batch.product.values()))) == 6  # 1 and 2 both hidden and whole
     query = towers.query(batch.query)[0][batch.query_B]
     product = towers.product(batch.product)[0][batch.product_B]
-    loss = in_batch_softmax(query @ product.T, batch.excluded_BC, 20)
+    loss = in_batch_softmax(query @ product.T, batch.excluded_BJ, 20)
     one_by_one = [data.batch(np.array([row])) for row in range(6)]
     naive_query = torch.cat([towers.query(one.query)[0] for one in one_by_one])
     naive_product = torch.cat([towers.product(one.product)[0] for one in one_by_one])
-    naive = in_batch_softmax(naive_query @ naive_product.T, batch.excluded_BC, 20)
+    naive = in_batch_softmax(naive_query @ naive_product.T, batch.excluded_BJ, 20)
     torch.testing.assert_close(loss, naive)
 
 
-def test_what_is_withheld_is_hidden_in_that_pair_alone(tables, spec):
-    whole = {name: array.copy() for name, array in tables[1].items()}
-    data = examples(tables, spec, [(0, 1), (2, 1), (3, 3)], [1, 0, 2], [(), ("title",), ("images", "description")])
+def test_a_field_is_dropped_in_that_pair_alone(tables):
+    whole = {name: array.copy() for name, array in tables.products.items()}
+    data = word_examples(
+        tables,
+        [(0, 1), (2, 1), (3, 3)],
+        drop_N=np.array([1, 0, 2]),
+        drop_fields=[(), ("title",), ("images", "description")],
+    )
     batch = data.batch(np.arange(3))
     rows = {name: array[batch.product_B] for name, array in batch.product.items()}
     assert not rows["title_tokens"][0].any() and not rows["title_trigrams"][0].any()
@@ -100,43 +70,34 @@ def test_what_is_withheld_is_hidden_in_that_pair_alone(tables, spec):
     assert rows["title_tokens"][1].any() and rows["title_trigrams"][1].any()
     assert rows["title_tokens"][2].any()
     assert not rows["description_tokens"][2].any() and not rows["image_mask"][2].any()
-    assert all(np.array_equal(tables[1][name], whole[name]) for name in whole), "the table stays whole"
+    assert all(np.array_equal(tables.products[name], whole[name]) for name in whole), "the table stays whole"
 
 
-def test_the_other_instance_of_a_withheld_product_is_no_negative_of_its_pair(tables, spec):
+def test_the_other_instance_of_a_product_is_no_negative_of_its_pair(tables):
     """Else the pair would be taught that its own title is wrong, or could read it there."""
-    data = examples(tables, spec, [(0, 1), (2, 1)], [1, 0], [(), ("title",)])
-    assert data.batch(np.arange(2)).excluded_BC.tolist() == [[False, True], [True, False]]
+    data = word_examples(tables, [(0, 1), (2, 1)], drop_N=np.array([1, 0]), drop_fields=[(), ("title",)])
+    assert data.batch(np.arange(2)).excluded_BJ.tolist() == [[False, True], [True, False]]
 
 
-def test_trimming_changes_no_vector(tables, spec, towers):
-    for name, table, tower in (("query", tables[0], towers.query), ("product", tables[1], towers.product)):
+def test_trimming_changes_no_vector(tables, towers):
+    for name, table, tower in (("query", tables.queries, towers.query), ("product", tables.products, towers.product)):
         whole = tower(tensors(table))[0]
         for row in range(5):
-            part = take(table, np.array([row]), spec)
+            part = take(table, np.array([row]), SPEC)
             torch.testing.assert_close(tower(tensors(part))[0][0], whole[row], atol=1e-5, rtol=0, msg=name)
-    assert (
-        take(tables[1], np.array([2]), spec)["description_tokens"].shape[1] < tables[1]["description_tokens"].shape[1]
-    )
-
-
-class Rows(Examples):
-    """Batches that only say which pairs they hold."""
-
-    def batch(self, rows, *_):
-        return rows.tolist()
+    short = take(tables.products, np.array([2]), SPEC)["description_tokens"]
+    assert short.shape[1] < tables.products["description_tokens"].shape[1]
 
 
 def order(data: Examples, seed: int, epoch: int) -> list[int]:
-    batches = Batches(data, data.engaged, Stage(batch_size=2), seed)
+    """The pairs of an epoch, each known by its grade."""
+    batches = PairBatches(data, data.engaged, InBatchSoftmax(batch_size=2), seed)
     batches.epoch = epoch
-    return [row for batch in batches for row in batch]
+    return [int(grade) for batch in batches for grade in batch.grade_B]
 
 
-def test_the_order_is_of_seed_and_epoch_alone(tables, spec):
-    query, product = np.array(PAIRS * 3).T
-    everywhere = np.ones(len(query), bool)
-    data = Rows(*tables, spec, query, product, 0 * query, [()], everywhere.astype(np.float32), everywhere)
+def test_the_order_is_of_seed_and_epoch_alone(tables):
+    data = word_examples(tables, PAIRS * 3, grade_N=np.arange(18, dtype=np.float32))
     first = order(data, 1, 0)
     torch.manual_seed(9)
     assert order(data, 1, 0) == first
@@ -144,10 +105,10 @@ def test_the_order_is_of_seed_and_epoch_alone(tables, spec):
     assert sorted(order(data, 1, 1)) == sorted(first) == list(range(18))
 
 
-def test_batches_are_even(tables, spec):
-    data = examples(tables, spec, PAIRS)
-    assert [len(batch.query_B) for batch in Batches(data, data.engaged, Stage(batch_size=4), 0)] == [3, 3]
-    assert len(Batches(data, data.engaged, Stage(batch_size=4), 0)) == 2
+def test_batches_are_even(tables):
+    data = word_examples(tables, PAIRS)
+    assert [len(batch) for batch in PairBatches(data, data.engaged, InBatchSoftmax(batch_size=4), 0)] == [3, 3]
+    assert len(PairBatches(data, data.engaged, InBatchSoftmax(batch_size=4), 0)) == 2
 
 
 def test_half_precision_photos_become_whole(tables):
@@ -155,31 +116,71 @@ def test_half_precision_photos_become_whole(tables):
     assert tensors({"ids": np.ones((1, 2), np.int32)})["ids"].dtype == torch.int64
 
 
-def test_index_of():
-    table = pl.DataFrame({"a": ["x", None, "y", "x"], "b": [1, 1, None, 1]})
-    frame = pl.DataFrame({"a": ["y", "x", "z", None], "b": [None, 1, 1, 1]}, schema=table.schema)
-    assert index_of(frame, table, ["a", "b"]).tolist() == [2, 0, -1, 1]
-
-
-def test_misspelled_queries_are_read_but_change_no_pair(tables, spec):
-    """Queries 3 and 4 stand as the slips of 0 and 1: a batch reads them, and excludes what the true queries know."""
-    slips = np.array([[3], [4], [2], [3], [4]])
-    query, product = np.array([(0, 0), (1, 1), (0, 2)]).T
-    kind = np.zeros(3, np.int64)
+def test_queries_with_typos_are_read_but_change_no_pair(tables):
+    """Queries 3 and 4 stand as the typos of 0 and 1: a batch reads them, and excludes what the true queries know."""
     rows = np.arange(3)
-    data = Examples(
-        *tables, spec, query, product, kind, [()], np.ones(len(query), np.float32), np.ones(len(query), bool),
-        slips, misspelled=0.999999,
-    )  # fmt: skip
-    slipped, plain = data.batch(rows, np.random.default_rng(0)), data.batch(rows)
-    read = take(tables[0], np.array([3, 4]), spec)
-    assert all(torch.equal(slipped.query[name], tensors(read)[name]) for name in read)
-    assert torch.equal(slipped.excluded_BC, plain.excluded_BC)
-    assert not all(torch.equal(slipped.query[name], plain.query[name]) for name in read)
+    data = word_examples(
+        tables, [(0, 0), (1, 1), (0, 2)], typos_QK=np.array([[3], [4], [2], [3], [4]]), typo_share=0.999999
+    )
+    misspelled, plain = data.batch(rows, np.random.default_rng(0)), data.batch(rows)
+    read = tables.query_inputs(np.array([3, 4]))
+    assert all(torch.equal(misspelled.query[name], read[name]) for name in read)
+    assert torch.equal(misspelled.excluded_BJ, plain.excluded_BJ)
+    assert not all(torch.equal(misspelled.query[name], plain.query[name]) for name in read)
 
 
-def test_pairs_are_drawn_by_their_weight(tables, spec):
-    data = replace(examples(tables, spec, PAIRS), weight_N=np.array([1.0, 4, 9, 1, 1, 1]), weight_power=0.5)
+@pytest.mark.parametrize("negatives", ["batch", "mixed"])
+def test_an_unengaged_pair_is_never_an_in_batch_positive(tables, negatives):
+    """Each pair is known by its grade."""
+    engaged, unengaged = [(0, 0), (1, 1), (0, 2), (2, 3)], [(0, 1), (1, 3), (2, 0)]
+    data = word_examples(tables, engaged, unengaged, grade_N=np.arange(7, dtype=np.float32))
+    stage = InBatchSoftmax(batch_size=2, negatives=negatives, unengaged=1.5, engagement_weight=0.2)
+    batches = PairBatches(data, data.rows(stage), stage, seed=0)
+    seen = []
+    for batches.epoch in range(5):
+        for batch in batches:
+            seen += batch.grade_B.tolist()
+            assert len(batch.unengaged_query_U) == len(batch.unengaged_product_U) == 3
+            assert batch.excluded_BJ.shape == (2, 5 if negatives == "mixed" else 2)
+            found = pairs_of(tables, batch, batch.unengaged_query_U, batch.unengaged_product_U)
+            assert found <= set(unengaged)
+            assert pairs_of(tables, batch, batch.query_B, batch.product_B) <= set(engaged)
+    assert sorted(seen) == sorted([0, 1, 2, 3] * 5), "each once an epoch"
+
+
+def pairs_of(tables: FeatureTables, batch, query_N, product_N) -> set[tuple[int, int]]:
+    """The pairs of a batch as they stand in the tables, known by their tokens."""
+
+    def place(inputs, table, row: int) -> int:
+        own = [i for i in inputs[row].tolist() if i]
+        return next(n for n, ids in enumerate(table) if [i for i in ids.tolist() if i] == own)
+
+    return {
+        (
+            place(batch.query["tokens"], tables.queries["tokens"], q),
+            place(batch.product["title_tokens"], tables.products["title_tokens"], p),
+        )
+        for q, p in zip(query_N.tolist(), product_N.tolist(), strict=True)
+    }
+
+
+def test_some_pairs_of_a_batch_keep_the_unengaged_ones(tables):
+    data = word_examples(tables, [(0, 0), (1, 1), (0, 2)], [(1, 2), (0, 1)])
+    whole = data.batch(np.arange(3), unengaged=np.array([3, 4]), mixed=True)
+    some = whole.only(torch.tensor([0, 2]))
+    assert torch.equal(some.excluded_BJ, whole.excluded_BJ[[0, 2]][:, [0, 2, 3, 4]])
+    assert torch.equal(some.query_B, whole.query_B[[0, 2]]) and torch.equal(some.product_B, whole.product_B[[0, 2]])
+    assert len(some) == 2 and len(some.unengaged_query_U) == 2
+
+
+def test_without_unengaged_pairs_there_is_nothing_to_learn_engagement_from(tables):
+    data, stage = word_examples(tables, PAIRS), InBatchSoftmax(engagement_weight=0.2)
+    with pytest.raises(MercatoError, match="label 0"):
+        PairBatches(data, data.rows(stage), stage, seed=0)
+
+
+def test_pairs_are_drawn_by_their_weight(tables):
+    data = replace(word_examples(tables, PAIRS), weight_N=np.array([1.0, 4, 9, 1, 1, 1]), weight_power=0.5)
     drawn = data.pool(np.array([0, 1, 2])).draw(6_000, np.random.default_rng(0))
     assert np.bincount(drawn, minlength=6) / 1_000 == pytest.approx([1, 2, 3, 0, 0, 0], rel=0.1)
     alike = replace(data, weight_power=0.0).pool(np.array([1, 5])).draw(1_000, np.random.default_rng(0))

@@ -13,7 +13,7 @@ from PIL import Image
 from mercato.config import Images
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
-from mercato.runs.image_vectors import photo_vectors
+from mercato.runs.image_vectors import encoded_vectors
 from mercato.training.data.image_encoder import labels_of, market_image_encoder
 
 COLOURS = {"Red": (200, 20, 20), "Blue": (20, 20, 200)}
@@ -45,7 +45,7 @@ def test_few_labels_are_enough_and_none_leave_photos_out(tmp_path: Path) -> None
     settings = Images(epochs=8, size=16)
     folder = market_image_encoder(few := market(tmp_path / "few", labelled=30), settings, 0)
     assert folder is not None
-    vectors = photo_vectors(few, folder, 5)
+    vectors = encoded_vectors(few, folder, 5)
     assert vectors[7] is None
     red, other_red, blue = (vectors[row] for row in (40, 42, 41))
     assert red is not None and other_red is not None and blue is not None

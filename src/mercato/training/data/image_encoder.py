@@ -1,6 +1,6 @@
-"""Where photos get their vectors: a compact CNN trained on the catalogue's own labels, or a transformers vision model.
+"""Where images get their vectors: a compact CNN trained on the catalogue's own labels, or a transformers vision model.
 
-The paper takes image vectors from GrokNet, one trunk trained to predict many things of a product photo; the compact
+The paper takes image vectors from GrokNet, one trunk trained to predict many things of a product image; the compact
 CNN plays that part with what the catalogue has: the category and every attribute that sellers fill in.
 """
 
@@ -37,7 +37,7 @@ from mercato.runs.image_vectors import CACHE
 from mercato.training.data.images import MARGIN
 
 WEIGHTS = "image_encoder.safetensors"  # of the compact CNN, in torch: where its fine-tuning starts
-PHOTOS = 20_000  # at most; more teaches a CNN this small little
+IMAGES = 20_000  # at most; more teaches a CNN this small little
 BATCH, RATE = 128, 3e-3
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -45,15 +45,15 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def market_image_encoder(market: Market, images: Images, seed: int) -> Path | None:
     """The folder of the image encoder that a recipe names (`mercato.runs.image_encoder`), made once a market.
 
-    None, with a note, where the catalogue has no photo that can be read, or nothing for a compact CNN to learn from.
+    None, with a note, where the catalogue has no image that can be read, or nothing for a compact CNN to learn from.
     """
-    photos = market.arrow("products", ["images"])["images"]
-    if not any(load_images(market.path, own.as_py(), 1) for own in photos):
-        note("  [yellow]the catalogue has no photos[/]")
+    stored = market.arrow("products", ["images"])["images"]
+    if not any(load_images(market.path, own.as_py(), 1) for own in stored):
+        note("  [yellow]the catalogue has no images[/]")
         return None
-    if images.encoder == "compact" and not _labels(market, photos)[1]:
+    if images.encoder == "compact" and not _labels(market, stored)[1]:
         note(
-            "  [yellow]no category or attribute to learn photos from: name a transformers vision model as"
+            "  [yellow]no category or attribute to learn images from: name a transformers vision model as"
             " images.encoder to use them[/]"
         )
         return None
@@ -91,7 +91,7 @@ def write_image_encoder(trunk: nn.Module, spec: ImageSpec, folder: Path) -> None
 
 
 def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
-    """What a photo can be asked to predict: per label a class a product (−1 unknown), and the number of classes.
+    """What an image can be asked to predict: per label a class a product (−1 unknown), and the number of classes.
 
     The category path and its first level, and each attribute with 2 to 64 values known for 5 % of the products; of
     every label only values that ten products share.
@@ -117,11 +117,11 @@ def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int6
 
 
 def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> None:
-    photos = market.arrow("products", ["images"])["images"]
-    targets, classes = _labels(market, photos)
+    stored = market.arrow("products", ["images"])["images"]
+    targets, classes = _labels(market, stored)
     labelled = np.flatnonzero(np.any([values >= 0 for values in targets.values()], axis=0))
     side = round(images.size * MARGIN)
-    pixels, owners = _decode(market, photos, labelled, side, images.max_images, seed)
+    pixels, owners = _decode(market, stored, labelled, side, images.max_images, seed)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     model = CompactCNN()
@@ -153,30 +153,30 @@ def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> N
             seen += int(known.sum())
     if seen:
         note(
-            f"  compact CNN: names the category of {right / seen:.0%} of its photos ({classes['category']} categories)"
+            f"  compact CNN: names the category of {right / seen:.0%} of its images ({classes['category']} categories)"
         )
     write_image_encoder(model.eval(), ImageSpec(model.dimension, images.size, side, *IMAGENET), folder)
     save_model(model, str(folder / WEIGHTS))
     (folder / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
 
 
-def _labels(market: Market, photos: pa.ChunkedArray) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
-    """`labels_of` the catalogue, a product without photos having none."""
+def _labels(market: Market, stored: pa.ChunkedArray) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
+    """`labels_of` the catalogue, a product without images having none."""
     products = market.arrow("products", ["category", "attributes"]).to_pylist()
-    lengths = pc.fill_null(pc.list_value_length(photos), 0).to_pylist()
+    lengths = pc.fill_null(pc.list_value_length(stored), 0).to_pylist()
     nothing = {"category": None, "attributes": None}
     return labels_of([own if length else nothing for own, length in zip(products, lengths, strict=True)])
 
 
 def _decode(
-    market: Market, photos: pa.ChunkedArray, products: NDArray[np.int64], side: int, limit: int, seed: int
+    market: Market, stored: pa.ChunkedArray, products: NDArray[np.int64], side: int, limit: int, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     rows = np.random.default_rng(seed).permutation(products)
     pixels, owners = [], []
-    per_product = max(1, min(limit, PHOTOS // max(1, len(rows)), 2))
-    for row in track(rows[: PHOTOS // per_product], "photos read for the CNN"):
-        for photo in load_images(market.path, photos[int(row)].as_py(), per_product):
-            pixels.append(np.asarray(middle_square(photo, side)))
+    per_product = max(1, min(limit, IMAGES // max(1, len(rows)), 2))
+    for row in track(rows[: IMAGES // per_product], "images read for the CNN"):
+        for image in load_images(market.path, stored[int(row)].as_py(), per_product):
+            pixels.append(np.asarray(middle_square(image, side)))
             owners.append(row)
     empty = np.zeros((0, side, side, 3), np.uint8)
     return np.stack(pixels) if pixels else empty, np.array(owners, np.int64)
@@ -187,7 +187,7 @@ def _shuffled(count: int, generator: np.random.Generator) -> list[NDArray[np.int
 
 
 def _augment(pixels: Tensor, size: int, generator: np.random.Generator) -> Tensor:
-    """A random crop a batch and a mirror a photo; colours stay: they are what shoppers ask for."""
+    """A random crop a batch and a mirror an image; colours stay: they are what shoppers ask for."""
     room = pixels.shape[1] - size
     top, left = generator.integers(0, room + 1, 2)
     crop = pixels[:, top : top + size, left : left + size].permute(0, 3, 1, 2).float() / 255

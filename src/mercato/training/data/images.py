@@ -1,6 +1,6 @@
-"""Product photos as pixels for fine-tuning: read, decoded and augmented off the thread that trains.
+"""Product images as pixels for fine-tuning: read, decoded and augmented off the thread that trains.
 
-Photos stay encoded, as the table holds them, and are decoded when they are asked for; small ones are then kept.
+Images stay encoded, as the table holds them, and are decoded when they are asked for; small ones are then kept.
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from mercato.errors import MercatoError
 from mercato.features.images import ImageSpec, middle_square
 from mercato.progress import track
 
-MARGIN = 8 / 7  # photos are decoded at least this much larger than the model looks, so that a crop can be random
-CACHE_BYTES = 512 * 2**20  # of decoded photos; those that come later are decoded every time
+MARGIN = 8 / 7  # images are decoded at least this much larger than the model looks, so that a crop can be random
+CACHE_BYTES = 512 * 2**20  # of decoded images; those that come later are decoded every time
 AHEAD = 4  # batches that wait for the training thread
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 
 
-class Photos:
-    """The photos of a table of products. Safe to share between threads; threads of its own decode.
+class ProductImages:
+    """The images of a table of products. Safe to share between threads; threads of its own decode.
 
     `counts` (P,) says how many of each product can be read, at most `limit`; the others are skipped.
     """
 
     def __init__(self, market: Market, rows: NDArray[np.int64], spec: ImageSpec, limit: int) -> None:
-        """`rows`: where in the market's table each of the P products stands; all their photos are read once here."""
+        """`rows`: where in the market's table each of the N products stands; all their images are read once here."""
         self.spec, self.limit = spec, limit
         self.side = max(spec.resize, round(spec.size * MARGIN))
         self._path, self._rows = market.path, rows
         self._encoded: pa.ChunkedArray = market.arrow("products", ["images"])["images"]
-        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "photos")
+        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "images")
         self._kept: dict[tuple[int, bool], Pixels] = {}
         self._room, self._lock = CACHE_BYTES, threading.Lock()
         read = self._pool.map(lambda product: len(self._squares(product, True)), range(len(rows)))
-        self.counts = np.array(list(track(read, "photos read", len(rows))), np.int64)
+        self.counts = np.array(list(track(read, "images read", len(rows))), np.int64)
 
     def pixels(
         self, products: NDArray[np.int64], counts: NDArray[np.int64], generator: np.random.Generator | None = None
     ) -> Pixels:
-        """The first photos of some products, product by product.
+        """The first images of some products, product by product.
 
         Args:
             products: (p,) rows of the table, any number of times each.
-            counts: (p,) photos of each.
-            generator: draws a crop and a mirror a photo, in one go here and now, so that they do not depend on which
+            counts: (p,) images of each.
+            generator: draws a crop and a mirror an image, in one go here and now, so that they do not depend on which
                 thread is done first; None: the middle square, pixel for pixel what `ImageSpec.pixels` reads.
 
         Returns:
             (n, S, S, 3) with n the sum of `counts`. Colours stay as they are: they are what shoppers ask for.
 
         Raises:
-            MercatoError: a photo could be read before, and cannot now.
+            MercatoError: an image could be read before, and cannot now.
         """
         ends = np.cumsum(counts)
         size = self.spec.size
@@ -74,7 +74,7 @@ class Photos:
             squares = self._squares(product, draws is not None)
             if len(squares) < last - first:
                 row = self._rows[product]
-                raise MercatoError(f"products, row {row}, field images: a photo can no longer be read; start anew")
+                raise MercatoError(f"products, row {row}, field images: an image can no longer be read; start anew")
             for place in range(first, last):
                 square = squares[place - first]
                 result[place] = square if draws is None else _augment(square, size, *draws[place])
@@ -87,8 +87,8 @@ class Photos:
         key = (product, with_margin)
         if (known := self._kept.get(key)) is not None:
             return known
-        photos = load_images(self._path, self._encoded[int(self._rows[product])].as_py(), self.limit)
-        squares = [np.asarray(middle_square(p, self.side) if with_margin else self.spec.square(p)) for p in photos]
+        images = load_images(self._path, self._encoded[int(self._rows[product])].as_py(), self.limit)
+        squares = [np.asarray(middle_square(p, self.side) if with_margin else self.spec.square(p)) for p in images]
         side = self.side if with_margin else self.spec.size
         decoded = np.stack(squares) if squares else np.zeros((0, side, side, 3), np.uint8)
         with self._lock:

@@ -1,0 +1,300 @@
+"""The recipe: one TOML a run, validated and frozen; every number of a paper is a value here."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from mercato.config.base import Frozen
+from mercato.config.reading import read_recipe, wrong_fields
+from mercato.config.stages import InBatchSoftmax, PairStage, Stage
+from mercato.errors import MercatoError
+from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS, Channel
+
+
+class Text(Frozen):
+    """What both towers read text with: a vocabulary of the market's own, or a pretrained encoder and its tokenizer."""
+
+    pretrained: str | None = None  # a transformers model, by hub name or folder
+    vocabulary: int = Field(8_000, ge=100)  # unigram (SentencePiece-style), from scratch; the paper's: 150,000
+    shared: bool = False  # one transformer for both towers
+    frozen: int = Field(0, ge=0)  # lowest layers of a pretrained encoder that do not learn, the embeddings being one
+
+
+class Trigrams(Frozen):
+    """Character trigrams hashed into an embedding bag."""
+
+    buckets: int = Field(20_000, ge=100)
+
+
+class TextEncoder(Frozen):
+    """A tower's transformer over tokens: its own, or the first layers of the pretrained one."""
+
+    layers: int = Field(ge=1)
+    heads: int = Field(4, ge=1)  # from scratch only, as the next two
+    hidden: int = Field(128, ge=8)
+    feed_forward: int = Field(384, ge=8)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    pooling: Literal["cls", "mean"] = "cls"
+    prefix: str = ""  # put before every text, such as E5's "query: "
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden: {self.hidden} is not a multiple of heads ({self.heads})")
+        return self
+
+
+def _channel_of(tower: str, table: Mapping[str, Channel]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in table:
+            raise ValueError(f"{name!r} is no channel of the {tower} tower; there are {', '.join(table)}")
+        return name
+
+    return AfterValidator(check)
+
+
+QueryChannel = Annotated[str, _channel_of("query", QUERY_CHANNELS)]
+ProductChannel = Annotated[str, _channel_of("product", PRODUCT_CHANNELS)]
+LateFusion = Literal["attention", "concat", "wide_and_deep"]  # of one vector a channel
+
+
+class QueryTower(Frozen):
+    """Que2Search's query tower (§3.1); Que2Engage's concatenates its channels (§2.1.1)."""
+
+    channels: tuple[QueryChannel, ...] = Field(("text", "trigrams", "country"), min_length=1)
+    text: TextEncoder = TextEncoder(layers=2)
+    fusion: LateFusion = "attention"
+    max_tokens: int | None = Field(None, ge=3)  # None: the 99th percentile of the training queries (§3.5)
+
+
+class Context(Frozen):
+    """What Que2Engage's context encoder reads of a product (§2.1.2): see `mercato.features.context`."""
+
+    # A column of products, an attribute as "attributes.NAME", or (a number) one that is derived: relative_price, age, …
+    numbers: tuple[str, ...] = ("price", "relative_price", "age", "seller_rating", "image_count")
+    categories: tuple[str, ...] = ("condition", "category")
+    hidden: int = Field(128, ge=8)  # of its MLP
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Self:
+        if not self.numbers and not self.categories:
+            raise ValueError("numbers and categories are both empty: leave the context channel out instead")
+        for field, names in (("numbers", self.numbers), ("categories", self.categories)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{field}: one is named twice")
+        return self
+
+
+class ModalityDropout(Frozen):
+    """How often training hides a whole modality of a product, as if the seller had left it out (Que2Engage §2.1.4)."""
+
+    context: float = Field(0.0, ge=0, lt=1)  # δ_c; the paper's: .5
+    images: float = Field(0.0, ge=0, lt=1)  # δ_i; 0
+    text: float = Field(0.0, ge=0, lt=1)  # δ_t, all of title and description; .5
+
+
+class ProductTower(Frozen):
+    """Que2Search's product tower (§3.1), or Que2Engage's (§2.1.3), by its fusion.
+
+    One text encoder is shared by title and description unless told otherwise. The channel `text` reads both as one text
+    instead: what a pretrained sentence encoder was made for. With the fusion `transformer` the encoder's upper layers
+    read the tokens of all text channels and one token of every other channel together.
+    """
+
+    channels: tuple[ProductChannel, ...] = Field(
+        ("title_text", "title_trigrams", "description_text", "description_trigrams", "language", "country", "images"),
+        min_length=1,
+    )
+    text: TextEncoder = TextEncoder(layers=6)
+    shared_text: bool = True
+    fusion: LateFusion | Literal["transformer"] = "attention"
+    fusion_layers: int | None = Field(None, ge=1)  # M, the upper layers that fuse, of `text.layers`; None: all (K = 0)
+    missing: Literal["zeros", "token"] = "zeros"  # what a transformer reads in place of a channel that a product lacks
+    image_token: Literal["set", "each"] = "set"  # deep sets over the images, or a token an image
+    context: Context = Context()
+    modality_dropout: ModalityDropout = ModalityDropout()
+    title_tokens: int = Field(32, ge=3)
+    description_tokens: int = Field(64, ge=3)
+
+
+class Images(Frozen):
+    """Where image vectors come from: `compact` trains a small CNN on the catalogue itself (GrokNet's role)."""
+
+    encoder: str = "compact"  # compact | a transformers vision model by hub name or folder
+    fine_tune: bool = False  # train the encoder with the towers, end to end, in place of vectors computed beforehand
+    max_images: int = Field(5, ge=1)  # §3.1: up to five
+    epochs: int = Field(6, ge=1)  # of the compact CNN
+    size: int = Field(48, ge=16)  # pixels a side, of the compact CNN
+
+
+class CataloguePairs(Frozen):
+    """Training pairs from the catalogue alone: text made of a product's own fields stands in for a query."""
+
+    query: str = Field(min_length=3)  # a template of fields and attributes: "{title}", "{base_colour} {category}"
+    words: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """As few and as many words in a row as are drawn of it, the length of a query; None: all."""
+    # What the product tower must not see then, nor BM25, which reads brand, category and attributes in any case.
+    drop_fields: tuple[Literal["title", "description", "images", "brand", "category", "attributes"], ...] = ()
+
+    @model_validator(mode="after")
+    def _names_a_field(self) -> Self:
+        try:
+            fields = [field for _, field, _, _ in string.Formatter().parse(self.query)]
+        except ValueError as error:
+            raise ValueError(f"query: {error}") from None
+        if not any(fields) or "" in fields:
+            raise ValueError('query: a template must name a field, such as "{title}"')
+        if self.words and self.words[0] > self.words[1]:
+            raise ValueError("words: the fewest come first")
+        return self
+
+
+class Pairs(Frozen):
+    """Which pairs train: the market's (mined or imported), the catalogue's own, or both."""
+
+    market: bool = True
+    weight_power: float = Field(0.0, ge=0, le=1)  # a pair is drawn as often as its weight (sessions) to this power
+    catalogue: tuple[CataloguePairs, ...] = ()
+    held_out: float = Field(0.1, gt=0, lt=0.5)  # share of products whose catalogue pairs validate, and again test
+
+
+class Head(Frozen):
+    """The classification head of the product tower (§3.1.1): which of the most common queries find a product."""
+
+    queries: int = Field(0, ge=0)  # at most; 0: no head; the paper's: 45,000
+    weight: float = Field(0.1, gt=0)  # of its loss, beside the stage's
+
+
+class Blending(Frozen):
+    """Gradient blending for two towers (§3.6, Eq. 6): a loss for each modality of one tower with the other whole."""
+
+    by: Literal["channel", "group"] = "group"  # group: the channels of one field, such as a title's text and trigrams
+    weights: dict[str, Annotated[float, Field(ge=0)]] | Literal["estimated"] = "estimated"
+    """Of "query.text", "product.title", …, and of "multimodal", both towers whole (1 unless given); others 0."""
+    epochs: int = Field(1, ge=1)  # of each trial that an estimate trains
+
+
+class Recipe(Frozen):
+    """A whole run."""
+
+    name: str
+    seed: int = Field(0, ge=0, lt=2**32)
+    dimension: int = Field(128, ge=8)  # of the shared space
+    text: Text = Text()
+    trigrams: Trigrams = Trigrams()
+    query_tower: QueryTower = QueryTower()
+    product_tower: ProductTower = ProductTower()
+    dropout: float = Field(0.1, ge=0, lt=1)
+    typos: float = Field(0.0, ge=0, lt=1)  # share of training queries that get one random typo; the paper has none
+    images: Images = Images()
+    pairs: Pairs = Pairs()
+    head: Head = Head()
+    blending: Blending | None = None
+    precision: Literal["float32", "bfloat16"] | None = None  # of the encoders; None: bfloat16 on a GPU, else float32
+    stages: tuple[Stage, ...] = Field((InBatchSoftmax(),), min_length=1)
+
+    @model_validator(mode="after")
+    def _shared_means_same(self) -> Self:
+        own = {"prefix"}
+        query, product = self.query_tower.text, self.product_tower.text
+        if self.text.shared and query.model_dump(exclude=own) != product.model_dump(exclude=own):
+            raise ValueError("text.shared: query_tower.text and product_tower.text must then be alike")
+        if self.text.frozen and not self.text.pretrained:
+            raise ValueError("text.frozen: only layers of a pretrained encoder know anything; set text.pretrained")
+        hidden = {field for pairs in self.pairs.catalogue for field in pairs.drop_fields} & {"title", "description"}
+        if hidden and "text" in self.product_tower.channels:
+            raise ValueError(
+                "pairs.catalogue.drop_fields: the channel text joins title and description; use title_text"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fusion_fits(self) -> Self:
+        tower = self.product_tower
+        if tower.fusion == "transformer":
+            texts = [channel for channel in tower.channels if PRODUCT_CHANNELS[channel].kind == "text"]
+            if not texts:
+                raise ValueError("product_tower.fusion: a transformer fuses text with the rest; name a text channel")
+            if tower.text.pooling == "cls" and tower.channels[0] not in texts:
+                raise ValueError("product_tower.channels: [CLS] is the first token read; name a text channel first")
+            if (tower.fusion_layers or 0) > tower.text.layers:
+                raise ValueError(f"product_tower.fusion_layers: text.layers has only {tower.text.layers}")
+            if not tower.shared_text:
+                raise ValueError("product_tower.shared_text: one transformer reads and fuses; it cannot be two")
+        elif tower.image_token == "each" or tower.fusion_layers is not None or tower.missing == "token":
+            raise ValueError("product_tower: fusion_layers, missing and image_token are of the fusion transformer")
+        return self
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether the product tower looks at images."""
+        return "images" in self.product_tower.channels
+
+    @property
+    def uses_context(self) -> bool:
+        """Whether the product tower reads price, condition and the like."""
+        return "context" in self.product_tower.channels
+
+    @property
+    def pair_stages(self) -> tuple[PairStage, ...]:
+        """The stages that learn from query–product pairs."""
+        return tuple(stage for stage in self.stages if isinstance(stage, PairStage))
+
+    @property
+    def learns_from_all(self) -> bool:
+        """Whether a stage reads pairs that are not engaged."""
+        return any(stage.graded or stage.unengaged_per_pair for stage in self.pair_stages)
+
+    def toml(self) -> str:
+        """The whole recipe, defaults written out; `parse` gives back an equal one."""
+        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+
+    @classmethod
+    def parse(cls, text: str, source: str = "recipe", changes: Sequence[str] = ()) -> Self:
+        """Read a recipe, with `changes` such as "text.pretrained=FOLDER" or "stages.0.epochs=3" (values as in TOML).
+
+        Raises:
+            MercatoError: not TOML, or a field is unknown or wrong; the message names every one.
+        """
+        content = read_recipe(text, source, changes)
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            problems = [f"  {problem}" for problem in wrong_fields(error)]
+            raise MercatoError(f"{source} has {len(problems)} wrong field(s):\n" + "\n".join(problems)) from None
+
+
+def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file, or by the name of one that ships with Mercato (`que2search`); `changes` as in `parse`."""
+    path = Path(name)
+    if path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MercatoError(f"{path}: cannot be read: {error}") from None
+        return Recipe.parse(text, str(path), changes)
+    shipped = {path.stem: path for path in shipped_folder().glob("*.toml")}
+    if path.parent == Path() and (key := path.name.removesuffix(".toml")) in shipped:
+        return Recipe.parse(shipped[key].read_text(encoding="utf-8"), key, changes)
+    raise MercatoError(f"no recipe {name}: neither a file nor one of {', '.join(sorted(shipped))}")
+
+
+def shipped_folder() -> Path:
+    """Where the recipes that ship with Mercato lie, and the studies of them."""
+    inside = Path(str(files("mercato") / "recipes"))  # an installed wheel
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "recipes"  # a checkout
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_none(v) for v in value]
+    return value

@@ -1,0 +1,146 @@
+"""The stages of training: one class a loss, told apart by the field `loss`; to add a loss, add a class to `Stage`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from mercato.config.base import Frozen
+
+DEFAULT_LOSS: Final = "in_batch_softmax"
+
+
+class BaseStage(Frozen):
+    """One stage of training: an optimiser, until validation stops getting better. A subclass names its loss.
+
+    Later stages start from the best epoch of the one before (Que2Search §3.3).
+    """
+
+    loss: str
+    batch_size: int = Field(768, ge=2)  # an in-batch loss: engaged pairs
+    micro_batch: int | None = Field(None, ge=1)  # rows that are encoded at a time (gradient caching); None: all
+    epochs: int = Field(50, ge=1)  # at most
+    patience: int = Field(3, ge=1)  # epochs without a better validation
+    learning_rate: float = Field(7e-4, gt=0)
+    text_learning_rate: float = Field(2e-4, gt=0)  # of the transformers
+    image_learning_rate: float = Field(5e-5, gt=0)  # of an image encoder that is fine-tuned
+    warmup: float = Field(0.0, ge=0, le=1)  # share of all steps over which the rates rise from 0
+    decay: bool = False  # then they fall to 0, in a straight line to the end of the last epoch
+    clip: float = Field(1.0, gt=0)  # the largest norm of the gradient
+
+
+class PairStage(BaseStage):
+    """A stage that learns from query–product pairs."""
+
+    scale: float = Field(20.0, gt=0)  # s of Que2Search Eq. 2, and of the engagement task's logit; the paper's: 15 to 20
+
+    @property
+    def graded(self) -> bool:
+        """Whether the loss reads every pair by its grade."""
+        return False
+
+    @property
+    def mixed_negatives(self) -> bool:
+        """Whether the products of unengaged pairs are negatives of every query."""
+        return False
+
+    @property
+    def unengaged_per_pair(self) -> float:
+        """How many unengaged pairs are drawn beside each engaged one."""
+        return 0.0
+
+    @property
+    def learns_threshold(self) -> bool:
+        """Whether the engagement task learns the threshold τ of its logit."""
+        return False
+
+
+class InBatchStage(PairStage):
+    """A stage that learns from engaged pairs, the batch's other products their negatives.
+
+    Unengaged pairs, shown and left, may join in a second task, Que2Engage's (Eq. 3), that tells engaged pairs from
+    them: L = relevance_weight · L_loss + engagement_weight · L_engagement.
+    """
+
+    unengaged: float = Field(1.0, gt=0)  # unengaged pairs beside each engaged one, where the stage reads them
+    relevance_weight: float = Field(1.0, ge=0)  # λ₁ of Que2Engage Eq. 3; the paper's: .8
+    engagement_weight: float = Field(0.0, ge=0)  # λ₂; .2
+    engagement_bias: bool = False  # the second task's logit is s · (cos − τ) with a learned τ; as printed, τ = 0
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if not self.relevance_weight and not self.engagement_weight:
+            raise ValueError("relevance_weight and engagement_weight are both 0: nothing is left to learn")
+        return self
+
+    @property
+    def unengaged_per_pair(self) -> float:
+        """How many unengaged pairs are drawn beside each engaged one."""
+        return self.unengaged if self.engagement_weight or self.mixed_negatives else 0.0
+
+    @property
+    def learns_threshold(self) -> bool:
+        """Whether the engagement task learns the threshold τ of its logit."""
+        return self.engagement_weight > 0 and self.engagement_bias
+
+
+class InBatchSoftmax(InBatchStage):
+    """Cross-entropy of each query's own product among the batch's (Que2Search Eq. 2)."""
+
+    loss: Literal["in_batch_softmax"] = DEFAULT_LOSS
+    negatives: Literal["batch", "mixed"] = "batch"  # mixed: and the products of unengaged pairs (Yang et al. 2020)
+
+    @property
+    def mixed_negatives(self) -> bool:
+        """Whether the products of unengaged pairs are negatives of every query."""
+        return self.negatives == "mixed"
+
+
+class SymmetricSoftmax(InBatchStage):
+    """The same, and of each product's own query among the batch's (Eq. 3)."""
+
+    loss: Literal["symmetric_softmax"] = "symmetric_softmax"
+
+
+class MarginRanking(InBatchStage):
+    """The hardest product of the batch must stay a margin below the query's own (Eq. 5)."""
+
+    loss: Literal["margin_ranking"] = "margin_ranking"
+    margin: float = Field(0.1, gt=0, lt=2)  # the paper's: .1 to .2
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+class ScaledBCE(InBatchStage):
+    """Binary cross-entropy of the own and the hardest product (Eq. 4)."""
+
+    loss: Literal["scaled_bce"] = "scaled_bce"
+
+
+class CoSENT(PairStage):
+    """Every pair, ranked by its grade (Su 2022)."""
+
+    loss: Literal["cosent"] = "cosent"
+
+    @property
+    def graded(self) -> bool:
+        """Whether the loss reads every pair by its grade."""
+        return True
+
+
+def _with_loss(value: Any) -> Any:
+    return {"loss": DEFAULT_LOSS} | value if isinstance(value, dict) else value
+
+
+STAGES = (InBatchSoftmax, SymmetricSoftmax, MarginRanking, ScaledBCE, CoSENT)
+Stage = Annotated[
+    InBatchSoftmax | SymmetricSoftmax | MarginRanking | ScaledBCE | CoSENT,
+    Field(discriminator="loss"),
+    BeforeValidator(_with_loss),
+]
+"""Any stage; one that names no loss is of `in_batch_softmax`."""
+
+
+def losses_with(field: str) -> list[str]:
+    """The losses whose stages have a field."""
+    return [stage.model_fields["loss"].default for stage in STAGES if field in stage.model_fields]

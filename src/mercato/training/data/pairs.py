@@ -1,0 +1,93 @@
+"""Training pairs: which of a recipe's pairs are learned from, how old their listings were, what the head learns."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mercato.config import Recipe
+from mercato.data.market import Market
+from mercato.data.normalize import normalize
+from mercato.errors import MercatoError
+
+KEY = ["key", "country"]  # of a query, in its normal form
+
+
+def train_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+    """The pairs that train, with the `key` of their queries.
+
+    Args:
+        market: for messages.
+        pairs: of `mercato.data.pairs.recipe_pairs`, all of products that the catalogue has.
+        recipe: decides whether unengaged pairs train.
+
+    Raises:
+        MercatoError: no engaged pair is left.
+    """
+    wanted = pl.lit(True) if recipe.learns_from_all else pl.col("label") == 1
+    train = _once_engaged(keyed(pairs.filter((pl.col("split") == "train") & wanted)))
+    if train.filter(pl.col("label") == 1).is_empty():
+        raise MercatoError(f"{market.path}: every engaged pair of the train split names a product that is not there")
+    return train
+
+
+def keyed(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Spellings that the towers read alike are one query: no negatives of each other."""
+    spellings = pairs["query"].unique()
+    keys = pl.Series([normalize(query) for query in spellings], dtype=pl.String)
+    return pairs.join(pl.DataFrame({"query": spellings, "key": keys}), on="query", how="left", maintain_order="left")
+
+
+def listing_days(train: pl.DataFrame, products: pl.DataFrame, now: datetime) -> NDArray[np.int64]:
+    """The age (N,) of each pair's listing when the pair was last seen, in whole days; −1 where that is unknown."""
+    created = products["created_at"].gather(index_of(train, products, ["product_id"]))
+    age = (train["last_seen"].fill_null(pl.lit(now)) - created).dt.total_days()
+    return age.clip(0).fill_null(-1).to_numpy()
+
+
+def head_classes(
+    recipe: Recipe, train: pl.DataFrame, products: pl.DataFrame
+) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    """The most common training queries, and which of them engaged each product, (N, K) padded with -1 (§3.1.1).
+
+    Common is what engaged many products; catalogue pairs, whose "queries" are one product's own, take no part.
+    """
+    if not recipe.head.queries:
+        return (), None
+    engaged = train.filter((pl.col("label") == 1) & (pl.col("source") == "market")).unique(["key", "product_id"])
+    if engaged.is_empty():
+        raise MercatoError(
+            "head.queries: the head learns queries that people asked, and the recipe reads no market pairs"
+        )
+    common = engaged.group_by("key").len().sort(["len", "key"], descending=[True, False]).head(recipe.head.queries)
+    queries = common["key"].to_list()
+    rows = index_of(engaged, products, ["product_id"])
+    classes = index_of(engaged, common, ["key"])
+    owned: list[list[int]] = [[] for _ in range(len(products))]
+    for row, number in zip(rows[classes >= 0], classes[classes >= 0], strict=True):
+        owned[row].append(int(number))
+    result = np.full((len(products), max(map(len, owned))), -1, np.int64)
+    for row, own in zip(result, owned, strict=True):
+        row[: len(own)] = sorted(own)
+    return tuple(queries), result
+
+
+def index_of(frame: pl.DataFrame, table: pl.DataFrame, on: list[str]) -> NDArray[np.int64]:
+    """For each row of `frame` the first row of `table` with the same `on` (nulls equal nulls), -1 for none."""
+    rows = table.select(on).with_row_index("row").unique(on, keep="first")
+    found = frame.select(on).join(rows, on=on, how="left", nulls_equal=True, maintain_order="left")
+    return found["row"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def _once_engaged(train: pl.DataFrame) -> pl.DataFrame:
+    """Drop unengaged pairs that somebody engaged with, in whatever spelling of the query."""
+    pair = [*KEY, "product_id"]
+    engaged = train.filter(pl.col("label") == 1)
+    others = train.filter((pl.col("label") != 1) & pl.col("grade").is_null())
+    lost = others.join(engaged.select(pair), on=pair, how="semi", nulls_equal=True)
+    return train.join(
+        lost.select([*pair, "label"]), on=[*pair, "label"], how="anti", nulls_equal=True, maintain_order="left"
+    )
