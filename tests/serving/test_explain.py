@@ -14,7 +14,6 @@ import torch
 
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
-from mercato.catalogue.worker import product_rows
 from mercato.config import Recipe
 from mercato.features.context import ContextSpec
 from mercato.features.featurizer import Featurizer
@@ -23,7 +22,6 @@ from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.torch_encoder import TorchEncoder
 from mercato.search.explain import Explainer
-from mercato.serving.bodies import ExplainIn
 from tests.support.served import WRITE, wait_until
 
 RED, CHAIR, SPAIN, PHOTO = np.eye(4, dtype=np.float32)
@@ -37,7 +35,7 @@ class ByHand:
     def encode_queries(self, queries, country=None):
         return np.stack([self._unit(query, country == "es", False) for query in queries])
 
-    def encode_products(self, products):
+    def encode_products(self, products, *, as_of=None):
         return np.stack([self._unit(row["title"], row["country"] == "es", bool(row["images"])) for row in products])
 
     def _unit(self, text, spain, photo):
@@ -101,7 +99,7 @@ def test_those_without_the_key_cannot_keep_embedding_waiting(start):
     class Slow(ByHand):
         def encode_products(self, products):
             if len(products) > 1:  # an explanation
-                release.wait(20)
+                release.wait(120)
             return super().encode_products(products)
 
     client = start(Slow())
@@ -182,13 +180,12 @@ def test_a_run_is_explained_by_what_it_reads_and_photos_are_read_once(
 
     monkeypatch.setattr(predictor.image_encoder, "encode", counting)
 
-    request = ExplainIn(query="red sofa", country=row["country"], product_id=row["product_id"])
     embedded, product_vectors = [], predictor.product_vectors
     with monkeypatch.context() as patch:
         patch.setattr(
             predictor, "product_vectors", lambda f: (embedded.append(len(f["country"])), product_vectors(f))[1]
         )
-        told = Explainer(predictor, tiny_catalogue).explain(request)
+        told = Explainer(predictor, tiny_catalogue).explain("red sofa", row["product_id"], row["country"])
     assert len(read) == len(row["images"])
     assert embedded == [1 + len(READ)], "the product, and without each of the fields that the run reads"
     assert len(predictor.cache) == 1, "only what was asked"
@@ -213,7 +210,7 @@ CONTEXT = ("price", "currency", "condition", "created_at", "category", "seller_r
 
 
 @pytest.fixture(scope="module")
-def untrained(tiny_market, tiny_run) -> TorchEncoder:
+def engage(tiny_market, tiny_run) -> TorchEncoder:
     """Que2Engage with the tiny run's tokenizer and image encoder."""
     old = TorchEncoder.load(tiny_run)
     recipe = Recipe.parse(
@@ -235,23 +232,16 @@ def untrained(tiny_market, tiny_run) -> TorchEncoder:
     return model
 
 
-@pytest.fixture
-def engage(untrained) -> TorchEncoder:
-    """By the clock, as served."""
-    untrained.now = None
-    return untrained
-
-
 def test_a_product_is_the_same_vector_by_every_road(engage, tiny_run, tiny_market, tiny_catalogue):
-    engage.now = SPRING
     table = tiny_market.arrow("products").slice(0, 40)
     rows = table.to_pylist()
-    expected = engage.encode_products(table)
+    expected = engage.encode_products(table, as_of=SPRING)
     indexed = products_with_vectors(tiny_market, engage, tiny_run).slice(0, 40)
-    np.testing.assert_allclose(engage.encode_products(indexed), expected, atol=1e-5)
-    kept = {row["product_id"]: row for row in tiny_catalogue.full([row["product_id"] for row in rows])}
-    written = product_rows([kept[row["product_id"]] for row in rows])
-    np.testing.assert_allclose(engage.encode_products(written), expected, atol=1e-5)
+    np.testing.assert_allclose(engage.encode_products(indexed, as_of=SPRING), expected, atol=1e-5)
+    stored = tiny_catalogue.products.load([row["product_id"] for row in rows])
+    kept = {product.product_id: product for product in stored}
+    written = [kept[row["product_id"]].row() for row in rows]
+    np.testing.assert_allclose(engage.encode_products(written, as_of=SPRING), expected, atol=1e-5)
     colours = engage.featurizer.products(rows)["context_categories"][:, 2]
     assert len(set(colours.tolist())) > 2, "attributes arrive too"
 
@@ -286,20 +276,18 @@ def test_a_served_vector_follows_the_price_and_the_clock(start, engage):
     np.testing.assert_allclose(embedded(), vector, atol=1e-5)
 
     def told(after: timedelta) -> np.ndarray:
-        engage.now = now + after
         row = product | {"created_at": datetime.fromisoformat(product["created_at"])}
-        return engage.encode_products([row])[0]
+        return engage.encode_products([row], as_of=now + after)[0]
 
     np.testing.assert_allclose(told(timedelta(0)), vector, atol=1e-5)
     assert np.abs(told(timedelta(days=60)) - vector).max() > 1e-4, "the same listing, two months on"
 
 
 def test_why_tells_what_the_context_is_made_of(engage, tiny_market, tiny_catalogue):
-    engage.now = SPRING
     rows = tiny_market.arrow("products").to_pylist()
     row = next(row for row in rows if row["images"] and all(row[field] for field in CONTEXT))
     assert any(name == "colour" for name, _ in row["attributes"])
-    told = Explainer(engage, tiny_catalogue).explain(ExplainIn(query="red sofa", product_id=row["product_id"]))
+    told = Explainer(engage, tiny_catalogue).explain("red sofa", row["product_id"])
     found = changes(told["product"])
     assert set(found) <= {"title", "description", "images", *CONTEXT}
     assert {"price", "condition", "created_at", "category", "attributes", "images"} <= set(found)

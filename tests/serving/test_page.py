@@ -26,7 +26,8 @@ from mercato.data.schema import PRODUCTS
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.runs.query_head import QueryHead
-from mercato.serving.routes import Settings, create_app
+from mercato.serving.app import create_app
+from mercato.serving.services import Settings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,7 +41,7 @@ COLOURS = {"red": (190, 60, 50), "blue": (60, 90, 170), "green": (70, 130, 90)}
 SYNONYMS = {"couch": "sofa", "bicycle": "bike"}
 CONCEPTS = [*KINDS, *COLOURS]
 SCRIPT = "<img src=x onerror=alert(1)>"
-PATIENCE_MS = 15_000  # of a test on a busy machine; nothing waits that long by itself
+PATIENCE_MS = 90_000  # of a test on a busy machine; nothing waits that long by itself
 
 
 class ConceptEncoder:
@@ -58,7 +59,9 @@ class ConceptEncoder:
 
     def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> np.ndarray:
         rows = products.to_pylist() if isinstance(products, pa.Table) else products
-        return np.stack([self._encode(f"{row['title']} {dict(row['attributes'])}", len(row["title"])) for row in rows])
+        return np.stack(
+            [self._encode(f"{row['title']} {dict(row['attributes'] or ())}", len(row["title"])) for row in rows]
+        )
 
     def _encode(self, text: str, noise: float) -> np.ndarray:
         words = [SYNONYMS.get(word, word) for word in text.lower().replace("'", " ").split()]
@@ -75,7 +78,7 @@ class Live:
         """The session's events of these actions, once there are enough of them on disk."""
         deadline = time.monotonic() + PATIENCE_MS / 1000
         while True:
-            rows = [row for _, row in self.catalogue.events(100_000) if row["session_id"] == session]
+            rows = [row for _, row in self.catalogue.events.oldest(100_000) if row["session_id"] == session]
             rows = [row for row in rows if row["action_name"] in actions]
             if len(rows) >= at_least:
                 return rows

@@ -1,4 +1,4 @@
-"""Product understanding over HTTP: a product's likely queries."""
+"""Query prediction over HTTP."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ def headed(start):
     return start(HeadedEncoder())
 
 
-def likely(client, product_id: str, **parameters) -> list[dict]:
+def predicted(client, product_id: str, **parameters) -> list[dict]:
     answer = client.get(f"/v1/products/{product_id}/queries", params=parameters)
     assert answer.status_code == 200, answer.text
     return answer.json()["queries"]
 
 
-def test_a_product_tells_its_likeliest_queries(headed):
-    first = likely(headed, "p00")
+def test_a_products_most_probable_queries(headed):
+    first = predicted(headed, "p00")
     assert len(first) == 10 and first[0]["query"] == "red chair"
     assert [entry["probability"] for entry in first] == sorted((e["probability"] for e in first), reverse=True)
-    assert likely(headed, "p00", k=2) == first[:2]
-    whole = likely(headed, "p00", k=100)
+    assert predicted(headed, "p00", k=2) == first[:2]
+    whole = predicted(headed, "p00", k=100)
     assert len(whole) == len(COLOURS) * len(THINGS)
     assert sum(entry["probability"] for entry in whole) == pytest.approx(1, abs=1e-5)
     assert headed.get("/v1/market").json()["model"]["queries"] == len(whole)
@@ -33,10 +33,10 @@ def test_a_product_tells_its_likeliest_queries(headed):
 def test_a_product_is_read_as_it_was_last_written(headed):
     body = {"products": [{"product_id": "a/b", "title": "green mirror"}]}
     assert headed.post("/v1/products", json=body, headers=WRITE).status_code == 200
-    assert likely(headed, "a/b", k=1)[0]["query"] == "green mirror"
+    assert predicted(headed, "a/b", k=1)[0]["query"] == "green mirror"
     body["products"][0]["title"] = "blue lamp"
     assert headed.post("/v1/products", json=body, headers=WRITE).status_code == 200
-    assert likely(headed, "a/b", k=1)[0]["query"] == "blue lamp"
+    assert predicted(headed, "a/b", k=1)[0]["query"] == "blue lamp"
 
 
 def test_what_is_not_there_is_said(headed, client):

@@ -13,7 +13,8 @@ from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
 from mercato.retrieval.open import open_index
-from mercato.serving.routes import Settings, create_app
+from mercato.serving.app import create_app
+from mercato.serving.services import Settings
 from tests.support.small_market import KEY, TrigramEncoder
 
 WRITE = {"X-API-Key": KEY}
@@ -48,7 +49,7 @@ def ids(page: dict) -> list[str]:
     return [hit["product"]["product_id"] for hit in page["hits"]]
 
 
-def wait_until(condition, seconds: float = 10.0) -> None:
+def wait_until(condition, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

@@ -1,47 +1,54 @@
-"""An index by its URL: `open_index` and `build_index` choose the engine."""
+"""An index by its URL: `open_index` and `build_index` choose the engine, and load no other.
+
+The one place that names engines: a new one is its folder in `engines/` and its line in `ENGINES`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 from mercato.errors import MercatoError
-from mercato.retrieval.engines.qdrant_edge.index import EdgeIndex, build
-from mercato.retrieval.protocol import Index, IndexRecord
+from mercato.retrieval.protocol import Engine, Index, IndexRecord
+
+ENGINES = {  # a URL's scheme → the module of its engine
+    "file": "mercato.retrieval.engines.qdrant_edge.index",
+}
 
 
 def open_index(url: str | Path) -> Index:
-    """Open the index at `url`: a folder or a file:// URL is an embedded one, which one process at a time may hold.
+    """Open the index at `url`: a folder or a file:// URL is an embedded one.
 
-    Raises a MercatoError where there is none, where another process holds it, and for a cluster's URL.
+    Raises a MercatoError where there is none, where its engine allows one owner and it is open elsewhere, and for a
+    URL that no engine knows.
     """
-    return EdgeIndex(_folder(url))
+    return _engine(url).open_index(str(url))
 
 
 def build_index(
     url: str | Path, records: Iterable[IndexRecord], dimension: int, fingerprint: str = ""
 ) -> dict[str, Any]:
-    """Build a new generation of the index at `url`, whole or not at all, and return its meta.json.
+    """Build a new generation of the index at `url`, whole or not at all, and return its description.
 
     A process that holds the generation before goes on with it; whoever opens the index from now on gets the new one. An
     error, from `records` too, leaves the old generation served. Of records with one product_id the last stands.
-    `fingerprint` says which run made the vectors. `dimension` is theirs.
+    `fingerprint` says which run made the vectors. `dimension` is theirs. The description has `engine`, `dimension`,
+    `count` and `fingerprint`, and what the engine adds.
     """
-    return build(_folder(url), records, dimension, fingerprint)
+    if dimension < 1:
+        raise MercatoError(f"an index's dimension is at least 1, not {dimension}")
+    return _engine(url).build_index(str(url), records, dimension, fingerprint)
 
 
-def _folder(url: str | Path) -> Path:
-    if isinstance(url, Path):
-        return url
-    parts = urlsplit(url)
-    if parts.scheme in ("http", "https"):
+def _engine(url: str | Path) -> Engine:
+    scheme = urlsplit(str(url)).scheme if "://" in str(url) else "file"
+    if scheme in ENGINES:
+        return cast(Engine, import_module(ENGINES[scheme]))
+    if scheme in ("http", "https"):
         raise MercatoError(
             f"{url} is a cluster's URL, and this version has no cluster engine yet: give a folder for an embedded index"
         )
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    if parts.scheme and "://" in url:
-        raise MercatoError(f"{url}: an index is a folder or a file:// URL, not {parts.scheme}://")
-    return Path(url)
+    raise MercatoError(f"{url}: an index is a folder or a file:// URL, not {scheme}://")

@@ -1,4 +1,4 @@
-"""What an index is, whatever the engine: records in, hits out. `open_index` and `build_index` choose it by URL."""
+"""What an index is, whatever the engine: records in, hits out. `mercato.retrieval.open` chooses the engine by URL."""
 
 from __future__ import annotations
 
@@ -66,6 +66,15 @@ class IndexRecord:
             if number is not None and not (math.isfinite(number) and low <= number <= high):
                 raise self._wrong(name, f"{number} is not a usable {name}")
 
+    def check_dimension(self, dimension: int) -> None:
+        """Raise a MercatoError where the vector has another dimension than the index's."""
+        if len(self.vector) != dimension:
+            raise self._wrong(
+                "vector",
+                f"{len(self.vector)} numbers, but the index's vectors have {dimension}: encode the products with the "
+                "run that built the index, or build it again",
+            )
+
     def _wrong(self, name: str, why: str) -> MercatoError:
         return MercatoError(f"product {self.product_id!r}, field {name}: {why}")
 
@@ -105,8 +114,29 @@ def record_from_product(product: Mapping[str, Any], vector: Vector) -> IndexReco
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What differs between engines and matters to callers, who ask here and never the class.
+
+    `flush`: a write survives a power cut only once `flush` has returned; without it, once the write has.
+    `compaction`: upserts leave products outside the index proper until `compact` takes them in.
+    `one_owner`: one `Index` at a time holds it; another attempt to open it raises a MercatoError.
+    `text`: products are scored by BM25; without it `bm25` is 0, and an expression of text alone raises a MercatoError.
+    """
+
+    flush: bool
+    compaction: bool
+    one_owner: bool
+    text: bool
+
+
 class Index(Protocol):
     """The one face of every engine. All of it may be called from several threads at once."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine can do."""
+        ...
 
     @property
     def dimension(self) -> int:
@@ -145,11 +175,11 @@ class Index(Protocol):
         ...
 
     def flush(self) -> None:
-        """Return once everything written so far would survive a power cut."""
+        """Return once everything written so far would survive a power cut; only where `capabilities.flush`."""
         ...
 
     def compact(self) -> None:
-        """Rebuild what many upserts have left unindexed; searches and writes go on meanwhile."""
+        """Index what upserts have left outside, searches and writes going on; only where `capabilities.compaction`."""
         ...
 
     def close(self) -> None:
@@ -164,4 +194,16 @@ class Index(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it."""
+        ...
+
+
+class Engine(Protocol):
+    """A module that `mercato.retrieval.open` loads: how one engine's indexes are opened and built."""
+
+    def open_index(self, url: str) -> Index:
+        """See `mercato.retrieval.open.open_index`."""
+        ...
+
+    def build_index(self, url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str) -> dict[str, Any]:
+        """See `mercato.retrieval.open.build_index`; `dimension` is at least 1."""
         ...

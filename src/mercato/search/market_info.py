@@ -1,23 +1,42 @@
-"""What a search page shows before the first search: the market's categories, values, places and example queries."""
+"""Market info: the categories, values, places and example queries that a search page shows before the first search."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
+import pyarrow.compute as pc
 
 from mercato.data.market import Market
 
 _CATEGORIES, _VALUES, _KEYS, _PLACES, _EXAMPLES = 400, 20, 8, 8, 8
 
 
-def market_info(market: Market, products: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Count the catalogue once: the fields of `GET /v1/market` that only products and logs can tell.
+@dataclass(frozen=True)
+class Place:
+    """A square of 1° × 1° where many products are: their mean place, and the country of most of them."""
 
-    A category counts for each of its ancestors; a place is a square of 1° × 1° with many products, at their mean.
-    """
+    country: str | None
+    latitude: float
+    longitude: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarketInfo:
+    """What products and logs tell about a market. A category counts for each of its ancestors, too."""
+
+    categories: tuple[str, ...]  # the most frequent paths, sorted
+    conditions: tuple[str, ...]  # from here on the most frequent first
+    countries: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...]]  # the most frequent keys, with their values
+    places: tuple[Place, ...]
+    examples: tuple[str, ...]  # queries
+
+
+def market_info(market: Market, products: Iterable[Mapping[str, Any]]) -> MarketInfo:
+    """Count the catalogue once."""
     categories, conditions, countries = Counter[str](), Counter[str](), Counter[str]()
     attributes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     squares: defaultdict[tuple[int, int], list[tuple[float, float, str | None]]] = defaultdict(list)
@@ -34,30 +53,33 @@ def market_info(market: Market, products: Iterable[dict[str, Any]]) -> dict[str,
             squares[round(latitude), round(longitude)].append((latitude, longitude, product["country"]))
     keys = sorted(attributes, key=lambda key: (-attributes[key].total(), key))[:_KEYS]
     crowded = sorted(squares.values(), key=len, reverse=True)[:_PLACES]
-    return {
-        "categories": sorted(name for name, _ in categories.most_common(_CATEGORIES)),
-        "conditions": [name for name, _ in conditions.most_common(_VALUES)],
-        "countries": [name for name, _ in countries.most_common()],
-        "attributes": {key: [value for value, _ in attributes[key].most_common(_VALUES)] for key in keys},
-        "places": [_place(square) for square in crowded],
-        "examples": _examples(market),
-    }
+    return MarketInfo(
+        categories=tuple(sorted(name for name, _ in categories.most_common(_CATEGORIES))),
+        conditions=tuple(name for name, _ in conditions.most_common(_VALUES)),
+        countries=tuple(name for name, _ in countries.most_common()),
+        attributes={key: tuple(value for value, _ in attributes[key].most_common(_VALUES)) for key in keys},
+        places=tuple(map(_place, crowded)),
+        examples=tuple(_examples(market)),
+    )
 
 
-def _place(square: list[tuple[float, float, str | None]]) -> dict[str, Any]:
+def _place(square: list[tuple[float, float, str | None]]) -> Place:
     latitude = round(sum(point[0] for point in square) / len(square), 1)
     longitude = round(sum(point[1] for point in square) / len(square), 1)
     country = Counter(point[2] for point in square).most_common(1)[0][0]
-    return {"country": country, "latitude": latitude, "longitude": longitude}
+    return Place(country, latitude, longitude)
 
 
 def _examples(market: Market) -> list[str]:
     """The most engaged queries of the mined pairs (mining has left out the rare ones), else the most judged."""
     if market.has("pairs"):
-        queries = market.frame("pairs", ["query", "label", "weight"]).filter(pl.col("label") == 1)
-        ranked = queries.group_by("query").agg(pl.col("weight").fill_null(1.0).sum().alias("n"))
+        pairs = market.arrow("pairs", ["query", "label", "weight"]).filter(pc.field("label") == 1)
+        queries = pairs.set_column(2, "weight", pc.fill_null(pairs["weight"], 1.0))
+        ranked = queries.group_by("query").aggregate([("weight", "sum")])
     elif market.has("judgments"):
-        ranked = market.frame("judgments", ["query"]).group_by("query").agg(pl.len().alias("n"))
+        ranked = market.arrow("judgments", ["query"]).group_by("query").aggregate([([], "count_all")])
     else:
         return []
-    return ranked.sort(["n", "query"], descending=[True, False])["query"].head(_EXAMPLES).to_list()
+    count = ranked.column_names[-1]
+    first: list[str] = ranked.sort_by([(count, "descending"), ("query", "ascending")])["query"][:_EXAMPLES].to_pylist()
+    return first

@@ -1,4 +1,4 @@
-"""Where a search stopped, as an opaque signed text: the next page starts behind the last hit shown (keyset paging).
+"""Keyset paging: an opaque signed cursor says where a page ended, and the next one starts behind its last hit.
 
 Paging by key instead of by offset means that products written between two pages neither repeat a hit nor hide one.
 The signature keeps a client from asking for a depth or a query that the server never offered.

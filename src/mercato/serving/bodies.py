@@ -1,4 +1,4 @@
-"""The JSON of the HTTP API: what is read (strictly, every field bounded) and what is written."""
+"""Request and response bodies: the schema of the HTTP API's JSON, strict on what is read, every field bounded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
-from mercato.retrieval.expression import category_path
+from mercato.retrieval.expression import Filters, GeoRadius, category_path
+from mercato.search.request import Location, SearchRequest
 
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _KM_PER_MILE = 1.609344
@@ -26,7 +27,7 @@ def _path(text: str) -> str:
     return path
 
 
-def _said(text: str) -> str:
+def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("is blank: give the words that were searched for")
     return text
@@ -48,7 +49,7 @@ def _equally_long(vectors: list[list[float]]) -> list[list[float]]:
 Name = Annotated[str, Field(max_length=256), AfterValidator(_encodable)]
 Word = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_encodable)]
 QueryCount = Annotated[int, Field(ge=1, le=100, description="how many")]
-PicturePosition = Annotated[int, Field(ge=0, lt=1000)]
+ImagePosition = Annotated[int, Field(ge=0, lt=1000)]
 Country = Annotated[str, Field(pattern="^[a-z]{2}$", description="ISO 3166-1 alpha-2, lower case")]
 Language = Annotated[Name, AfterValidator(lambda text: text.strip().lower())]
 ImageVector = Annotated[
@@ -123,22 +124,50 @@ class SearchIn(_In):
         """The radius in kilometres."""
         return self.radius_miles * _KM_PER_MILE if self.radius_miles is not None else self.radius_km
 
+    def request(self) -> SearchRequest:
+        """The search as a domain value."""
+        return SearchRequest(
+            query=self.query,
+            country=self.country,
+            location=Location(self.location.latitude, self.location.longitude) if self.location else None,
+            filters=self._filters(),
+            mode=self.mode,
+            page_size=self.page_size,
+            cursor=self.cursor,
+        )
+
+    def _filters(self) -> Filters:
+        given, near = self.filters, None
+        if self.location is not None and self.radius is not None:
+            latitude, longitude = self.location.latitude, self.location.longitude
+            near = GeoRadius(latitude=latitude, longitude=longitude, radius_km=self.radius)
+        return Filters(
+            category=given.category,
+            price_min=given.price_min,
+            price_max=given.price_max,
+            conditions=tuple(given.condition or ()),
+            country=given.country,
+            seller_id=given.seller_id,
+            attributes=dict(given.attributes or {}),
+            near=near,
+        )
+
 
 class ExplainIn(_In):
-    """A query and a product, to be told what brings them together."""
+    """A query and a product whose cosine is to be explained."""
 
     query: Annotated[
         str,
         Field(max_length=512, json_schema_extra={"pattern": r"\S"}),
         AfterValidator(_encodable),
-        AfterValidator(_said),
+        AfterValidator(_not_blank),
     ]
     country: Annotated[Country | None, Field(description="the searcher's country")] = None
     product_id: Word
 
 
 class ImageIn(_In):
-    """A picture: JPEG, PNG, WebP or anything else that can be read, 10 MiB at most."""
+    """An image: JPEG, PNG, WebP or anything else that can be read, 10 MiB at most."""
 
     base64: Base64Bytes
 
@@ -185,7 +214,7 @@ class ProductsIn(_In):
 class EventsIn(BaseModel):
     """Events in the JSON of the UBI standard (1.3); what Mercato has no column for is ignored.
 
-    A time that lies ahead or more than a day back becomes that of receipt; a country that is no code becomes none.
+    A timestamp over five minutes ahead or a day old becomes the time of receipt; an invalid country becomes null.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -288,7 +317,7 @@ class ExplainOut(BaseModel):
 
 
 class AcceptedOut(BaseModel):
-    """How many were taken: they are on disk."""
+    """How many were accepted: they are on disk."""
 
     accepted: int
 
@@ -307,17 +336,17 @@ class ModelOut(BaseModel):
     queries: Annotated[int, Field(ge=0, description="that it can predict for a product; 0 without a head")]
 
 
-class LikelyQueryOut(BaseModel):
+class PredictedQueryOut(BaseModel):
     """A query that people may search a product as."""
 
     query: str
     probability: Annotated[float, Field(ge=0, le=1, description="among all queries that the model can predict")]
 
 
-class LikelyQueriesOut(BaseModel):
-    """A product's likeliest queries, best first."""
+class PredictedQueriesOut(BaseModel):
+    """The most probable queries of a product, best first."""
 
-    queries: list[LikelyQueryOut]
+    queries: list[PredictedQueryOut]
 
 
 class PlaceOut(BaseModel):

@@ -1,4 +1,4 @@
-"""Bounded concurrency: so many calls run, so many wait, and the next one is told to come back."""
+"""The bounded executor: a thread pool with a bounded queue and a time-out; a call beyond them is refused at once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 class OverloadError(Exception):
-    """The server is at its capacity, or the call took too long; it may be tried again."""
+    """The queue is full or the call timed out; it may be tried again. Answered as 503 with Retry-After."""
 
 
 class BoundedExecutor:
-    """Runs blocking calls in at most `running` threads while at most `waiting` more wait for one.
+    """A thread pool that runs blocking calls in at most `running` threads and queues at most `waiting` more.
 
-    A thread cannot be stopped: a call that exceeds `timeout_seconds` (its wait included) is answered at once, and its
+    A thread cannot be stopped: a call that exceeds `timeout_seconds` (its wait included) is refused at once, and its
     thread counts as busy until it really ends.
     """
 

@@ -1,4 +1,4 @@
-"""What every request meets first and every answer last: limits, the key, security headers, metrics (plain ASGI)."""
+"""The request guard, an ASGI middleware: body limits, the API key, security headers, metrics."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 
 
 class RequestGuard:
-    """Refuses a write without the key and a body over its limit before it is read, and signs every answer.
+    """Middleware that refuses writes without the API key and bodies over their limit before they are read.
 
-    Large bodies are let in a few at a time, so that memory is bounded; those without the key keep out no other.
+    It adds the security headers to every response and counts it. Large bodies are admitted a few at a time, so that
+    memory is bounded, those without the key apart from those with it.
     `scope["keyed"]` tells the routes whether the key came with the request.
     """
 
@@ -43,13 +44,13 @@ class RequestGuard:
         self._inside = {True: 0, False: 0}  # large bodies, with the key and without
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
 
-        async def signed(message: Message) -> None:
+        async def secured(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -62,15 +63,15 @@ class RequestGuard:
             limit = (_KEYED_LIMITS if keyed else _LIMITS).get(scope["path"], _LIMIT)
             large = limit > _LIMIT and _may_exceed(headers, _LIMIT)
             if _is_write(scope) and not keyed:
-                await _refuse(receive, signed, 401, "X-API-Key: missing or wrong; writes need the server's key")
+                await _refuse(receive, secured, 401, "X-API-Key: missing or wrong; writes need the server's key")
             elif _declared(headers) > limit:
-                await _refuse(receive, signed, 413, _too_large(limit))
+                await _refuse(receive, secured, 413, _too_large(limit))
             elif large and self._inside[keyed] >= _LARGE[keyed]:
-                await _refuse(receive, signed, 503, "too many large bodies at once; try again in a second")
+                await _refuse(receive, secured, 503, "too many large bodies at once; try again in a second")
             else:
                 self._inside[keyed] += large
                 try:
-                    await self._app(scope, _bounded(receive, limit), signed)
+                    await self._app(scope, _bounded(receive, limit), secured)
                 finally:
                     self._inside[keyed] -= large
         finally:
@@ -90,7 +91,7 @@ def _declared(headers: dict[bytes, bytes]) -> int:
 
 
 def _may_exceed(headers: dict[bytes, bytes], size: int) -> bool:
-    return _declared(headers) > size or b"transfer-encoding" in headers  # in chunks of a length not told
+    return _declared(headers) > size or b"transfer-encoding" in headers  # in chunks, of undeclared length
 
 
 def _too_large(limit: int) -> str:
@@ -113,7 +114,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
 
 
 async def _refuse(receive: Receive, send: Send, status: int, why: str) -> None:
-    """Answer without the body; a moderate one is taken off the wire, so that its sender lives to read the answer."""
+    """Answer without the body; a moderate one is read and dropped, so that the client gets to read the response."""
     left = _DRAINED
     while left > 0:
         message = await receive()

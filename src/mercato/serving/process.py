@@ -1,4 +1,4 @@
-"""The server process: a free port, uvicorn, and a stop that finishes what was begun."""
+"""The server process: a free port, uvicorn, and a graceful shutdown."""
 
 from __future__ import annotations
 

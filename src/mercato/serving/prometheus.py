@@ -1,4 +1,4 @@
-"""What Prometheus reads: counts and times by route, never a query, a key or a person."""
+"""Prometheus metrics: counts and latencies by route, never a query, a key or a person."""
 
 from __future__ import annotations
 

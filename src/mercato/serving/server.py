@@ -16,9 +16,10 @@ from mercato.files import market_lock
 from mercato.retrieval.open import open_index
 from mercato.runs.folder import load_min_cosine
 from mercato.runs.onnx_encoder import OnnxEncoder
-from mercato.search.pipeline import PagePolicy
+from mercato.search.policy import RetrievalPolicy
+from mercato.serving.app import create_app
 from mercato.serving.process import free_port, serve
-from mercato.serving.routes import Settings, create_app
+from mercato.serving.services import Settings
 
 KEY = "MERCATO_API_KEY"
 KEY_FILE = ".api-key"
@@ -48,7 +49,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int) -> None
                 api_key=key or secrets.token_urlsafe(24),
                 model_name=encoder.recipe.name,
                 index_name=index.fingerprint,
-                policy=PagePolicy(min_cosine=load_min_cosine(run)),
+                policy=RetrievalPolicy(min_cosine=load_min_cosine(run)),
                 image_dimension=encoder.featurizer.spec.image_dimension,
             )
             app = create_app(market, encoder, index, catalogue, settings)

@@ -67,7 +67,7 @@ def test_a_reader_keeps_its_generation_while_the_next_takes_its_place(tmp_path):
 
 def test_an_index_has_one_owner(tmp_path):
     build_index(tmp_path, lamps("a"), 2)
-    program = f"from mercato.retrieval.protocol import open_index; open_index({str(tmp_path)!r})"
+    program = f"from mercato.retrieval.open import open_index; open_index({str(tmp_path)!r})"
     with open_index(tmp_path):
         with pytest.raises(MercatoError, match="one owner"):
             open_index(tmp_path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -85,22 +85,18 @@ class Points:
 
     def point(self, record: IndexRecord) -> qdrant.Point:
         """Raise a MercatoError where the record's vector has another dimension."""
-        if len(record.vector) != self.dimension:
-            raise MercatoError(
-                f"product {record.product_id!r}, field vector: {len(record.vector)} numbers, but the index's vectors "
-                f"have {self.dimension}: encode the products with the run that built the index, or build it again"
-            )
+        record.check_dimension(self.dimension)
         vectors = {DENSE: record.vector.tolist(), WORDS: self._bm25.embed_document(_spaced(record.text))}
         return qdrant.Point(id=point_id(record.product_id), vector=vectors, payload=payload(record))
 
-    def words(self, text: str) -> list[int]:
-        """Return the different words of `text`, as the numbers under which the shard knows them."""
-        return list(self._bm25.embed_query(_spaced(text)).indices)
+    def numbers(self, words: Sequence[str]) -> list[int]:
+        """Return the numbers under which the shard knows these words."""
+        return list(self._bm25.embed_query(" ".join(words)).indices)
 
 
-def bm25_query(words: list[int]) -> qdrant.Query | None:
-    """Return the BM25 query of these words; None where there is none (the text was punctuation, an emoji)."""
-    return qdrant.Query.Nearest(qdrant.SparseVector(words, [1.0] * len(words)), using=WORDS) if words else None
+def bm25_query(numbers: list[int]) -> qdrant.Query:
+    """Return the BM25 query of these words' numbers."""
+    return qdrant.Query.Nearest(qdrant.SparseVector(numbers, [1.0] * len(numbers)), using=WORDS)
 
 
 def _spaced(text: str) -> str:

@@ -1,0 +1,106 @@
+"""The pipeline without HTTP, over the reference engine: a request in, a page out."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from uuid import uuid4
+
+import pytest
+
+from mercato.catalogue.seeding import seed
+from mercato.catalogue.store import Catalogue
+from mercato.data.market import Market
+from mercato.errors import MercatoError, NotFoundError
+from mercato.retrieval.expression import Filters
+from mercato.retrieval.open import ENGINES, build_index, open_index
+from mercato.retrieval.protocol import record_from_product
+from mercato.search.market_info import Place, market_info
+from mercato.search.pipeline import Searcher
+from mercato.search.policy import RetrievalPolicy
+from mercato.search.query_prediction import QueryPredictor
+from mercato.search.request import Location, SearchRequest
+from tests.support import reference_engine
+from tests.support.small_market import HeadedEncoder, TrigramEncoder, make_market, products
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory):
+    return make_market(tmp_path_factory.mktemp("pipeline") / "market")
+
+
+@pytest.fixture(scope="module")
+def catalogue(market, tmp_path_factory):
+    copy = Market.open(shutil.copytree(market.path, tmp_path_factory.mktemp("catalogue") / "market"))
+    with closing(Catalogue.open(copy.path / "catalogue.sqlite")) as catalogue:
+        seed(catalogue, copy)
+        yield catalogue
+
+
+@pytest.fixture(scope="module")
+def search(catalogue):
+    """Make the search of a policy."""
+    url, encoder = f"memory://{uuid4()}", TrigramEncoder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENGINES, "memory", reference_engine.MODULE)
+        build_index(url, map(record_from_product, products(), encoder.encode_products(products())), encoder.dimension)
+        with open_index(url) as index:
+            yield lambda **policy: Searcher(encoder, index, catalogue, RetrievalPolicy(**policy)).search
+
+
+def ids(page):
+    return [hit.product["product_id"] for hit in page.hits]
+
+
+def test_a_page_says_what_was_found_where_and_how_far(search):
+    london = Location(51.5, -0.1)
+    page = search()(SearchRequest(query="red chair", location=london, page_size=3))
+    first = page.hits[0]
+    assert (first.position, first.product["title"], first.hit.found_by) == (1, "red chair", ("ann", "text"))
+    assert 0 <= first.distance_km < 10 and page.total == 48 and page.cursor and len(page.hits) == 3
+
+
+@pytest.mark.parametrize("request_", [{"query": "red chair"}, {"query": "chair", "mode": "text"}, {"query": " "}])
+@pytest.mark.parametrize("min_cosine", [None, 0.4])
+def test_the_pages_together_are_the_ranking(search, request_, min_cosine):
+    find = search(min_cosine=min_cosine)
+    whole, pages, cursor = find(SearchRequest(**request_, page_size=100)), [], None
+    while not pages or cursor:
+        pages.append(find(SearchRequest(**request_, page_size=5, cursor=cursor)))
+        cursor = pages[-1].cursor
+    assert [key for page in pages for key in ids(page)] == ids(whole)
+    assert len({page.query_id for page in pages}) == 1
+
+
+def test_no_search_shows_more_than_its_depth(search):
+    assert len(search(depth=10)(SearchRequest(query="red chair", mode="semantic", page_size=100)).hits) == 10
+
+
+def test_a_cursor_belongs_to_everything_that_decides_the_ranking(search):
+    find = search()
+    cursor = find(SearchRequest(query="red chair", page_size=3)).cursor
+    assert find(SearchRequest(query="red chair", page_size=7, cursor=cursor)).hits[0].position == 4
+    for other in (
+        {"country": "gb"},
+        {"mode": "text"},
+        {"filters": Filters(price_max=20)},
+        {"location": Location(1, 2)},
+    ):
+        with pytest.raises(MercatoError, match="another search"):
+            find(SearchRequest(query="red chair", cursor=cursor, **other))
+
+
+def test_queries_are_predicted_for_a_product_there_is(catalogue):
+    predictor = QueryPredictor(HeadedEncoder(), catalogue)
+    assert predictor.predict("p00", 1)[0].query == "red chair" and predictor.queries == 24
+    with pytest.raises(NotFoundError, match="no such product"):
+        predictor.predict("nobody", 1)
+    with pytest.raises(NotFoundError, match=r"head\.queries"):
+        QueryPredictor(TrigramEncoder(), catalogue).predict("p00", 1)
+
+
+def test_market_info_counts_the_catalogue(market, catalogue):
+    info = market_info(market, catalogue.products.documents())
+    assert {"Home", "Home > Furniture"} <= set(info.categories) and set(info.countries) == {"gb", "es"}
+    assert set(info.places) == {Place("es", 40.4, -3.7), Place("gb", 51.5, -0.1)}
+    assert info.examples == ("red chair",)
