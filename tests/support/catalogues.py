@@ -1,14 +1,13 @@
-"""Small wild catalogues for hypothesis, and what the filters mean, written out a second time in plain Python."""
+"""Small wild catalogues and expressions for hypothesis."""
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 
 import numpy as np
 from hypothesis import strategies as st
 
-from mercato.retrieval.expression import Filters, GeoRadius
+from mercato.retrieval.expression import Expression, Filters, GeoRadius
 from mercato.retrieval.protocol import IndexRecord
 
 DIMENSION = 6
@@ -81,31 +80,15 @@ def filters(draw: st.DrawFn) -> Filters:
     )
 
 
-def satisfies(record: IndexRecord, asked: Filters) -> bool:
-    """The meaning of filters."""
-    if asked.category is not None and not f"{record.category} > ".startswith(f"{asked.category} > "):
-        return False
-    if asked.price_min is not None and (record.price is None or record.price < asked.price_min):
-        return False
-    if asked.price_max is not None and (record.price is None or record.price > asked.price_max):
-        return False
-    if asked.conditions and record.condition not in asked.conditions:
-        return False
-    if asked.country is not None and record.country != asked.country:
-        return False
-    if asked.seller_id is not None and record.seller_id != asked.seller_id:
-        return False
-    for key, value in asked.attributes.items():
-        mine = {name.casefold(): thing.casefold() for name, thing in record.attributes.items()}
-        if mine.get(key.casefold()) != value.casefold():
-            return False
-    if asked.near is None:
-        return True
-    return record.latitude is not None and distance_km(record, asked.near) <= asked.near.radius_km
-
-
-def distance_km(record: IndexRecord, near: GeoRadius) -> float:
-    phi, other = math.radians(record.latitude), math.radians(near.latitude)
-    half = math.sin((phi - other) / 2) ** 2
-    half += math.cos(phi) * math.cos(other) * math.sin(math.radians(record.longitude - near.longitude) / 2) ** 2
-    return 2 * 6371.0088 * math.asin(min(1.0, math.sqrt(half)))
+def expressions() -> st.SearchStrategy[Expression]:
+    """Expressions for `catalogues`, with a vector, a text, both or neither."""
+    vector = st.none() | st.integers(0, 2**32 - 1).map(lambda seed: vectors(np.random.default_rng(seed), 1)[0])
+    text = st.none() | st.lists(st.sampled_from([*WORDS, "unheard"]), max_size=3).map(" ".join)
+    return st.builds(
+        Expression,
+        vector=vector,
+        text=text,
+        min_cosine=st.none() | st.sampled_from([-0.5, 0.0, 0.5]),
+        filters=st.just(Filters()) | filters(),
+        order=st.sampled_from(["cosine", "bm25"]),
+    )

@@ -1,38 +1,53 @@
-"""Events on their way from the catalogue, where they are acknowledged, to the market's table, where they are mined.
-
-Each move writes `events/live-CATALOGUE-FIRST-LAST.parquet` whole, then drops the rows FIRST … LAST from the catalogue.
-A process killed between the two leaves both; `recover` drops what a file already holds, so an event is in the table
-exactly once. The catalogue's own name is part of the file's: a new catalogue does not mistake old files for its own.
-"""
+"""The event log: what searchers saw and did, acknowledged here until it is moved to the market's table."""
 
 from __future__ import annotations
 
-import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import orjson
+import sqlalchemy as sa
 
-from mercato.catalogue.store import Catalogue
-from mercato.data.schema import EVENTS
+from mercato.catalogue.database import Database
+from mercato.catalogue.tables import EVENTS
 from mercato.data.ubi import parse_ubi_event, share_sessions
 from mercato.errors import MercatoError
-from mercato.files import write_atomic
 
 _AHEAD, _BACK = timedelta(minutes=5), timedelta(hours=24)  # how far a browser's clock is believed
 _COUNTRY = re.compile("[a-z]{2}")
 
 
+class EventLog:
+    """An append-only log of events (rows of the events schema), numbered from 1; a number is never used twice."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append events, all or none; on disk when this returns."""
+        if rows:
+            with self._database.write() as connection:
+                connection.execute(sa.insert(EVENTS), [{"row": orjson.dumps(row)} for row in rows])
+
+    def oldest(self, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        """The oldest events that are still here, as (id, row), in order."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(EVENTS.c.id, EVENTS.c.row).order_by(EVENTS.c.id).limit(limit))
+            return [(row[0], orjson.loads(row[1])) for row in rows]
+
+    def delete(self, first: int, last: int) -> None:
+        """Delete the events with these ids, both ends included."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(EVENTS).where(EVENTS.c.id.between(first, last)))
+
+
 def event_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """UBI events as anybody may send them, as rows of the events schema (`timestamp` in ISO 8601).
 
-    One wrong value must not spoil the log that mining reads: a time more than five minutes ahead or a day back becomes
-    the time of receipt, and a country that is not two letters becomes none.
+    One wrong value must not spoil the log that mining reads: a time more than five minutes ahead or a day back is
+    replaced by the time of receipt, and a country that is not two letters by none.
 
     Raises:
         MercatoError: an event is not one; the message begins with its number and field.
@@ -60,39 +75,3 @@ def _without_wrong_countries(event: Mapping[str, Any]) -> Mapping[str, Any]:
 
     nested = {name: checked(event[name]) for name in ("event_attributes", "query_attributes") if name in event}
     return {**checked(event), **nested}
-
-
-class EventMover:
-    """Moves a catalogue's events to Parquet files in a folder. One process moves at a time."""
-
-    def __init__(self, catalogue: Catalogue, folder: Path, rows_per_file: int = 50_000) -> None:
-        self._catalogue, self._folder, self._rows = catalogue, folder, rows_per_file
-        self._prefix = f"live-{catalogue.secret('name').hex()[:8]}-"
-
-    def recover(self) -> None:
-        """Drop the events that a file already holds; call it once, before the first `move`."""
-        for file in self._folder.glob(f"{self._prefix}*.parquet"):
-            first, last = file.stem.removeprefix(self._prefix).split("-")
-            self._catalogue.drop_events(int(first), int(last))
-
-    def move(self) -> int:
-        """Move the oldest events, one file's worth; returns how many."""
-        events = self._catalogue.events(self._rows)
-        if not events:
-            return 0
-        first, last = events[0][0], events[-1][0]
-        rows = [row | {"timestamp": datetime.fromisoformat(row["timestamp"])} for _, row in events]
-        content = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=EVENTS), content)
-        write_atomic(self._folder / f"{self._prefix}{first:012}-{last:012}.parquet", content.getvalue())
-        _sync(self._folder)
-        self._catalogue.drop_events(first, last)
-        return len(events)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""Pictures as browsers show them: JPEG, PNG and WebP as they came, anything else that can be read as JPEG."""
+"""Image validation and formats: JPEG, PNG and WebP as they came, anything else that can be read as JPEG."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mercato.data.images import FORMATS, read_image
 from mercato.errors import MercatoError
 
 MAX_BYTES = 10 * 2**20
-MAX_PIXELS = 12_000_000  # of a picture that comes over HTTP: 36 MB when it is decoded
-_LONGEST = 1200  # pixels of a picture that is made for showing
+MAX_PIXELS = 12_000_000  # of an image that comes over HTTP: 36 MB when it is decoded
+_LONGEST = 1200  # pixels of an image re-encoded for display
 
 
 def content_type(content: bytes) -> str | None:
-    """The type of a JPEG, PNG or WebP by its first bytes (nothing is decoded); None for anything else."""
+    """The content type of a JPEG, PNG or WebP by its first bytes (nothing is decoded); None for anything else."""
     if content.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -24,8 +24,8 @@ def content_type(content: bytes) -> str | None:
     return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
 
 
-def checked_picture(content: bytes, field: str, most_pixels: int = MAX_PIXELS) -> tuple[str, bytes]:
-    """Decode a picture to know that it is one; returns its content type and bytes.
+def checked_image(content: bytes, field: str, most_pixels: int = MAX_PIXELS) -> tuple[str, bytes]:
+    """Decode an image to know that it is one; returns its content type and bytes.
 
     Raises:
         MercatoError: it is larger than 10 MiB, its header says that it has more than `most_pixels` (nothing is decoded
@@ -35,11 +35,11 @@ def checked_picture(content: bytes, field: str, most_pixels: int = MAX_PIXELS) -
         raise MercatoError(f"{field}: has {len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
         _refuse_large(content, most_pixels)
-        picture = read_image(Path(), {"bytes": content})
+        image = read_image(Path(), {"bytes": content})
     except MercatoError as error:
         raise MercatoError(f"{field}: {error}") from None
     kind = content_type(content)
-    return (kind, content) if kind else ("image/jpeg", _jpeg(picture))
+    return (kind, content) if kind else ("image/jpeg", _jpeg(image))
 
 
 def _refuse_large(content: bytes, most_pixels: int) -> None:
@@ -53,8 +53,8 @@ def _refuse_large(content: bytes, most_pixels: int) -> None:
         raise MercatoError(f"the image has {width}×{height} pixels, more than {most_pixels:,}")
 
 
-def market_picture(market: Path, path: str) -> tuple[str, bytes]:
-    """A picture that lies in a market's folder, made for showing.
+def market_image(market: Path, path: str) -> tuple[str, bytes]:
+    """The content type and bytes of an image that lies in a market's folder, re-encoded for display.
 
     Raises:
         MercatoError: `read_image` refuses it (it reaches outside the market, is broken, …).
@@ -62,8 +62,8 @@ def market_picture(market: Path, path: str) -> tuple[str, bytes]:
     return "image/jpeg", _jpeg(read_image(market, {"path": path}))
 
 
-def _jpeg(picture: Image.Image) -> bytes:
-    picture.thumbnail((_LONGEST, _LONGEST))
+def _jpeg(image: Image.Image) -> bytes:
+    image.thumbnail((_LONGEST, _LONGEST))
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=90)
+    image.save(out, "JPEG", quality=90)
     return out.getvalue()

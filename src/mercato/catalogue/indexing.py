@@ -34,20 +34,19 @@ def products_fingerprint(market: Market) -> str:
     return digest.hexdigest()[:16]
 
 
-def index_market(run: Path, market: Market, url: str, now: datetime | None = None) -> dict[str, Any]:
+def index_market(run: Path, market: Market, url: str, as_of: datetime | None = None) -> dict[str, Any]:
     """Embed the market's products with a run and build the index at `url`, whole or not at all.
 
     Returns the index's description. Of rows with one product_id the first stands. What was written through the API
-    since is indexed again by the next server. Listings are as old as at the moment `now`; None: as they are today.
+    since is indexed again by the next server. Listings have their age as of that moment; None: the clock's.
     """
     encoder = OnnxEncoder(run, market.path, threads=2)
-    encoder.now = now
     # The moment makes every build another: what the API wrote since must be indexed again, also by the same run.
     made_by = f"{run_fingerprint(run)} {products_fingerprint(market)} {datetime.now(UTC).isoformat(timespec='seconds')}"
-    return build_index(url, _records(encoder, market, run), encoder.dimension, made_by)
+    return build_index(url, _records(encoder, market, run, as_of), encoder.dimension, made_by)
 
 
-def _records(encoder: OnnxEncoder, market: Market, run: Path) -> Iterator[IndexRecord]:
+def _records(encoder: OnnxEncoder, market: Market, run: Path, as_of: datetime | None) -> Iterator[IndexRecord]:
     products = products_with_vectors(market, encoder, run)
     seen: set[str] = set()
     starts = range(0, products.num_rows, BATCH)
@@ -57,4 +56,4 @@ def _records(encoder: OnnxEncoder, market: Market, run: Path) -> Iterator[IndexR
             if row["product_id"] not in seen:
                 seen.add(row["product_id"])
                 rows.append(row)
-        yield from map(record_from_product, rows, encoder.encode_products(rows))
+        yield from map(record_from_product, rows, encoder.encode_products(rows, as_of=as_of))

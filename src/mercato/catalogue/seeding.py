@@ -1,4 +1,4 @@
-"""The market's products table into the catalogue, a batch at a time."""
+"""Seeding: the market's products table into the catalogue, a batch at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mercato.catalogue.images import checked_picture, content_type
-from mercato.catalogue.store import Catalogue, Entry, Picture
+from mercato.catalogue.images import checked_image, content_type
+from mercato.catalogue.products import StoredImage, StoredProduct
+from mercato.catalogue.store import Catalogue
 from mercato.data.images import MAX_PIXELS
 from mercato.data.market import Market
 from mercato.data.schema import PRODUCTS
@@ -22,7 +23,7 @@ _SEEDED = "seeded_products"
 
 
 def seed(catalogue: Catalogue, market: Market, batch: int = 500) -> int:
-    """Bring the catalogue up to the market's products table; returns how many rows were read.
+    """Seed the catalogue from the market's products table; returns how many rows were read.
 
     Nothing is read where the table's files (names, sizes, times) are those of the last seeding. Products written or
     deleted through the API stay as they are, and so do products whose row has left the table. Of rows with one
@@ -32,12 +33,12 @@ def seed(catalogue: Catalogue, market: Market, batch: int = 500) -> int:
         MercatoError: the table cannot be read in its schema, or a row has no product_id or title.
     """
     files = market.files("products")
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
-    if catalogue.setting(_SEEDED) == fingerprint:
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    fingerprint = hashlib.sha256(repr(stats).encode()).hexdigest()
+    if catalogue.settings.get(_SEEDED) == fingerprint:
         return 0
     total: int = sum(pq.read_metadata(file).num_rows for file in files)
-    entries: list[Entry] = []
+    products: list[StoredProduct] = []
     seen: set[str] = set()
     for number, row in enumerate(track(_rows(market, batch), "seeding the catalogue", total)):
         for field in ("product_id", "title"):
@@ -46,12 +47,12 @@ def seed(catalogue: Catalogue, market: Market, batch: int = 500) -> int:
         if row["product_id"] in seen:
             continue
         seen.add(row["product_id"])
-        entries.append(_entry(row))
-        if len(entries) == batch:
-            catalogue.seed(entries)
-            entries = []
-    catalogue.seed(entries)
-    catalogue.set(_SEEDED, fingerprint)
+        products.append(_product(row))
+        if len(products) == batch:
+            catalogue.products.seed(products)
+            products = []
+    catalogue.products.seed(products)
+    catalogue.settings.set(_SEEDED, fingerprint)
     return total
 
 
@@ -74,23 +75,22 @@ def _rows(market: Market, batch: int) -> Iterator[dict[str, Any]]:
             ) from None
 
 
-def _entry(row: dict[str, Any]) -> Entry:
-    """A row of the table as the catalogue keeps it; a picture that cannot be read is left out."""
+def _product(row: dict[str, Any]) -> StoredProduct:
+    """A row of the table as the catalogue keeps it; an image that cannot be read is left out."""
     images, vectors = row.pop("images") or [], row.pop("image_embeddings")
     created: datetime | None = row["created_at"]
     row["created_at"] = created.isoformat() if created else None
     row["attributes"] = dict(row["attributes"]) if row["attributes"] is not None else None
-    pictures = [picture for image in images if image and (picture := _picture(image))]
-    return Entry(row, pictures, vectors)
+    return StoredProduct(row, [stored for image in images if image and (stored := _image(image))], vectors)
 
 
-def _picture(image: dict[str, Any]) -> Picture | None:
+def _image(image: dict[str, Any]) -> StoredImage | None:
     content: bytes | None = image["bytes"]
     if not content:
-        return Picture(None, None, image["path"]) if image["path"] else None
+        return StoredImage(None, None, image["path"]) if image["path"] else None
     if kind := content_type(content):
-        return Picture(kind, content)
+        return StoredImage(kind, content)
     try:
-        return Picture(*checked_picture(content, "image", MAX_PIXELS))
+        return StoredImage(*checked_image(content, "image", MAX_PIXELS))
     except MercatoError:
         return None

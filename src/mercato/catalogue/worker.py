@@ -1,17 +1,17 @@
-"""From acknowledged to searchable: the outbox into the index, the events into their table, the index kept compact."""
+"""The ingestion worker: outbox jobs into the index, events into their table, and the index kept compact."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
 
 import numpy as np
 
-from mercato.catalogue.events import EventMover
-from mercato.catalogue.store import Catalogue, Product, Task
+from mercato.catalogue.event_mover import EventMover
+from mercato.catalogue.outbox import LEASE_SECONDS, OutboxJob
+from mercato.catalogue.store import Catalogue
 from mercato.errors import MercatoError
 from mercato.retrieval.protocol import Index, record_from_product
 from mercato.runs.encoder import Encoder
@@ -19,8 +19,12 @@ from mercato.runs.encoder import Encoder
 log = logging.getLogger("mercato.ingestion")
 
 
-class Ingestion:
-    """The background threads of a server. What they have not done when a process dies, the next one does."""
+class IngestionWorker:
+    """The background worker of a server, a few threads. What it has not done when its process dies, the next one does.
+
+    `name` is what it holds leases under, and no other living worker of this catalogue may have it: as it starts, it
+    takes back at once what an earlier life of it held.
+    """
 
     def __init__(
         self,
@@ -31,20 +35,28 @@ class Ingestion:
         batch: int = 32,
         flush_seconds: float = 10.0,
         compact_after: int = 20_000,
+        name: str = "server",
     ) -> None:
         self._catalogue, self._encoder, self._index, self._batch = catalogue, encoder, index, batch
+        self._name = name
         self._events = EventMover(catalogue, events)
         self._compact_after, self._written = compact_after, 0
-        self._searchable: set[Task] = set()  # in the index but not yet on its disk: the outbox keeps them until then
+        self._claimed: list[OutboxJob] = []  # being worked on; after an error they are tried again, not claimed again
+        self._searchable: set[OutboxJob] = set()  # in the index but not yet on its disk: acknowledged only then
         self._guard = Lock()
         self._products = _Loop("ingestion", self.drain, pause_seconds=1.0)
-        self._flush = _Loop("events", self._events.move, pause_seconds=flush_seconds)
-        self._upkeep = _Loop("upkeep", self.maintain, pause_seconds=2.0)
+        self._loops = (
+            self._products,
+            _Loop("events", self._events.move, pause_seconds=flush_seconds),
+            _Loop("upkeep", self.maintain, pause_seconds=2.0),
+            _Loop("heartbeat", self.heartbeat, pause_seconds=LEASE_SECONDS / 4),
+        )
 
     def start(self) -> None:
         """Take up what an earlier process left and begin."""
         self._events.recover()
-        for loop in (self._products, self._flush, self._upkeep):
+        self._catalogue.outbox.release(self._name)
+        for loop in self._loops:
             loop.start()
 
     def wake(self) -> None:
@@ -52,37 +64,39 @@ class Ingestion:
         self._products.wake()
 
     def stop(self) -> None:
-        """End the threads; the events are moved, what waits in the outbox stays there."""
-        for loop in (self._products, self._flush, self._upkeep):
+        """End the threads; the events are moved, what waits in the outbox stays there, free for any worker."""
+        for loop in self._loops:
             loop.stop()
         while self._events.move():
             pass
         self.settle()
+        self._catalogue.outbox.release(self._name)
 
     def drain(self) -> int:
-        """Make one batch of the outbox searchable; returns how many tasks it took."""
+        """Make one batch of the outbox searchable; returns how many jobs it worked on."""
+        if not self._claimed:
+            self._claimed = self._catalogue.outbox.claim(self._name, self._batch)
+        jobs = self._claimed
+        deleted = [job for job in jobs if job.operation == "delete"]
+        if deleted:
+            self._index.delete([job.product_id for job in deleted])
+        written = self._embed([job for job in jobs if job.operation == "upsert"])
         with self._guard:
-            known = set(self._searchable)
-        due = self._catalogue.take(self._batch + len(known))
-        tasks = [task for task in due if task not in known][: self._batch]
-        gone = [task for task in tasks if task.operation == "delete"]
-        if gone:
-            self._index.delete([task.product_id for task in gone])
-        written = self._embed([task for task in tasks if task.operation == "upsert"])
-        with self._guard:
-            self._searchable.update(gone + written)
-        return len(tasks)
+            self._searchable.update(deleted + written)
+            self._claimed = []
+        return len(jobs)
 
     def settle(self) -> int:
-        """Bring the index to its disk and take what is there out of the outbox; returns how many tasks that were.
+        """Bring the index to its disk and acknowledge the jobs that are there; returns how many that were.
 
         A flush costs several syncs of the disk, so it is shared by all that was written meanwhile.
         """
         with self._guard:
             settled = list(self._searchable)
         if settled:
-            self._index.flush()
-            self._catalogue.done(settled)
+            if self._index.capabilities.flush:
+                self._index.flush()
+            self._catalogue.outbox.ack(settled)
             with self._guard:
                 self._searchable.difference_update(settled)
         return len(settled)
@@ -92,34 +106,38 @@ class Ingestion:
         self._written += self.settle()
         if self._written >= self._compact_after:  # rows that its graph lacks are searched one by one
             self._written = 0
-            self._index.compact()
+            if self._index.capabilities.compaction:
+                self._index.compact()
         return 0
 
-    def _embed(self, tasks: Sequence[Task]) -> list[Task]:
-        """Embed and index these tasks' products; returns those done. One that fails is noted and hinders no other."""
-        if not tasks:
+    def heartbeat(self) -> int:
+        """Extend the leases of all that is claimed and not yet acknowledged."""
+        with self._guard:
+            held = [*self._claimed, *self._searchable]
+        self._catalogue.outbox.heartbeat(held)
+        return 0
+
+    def _embed(self, jobs: Sequence[OutboxJob]) -> list[OutboxJob]:
+        """Embed and index these jobs' products; returns those done. One that fails is put off and hinders no other."""
+        if not jobs:
             return []
         try:
-            products = product_rows(self._catalogue.full([task.product_id for task in tasks]))
+            stored = self._catalogue.products.load([job.product_id for job in jobs])
+            products = [product.row() for product in stored]
             if products:
                 vectors = self._encoder.encode_products(products)
                 if not np.isfinite(vectors).all():
                     raise MercatoError("the model gave a vector that is not finite")
                 records = [record_from_product(p, vector) for p, vector in zip(products, vectors, strict=True)]
                 self._index.upsert(records)
-            return list(tasks)
+            return list(jobs)
         except Exception as error:
-            if len(tasks) > 1:
-                return [done for task in tasks for done in self._embed([task])]
-            (task,) = tasks
-            self._catalogue.failed(task, f"{type(error).__name__}: {error}", min(2.0**task.attempts, 600.0))
-            log.warning("product %s could not be indexed (attempt %d)", task.product_id, task.attempts + 1)
+            if len(jobs) > 1:
+                return [done for job in jobs for done in self._embed([job])]
+            (job,) = jobs
+            self._catalogue.outbox.retry(job, f"{type(error).__name__}: {error}", min(2.0**job.attempts, 600.0))
+            log.warning("product %s could not be indexed (attempt %d)", job.product_id, job.attempts + 1)
             return []
-
-
-def product_rows(products: Sequence[Product]) -> list[Product]:
-    """Products as the catalogue keeps them, their time a datetime."""
-    return [p | {"created_at": p["created_at"] and datetime.fromisoformat(p["created_at"])} for p in products]
 
 
 class _Loop:

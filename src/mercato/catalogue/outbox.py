@@ -1,0 +1,153 @@
+"""The transactional outbox: what the index has still to learn, worked by claim, acknowledge and retry.
+
+A job is written in the transaction of its product (`enqueue`). A worker *claims* due jobs: it holds a *lease* on each
+(a visibility timeout), which its heartbeats extend, and no other worker gets that product until it is acknowledged, put
+off for a retry, or the lease expires. The model is procrastinate's job manager. Delivery is at least once, and one
+product's versions are worked in order, unless a worker sleeps through its lease and then goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from mercato.catalogue.database import Database
+from mercato.catalogue.tables import OUTBOX, PRODUCTS
+
+LEASE_SECONDS = 60.0
+_NO_LEASE = {"worker": None, "lease_expires_at": None, "leased_version": None}
+_CHUNK = 500  # products named in one statement
+
+
+@dataclass(frozen=True)
+class OutboxJob:
+    """One product to bring to the index: `operation` is "upsert" or "delete"; `attempts` is how many have failed."""
+
+    product_id: str
+    version: int
+    operation: str
+    attempts: int
+    worker: str  # that holds it
+
+
+class Outbox:
+    """The outbox of one catalogue. Several processes may work it, each under a worker's name of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, worker: str, limit: int, lease_seconds: float = LEASE_SECONDS) -> list[OutboxJob]:
+        """Lease up to `limit` due jobs to a worker, oldest first; they stay in the outbox until `ack`.
+
+        A job whose product was written again while it was held goes to its holder at once, and to others only when the
+        holder is done with the version before: else an old vector could overwrite a new one.
+        """
+        now = time.time()
+        free = sa.or_(
+            OUTBOX.c.lease_expires_at.is_(None),
+            OUTBOX.c.lease_expires_at <= now,
+            sa.and_(OUTBOX.c.worker == worker, OUTBOX.c.leased_version < OUTBOX.c.version),
+        )
+        due = (
+            sa.select(OUTBOX.c.product_id, OUTBOX.c.version, OUTBOX.c.operation, OUTBOX.c.attempts)
+            .where(OUTBOX.c.not_before <= now, free)
+            .order_by(OUTBOX.c.not_before, OUTBOX.c.enqueued_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)  # PostgreSQL; in SQLite writers take turns
+        )
+        with self._database.write() as connection:
+            jobs = [OutboxJob(*row, worker) for row in connection.execute(due)]
+            if jobs:
+                lease = {"worker": worker, "lease_expires_at": now + lease_seconds, "leased_version": OUTBOX.c.version}
+                claimed = OUTBOX.c.product_id.in_([job.product_id for job in jobs])
+                connection.execute(sa.update(OUTBOX).where(claimed).values(lease))
+        return jobs
+
+    def heartbeat(self, jobs: Sequence[OutboxJob], lease_seconds: float = LEASE_SECONDS) -> None:
+        """Extend the leases of jobs that are still being worked on; one that was lost or is done stays as it is."""
+        self._change(jobs, sa.update(OUTBOX).values(lease_expires_at=time.time() + lease_seconds))
+
+    def ack(self, jobs: Sequence[OutboxJob]) -> None:
+        """Remove jobs that are done; one whose product was written again since stays, and is free to be claimed."""
+        if jobs:
+            with self._database.write() as connection:
+                same = (OUTBOX.c.product_id == sa.bindparam("id"), OUTBOX.c.version == sa.bindparam("of"))
+                rows = [{"id": job.product_id, "of": job.version} for job in jobs]
+                connection.execute(sa.delete(OUTBOX).where(*same), rows)
+                _change(connection, jobs, sa.update(OUTBOX).values(_NO_LEASE))
+
+    def retry(self, job: OutboxJob, reason: str, delay_seconds: float) -> None:
+        """Put a job that failed back, with the reason, to be claimed again after a while.
+
+        Where its product was written again since, the new version keeps its own chance. A lost lease changes nothing.
+        """
+        later = {"attempts": OUTBOX.c.attempts + 1, "reason": reason, "not_before": time.time() + delay_seconds}
+        with self._database.write() as connection:
+            failed = sa.update(OUTBOX).where(OUTBOX.c.version == job.version).values(later)
+            _change(connection, [job], failed)
+            _change(connection, [job], sa.update(OUTBOX).values(_NO_LEASE))
+
+    def release(self, worker: str) -> None:
+        """Drop every lease of a worker that is known not to run: its jobs can be claimed at once.
+
+        A worker calls it for its own name as it starts (what an earlier life of it held) and as it ends.
+        """
+        with self._database.write() as connection:
+            connection.execute(sa.update(OUTBOX).where(OUTBOX.c.worker == worker).values(_NO_LEASE))
+
+    def depth(self) -> int:
+        """How many products the outbox holds, those that failed before left out."""
+        with self._database.read() as connection:
+            wanted = sa.select(sa.func.count()).select_from(OUTBOX).where(OUTBOX.c.attempts == 0)
+            return int(connection.execute(wanted).scalar_one())
+
+    def failures(self) -> list[tuple[str, int, str]]:
+        """The products that could not be embedded: id, attempts, reason."""
+        with self._database.read() as connection:
+            columns = (OUTBOX.c.product_id, OUTBOX.c.attempts, OUTBOX.c.reason)
+            return [(*row,) for row in connection.execute(sa.select(*columns).where(OUTBOX.c.attempts > 0))]
+
+    def replay(self) -> None:
+        """Put every product written or deleted through the API in the outbox again: a new index has not seen them."""
+        with self._database.write() as connection:
+            wanted = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.deleted).where(PRODUCTS.c.written_via_api.is_(True))
+            rows = connection.execute(wanted).all()
+            self.enqueue(connection, [row[0] for row in rows if not row[1]], "upsert")
+            self.enqueue(connection, [row[0] for row in rows if row[1]], "delete")
+
+    def enqueue(self, connection: sa.Connection, product_ids: Sequence[str], operation: str) -> None:
+        """Name the products' present versions in the outbox, within the transaction that wrote them.
+
+        A row that already waits there is replaced, but for its lease: who holds it works on the version before.
+        """
+        now = time.time()
+        for start in range(0, len(product_ids), _CHUNK):
+            some = product_ids[start : start + _CHUNK]
+            wanted = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.version).where(PRODUCTS.c.product_id.in_(some))
+            rows = [
+                {"product_id": product_id, "version": version, "operation": operation, "enqueued_at": now}
+                | {"not_before": now, "attempts": 0, "reason": None}
+                for product_id, version in connection.execute(wanted)
+            ]
+            insert = self._database.insert(OUTBOX)
+            names = ("version", "operation", "enqueued_at", "not_before", "attempts", "reason")
+            replaced = {name: insert.excluded[name] for name in names}
+            connection.execute(insert.on_conflict_do_update(index_elements=["product_id"], set_=replaced), rows)
+
+    def _change(self, jobs: Sequence[OutboxJob], change: sa.Update) -> None:
+        if jobs:
+            with self._database.write() as connection:
+                _change(connection, jobs, change)
+
+
+def _change(connection: sa.Connection, jobs: Sequence[OutboxJob], change: sa.Update) -> None:
+    """Update the rows of those jobs whose lease still stands: same worker, same leased version."""
+    same = (
+        OUTBOX.c.product_id == sa.bindparam("id"),
+        OUTBOX.c.worker == sa.bindparam("by"),
+        OUTBOX.c.leased_version == sa.bindparam("of"),
+    )
+    connection.execute(change.where(*same), [{"id": j.product_id, "by": j.worker, "of": j.version} for j in jobs])

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from mercato.catalogue.database import Database
+from mercato.catalogue.store import Catalogue
+from mercato.errors import MercatoError
+from tests.support.stored import stored
+
+
+def test_sqlite_is_asked_for_full_durability(file):
+    with closing(Database.open(file)) as database:
+        for transaction in (database.read, database.write):
+            with transaction() as connection:
+                assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+                assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_only_its_owner_may_read_a_catalogue(file):
+    file.touch(0o644)
+    for _ in range(2):
+        with closing(Catalogue.open(file)) as catalogue:
+            catalogue.products.upsert([stored()])
+            assert {path.stat().st_mode & 0o777 for path in file.parent.iterdir()} == {0o600}
+
+
+def test_the_secret_is_made_once(file):
+    with closing(Catalogue.open(file)) as one, closing(Catalogue.open(file)) as two:
+        assert one.settings.secret("cursor") == two.settings.secret("cursor") != one.settings.secret("other")
+        assert len(one.settings.secret("cursor")) == 32
+
+
+def test_a_setting_is_the_last_that_was_set(catalogue):
+    assert catalogue.settings.get("index") is None
+    for value in ("one", "two"):
+        catalogue.settings.set("index", value)
+        assert catalogue.settings.get("index") == value
+
+
+def test_what_is_no_catalogue_is_said_so(file):
+    file.write_bytes(b"this is not a database, however long it may be" * 50)
+    with pytest.raises(MercatoError, match=r"catalogue .*catalogue\.sqlite: cannot be opened"):
+        Catalogue.open(file)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from mercato.catalogue.event_mover import EventMover
+from mercato.data.market import Market, MarketConfig, write_market_toml
+
+
+def event(session: str) -> dict[str, str]:
+    return {"timestamp": "2024-06-01T10:00:00+00:00", "session_id": session, "action_name": "click"}
+
+
+@pytest.fixture
+def market(tmp_path) -> Market:
+    (tmp_path / "market").mkdir()
+    write_market_toml(tmp_path / "market", MarketConfig())
+    return Market.open(tmp_path / "market")
+
+
+def test_events_are_kept_in_order_and_a_number_is_never_used_twice(catalogue):
+    catalogue.events.append([event("a"), event("b"), event("c")])
+    assert [(number, row["session_id"]) for number, row in catalogue.events.oldest(2)] == [(1, "a"), (2, "b")]
+    catalogue.events.delete(1, 3)
+    assert catalogue.events.oldest(9) == []
+    catalogue.events.append([event("d")])
+    assert catalogue.events.oldest(9) == [(4, event("d"))]
+    catalogue.events.append([])
+
+
+def test_an_append_that_fails_leaves_nothing(catalogue):
+    with pytest.raises(TypeError):
+        catalogue.events.append([event("a"), event("b") | {"position": object()}])
+    assert catalogue.events.oldest(9) == []
+
+
+def test_moved_events_are_in_the_markets_table_and_no_longer_in_the_log(catalogue, market):
+    mover = EventMover(catalogue, market.path / "events", rows_per_file=2)
+    catalogue.events.append([event(name) for name in "abc"])
+    assert [mover.move(), mover.move(), mover.move()] == [2, 1, 0]
+    assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"] and catalogue.events.oldest(9) == []
+
+
+def test_events_that_a_file_already_holds_are_not_moved_again(catalogue, market, monkeypatch):
+    """As after a process that was killed between the file and the deletion."""
+    folder = market.path / "events"
+    catalogue.events.append([event("a"), event("b")])
+    with monkeypatch.context() as killed:
+        killed.setattr(catalogue.events, "delete", lambda *_: None)
+        EventMover(catalogue, folder).move()
+    catalogue.events.append([event("c")])
+    after = EventMover(catalogue, folder)
+    after.recover()
+    after.move()
+    assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"]

@@ -1,0 +1,104 @@
+"""The ingestion worker over a real index: what it claims is searchable, flushed, and then acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mercato.catalogue.outbox import OutboxJob
+from mercato.catalogue.worker import IngestionWorker
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.open import open_index
+from tests.support.small_market import TrigramEncoder, make_market
+from tests.support.stored import stored
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return make_market(tmp_path_factory.mktemp("built") / "market")
+
+
+@pytest.fixture
+def index(built):
+    with open_index(built.path / "index") as index:
+        yield index
+
+
+@pytest.fixture
+def worker(catalogue, index, tmp_path) -> Callable[[str], IngestionWorker]:
+    return lambda name: IngestionWorker(catalogue, TrigramEncoder(), index, tmp_path / "events", name=name)
+
+
+def best(index, title: str) -> str:
+    (vector,) = TrigramEncoder().encode_queries([title])
+    return index.search(Expression(vector=vector), 1)[0].product_id
+
+
+def test_a_job_is_acknowledged_only_when_the_index_is_on_its_disk(catalogue, index, worker, monkeypatch):
+    catalogue.products.upsert([stored("n", "orange hammock")])
+    one = worker("one")
+    assert one.drain() == 1 and one.drain() == 0
+    assert best(index, "orange hammock") == "n" and catalogue.outbox.depth() == 1
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(index, "flush", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            one.settle()
+    assert catalogue.outbox.depth() == 1
+    assert one.settle() == 1 and catalogue.outbox.depth() == 0
+
+
+def test_a_new_version_need_not_wait_for_the_flush_of_the_old_one(catalogue, index, worker):
+    one = worker("one")
+    for title in ("orange hammock", "purple xylophone"):
+        catalogue.products.upsert([stored("n", title)])
+        assert one.drain() == 1
+        assert best(index, title) == "n"
+    assert one.settle() == 2 and catalogue.outbox.depth() == 0
+
+
+def test_a_batch_that_ends_in_an_error_is_worked_on_again_at_once(catalogue, index, worker, monkeypatch):
+    catalogue.products.upsert([stored("n", "orange hammock")])
+    catalogue.products.delete("n")
+    one = worker("one")
+    with monkeypatch.context() as broken:
+        broken.setattr(index, "delete", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            one.drain()
+    assert one.drain() == 1 and one.settle() == 1 and catalogue.outbox.depth() == 0
+
+
+def test_a_server_that_starts_again_does_not_wait_for_leases(catalogue, worker):
+    catalogue.products.upsert([stored("n", "orange hammock")])
+    killed = worker("server")
+    killed.drain()
+    after, other = worker("server"), worker("other")
+    assert other.drain() == 0
+    after.start()
+    after.stop()
+    after.drain()
+    after.settle()
+    assert catalogue.outbox.depth() == 0
+
+
+def test_a_worker_that_stops_leaves_its_jobs_to_others(catalogue, worker):
+    catalogue.products.upsert([stored("bad", "unembeddable thing"), stored("n", "orange hammock")])
+    one, other = worker("one"), worker("other")
+    one.start()
+    one.stop()
+    catalogue.products.upsert([stored("bad", "embeddable thing")])
+    other.drain()
+    other.settle()
+    assert catalogue.outbox.depth() == 0 and catalogue.outbox.failures() == []
+
+
+def test_a_heartbeat_keeps_what_is_searchable_and_not_yet_flushed(catalogue, worker):
+    catalogue.products.upsert([stored("n", "orange hammock")])
+    one = worker("one")
+    one.drain()
+    held = OutboxJob("n", 1, "upsert", 0, "one")
+    catalogue.outbox.heartbeat([held], lease_seconds=0)  # as if a minute had passed
+    one.heartbeat()
+    assert catalogue.outbox.claim("other", 9) == []
+    catalogue.outbox.heartbeat([held], lease_seconds=0)
+    assert catalogue.outbox.claim("other", 9) != []
