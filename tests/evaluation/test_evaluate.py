@@ -11,7 +11,9 @@ import pytest
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EvaluationSet
-from mercato.evaluation.evaluate import Evaluation, evaluate
+from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.evaluate import evaluate as measure
+from mercato.evaluation.results import Metrics
 from tests.support.garments import Constant, Words, write_table
 
 SHAPE = {
@@ -20,6 +22,11 @@ SHAPE = {
     "batch": {"recall@1", "recall@10"},
     "knn": {"recall@10", "recall@100", "precision@10"},
 }
+
+
+def evaluate(encoder, market, **given):
+    """The object that `mercato evaluate --json` prints."""
+    return measure(encoder, market, **given).as_dict()
 
 
 def _shape(tree):
@@ -48,6 +55,17 @@ def test_the_object_has_the_contracts_shape(market, words):
     }
     assert metrics["n"]["knn"] == {"queries": 8, "pairs": 16, "split": "future", "unknown_products": 0}
     assert metrics["n"]["products"] == 24
+
+
+def test_the_json_reads_back_as_the_same_metrics(market, words):
+    metrics = measure(words, market, others={"constant": Constant()})
+    assert Metrics.from_dict(json.loads(json.dumps(metrics.as_dict()))) == metrics
+    difference = metrics.difference("bm25", "relevance", "roc_auc")
+    theirs = metrics.baselines["bm25"]["relevance"]["roc_auc"].value
+    assert difference.value == metrics.ours["relevance"]["roc_auc"].value - theirs
+    assert difference.interval == metrics.differences["bm25"]["relevance"]["roc_auc"]
+    assert metrics.difference("bm25", "relevance", "nothing") is None
+    assert metrics.difference("nobody", "relevance", "roc_auc") is None
 
 
 def test_a_model_that_reads_spanish_beats_words_and_words_beat_chance(market, words):
@@ -102,21 +120,21 @@ def test_given_pairs_take_the_place_of_the_markets(market, words):
     metrics = evaluate(words, market, pairs=pairs)
     assert metrics["n"]["knn"]["pairs"] == 2
     assert metrics["knn"]["recall@10"] == 1
-    assert "roc_auc" not in metrics.get("engagement", {})  # nothing shown and left: undefined, not zero
+    assert "roc_auc" not in metrics.get("engagement", {})  # no unengaged pair: undefined, not zero
     with pytest.raises(MercatoError, match="lack the column label"):
         evaluate(words, market, pairs=pairs.drop("label"))
 
 
-def test_what_is_withheld_no_system_sees(market, words):
-    metrics = evaluate(words, market, withhold=("title", "attributes"))
+def test_what_is_dropped_no_system_sees(market, words):
+    metrics = evaluate(words, market, dropped=("title", "attributes"))
     assert metrics["relevance"]["roc_auc"] == metrics["baselines"]["bm25"]["relevance"]["roc_auc"] == 0.5
-    with pytest.raises(MercatoError, match="cannot withhold 'colour'"):
-        evaluate(words, market, withhold=("colour",))
+    with pytest.raises(MercatoError, match="cannot drop 'colour'"):
+        evaluate(words, market, dropped=("colour",))
 
 
-def test_without_photos_there_are_no_vectors_of_them_and_no_count(market, words):
-    class Photos(Words):
-        def encode_products(self, products):
+def test_without_images_there_are_no_vectors_of_them_and_no_count(market, words):
+    class Images(Words):
+        def encode_products(self, products, *, as_of=None):
             for name in ("image_embeddings", "image_count"):
                 assert products[name].null_count == len(products)
             return self._encode(products.column("title").to_pylist())
@@ -125,7 +143,7 @@ def test_without_photos_there_are_no_vectors_of_them_and_no_count(market, words)
     vectors = pa.array([[[1.0]]] * len(plain), plain.schema.field("image_embeddings").type)
     table = plain.set_column(plain.column_names.index("image_embeddings"), "image_embeddings", vectors)
     table = table.append_column("image_count", pa.array([1] * len(plain))).drop_columns(["images"])
-    seen = Evaluation.of(Photos(), market, products=table, withhold=("images",)).metrics()
+    seen = Evaluation.of(Images(), market, products=table, dropped=("images",)).metrics().as_dict()
     assert seen["relevance"] == evaluate(words, market)["relevance"]
 
 
@@ -156,10 +174,10 @@ def test_raters_are_averaged_and_unknown_products_counted(market, words):
         {"query": "sofa", "product_id": "gone", "grade": 1.0},
     ]
     write_table(market.path, "judgments", rows)
-    lists = EvaluationSet.read(market).relevance
-    assert lists is not None
-    assert sorted(lists.grades) == [0.5, 1.0]
-    assert lists.unknown == 1
+    judged = EvaluationSet.read(market).relevance
+    assert judged is not None
+    assert sorted(judged.grades) == [0.5, 1.0]
+    assert judged.unknown == 1
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
@@ -172,7 +190,7 @@ def test_a_grade_that_is_no_number_is_named(market, words, value):
 
 def test_an_encoder_that_returns_nan_is_named(market):
     class Broken(Words):
-        def encode_products(self, products):
+        def encode_products(self, products, *, as_of=None):
             vectors = super().encode_products(products)
             vectors[3] = np.nan
             return vectors
@@ -188,7 +206,7 @@ def test_an_empty_catalogue_is_nothing_to_evaluate_on(market, words):
 
 
 def test_pairs_new_to_the_log_are_measured_apart(market, words):
-    """Two of the future's engaged pairs were shown together in training: the others are new."""
+    """Two of the future's engaged pairs are impressions of the training days: the others are new."""
     future = market.frame("pairs").filter((pl.col("split") == "future") & (pl.col("label") == 1))
     known = future.head(2).with_columns(split=pl.lit("train"), label=pl.Series([1, 0]))
     metrics = evaluate(words, market, pairs=pl.concat([future, known]))
@@ -208,11 +226,11 @@ def test_where_nobody_crosses_a_border_a_search_stays_within_its_country(market,
     home = dict(zip(table["product_id"].to_pylist(), countries, strict=True))
     within = pairs.with_columns(country=pl.col("product_id").replace_strict(home))
     evaluation = Evaluation.of(words, market, pairs=within)
-    asked = evaluation.tasks.queries["country"].to_list()
+    searched = evaluation.dataset.queries["country"].to_list()
     for system in evaluation.systems:
-        found = evaluation.top(system, np.arange(len(asked)), 5)
-        assert (found >= 0).any(axis=1).sum() > len(asked) // 2
-        for country, rows in zip(asked, found, strict=True):
+        found = evaluation.top(system, np.arange(len(searched)), 5)
+        assert (found >= 0).any(axis=1).sum() > len(searched) // 2
+        for country, rows in zip(searched, found, strict=True):
             assert {countries[row] for row in rows if row >= 0} <= {country}
     across = Evaluation.of(words, market, pairs=pairs)  # mx queries engaged us products: borders mean nothing here
-    assert across.tasks.countries is None
+    assert across.dataset.countries is None

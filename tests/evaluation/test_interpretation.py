@@ -1,9 +1,8 @@
-"""`mercato explain`: attention and importance against figures made by hand, and a run explained as a whole."""
+"""Attention and importance against figures made by hand, and a run explained as a whole."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -11,24 +10,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from typer.testing import CliRunner
 
-from mercato.cli import app
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.evaluation.attention import mean_weights, short_and_long, weights_by_length
+from mercato.evaluation.attention import Mean, mean_weights, short_and_long, weights_by_length
 from mercato.evaluation.dataset import EvaluationSet
 from mercato.evaluation.encoded import EncodedTower, encode_products, encode_queries
 from mercato.evaluation.evaluate import evaluate
-from mercato.evaluation.explain import explain_run
 from mercato.evaluation.importance import ablated_cosines, importance
-from mercato.models.build import build_towers, text_configs
+from mercato.evaluation.interpretation import Explanation, explain_run
+from mercato.fields import channel_groups
 from mercato.models.channels import Channels
-from mercato.models.que2search import fields_of
-from mercato.reports.explanation_page import _leaders
 from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.torch_encoder import TorchEncoder
-from tests.support.html import Balanced
 
 NAMES = ("text", "trigrams")
 PRESENT = np.ones((4, 2), bool)
@@ -40,20 +34,20 @@ QUERIES = ["tv", "TV ", "red sofa", "green mirror"]  # 2, 2, 8 and 12 characters
 
 def test_weights_by_length_are_those_counted_by_hand():
     two, eight, twelve = weights_by_length(NAMES, QUERIES, WEIGHTS)
-    assert [(row["length"], row["queries"]) for row in (two, eight, twelve)] == [(2, 2), (8, 1), (12, 1)]
-    assert two["weights"]["text"]["mean"] == pytest.approx(0.3)
+    assert [(row.length, row.queries) for row in (two, eight, twelve)] == [(2, 2), (8, 1), (12, 1)]
+    assert two.weights["text"].mean == pytest.approx(0.3)
     margin = 1.959964 * np.sqrt(0.02) / np.sqrt(2)  # s² of .2 and .4 is .02
-    assert two["weights"]["text"]["interval"] == pytest.approx([0.3 - margin, 0.3 + margin])
-    assert eight["weights"]["trigrams"] == {"mean": 0.1, "interval": None}
+    assert two.weights["text"].interval == pytest.approx([0.3 - margin, 0.3 + margin])
+    assert eight.weights["trigrams"] == Mean(0.1, None)
 
 
 def test_short_queries_are_those_under_five_characters():
     sides = short_and_long(NAMES, ["lamp", "lamps", "x", "sofas"], WEIGHTS)
-    assert (sides["short"]["queries"], sides["long"]["queries"]) == (2, 2)
-    assert sides["short"]["weights"]["trigrams"]["mean"] == pytest.approx((0.8 + 0.1) / 2)
-    assert sides["short"]["trigrams_less_text"]["mean"] == pytest.approx((0.6 - 0.8) / 2)
+    assert (sides["short"].queries, sides["long"].queries) == (2, 2)
+    assert sides["short"].weights["trigrams"].mean == pytest.approx((0.8 + 0.1) / 2)
+    assert sides["short"].trigrams_less_text.mean == pytest.approx((0.6 - 0.8) / 2)
     assert "short" not in short_and_long(NAMES, ["lamps"] * 4, WEIGHTS)
-    assert "trigrams_less_text" not in short_and_long(("text", "country"), QUERIES, WEIGHTS)["long"]
+    assert short_and_long(("text", "country"), QUERIES, WEIGHTS)["long"].trigrams_less_text is None
 
 
 def test_a_missing_channel_counts_in_the_mean_and_not_in_its_own():
@@ -61,10 +55,10 @@ def test_a_missing_channel_counts_in_the_mean_and_not_in_its_own():
     weights = np.array([[0.5, 0.5], [1.0, 0.0], [0.7, 0.3], [1.0, 0.0]])
     lengths = np.array([[1.0, 3.0], [1.0, 99.0], [1.0, 5.0], [1.0, 99.0]])
     found = mean_weights(NAMES, weights, present, lengths)["trigrams"]
-    assert found["mean"] == pytest.approx(0.2) and found["present"] == 0.5
-    assert found["mean_present"] == pytest.approx(0.4) and found["vector_length"] == 4
+    assert found.mean == pytest.approx(0.2) and found.present == 0.5
+    assert found.mean_present == pytest.approx(0.4) and found.vector_length == 4
     none = mean_weights(NAMES, weights, np.zeros((4, 2), bool), lengths)["trigrams"]
-    assert none["mean_present"] is None and none["vector_length"] is None
+    assert none.mean_present is None and none.vector_length is None
 
 
 # --- importance
@@ -74,16 +68,16 @@ class Sum:
     """A tower made by hand: the unit vector of the weighted sum of the channels that are present."""
 
     def __init__(self, **weights: float) -> None:
-        self.channels, self.weights_N = tuple(weights), torch.tensor(list(weights.values()))
+        self.channels, self.weights_C = tuple(weights), torch.tensor(list(weights.values()))
 
     def fuse(self, channels: Channels) -> tuple[torch.Tensor, None]:
-        scaled_BND = channels.vectors_BSE * (self.weights_N * channels.present_BS).unsqueeze(-1)
-        return F.normalize(scaled_BND.sum(1), dim=-1), None
+        scaled_BCD = channels.vectors_BSE * (self.weights_C * channels.present_BS).unsqueeze(-1)
+        return F.normalize(scaled_BCD.sum(1), dim=-1), None
 
 
-def encoded(tower: Sum, vectors_RND: list, present_RN: list | None = None) -> EncodedTower:
-    vectors = torch.tensor(vectors_RND, dtype=torch.float32)
-    present = torch.tensor(present_RN) if present_RN else torch.ones(vectors.shape[:2], dtype=torch.bool)
+def encoded(tower: Sum, vectors_NCD: list, present_NC: list | None = None) -> EncodedTower:
+    vectors = torch.tensor(vectors_NCD, dtype=torch.float32)
+    present = torch.tensor(present_NC) if present_NC else torch.ones(vectors.shape[:2], dtype=torch.bool)
     channels = Channels(vectors, present, torch.arange(vectors.shape[1]))
     return EncodedTower(tower, channels, tower.fuse(channels)[0], None)
 
@@ -99,11 +93,11 @@ def test_the_only_channel_that_counts_gets_all_the_importance():
     labels = np.array([True, False, True, False])
     found = importance(tower, rows, towards_east, EACH, np.array([0, 0, 1, 1]), labels)
     for replacement in ("missing", "other"):
-        assert found["a"][replacement]["share"] == 1 and found["b"][replacement]["share"] == 0
-        assert found["b"][replacement]["change"] == 0
-        assert found["b"][replacement]["roc_auc"] == 1 and found["b"][replacement]["roc_auc_change"] == 0
-    assert found["a"]["missing"]["change"] == pytest.approx(0.5)  # cosines of 1, 0, 1, 0 all become 0
-    assert found["a"]["missing"]["roc_auc"] == 0.5 and found["a"]["missing"]["interval"] == [-0.5, -0.5]
+        assert found["a"][replacement].share == 1 and found["b"][replacement].share == 0
+        assert found["b"][replacement].change == 0
+        assert found["b"][replacement].roc_auc == 1 and found["b"][replacement].roc_auc_change == 0
+    assert found["a"]["missing"].change == pytest.approx(0.5)  # cosines of 1, 0, 1, 0 all become 0
+    assert found["a"]["missing"].roc_auc == 0.5 and found["a"]["missing"].interval == (-0.5, -0.5)
 
 
 def test_ablated_cosines_are_those_computed_by_hand():
@@ -135,28 +129,18 @@ def test_channels_that_stand_in_for_each_other_count_as_a_group():
 
 def test_channels_are_grouped_by_the_field_they_read():
     names = ("title_text", "title_trigrams", "description_text", "images")
-    assert fields_of(names) == {
+    assert channel_groups(names) == {
         "title": ("title_text", "title_trigrams"),
         "description": ("description_text",),
         "images": ("images",),
     }
-    assert fields_of(("text", "trigrams", "country")) == {"text": ("text", "trigrams"), "country": ("country",)}
-
-
-def test_only_what_surely_costs_order_is_said_to_matter():
-    def result(**fields: tuple[float, list[float]]) -> dict:
-        kinds = {name: {"missing": {"roc_auc": auc, "interval": span}} for name, (auc, span) in fields.items()}
-        return {"roc_auc": 0.8, "importance": {"product": {"channels": kinds}}}
-
-    told = _leaders(result(images=(0.7, [-0.2, 0.01]), title=(0.75, [-0.06, -0.04]), country=(0.79, [-0.02, -0.001])))
-    assert "<b>title</b> matters most" in told and "without country" in told and "photos" not in told
-    assert "no field" in _leaders(result(images=(0.7, [-0.2, 0.01])))
+    assert channel_groups(("text", "trigrams", "country")) == {"text": ("text", "trigrams"), "country": ("country",)}
 
 
 def test_without_pairs_of_both_kinds_there_is_no_auc():
     tower = encoded(Sum(a=1.0, b=0.5), [[EAST, NORTH], [NORTH, NORTH]])
     found = importance(tower, np.array([0, 1]), torch.tensor([EAST, EAST]), EACH, np.array([0, 0]), np.ones(2, bool))
-    assert found["a"]["missing"]["roc_auc"] is None and found["a"]["missing"]["change"] > 0
+    assert found["a"]["missing"].roc_auc is None and found["a"]["missing"].change > 0
 
 
 # --- a run
@@ -169,9 +153,9 @@ def test_channels_fused_late_are_the_towers_own_vectors_and_weights(tiny_run: Pa
     features = model.featurizer.queries(queries["query"].to_list()[:7], queries["country"].to_list()[:7])
     with torch.inference_mode():
         vectors, weights = model.towers.query({name: torch.from_numpy(array) for name, array in features.items()})
-    np.testing.assert_allclose(found.unit_RD[:7], vectors, atol=1e-5)
-    np.testing.assert_allclose(found.weights_RN[:7], weights, atol=1e-5)
-    np.testing.assert_allclose(found.weights_RN.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(found.unit_ND[:7], vectors, atol=1e-5)
+    np.testing.assert_allclose(found.weights_NC[:7], weights, atol=1e-5)
+    np.testing.assert_allclose(found.weights_NC.sum(1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(("group", "fields"), [("description", {"description": None}), ("country", {"country": None})])
@@ -180,69 +164,28 @@ def test_a_channel_that_is_replaced_by_nothing_is_a_field_left_out(tiny_run, tin
     table = products_with_vectors(tiny_market, model, tiny_run).slice(0, 20)
     found = encode_products(model, table)
     towards = torch.from_numpy(model.encode_queries(["red sofa"] * 20, "us"))
-    cosines = ablated_cosines(found, np.arange(20), towards, fields_of(found.names), "missing")[group]
+    cosines = ablated_cosines(found, np.arange(20), towards, channel_groups(found.names), "missing")[group]
     without = model.encode_products([row | fields for row in table.to_pylist()])
     np.testing.assert_allclose(cosines, (without * towards.numpy()).sum(1), atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def explained(tiny_run: Path, tiny_market: Market, tmp_path_factory) -> tuple[Path, dict]:
-    run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("explained") / "run")
-    return run, explain_run(run, tiny_market)
-
-
-def test_a_run_is_explained_on_its_test_questions(explained, tiny_run, tiny_market):
-    run, result = explained
-    assert json.loads((run / "explain.json").read_text()) == result
+def test_a_run_is_explained_on_its_test_questions(tiny_run: Path, tiny_market: Market):
+    explanation = explain_run(tiny_run, tiny_market)
+    result = json.loads(json.dumps(explanation.as_dict()))
+    assert Explanation.from_dict(result) == explanation
     attention = result["attention"]["query"]
     assert sum(weight["mean"] for weight in attention["channels"].values()) == pytest.approx(1, abs=1e-5)
     assert sum(row["queries"] for row in attention["by_length"]) == result["n"]["all_queries"]
     model = TorchEncoder.load(tiny_run)
     model.market_path = tiny_market.path
     metrics = evaluate(model, tiny_market)
-    assert result["roc_auc"] == pytest.approx(metrics["relevance"]["roc_auc"], abs=1e-4)
+    assert result["roc_auc"] == pytest.approx(metrics.ours["relevance"]["roc_auc"].value, abs=1e-4)
     for tower in ("query", "product"):
         for section in result["importance"][tower].values():
             for replacement in ("missing", "other"):
                 assert sum(kinds[replacement]["share"] for kinds in section.values()) == pytest.approx(1)
     assert set(result["importance"]["query"]["groups"]) == {"text", "country"}
     assert set(result["importance"]["product"]["groups"]) == {"title", "description", "language", "country", "images"}
-
-
-def test_the_report_is_one_file_with_charts_and_the_papers_figures(explained):
-    page = (explained[0] / "explain.html").read_text()
-    parsed = Balanced()
-    parsed.feed(page)
-    text = " ".join(parsed.text)
-    assert parsed.open == [] and not parsed.links
-    assert not re.search(r"https?://|@import|<script", page)
-    for expected in ("Attention", "By the length of the query", "photos", "description trigrams", "By field", "55%"):
-        assert expected in text, expected
-
-
-def test_a_fusion_without_weights_says_so(tiny_run, tiny_market, tmp_path, tiny_recipe):
-    run = shutil.copytree(tiny_run, tmp_path / "run")
-    trained = TorchEncoder.load(run)
-    towers = {
-        name: getattr(tiny_recipe, name).model_copy(update={"fusion": "concat"})
-        for name in ("query_tower", "product_tower")
-    }
-    recipe = tiny_recipe.model_copy(update=towers)
-    towers = build_towers(recipe, trained.featurizer.spec, text_configs(recipe, trained.featurizer.spec))
-    TorchEncoder(recipe, trained.featurizer, trained.image_encoder, towers).save(run)
-    told = CliRunner().invoke(app, ["explain", str(run), "--market", str(tiny_market.path)])
-    assert told.exit_code == 0, told.output
-    assert "concat" in told.stdout and "no attention weights" in " ".join(told.stdout.split())
-    result = json.loads((run / "explain.json").read_text())
-    assert result["attention"] == {"query": None, "product": None}
-    assert result["importance"]["product"]["channels"]["title_text"]["missing"]["change"] > 0
-    assert "no attention weights to show" in (run / "explain.html").read_text()
-
-
-def test_the_verb_prints_one_json_object(explained, tiny_market):
-    told = CliRunner().invoke(app, ["explain", str(explained[0]), "--market", str(tiny_market.path), "--json"])
-    assert told.exit_code == 0, told.output
-    assert json.loads(told.stdout) == explained[1]
 
 
 def test_nothing_to_explain_on_is_said(tiny_run, tiny_market, tmp_path):

@@ -1,4 +1,4 @@
-"""Product understanding on the six garments: every figure by hand, with a head that is made by hand."""
+"""Query prediction on the six garments: every figure by hand, with a head that is made by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from rich.console import Console
 
 from mercato.data.market import Market
 from mercato.evaluation.evaluate import Evaluation
-from mercato.evaluation.query_prediction import Understanding, scores
+from mercato.evaluation.metrics.predicted_queries import predicted_queries
+from mercato.evaluation.metrics.registry import QUERY_PREDICTION
+from mercato.evaluation.query_prediction import QueryPrediction
+from mercato.evaluation.results import Metrics
+from mercato.reports.details import collect_predictions
 from mercato.reports.evaluate import summary
 from mercato.reports.evaluation_page import write_report
 from mercato.runs.query_head import QueryHead
@@ -33,21 +37,23 @@ def evaluation(market: Market, words: Words) -> Evaluation:
 
 
 def test_precision_and_recall_by_definition():
-    found = scores([["a", "b", "c", "d", "e", "f"], ["a"], []], [{"b", "f", "z", "y"}, {"a"}, {"a"}])
+    given = predicted_queries([["a", "b", "c", "d", "e", "f"], ["a"], []], [{"b", "f", "z", "y"}, {"a"}, {"a"}])
     expected = {
         "precision@1": [0, 1, 0],
         "precision@5": [1 / 5, 1 / 5, 0],
         "precision@10": [2 / 10, 1 / 10, 0],
         "recall@10": [2 / 4, 1, 0],
     }
-    assert {metric: values.tolist() for metric, values in found.items()} == expected
+    assert {metric.name: metric.compute(given).tolist() for metric in QUERY_PREDICTION} == expected
 
 
 def test_the_figures_of_a_head_made_by_hand(evaluation: Evaluation, head: QueryHead):
     metrics = evaluation.metrics()
-    understanding = Understanding.of(head, evaluation)
-    assert understanding is not None
-    understanding.add_to(metrics)
+    prediction = QueryPrediction.of(head, evaluation)
+    assert prediction is not None
+    measured = prediction.add_to(metrics)
+    metrics = measured.as_dict()
+    assert Metrics.from_dict(metrics) == measured
     # Of the future's 12 garments (2 of each name) the red dresses and blue shirts were found by two queries each; the
     # head does not know the dresses' Spanish one.
     assert metrics["understanding"] == pytest.approx(
@@ -69,9 +75,9 @@ def test_the_figures_of_a_head_made_by_hand(evaluation: Evaluation, head: QueryH
 
 
 def test_a_head_that_mistakes_colours_is_wrong(evaluation: Evaluation, head: QueryHead):
-    swapped = QueryHead(head.queries, np.roll(head.weight_CD, 3, axis=0), head.bias_C)
+    swapped = QueryHead(head.queries, np.roll(head.weight_YD, 3, axis=0), head.bias_Y)
     metrics = evaluation.metrics()
-    Understanding.of(swapped, evaluation).add_to(metrics)
+    metrics = QueryPrediction.of(swapped, evaluation).add_to(metrics).as_dict()
     assert metrics["understanding"]["precision@1"] == 0
 
 
@@ -95,15 +101,15 @@ def test_popular_is_what_the_training_days_asked_most(market: Market, words: Wor
         ],
         how="vertical_relaxed",
     )
-    understanding = Understanding.of(head, Evaluation.of(words, market, pairs=pairs), pairs)
-    assert understanding.predicted["popular"][0][:2] == ["red sofa", "blue dress"]
+    prediction = QueryPrediction.of(head, Evaluation.of(words, market, pairs=pairs), pairs)
+    assert prediction.predicted["popular"][0][:2] == ["red sofa", "blue dress"]
 
 
 def test_products_that_nobody_engaged_with_before_are_told_apart(
     evaluation: Evaluation, market: Market, words: Words, head: QueryHead
 ):
     metrics = evaluation.metrics()
-    Understanding.of(head, evaluation).add_to(metrics)
+    metrics = QueryPrediction.of(head, evaluation).add_to(metrics).as_dict()
     assert "understanding_new" not in metrics  # all of them are new: it would say the same twice
     # The odd blue sofas p21 and p23 are known by a query of an earlier day; of the others nothing was engaged with.
     earlier = [("blue", "p21", 1, "train"), ("blue", "p23", 1, "validation"), ("blue", "p1", 0, "train")]
@@ -111,7 +117,7 @@ def test_products_that_nobody_engaged_with_before_are_told_apart(
     table = market.frame("pairs").select(rows[0].keys())
     pairs = pl.concat([table, pl.DataFrame(rows)], how="vertical_relaxed")
     metrics = (changed := Evaluation.of(words, market, pairs=pairs)).metrics()
-    Understanding.of(head, changed, pairs).add_to(metrics)
+    metrics = QueryPrediction.of(head, changed, pairs).add_to(metrics).as_dict()
     assert metrics["n"]["understanding_new"] | {"queries": 7, "pairs": 14} == metrics["n"]["understanding_new"]
     assert metrics["n"]["understanding_new"]["products"] == 10
     assert metrics["understanding_new"]["recall@10"] == pytest.approx(4.5 / 5)  # without the sofas, all of them right
@@ -119,7 +125,7 @@ def test_products_that_nobody_engaged_with_before_are_told_apart(
 
 def test_without_a_future_there_is_nothing_to_hold_it_to(market: Market, words: Words, head: QueryHead):
     (market.path / "pairs.parquet").unlink()
-    assert Understanding.of(head, Evaluation.of(words, market)) is None
+    assert QueryPrediction.of(head, Evaluation.of(words, market)) is None
 
 
 def test_report_and_summary_show_it_and_a_run_without_a_head_does_not(
@@ -130,15 +136,15 @@ def test_report_and_summary_show_it_and_a_run_without_a_head_does_not(
     assert "searched as" not in (tmp_path / "report.html").read_text()
     assert "predicted queries" not in _printed(summary(metrics))
 
-    understanding = Understanding.of(head, evaluation)
-    understanding.add_to(metrics)
-    examples = understanding.examples(drawn=12)
-    assert examples == understanding.examples(drawn=12)
-    shirt = next(example for example in examples if example.title == "blue shirt")
-    assert shirt.asked == ["blue shirt", "camisa azul"]
+    prediction = QueryPrediction.of(head, evaluation)
+    metrics = prediction.add_to(metrics)
+    examples = collect_predictions(prediction, drawn=12)
+    assert examples == collect_predictions(prediction, drawn=12)
+    shirt = next(example for example in examples if example.tile.title == "blue shirt")
+    assert shirt.searched == ["blue shirt", "camisa azul"]
     assert [(query, came) for query, _, came in shirt.predicted[:2]] == [("blue shirt", True), ("Camisa  AZUL", True)]
     assert not any(came for _, _, came in shirt.predicted[2:])
-    write_report(metrics, tmp_path / "report.html", title="Headed", understood=examples)
+    write_report(metrics, tmp_path / "report.html", title="Headed", predicted=examples)
     page = (tmp_path / "report.html").read_text()
     assert "What products are searched as" in page and "Camisa  AZUL" in page and "Most popular" in page
     assert "url(data:image/jpeg;base64," in page

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
 from tests.support.garments import market, words
+from tests.support.studies import fake_trial, recipes
 
-__all__ = ["market", "words"]
+__all__ = ["fake_trial", "market", "recipes", "words"]

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from mercato.evaluation.details import collect_details, collect_examples
 from mercato.evaluation.evaluate import Evaluation
+from mercato.reports.details import collect_details, collect_examples
 from mercato.reports.evaluation_page import write_report
 from tests.support.garments import Constant
 from tests.support.html import Balanced
@@ -77,7 +77,7 @@ def test_relevance_and_engagement_come_first_side_by_side(evaluation, tmp_path):
 def test_a_curve_of_two_tasks_says_that_it_is_their_mean(evaluation, tmp_path, both):
     tasks = {"validation/relevance": 0.7, "validation/engagement": 0.5} if both else {}
     history = [{"stage": 1, "epoch": epoch, "validation/roc_auc": 0.6, **tasks} for epoch in (0, 1)]
-    write_report(evaluation.metrics(), tmp_path / "report.html", title="EvaluationSet", history=history)
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="Two tasks", history=history)
     assert ("the mean of relevance and engagement" in _read(tmp_path / "report.html")[1]) == both
 
 
@@ -95,10 +95,10 @@ def test_details_follow_the_tables_that_there_are(market, words):
     (market.path / "judgments.parquet").unlink()
     details = collect_details(Evaluation.of(words, market))
     assert details.worst_metric == "recall@100"
-    assert details.split_name.startswith("engaged")
+    assert details.pairs_name.startswith("engaged")
     assert details.curves["mercato"][0] == (0.0, 0.0)
     assert details.curves["mercato"][-1] == pytest.approx((1.0, 1.0))
-    assert details.facts["products"] == "24 rows"
+    assert details.market_info["products"] == "24 rows"
 
 
 def test_curves_hold_the_area_that_the_metric_says(evaluation):
@@ -106,10 +106,10 @@ def test_curves_hold_the_area_that_the_metric_says(evaluation):
     for name in ("bm25", "random", "constant"):
         points = curves[name]
         area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(points))
-        assert area == pytest.approx(metrics["baselines"][name]["relevance"]["roc_auc"], abs=0.01)
+        assert area == pytest.approx(metrics.baselines[name]["relevance"]["roc_auc"].value, abs=0.01)
 
 
-def test_examples_are_drawn_by_the_seed_and_carry_verdicts_and_photos(evaluation):
+def test_examples_are_drawn_by_the_seed_and_carry_verdicts_and_images(evaluation):
     examples = collect_examples(evaluation, drawn=8, depth=4)
     assert examples == collect_examples(evaluation, drawn=8, depth=4)
     assert len(examples) == 8
@@ -117,5 +117,5 @@ def test_examples_are_drawn_by_the_seed_and_carry_verdicts_and_photos(evaluation
     assert spanish.bm25 == []
     assert [result.title for result in spanish.ours] == ["red dress"] * 4
     assert all(result.verdict for result in spanish.ours)
-    assert {bool(result.photo) for result in spanish.ours} == {True, False}
+    assert {bool(result.image) for result in spanish.ours} == {True, False}
     assert spanish.ours[0].price == "9.50 USD"

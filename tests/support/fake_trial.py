@@ -14,8 +14,9 @@ import numpy as np
 recipe = tomllib.loads(sys.stdin.read())
 run = Path(sys.argv[2])
 with (run.parent / "calls.txt").open("a") as calls:
-    calls.write(f"{run.name}\n")
-time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+    calls.write(f"{run.name} {os.environ['OMP_NUM_THREADS']}\n")
+if len((run.parent / "calls.txt").read_text().splitlines()) > int(os.environ.get("FAKE_TRIALS", "1000")):
+    time.sleep(3600)  # it never ends: somebody kills it
 if recipe["dropout"] > 0.8:
     sys.exit("a line of the log\nerror: the loss of epoch 1 is nan")
 dimension, seed, stages = recipe["dimension"], recipe["seed"], recipe["stages"]

@@ -1,10 +1,14 @@
-"""Small studies to try things on."""
+"""Small studies to try things on, with trials that take a blink."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mercato.config import Recipe
 from mercato.experiments.ablation.study import Study
 
 ROWS: list[dict[str, Any]] = [
@@ -13,6 +17,28 @@ ROWS: list[dict[str, Any]] = [
     {"name": "+ a second stage", "set": ["stages.1.loss='in_batch_softmax'"], "paper": 0.76},
     {"name": "smaller", "from": "small", "set": ["dimension=8"], "paper": 0.72},
 ]
+
+BOTH = ["engagement.roc_auc", "relevance.roc_auc"]
+TWO_METRICS: list[dict[str, Any]] = [
+    {"name": "small", "paper": [0.56, 0.67]},
+    {"name": "larger", "set": ["dimension=24"], "paper": [0.55, 0.68]},
+    {"name": "smaller", "from": "small", "set": ["dimension=8"], "paper": [0.55, 0.68]},
+]
+
+
+@pytest.fixture
+def fake_trial(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trials take a blink."""
+    command = [sys.executable, "-m", "tests.support.fake_trial"]
+    monkeypatch.setattr("mercato.experiments.ablation.jobs.TRIAL", command)
+    return command
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, tiny_recipe: Recipe) -> Path:
+    """A folder with the recipe `tiny.toml` that these studies start from."""
+    (tmp_path / "tiny.toml").write_text(tiny_recipe.toml())
+    return tmp_path
 
 
 def study(**changes: Any) -> Study:
@@ -29,5 +55,14 @@ def study(**changes: Any) -> Study:
 
 
 def calls(out: Path) -> list[str]:
-    """The runs that fake workers were asked for, in order."""
-    return (out / "runs" / "calls.txt").read_text().split()
+    """The runs that fake trials were asked for, in order."""
+    return _lines(out, 0)
+
+
+def threads(out: Path) -> list[str]:
+    """How many threads each of them was given."""
+    return _lines(out, 1)
+
+
+def _lines(out: Path, column: int) -> list[str]:
+    return [line.split()[column] for line in (out / "runs" / "calls.txt").read_text().splitlines()]

@@ -1,89 +1,123 @@
 """How much attention a tower pays to each of its channels, on the whole and by the length of the query (§3.7.1).
 
 The weights are those of the attention fusion (Que2Search Eq. 1); they sum to 1 over the channels that a row has, and a
-missing channel weighs 0. Shapes: R rows, N channels.
+missing channel weighs 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mercato.data.normalize import normalize
-from mercato.evaluation.metrics.arrays import BoolArray, FloatArray
-from mercato.evaluation.metrics.bootstrap import NORMAL_95
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
+from mercato.evaluation.metrics.bootstrap import NORMAL_95, Interval
+from mercato.evaluation.results import ABSENT, Result
 
 SHORT = 5  # characters: below them the paper's trigrams win
 
 
-def mean_weights(
-    names: Sequence[str], weights_RN: FloatArray, present_RN: BoolArray, lengths_RN: FloatArray
-) -> dict[str, Any]:
-    """By channel: `mean` weight over all rows, its 95 % `interval`, and the share of rows that have it (`present`).
+@dataclass(frozen=True)
+class Mean(Result):
+    """A mean ± 1.96 s/√n, the normal approximation; no interval for fewer than two values."""
 
-    Over those rows alone: the mean weight (`mean_present`) and, of `lengths_RN`, the mean length of the channel's
-    vector, which the weight multiplies (`vector_length`); None where no row has it.
-    """
+    mean: float
+    interval: Interval | None
+
+    @classmethod
+    def of(cls, values_N: FloatArray) -> Mean:
+        """The mean of values (N,)."""
+        mean = float(values_N.mean())
+        if len(values_N) < 2:
+            return Mean(mean, None)
+        margin = NORMAL_95 * float(values_N.std(ddof=1)) / len(values_N) ** 0.5
+        return Mean(mean, (mean - margin, mean + margin))
+
+
+@dataclass(frozen=True)
+class ChannelWeight(Result):
+    """A channel's attention weight: over all rows, and over those alone that have the channel (None: none has it)."""
+
+    mean: float
+    interval: Interval | None
+    present: float  # the share of rows that have it
+    mean_present: float | None
+    vector_length: float | None  # of the channel's vector, which the weight multiplies
+
+
+@dataclass(frozen=True)
+class LengthWeights(Result):
+    """The channels' weights for queries of one length."""
+
+    length: int  # characters
+    queries: int
+    weights: dict[str, Mean]
+
+
+@dataclass(frozen=True)
+class SideWeights(Result):
+    """The channels' weights for short or for long queries, and how much more the trigrams weigh than the text."""
+
+    queries: int
+    weights: dict[str, Mean]
+    trigrams_less_text: Mean | None = field(default=None, metadata=ABSENT)  # None without the two channels
+
+
+def mean_weights(
+    names: Sequence[str], weights_NC: FloatArray, present_NC: BoolArray, lengths_NC: FloatArray
+) -> dict[str, ChannelWeight]:
+    """The weight of each channel over rows; `lengths_NC` are the lengths of the channels' vectors."""
     found = {}
     for place, name in enumerate(names):
-        own_R, has_R = weights_RN[:, place], present_RN[:, place]
-        found[name] = mean_and_interval(own_R) | {
-            "present": float(has_R.mean()),
-            "mean_present": float(own_R[has_R].mean()) if has_R.any() else None,
-            "vector_length": float(lengths_RN[has_R, place].mean()) if has_R.any() else None,
-        }
+        own_N, has_N = weights_NC[:, place], present_NC[:, place]
+        over_all = Mean.of(own_N)
+        found[name] = ChannelWeight(
+            over_all.mean,
+            over_all.interval,
+            present=float(has_N.mean()),
+            mean_present=float(own_N[has_N].mean()) if has_N.any() else None,
+            vector_length=float(lengths_NC[has_N, place].mean()) if has_N.any() else None,
+        )
     return found
 
 
-def weights_by_length(names: Sequence[str], queries: Sequence[str], weights_RN: FloatArray) -> list[dict[str, Any]]:
-    """By length in characters, ascending: `length`, the number of `queries`, and of every channel the mean weight.
+def weights_by_length(names: Sequence[str], queries: Sequence[str], weights_NC: FloatArray) -> list[LengthWeights]:
+    """The weights by length of the query, ascending.
 
     Characters are counted once the query is normalised, as trigrams and a tokenizer from scratch read it (a pretrained
-    one reads the query as it is typed, but for white space); a mean is as in `mean_and_interval`.
+    one reads the query as it is typed, but for white space).
     """
-    lengths_R = query_lengths(queries)
+    lengths_N = query_lengths(queries)
     return [
-        {
-            "length": int(length),
-            "queries": int((lengths_R == length).sum()),
-            "weights": {
-                name: mean_and_interval(weights_RN[lengths_R == length, place]) for place, name in enumerate(names)
-            },
-        }
-        for length in np.unique(lengths_R)
+        LengthWeights(int(length), int((lengths_N == length).sum()), _means(names, weights_NC[lengths_N == length]))
+        for length in np.unique(lengths_N)
     ]
 
 
-def short_and_long(names: Sequence[str], queries: Sequence[str], weights_RN: FloatArray) -> dict[str, Any]:
-    """Weights of queries under `SHORT` characters and of all others, each with `trigrams_less_text`: their difference.
+def short_and_long(names: Sequence[str], queries: Sequence[str], weights_NC: FloatArray) -> dict[str, SideWeights]:
+    """Weights of queries under `SHORT` characters (`short`) and of all others (`long`); a side without any is absent.
 
-    The claim is of Que2Search §3.7.1. A side without queries is absent, and so is the difference without its channels.
+    The claim is of Que2Search §3.7.1.
     """
-    short_R = query_lengths(queries) < SHORT
+    short_N = query_lengths(queries) < SHORT
     found = {}
-    for side, rows_R in (("short", short_R), ("long", ~short_R)):
-        if not rows_R.any():
+    for side, rows_N in (("short", short_N), ("long", ~short_N)):
+        if not rows_N.any():
             continue
-        part: dict[str, Any] = {"queries": int(rows_R.sum())}
-        part["weights"] = {name: mean_and_interval(weights_RN[rows_R, place]) for place, name in enumerate(names)}
+        apart = None
         if {"trigrams", "text"} <= set(names):
             own, other = names.index("trigrams"), names.index("text")
-            part["trigrams_less_text"] = mean_and_interval(weights_RN[rows_R, own] - weights_RN[rows_R, other])
-        found[side] = part
+            apart = Mean.of(weights_NC[rows_N, own] - weights_NC[rows_N, other])
+        found[side] = SideWeights(int(rows_N.sum()), _means(names, weights_NC[rows_N]), apart)
     return found
 
 
-def mean_and_interval(values_R: FloatArray) -> dict[str, Any]:
-    """Mean ± 1.96 s/√R, the normal approximation; no interval (None) for fewer than two values."""
-    mean = float(values_R.mean())
-    if len(values_R) < 2:
-        return {"mean": mean, "interval": None}
-    margin = NORMAL_95 * float(values_R.std(ddof=1)) / len(values_R) ** 0.5
-    return {"mean": mean, "interval": [mean - margin, mean + margin]}
-
-
-def query_lengths(queries: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Characters of each query once normalised: (R,)."""
+def query_lengths(queries: Sequence[str]) -> IntArray:
+    """Characters of each query once normalised: (N,)."""
     return np.array([len(normalize(query)) for query in queries], np.int64)
+
+
+def _means(names: Sequence[str], weights_NC: FloatArray) -> dict[str, Mean]:
+    return {name: Mean.of(weights_NC[:, place]) for place, name in enumerate(names)}

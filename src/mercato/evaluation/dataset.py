@@ -1,4 +1,4 @@
-"""What is asked: the judged lists, the shown lists and the engaged pairs of one split, as row numbers."""
+"""The evaluation set: judged, impressed and engaged (query, product) pairs of one split, as row numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LabelledPairs:
 
     @property
     def groups(self) -> IntArray:
-        """The query of each pair as a position in `asked`: (P,)."""
+        """The query of each pair as a position in `query_rows`: (P,)."""
         return np.searchsorted(self.query_rows, self.queries)
 
     def only(self, keep_P: BoolArray) -> Self:
@@ -44,22 +44,32 @@ class LabelledPairs:
         return type(self)(self.queries[keep_P], self.products[keep_P], self.grades[keep_P], self.split, self.unknown)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
     """The distinct queries of all parts (columns `query`, `country`), and each part that the tables allow."""
 
     queries: pl.DataFrame
     product_ids: list[str]
     relevance: LabelledPairs | None  # graded by raters
-    engagement: LabelledPairs | None  # 1 engaged, 0 shown and not engaged
+    engagement: LabelledPairs | None  # 1 engaged, 0 unengaged: an impression that nobody engaged with
     engaged: LabelledPairs | None  # the engaged ones among them: the truth of KNN
-    unseen: LabelledPairs | None  # of these, pairs that no earlier split shows together; None where that is all
+    unseen: LabelledPairs | None  # of these, pairs that no earlier split holds; None where that is all
     batch: LabelledPairs | None  # engaged pairs too, of the validation split where the market has no future one
     countries: list[str | None] | None  # of the products, where everybody engages within their own country
 
+    def pairs(self, part: str) -> LabelledPairs | None:
+        """What a part is measured on, one of `mercato.evaluation.metrics.registry.SEARCH_PARTS`; None: nothing."""
+        return {
+            "relevance": self.relevance,
+            "engagement": self.engagement,
+            "batch": self.batch,
+            "knn": self.engaged,
+            "unseen": self.unseen,
+        }[part]
+
     @property
     def rows(self) -> IntArray:
-        """The products that the parts ask about: all of them, unless there are judgments only. Ascending."""
+        """The products to rank: all of them, or the judged ones where there are judgments only. Ascending: (M,)."""
         if self.relevance is not None and self.batch is None:
             return np.unique(self.relevance.products)
         return np.arange(len(self.product_ids))
@@ -69,15 +79,15 @@ class EvaluationSet:
 
         In a market of several countries in which nobody engaged with a product of another, a search is within the
         searcher's country, for every system: to know the country is a filter's work, and no merit of a ranking. Where
-        only judgments ask, it is among the judged products: no other is worth encoding.
+        there are judgments only, it is among the judged products: no other is worth encoding.
         """
         if self.countries is None:
             yield np.arange(len(queries_Q)), self.rows
             return
-        asked = np.array(self.queries["country"].to_list(), dtype=object)[queries_Q]
-        where = np.array(self.countries, dtype=object)
-        for country in sorted(set(asked.tolist()), key=str):
-            yield np.flatnonzero(asked == country), np.flatnonzero((where == country) | (country is None))
+        searched_Q = np.array(self.queries["country"].to_list(), dtype=object)[queries_Q]
+        country_N = np.array(self.countries, dtype=object)
+        for country in sorted(set(searched_Q.tolist()), key=str):
+            yield np.flatnonzero(searched_Q == country), np.flatnonzero((country_N == country) | (country is None))
 
     @classmethod
     def read(cls, market: Market, split: Split = "test", pairs: pl.DataFrame | None = None) -> Self:
@@ -130,21 +140,21 @@ class EvaluationSet:
         countries = catalogue["country"].to_list()
         local = engaged is not None and len(set(countries)) > 1 and _within(engaged, queries, countries)
         return cls(
-            queries,
-            product_ids,
-            _nonempty(relevance),
-            _nonempty(engagement),
-            engaged,
-            unseen,
-            batch,
-            countries if local else None,
+            queries=queries,
+            product_ids=product_ids,
+            relevance=_nonempty(relevance),
+            engagement=_nonempty(engagement),
+            engaged=engaged,
+            unseen=unseen,
+            batch=batch,
+            countries=countries if local else None,
         )
 
 
 def _within(engaged: LabelledPairs, queries: pl.DataFrame, countries: list[str | None]) -> bool:
     """Whether engaged pairs stay within a country, but for a stray one in a hundred; unknown countries say nothing."""
-    asked = queries["country"].to_list()
-    both = [(asked[q], countries[p]) for q, p in zip(engaged.queries, engaged.products, strict=True)]
+    searched = queries["country"].to_list()
+    both = [(searched[q], countries[p]) for q, p in zip(engaged.queries, engaged.products, strict=True)]
     known = [(here, there) for here, there in both if here and there]
     return bool(known) and sum(here == there for here, there in known) >= 0.99 * len(known)
 
@@ -194,5 +204,5 @@ def _coded(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame, s
     )
 
 
-def _nonempty(lists: LabelledPairs | None) -> LabelledPairs | None:
-    return lists if lists is not None and len(lists.queries) else None
+def _nonempty(pairs: LabelledPairs | None) -> LabelledPairs | None:
+    return pairs if pairs is not None and len(pairs.queries) else None

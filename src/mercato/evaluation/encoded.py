@@ -1,12 +1,13 @@
 """A tower's channels and unit vectors for a table of rows: what attention and importance are read from.
 
-Shapes: R rows (queries or products), N channels, D the shared dimension.
+Letters: docs/notation.md; N are the rows of the table, queries or products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.features.featurizer import Features
 from mercato.models.channels import Channels, join_rows
-from mercato.models.que2search import Tower
+from mercato.models.tower import Tower
 from mercato.progress import track
 from mercato.runs.torch_encoder import TorchEncoder
 
@@ -30,9 +31,9 @@ class EncodedTower:
     """One tower with what it makes of its rows, each row encoded once."""
 
     tower: Tower
-    channels: Channels  # of R rows
-    unit_RD: Tensor
-    weights_RN: FloatArray | None  # None where the fusion has no weights
+    channels: Channels  # of N rows
+    unit_ND: Tensor
+    weights_NC: FloatArray | None  # None where the fusion has no weights
 
     @classmethod
     @torch.inference_mode()
@@ -41,11 +42,11 @@ class EncodedTower:
         encoded, units, weights = [], [], []
         for batch in batches:
             channels = tower.encode({name: torch.from_numpy(array) for name, array in batch.items()})
-            unit_BD, weights_BN = tower.fuse(channels)
+            unit_BD, weights_BC = tower.fuse(channels)
             encoded.append(channels)
             units.append(unit_BD)
-            if weights_BN is not None:
-                weights.append(weights_BN.double().numpy())
+            if weights_BC is not None:
+                weights.append(weights_BC.double().numpy())
         return cls(tower, join_rows(encoded), torch.cat(units), np.concatenate(weights) if weights else None)
 
     @property
@@ -65,10 +66,10 @@ def encode_queries(model: TorchEncoder, queries: pl.DataFrame) -> EncodedTower:
     return EncodedTower.of(model.towers.query, batches)
 
 
-def encode_products(model: TorchEncoder, products: pa.Table) -> EncodedTower:
-    """Encode rows of the products schema channel by channel."""
+def encode_products(model: TorchEncoder, products: pa.Table, *, as_of: datetime | None = None) -> EncodedTower:
+    """Encode rows of the products schema channel by channel; listings have their age at `as_of` (None: the clock's)."""
     batches = [
-        model.featurizer.products(rows, model.image_vectors(rows), model.now)
+        model.featurizer.products(rows, model.image_vectors(rows), as_of)
         for start in track(range(0, products.num_rows, BATCH), "channels of products")
         for rows in [products.slice(start, BATCH).to_pylist()]
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,33 +15,19 @@ from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.bm25 import BM25, FIELDS
 from mercato.evaluation.dataset import EARLIER, EvaluationSet, LabelledPairs, Split
-from mercato.evaluation.metrics.arrays import FloatArray, IntArray
-from mercato.evaluation.metrics.batch_recall import diagonal_in_top, draw_batches
-from mercato.evaluation.metrics.bootstrap import (
-    RESAMPLES,
-    Interval,
-    Statistic,
-    interval,
-    paired_interval,
-    point,
-    pooled_auc,
-    query_mean,
-    resample,
-)
-from mercato.evaluation.metrics.knn import recall_and_precision
-from mercato.evaluation.metrics.ndcg import ndcg
-from mercato.evaluation.metrics.recall import recall_at_k
-from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
+from mercato.evaluation.metrics.arrays import BoolArray, IntArray
+from mercato.evaluation.metrics.batch_recall import draw_batches
+from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, estimates, resample
+from mercato.evaluation.metrics.metric import RankedCatalogue, ScoredBatches, ScoredPairs, Statistic
+from mercato.evaluation.metrics.registry import METRICS, SEARCH_PARTS
+from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
-from mercato.features.drop import COLUMNS
+from mercato.features.drop import drop_columns
 from mercato.progress import track
-from mercato.runs.encoder import Encoder, RunEncoder
+from mercato.runs.encoder import Encoder
 
-OURS = "mercato"
 RESERVED = {OURS, "bm25", "random", "popular"}  # the last is a baseline of query prediction
-PARTS = ("relevance", "engagement", "batch", "knn", "unseen")
-
-Tree = dict[str, Any]
+DEPTH = 100  # products retrieved for a query
 
 
 def evaluate(
@@ -52,9 +37,9 @@ def evaluate(
     split: Split = "test",
     seed: int = 0,
     pairs: pl.DataFrame | None = None,
-    withhold: Sequence[str] = (),
+    dropped: Sequence[str] = (),
     others: Mapping[str, Encoder] | None = None,
-) -> Tree:
+) -> Metrics:
     """Measure an encoder on a market: the object that `mercato evaluate --json` prints.
 
     Use `Evaluation.of(…)` where the report's details are wanted too: nothing is then encoded twice.
@@ -65,30 +50,28 @@ def evaluate(
         split: `test` (judgments of the test split, pairs of the future) or `validation` (both, of that split).
         seed: of the bootstrap, the batches and the random baseline.
         pairs: held-out pairs, in place of the market's pairs table.
-        withhold: product columns that every system must do without, e.g. the title where the queries were made of it;
-            without `images` there are no vectors of them either, and no count.
+        dropped: fields that every system must do without, e.g. the title where the queries were made of it; without
+            `images` there are no vectors of them either, and no count.
         others: more encoders to compare with, by name; they appear under `baselines`.
 
     Returns:
-        {"relevance", "engagement", "batch", "knn", "unseen": {metric: value},
-        "baselines": {name: {part: {metric: value}}}, "n": {counts, seed},
-        "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}}}.
+        Figures by part and metric (`mercato.evaluation.metrics.registry`), whose `as_dict` is {"relevance",
+        "engagement", "batch", "knn", "unseen": {metric: value}, "baselines": {name: {part: {metric: value}}},
+        "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}}}.
         A part whose table is missing and a metric that is undefined are absent.
 
     Raises:
         MercatoError: no table to measure on, a broken table, or an encoder that returns NaN.
     """
-    return Evaluation.of(
-        encoder, market, split=split, seed=seed, pairs=pairs, withhold=withhold, others=others
-    ).metrics()
+    return Evaluation.of(encoder, market, split=split, seed=seed, pairs=pairs, dropped=dropped, others=others).metrics()
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Encoded systems and the questions put to them; `systems` holds ours (`mercato`), others, `bm25`, `random`."""
+    """Encoded systems and the set they are measured on; `systems` holds ours (`mercato`), others, `bm25`, `random`."""
 
     market: Market
-    tasks: EvaluationSet
+    dataset: EvaluationSet
     systems: dict[str, System]
     seed: int
 
@@ -101,171 +84,122 @@ class Evaluation:
         split: Split = "test",
         seed: int = 0,
         pairs: pl.DataFrame | None = None,
-        withhold: Sequence[str] = (),
+        dropped: Sequence[str] = (),
         others: Mapping[str, Encoder] | None = None,
         products: pa.Table | None = None,
         baselines: bool = True,
     ) -> Self:
-        """Read the questions and encode queries and products once for each encoder (arguments as `evaluate`).
+        """Read the evaluation set and encode queries and products once for each encoder (arguments as `evaluate`).
 
-        `products` stands in for the market's table, the same rows, e.g. with photos already turned into vectors.
+        `products` stands in for the market's table, the same rows, e.g. with images already turned into vectors.
         Without `baselines` there is no BM25 and no random. To a run, listings are as old as where the split begins.
         """
         reserved = RESERVED & set(others or {})
         if reserved:
             raise MercatoError(f"an encoder to compare with cannot be called {sorted(reserved)[0]!r}")
-        tasks = EvaluationSet.read(market, split, pairs)
-        if tasks.relevance is None and tasks.batch is None:
+        dataset = EvaluationSet.read(market, split, pairs)
+        if dataset.relevance is None and dataset.batch is None:
             raise MercatoError(f"{market.path} has nothing to evaluate on: no {split} judgments, no engaged pairs")
-        products = _without(market.arrow("products") if products is None else products, withhold)
-        moment = split_cutoff(market, EARLIER[split])
+        products = drop_columns(market.arrow("products") if products is None else products, dropped)
+        as_of = split_cutoff(market, EARLIER[split])
         systems: dict[str, System] = {}
         for name, model in {OURS: encoder, **(others or {})}.items():
-            with model.at(moment) if isinstance(model, RunEncoder) else nullcontext():
-                systems[name] = encode(model, name, tasks.queries, products, tasks.rows)
+            systems[name] = encode(model, name, dataset.queries, products, dataset.rows, as_of=as_of)
         if baselines:
             lexical = BM25(products.select(["product_id", *FIELDS]))
-            systems["bm25"] = LexicalSystem(lexical, tasks.queries["query"].to_list())
+            systems["bm25"] = LexicalSystem(lexical, dataset.queries["query"].to_list())
             systems["random"] = RandomSystem(products.num_rows, seed)
-        return cls(market, tasks, systems, seed)
+        return cls(market, dataset, systems, seed)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that the market's tables allow."""
-        return tuple(part for part in PARTS if self._lists(part) is not None)
+        return tuple(part for part in SEARCH_PARTS if self.dataset.pairs(part) is not None)
 
-    def metrics(self) -> Tree:
-        """Every figure and interval, as `evaluate` returns them."""
-        values: dict[str, Tree] = {name: {} for name in self.systems}
-        intervals: dict[str, Tree] = {name: {} for name in self.systems}
-        differences: dict[str, Tree] = {name: {} for name in self.systems if name != OURS}
-        counts: Tree = {
-            "products": len(self.tasks.product_ids),
-            "queries": len(self.tasks.queries),
-            "resamples": RESAMPLES,
-            "seed": self.seed,
-        }
-        steps = [(part, name) for part in self.parts for name in self.systems]
-        ours: dict[str, FloatArray] = {}  # the replicates of our figures in the part at hand
-        for part, name in track(steps, "metrics and intervals"):
+    def metrics(self) -> Metrics:
+        """Every figure and interval."""
+        figures: dict[str, ByMetric[Figure]] = {name: {} for name in self.systems}
+        differences: dict[str, ByMetric[Interval | None]] = {name: {} for name in self.systems if name != OURS}
+        counts: dict[str, PartCounts] = {}
+        ours: dict[str, Estimate] = {}  # in the part at hand
+        for part, name in track(
+            [(part, name) for part in self.parts for name in self.systems], "metrics and intervals"
+        ):
             statistics, counts[part] = self.part(part, name)
             if name == OURS:
-                weights_RQ = resample(counts[part]["queries"], self.seed)
-            for metric, statistic in statistics.items():
-                value = point(statistic, counts[part]["queries"])
-                if value is None:
-                    continue
-                values[name].setdefault(part, {})[metric] = value
-                replicates_R = statistic(weights_RQ)
-                intervals[name].setdefault(part, {})[metric] = _pair(interval(replicates_R))
-                if name == OURS:
-                    ours[metric] = replicates_R
-                else:
-                    difference = paired_interval(ours[metric], replicates_R)
-                    differences[name].setdefault(part, {})[metric] = _pair(difference)
-        return {
-            **values.pop(OURS),
-            "baselines": values,
-            "n": counts,
-            "intervals": {**intervals.pop(OURS), "baselines": intervals, "differences": differences},
-        }
+                weights_RQ = resample(counts[part].queries, self.seed)
+            found = estimates(statistics, weights_RQ)
+            if name == OURS:
+                ours = found
+            elif found:
+                differences[name][part] = {metric: (ours[metric] - theirs).interval for metric, theirs in found.items()}
+            if found:
+                figures[name][part] = {metric: Figure.of(estimate) for metric, estimate in found.items()}
+        return Metrics(
+            ours=figures.pop(OURS),
+            baselines=figures,
+            differences=differences,
+            n=Counts(
+                products=len(self.dataset.product_ids),
+                queries=len(self.dataset.queries),
+                resamples=RESAMPLES,
+                seed=self.seed,
+                parts=counts,
+            ),
+        )
 
-    def part(self, part: str, name: str) -> tuple[dict[str, Statistic], Tree]:
+    def part(self, part: str, name: str) -> tuple[dict[str, Statistic], PartCounts]:
         """One part's metrics for one system, as statistics over the part's queries, and the part's counts."""
-        lists, system = self._lists(part), self.systems[name]
-        assert lists is not None, part
+        pairs, system = self.dataset.pairs(part), self.systems[name]
+        assert pairs is not None, part
+        inputs: Any
         if part == "relevance":
-            return _relevance(system, lists, self.market.config.relevant_grade)
-        if part == "engagement":
-            return _engagement(system, lists)
-        if part == "batch":
-            return _batch(system, lists, self.tasks.queries, self.seed)
-        return _knn(self.top(name, lists.query_rows, 100), lists, len(self.tasks.product_ids))
+            labels_P = pairs.grades >= self.market.config.relevant_grade
+            inputs, counts = _scored(system, pairs, labels_P), _counts(pairs, relevant=int(labels_P.sum()))
+        elif part == "engagement":
+            labels_P = pairs.grades >= 1
+            inputs, counts = _scored(system, pairs, labels_P), _counts(pairs, engaged=int(labels_P.sum()))
+        elif part == "batch":
+            inputs, counts = _batches(system, pairs, self.dataset.queries, self.seed)
+        else:
+            top_QK = self.top(name, pairs.query_rows, DEPTH)
+            inputs, counts = _ranked(top_QK, pairs, len(self.dataset.product_ids)), _counts(pairs)
+        return {metric.name: metric.compute(inputs) for metric in METRICS[part]}, counts
 
     def top(self, name: str, queries_Q: IntArray, k: int) -> IntArray:
         """The k best products of each query by one system, within the areas that `EvaluationSet.areas` draws."""
         found_QK = np.full((len(queries_Q), k), -1, dtype=np.int64)
-        for places, among_M in self.tasks.areas(queries_Q):
+        for places, among_M in self.dataset.areas(queries_Q):
             found_QK[places] = self.systems[name].top(queries_Q[places], k, among_M)
         return found_QK
 
-    def _lists(self, part: str) -> LabelledPairs | None:
-        tasks = self.tasks
-        return {
-            "relevance": tasks.relevance,
-            "engagement": tasks.engagement,
-            "batch": tasks.batch,
-            "knn": tasks.engaged,
-            "unseen": tasks.unseen,
-        }[part]
+
+def _scored(system: System, pairs: LabelledPairs, labels_P: BoolArray) -> ScoredPairs:
+    scores_P = system.score(pairs.queries, pairs.products)
+    return ScoredPairs(groups_P=pairs.groups, grades_P=pairs.grades, labels_P=labels_P, scores_P=scores_P)
 
 
-def _without(products: pa.Table, fields: Sequence[str]) -> pa.Table:
-    for field in fields:
-        columns = [name for name in COLUMNS.get(field, (field,)) if name in products.column_names]
-        if not columns or field == "product_id":
-            raise MercatoError(f"cannot withhold {field!r}: no such column of products")
-        for name in columns:
-            kind = products.schema.field(name)
-            empty = pa.array([""] * products.num_rows) if name == "title" else pa.nulls(products.num_rows, kind.type)
-            products = products.set_column(products.column_names.index(name), kind, empty)
-    return products
-
-
-def _pair(span: Interval | None) -> list[float] | None:
-    return None if span is None else [*span]  # a list, as in JSON
-
-
-def _relevance(system: System, lists: LabelledPairs, relevant_grade: float) -> tuple[dict[str, Statistic], Tree]:
-    groups_P, labels_P = lists.groups, lists.grades >= relevant_grade
-    scores_P = system.score(lists.queries, lists.products)
-    statistics = {
-        "roc_auc": pooled_auc(groups_P, labels_P, scores_P),
-        "roc_auc_per_query": query_mean(per_query_roc_auc(groups_P, labels_P, scores_P)),
-        "ndcg@10": query_mean(ndcg(groups_P, lists.grades, scores_P, 10)),
-        "recall@10": query_mean(recall_at_k(groups_P, labels_P, scores_P, 10)),
-    }
-    return statistics, {**_counts(lists), "relevant": int(labels_P.sum())}
-
-
-def _engagement(system: System, lists: LabelledPairs) -> tuple[dict[str, Statistic], Tree]:
-    groups_P, labels_P = lists.groups, lists.grades >= 1
-    scores_P = system.score(lists.queries, lists.products)
-    statistics = {
-        "roc_auc": pooled_auc(groups_P, labels_P, scores_P),
-        "roc_auc_per_query": query_mean(per_query_roc_auc(groups_P, labels_P, scores_P)),
-    }
-    return statistics, {**_counts(lists), "engaged": int(labels_P.sum())}
-
-
-def _batch(system: System, lists: LabelledPairs, queries: pl.DataFrame, seed: int) -> tuple[dict[str, Statistic], Tree]:
+def _batches(
+    system: System, pairs: LabelledPairs, queries: pl.DataFrame, seed: int
+) -> tuple[ScoredBatches, PartCounts]:
     texts = queries["query"].rank("dense").cast(pl.Int64).to_numpy()  # one text in two countries is one query here
-    batches = draw_batches(texts[lists.queries], lists.products, seed)
-    grids = [system.grid(lists.queries[pairs], lists.products[pairs]) for pairs in batches]
-    statistics = {
-        f"recall@{k}": query_mean(np.concatenate([diagonal_in_top(grid, k) for grid in grids]).astype(np.float64))
-        for k in (1, 10)
-    }
-    asked = sum(len(pairs) for pairs in batches)
-    size = max(len(pairs) for pairs in batches)
-    return statistics, {"queries": asked, "pairs": asked, "batch_size": size, "split": lists.split}
+    batches = draw_batches(texts[pairs.queries], pairs.products, seed)
+    scores = [system.grid(pairs.queries[rows], pairs.products[rows]) for rows in batches]
+    drawn = sum(map(len, batches))
+    counts = PartCounts(queries=drawn, pairs=drawn, batch_size=max(map(len, batches)), split=pairs.split)
+    return ScoredBatches(scores_BB=scores), counts
 
 
-def _knn(top_QK: IntArray, lists: LabelledPairs, catalogue: int) -> tuple[dict[str, Statistic], Tree]:
-    recall10_Q, precision10_Q = recall_and_precision(top_QK, lists.groups, lists.products, catalogue, 10)
-    recall100_Q, _ = recall_and_precision(top_QK, lists.groups, lists.products, catalogue, 100)
-    statistics = {
-        "recall@10": query_mean(recall10_Q),
-        "recall@100": query_mean(recall100_Q),
-        "precision@10": query_mean(precision10_Q),
-    }
-    return statistics, _counts(lists)
+def _ranked(top_QK: IntArray, pairs: LabelledPairs, catalogue: int) -> RankedCatalogue:
+    return RankedCatalogue(top_QK=top_QK, groups_P=pairs.groups, products_P=pairs.products, catalogue=catalogue)
 
 
-def _counts(lists: LabelledPairs) -> Tree:
-    return {
-        "queries": len(lists.query_rows),
-        "pairs": len(lists.queries),
-        "split": lists.split,
-        "unknown_products": lists.unknown,
-    }
+def _counts(pairs: LabelledPairs, relevant: int | None = None, engaged: int | None = None) -> PartCounts:
+    return PartCounts(
+        queries=len(pairs.query_rows),
+        pairs=len(pairs.queries),
+        split=pairs.split,
+        unknown_products=pairs.unknown,
+        relevant=relevant,
+        engaged=engaged,
+    )

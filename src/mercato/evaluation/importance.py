@@ -2,13 +2,14 @@
 
 Captum's `FeatureAblation` flips switches, one a channel: a channel that is off is replaced, the tower fuses anew, and
 the cosine with the other tower's unchanged vector moves. Channels are encoded once; only the fusion runs again.
-Shapes: P pairs, B of them in a batch, R rows, N channels, S, E as in `mercato.models.channels`, D the shared dimension.
+Letters: docs/notation.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from mercato.evaluation.encoded import EncodedTower
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
-from mercato.evaluation.metrics.bootstrap import interval, pooled_auc, resample
+from mercato.evaluation.metrics.bootstrap import Interval, interval, resample
+from mercato.evaluation.metrics.roc_auc import pooled_auc
+from mercato.evaluation.results import Result
 from mercato.models.channels import Channels
 from mercato.progress import track
 
@@ -27,6 +30,20 @@ Replacement = Literal["missing", "other"]
 
 BATCH = 2048
 RESAMPLES = 300
+
+
+@dataclass(frozen=True)
+class Ablation(Result):
+    """What a group of channels is worth under one replacement; the last three are None without pairs of both kinds."""
+
+    change: float  # the mean absolute change of the cosine
+    share: float | None  # that change as a part of all groups'; None where nothing changes
+    roc_auc: float | None  # of the cosines so changed
+    roc_auc_change: float | None  # by which that differs
+    interval: Interval | None  # of the change, 95 %, over queries
+
+
+Importance = dict[str, dict[Replacement, Ablation]]  # group → replacement → …
 
 
 def ablated_cosines(
@@ -48,24 +65,24 @@ def ablated_cosines(
         seed: of the draw of other rows; a row is never replaced by itself, and takes all of a group from one row.
     """
     place_of = {channel: place for place, channels in enumerate(groups.values()) for channel in channels}
-    mask_1N = torch.tensor([[place_of[name] for name in encoded.names]])
-    rows, other = torch.tensor(rows_P), torch.tensor(_others(rows_P, len(encoded.unit_RD), seed))
+    mask_1C = torch.tensor([[place_of[name] for name in encoded.names]])
+    rows, other = torch.tensor(rows_P), torch.tensor(_others(rows_P, len(encoded.unit_ND), seed))
     ablation = FeatureAblation(_cosine_with(encoded))
-    found_PN = torch.empty(len(rows_P), len(encoded.names))
+    found_PC = torch.empty(len(rows_P), len(encoded.names))
     for start in track(range(0, len(rows_P), BATCH), f"ablation of {len(groups)} parts ({replacement})"):
         part = slice(start, start + BATCH)
         own, drawn = _take(encoded.channels, rows[part]), _take(encoded.channels, other[part])
         if replacement == "missing":
             drawn = drawn.without(range(len(encoded.names)))
-        found_PN[part] = ablation.attribute(
+        found_PC[part] = ablation.attribute(
             torch.ones(len(own.present_BS), len(encoded.names)),
             baselines=0.0,
             additional_forward_args=(*own[:2], *drawn[:2], opposite_PD[part]),
-            feature_mask=mask_1N,
+            feature_mask=mask_1C,
         )
-    whole_P = (encoded.unit_RD[rows] * opposite_PD).sum(1)
+    whole_P = (encoded.unit_ND[rows] * opposite_PD).sum(1)
     first_of = {group: encoded.names.index(channels[0]) for group, channels in groups.items()}
-    return {group: (whole_P - found_PN[:, place]).double().numpy() for group, place in first_of.items()}
+    return {group: (whole_P - found_PC[:, place]).double().numpy() for group, place in first_of.items()}
 
 
 def importance(
@@ -76,26 +93,21 @@ def importance(
     queries_P: IntArray,
     labels_P: BoolArray,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Importance:
     """What every group is worth, for each replacement (Que2Search Table 2).
 
     Args:
         encoded: as in `ablated_cosines`, and so are `rows_P`, `opposite_PD`, `groups` and `seed`.
         queries_P: the query of each pair, 0 … Q - 1.
         labels_P: whether the pair is relevant.
-
-    Returns:
-        {group: {replacement: figures}}: `change`, the mean absolute change of the cosine; `share`, that change as a
-        part of all groups'; `roc_auc` of the cosines so changed, `roc_auc_change` by which that differs, and its 95 %
-        bootstrap `interval` over queries. The last three are None without pairs of both kinds.
     """
-    whole_P = (encoded.unit_RD[torch.tensor(rows_P)] * opposite_PD).sum(1).double().numpy()
+    whole_P = (encoded.unit_ND[torch.tensor(rows_P)] * opposite_PD).sum(1).double().numpy()
     ones_1Q = np.ones((1, int(queries_P.max()) + 1))
     weights_RQ = resample(ones_1Q.shape[1], seed, RESAMPLES)
     both = bool(labels_P.any() and not labels_P.all())
     base = pooled_auc(queries_P, labels_P, whole_P)
     base_R = base(weights_RQ)
-    found: dict[str, Any] = {group: {} for group in groups}
+    found: Importance = {group: {} for group in groups}
     replacements: tuple[Replacement, ...] = ("missing", "other")
     for replacement in replacements:
         cosines = ablated_cosines(encoded, rows_P, opposite_PD, groups, replacement, seed)
@@ -104,14 +116,13 @@ def importance(
         for group, own_P in cosines.items():
             auc = pooled_auc(queries_P, labels_P, own_P)
             value = float(auc(ones_1Q)[0]) if both else None
-            span = interval(auc(weights_RQ) - base_R) if both else None
-            found[group][replacement] = {
-                "change": changes[group],
-                "share": changes[group] / total if total else None,
-                "roc_auc": value,
-                "roc_auc_change": None if value is None else value - float(base(ones_1Q)[0]),
-                "interval": None if span is None else [*span],
-            }
+            found[group][replacement] = Ablation(
+                change=changes[group],
+                share=changes[group] / total if total else None,
+                roc_auc=value,
+                roc_auc_change=None if value is None else value - float(base(ones_1Q)[0]),
+                interval=interval(auc(weights_RQ) - base_R) if both else None,
+            )
     return found
 
 
@@ -119,14 +130,14 @@ def _cosine_with(encoded: EncodedTower) -> Callable[..., Tensor]:
     channel_S = encoded.channels.channel_S
 
     def cosine(
-        kept_BN: Tensor,
+        kept_BC: Tensor,
         own_BSE: Tensor,
         own_present_BS: Tensor,
         other_BSE: Tensor,
         other_present_BS: Tensor,
         opposite_BD: Tensor,
     ) -> Tensor:
-        own_BS = kept_BN[:, channel_S] > 0.5
+        own_BS = kept_BC[:, channel_S] > 0.5
         vectors_BSE = torch.where(own_BS.unsqueeze(-1), own_BSE, other_BSE)
         mixed = Channels(vectors_BSE, torch.where(own_BS, own_present_BS, other_present_BS), channel_S)
         return (encoded.tower.fuse(mixed)[0] * opposite_BD).sum(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +14,8 @@ import pyarrow as pa
 
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.bm25 import BM25
+from mercato.evaluation.exact_search import nearest
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray, Vectors
-from mercato.evaluation.metrics.knn import nearest
 from mercato.progress import track
 from mercato.runs.encoder import Encoder
 
@@ -29,8 +30,8 @@ class System(Protocol):
         """The score of each (query, product) pair: (P,)."""
         ...
 
-    def grid(self, queries_B: IntArray, products_C: IntArray) -> FloatArray:
-        """The score of every query with every product: (B, C)."""
+    def grid(self, queries_B: IntArray, products_J: IntArray) -> FloatArray:
+        """The score of every query with every product: (B, J)."""
         ...
 
     def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
@@ -54,9 +55,9 @@ class VectorSystem:
         ]
         return np.concatenate(cosines).astype(np.float64) if cosines else np.empty(0)
 
-    def grid(self, queries_B: IntArray, products_C: IntArray) -> FloatArray:
-        """The cosine of every query with every product: (B, C)."""
-        return (self.queries[queries_B] @ self.products[products_C].T).astype(np.float64)
+    def grid(self, queries_B: IntArray, products_J: IntArray) -> FloatArray:
+        """The cosine of every query with every product: (B, J)."""
+        return (self.queries[queries_B] @ self.products[products_J].T).astype(np.float64)
 
     def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
         """The k nearest products by exact search: (Q, k)."""
@@ -80,9 +81,9 @@ class LexicalSystem:
                 scores_P[pairs] = self.bm25.all_scores(self.texts[queries_P[pairs[0]]])[products_P[pairs]]
         return scores_P
 
-    def grid(self, queries_B: IntArray, products_C: IntArray) -> FloatArray:
-        """The BM25 score of every query with every product: (B, C)."""
-        return np.stack([self.bm25.all_scores(self.texts[query])[products_C] for query in queries_B])
+    def grid(self, queries_B: IntArray, products_J: IntArray) -> FloatArray:
+        """The BM25 score of every query with every product: (B, J)."""
+        return np.stack([self.bm25.all_scores(self.texts[query])[products_J] for query in queries_B])
 
     def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
         """The k best products that share a word with the query: (Q, k)."""
@@ -102,9 +103,9 @@ class RandomSystem:
             seeded = _splitmix64(queries_P.astype(np.uint64) + np.uint64(self.seed) * np.uint64(0x9E3779B97F4A7C15))
             return _splitmix64(seeded + products_P.astype(np.uint64)) / 2.0**64
 
-    def grid(self, queries_B: IntArray, products_C: IntArray) -> FloatArray:
-        """A random score for every query with every product: (B, C)."""
-        return self.score(queries_B[:, None], products_C[None, :])
+    def grid(self, queries_B: IntArray, products_J: IntArray) -> FloatArray:
+        """A random score for every query with every product: (B, J)."""
+        return self.score(queries_B[:, None], products_J[None, :])
 
     def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
         """The k products of the highest random scores: (Q, k)."""
@@ -116,7 +117,15 @@ class RandomSystem:
         return found_QK
 
 
-def encode(encoder: Encoder, name: str, queries: pl.DataFrame, products: pa.Table, wanted_M: IntArray) -> VectorSystem:
+def encode(
+    encoder: Encoder,
+    name: str,
+    queries: pl.DataFrame,
+    products: pa.Table,
+    wanted_M: IntArray,
+    *,
+    as_of: datetime | None = None,
+) -> VectorSystem:
     """Encode every query (country by country) and every wanted product once.
 
     Args:
@@ -125,6 +134,7 @@ def encode(encoder: Encoder, name: str, queries: pl.DataFrame, products: pa.Tabl
         queries: columns `query` and `country`.
         products: rows of the products schema.
         wanted_M: those to encode; the others' vectors are zeros.
+        as_of: the moment at which listings have their age; None: the clock's.
 
     Raises:
         MercatoError: the encoder returned a vector that is not finite, naming the query or the product.
@@ -142,7 +152,7 @@ def encode(encoder: Encoder, name: str, queries: pl.DataFrame, products: pa.Tabl
     products_ND = np.zeros((products.num_rows, encoder.dimension), dtype=np.float32)
     for start in track(range(0, len(wanted_M), PRODUCT_BATCH), f"product vectors ({name})"):
         some = wanted_M[start : start + PRODUCT_BATCH]
-        products_ND[some] = encoder.encode_products(products.take(some))
+        products_ND[some] = encoder.encode_products(products.take(some), as_of=as_of)
     _check(products_ND, name, "product", products.column("product_id").to_pylist())
     return VectorSystem(queries_QD, products_ND)
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from html import escape
 
 Point = tuple[float, float]
+Mark = tuple[str, float, Point | None]  # css class, value, interval
 
 
-def dot_whisker(rows: Sequence[tuple[str, Sequence[tuple[str, float, Point | None]]]]) -> str:
+def dot_whisker(rows: Sequence[tuple[str, Sequence[Mark]]]) -> str:
     """Metrics, one band each: (metric, [(css class, value, interval)]), dots with whiskers over 0 … 1."""
     left, width, step = 150, 700, 16
     heights = [step * len(marks) + 16 for _, marks in rows]

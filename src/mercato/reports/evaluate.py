@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from rich.console import Group
@@ -15,33 +14,25 @@ from rich.table import Table
 
 from mercato.data.market import Market
 from mercato.data.pairs import held_out_pairs
-from mercato.evaluation.details import collect_details, collect_examples
-from mercato.evaluation.evaluate import OURS, Evaluation
-from mercato.evaluation.query_prediction import BASELINES, NEW, PART, PARTS, Understanding
+from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.metrics.registry import PREDICTION_PARTS
+from mercato.evaluation.query_prediction import BASELINES, NEW, PART, QueryPrediction
+from mercato.evaluation.results import OURS, Figure, Metrics
 from mercato.evaluation.systems import System
 from mercato.files import write_atomic
 from mercato.reports.charts import decimal
+from mercato.reports.details import collect_details, collect_examples, collect_predictions
 from mercato.reports.evaluation_page import write_report
+from mercato.reports.headlines import HEADLINES, Headline
 from mercato.runs.encoder import Encoder
 from mercato.runs.folder import read_history
 from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.torch_encoder import TorchEncoder, load
 
-HEADLINES = (  # both tasks first, side by side
-    ("relevance", "roc_auc", "relevance ROC AUC"),
-    ("engagement", "roc_auc", "engagement ROC AUC"),
-    ("relevance", "roc_auc_per_query", "relevance ROC AUC, per query"),
-    ("engagement", "roc_auc_per_query", "engagement ROC AUC, per query"),
-    ("relevance", "ndcg@10", "relevance nDCG@10"),
-    ("knn", "recall@10", "KNN recall@10"),
-    ("knn", "recall@100", "KNN recall@100"),
-    ("unseen", "recall@10", "KNN recall@10, pairs new to the log"),
-    ("batch", "recall@1", "batch recall@1"),
-)
 METRICS, REPORT = "metrics.json", "report.html"
 
 
-def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None = None) -> dict[str, Any]:
+def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None = None) -> Metrics:
     """Every metric that the market's tables allow; where it has no pairs, the held-out pairs of the run's recipe.
 
     `others` are more encoders to compare with, by name. Writes `metrics.json` and `report.html` into the run.
@@ -49,22 +40,20 @@ def evaluate_run(run: Path, market: Market, others: Mapping[str, Encoder] | None
     return evaluate_runs([run], market, others)[0]
 
 
-def evaluate_runs(
-    runs: Sequence[Path], market: Market, others: Mapping[str, Encoder] | None = None
-) -> list[dict[str, Any]]:
+def evaluate_runs(runs: Sequence[Path], market: Market, others: Mapping[str, Encoder] | None = None) -> list[Metrics]:
     """As `evaluate_run`, of runs in folders of different names: each has the rest beside it, by these names.
 
-    All are asked the same questions, and nothing is encoded twice. Where the market has no pairs, the first run's
-    recipe says what is asked.
+    All are measured on the same pairs, and nothing is encoded twice. Where the market has none, these are the held-out
+    pairs of the first run's recipe.
     """
     models = [load(run, market.path) for run in runs]
-    pairs, withhold = held_out_pairs(market, models[0].recipe.pairs)
+    pairs, dropped = held_out_pairs(market, models[0].recipe.pairs)
     evaluations = [
         Evaluation.of(
             model,
             market,
             pairs=pairs,
-            withhold=withhold,
+            dropped=dropped,
             products=products_with_vectors(market, model, run),  # by the run's own image encoder
             others=None if number else others,
             baselines=not number,
@@ -75,11 +64,11 @@ def evaluate_runs(
     results = []
     for run, model in zip(runs, models, strict=True):
         evaluation = _side_by_side(runs, evaluations, run, shared)
-        results.append(_write_figures(run, model, evaluation, pairs, withhold))
+        results.append(_write_figures(run, model, evaluation, pairs, dropped))
     return results
 
 
-def compare_runs(runs: Sequence[Path], market: Market) -> dict[str, Any]:
+def compare_runs(runs: Sequence[Path], market: Market) -> Metrics:
     """The first run's metrics on the validation split, the others among its baselines: what a choice may rest on."""
     evaluations = []
     for run in runs:
@@ -99,14 +88,14 @@ def _side_by_side(
 
 
 def _write_figures(
-    run: Path, model: TorchEncoder, evaluation: Evaluation, pairs: pl.DataFrame | None, withhold: Sequence[str]
-) -> dict[str, Any]:
+    run: Path, model: TorchEncoder, evaluation: Evaluation, pairs: pl.DataFrame | None, dropped: Sequence[str]
+) -> Metrics:
     metrics = evaluation.metrics()
     head = model.query_head
-    understanding = Understanding.of(head, evaluation, pairs, "title" not in withhold) if head else None
-    if understanding:
-        understanding.add_to(metrics)
-    write_atomic(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+    prediction = QueryPrediction.of(head, evaluation, pairs, "title" not in dropped) if head else None
+    if prediction:
+        metrics = prediction.add_to(metrics)
+    write_atomic(run / METRICS, json.dumps(metrics.as_dict(), indent=2) + "\n")
     write_report(
         metrics,
         run / REPORT,
@@ -115,56 +104,47 @@ def _write_figures(
         history=read_history(run),
         details=collect_details(evaluation),
         examples=collect_examples(evaluation),
-        understood=understanding.examples() if understanding else (),
+        predicted=collect_predictions(prediction) if prediction else (),
     )
     return metrics
 
 
-def summary(metrics: Mapping[str, Any], ours: str = OURS) -> Group:
+def summary(metrics: Metrics, ours: str = OURS) -> Group:
     """Ours, by that name, beside BM25, random and whatever else was measured, with 95 % intervals."""
-    return Group(_of_search(metrics, ours), *([_of_products(metrics, ours)] if PART in metrics else []))
+    return Group(_of_search(metrics, ours), *([_of_products(metrics, ours)] if PART in metrics.ours else []))
 
 
-def _of_search(metrics: Mapping[str, Any], ours: str) -> Table:
-    systems = {
-        ours: metrics,
-        **{name: tree for name, tree in metrics["baselines"].items() if not {*tree} <= {*PARTS}},
-    }
-    grid = Table("", *map(escape, systems))
-    for part, metric, label in HEADLINES:
-        cells = []
-        for name, values in systems.items():
-            intervals = metrics["intervals"] if name == ours else metrics["intervals"]["baselines"][name]
-            cells.append(_figure(values.get(part, {}).get(metric), intervals.get(part, {}).get(metric)))
-        if any(cell != "–" for cell in cells):
-            grid.add_row(label, *cells)
-    counts = metrics["n"]
+def _of_search(metrics: Metrics, ours: str) -> Table:
+    baselines = [name for name, figures in metrics.baselines.items() if not {*figures} <= {*PREDICTION_PARTS}]
+    grid = Table("", *map(escape, (ours, *baselines)))
+    for headline in HEADLINES:
+        found = [headline.of(metrics.of(system)) for system in (OURS, *baselines)]
+        if any(found):
+            grid.add_row(headline.label, *map(_cell, found))
+    counts = metrics.n.parts
     parts = [
-        f"{part} {counts[part]['queries']:,} queries"
+        f"{part} {counts[part].queries:,} queries"
         for part in ("relevance", "engagement", "knn", "unseen")
         if part in counts
     ]
-    grid.caption = f"95 % bootstrap intervals over queries; {', '.join(parts)}; seed {counts['seed']}"
+    grid.caption = f"95 % bootstrap intervals over queries; {', '.join(parts)}; seed {metrics.n.seed}"
     return grid
 
 
-def _of_products(metrics: Mapping[str, Any], ours: str) -> Table:
-    trees, spans = metrics["baselines"], metrics["intervals"]
-    systems = [(metrics, spans), *((trees[name], spans["baselines"][name]) for name in BASELINES)]
+def _of_products(metrics: Metrics, ours: str) -> Table:
     grid = Table("predicted queries", escape(ours), *BASELINES)
-    for part, named in PARTS.items():
-        for metric in metrics.get(part, {}):
-            figures = (_figure(values[part][metric], span[part][metric]) for values, span in systems)
-            grid.add_row(f"{metric}{named}", *figures)
-    counts = metrics["n"]
-    fresh = f", of them {counts[NEW]['products']:,} new" if NEW in counts else ""
-    grid.caption = (
-        f"95 % bootstrap intervals over {counts[PART]['products']:,} products engaged with in the future{fresh}"
-    )
+    for part in PREDICTION_PARTS:
+        for metric in metrics.ours.get(part, {}):
+            figures = (metrics.of(system)[part][metric] for system in (OURS, *BASELINES))
+            grid.add_row(Headline.of_metric(part, metric).label, *map(_cell, figures))
+    counts = metrics.n.parts
+    fresh = f", of them {counts[NEW].products:,} new" if NEW in counts else ""
+    grid.caption = f"95 % bootstrap intervals over {counts[PART].products:,} products engaged with in the future{fresh}"
     return grid
 
 
-def _figure(value: float | None, span: Sequence[float] | None) -> str:
-    if value is None:
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
         return "–"
-    return decimal(value) + (f"\n[{decimal(span[0])}, {decimal(span[1])}]" if span else "")
+    span = figure.interval
+    return decimal(figure.value) + (f"\n[{decimal(span[0])}, {decimal(span[1])}]" if span else "")

@@ -6,87 +6,85 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from mercato.evaluation.attention import SHORT
-from mercato.evaluation.importance import RESAMPLES
+from mercato.evaluation.attention import SHORT, LengthWeights, Mean, SideWeights
+from mercato.evaluation.importance import RESAMPLES, Ablation, Replacement
+from mercato.evaluation.interpretation import Explanation, TowerAttention
+from mercato.fields import label_of
 from mercato.files import write_atomic
 from mercato.reports import charts
 from mercato.reports.charts import decimal
 from mercato.reports.html import document, legend, percent, signed, today
 
-Tree = Mapping[str, Any]
-
-NAMES = {"images": "photos"}
 COLOURS = {"text": "s0", "trigrams": "s1", "country": "s2"}
 TOWERS = {"query": "The query", "product": "The product"}
 FEWEST = 3  # queries of a length that the chart shows
 
 
-def write_explain_report(result: Tree, path: Path) -> None:
-    """Write what `mercato.evaluation.explain.explain_run` returned as one HTML file that needs nothing beside it."""
+def write_explain_report(result: Explanation, path: Path) -> None:
+    """Write an explanation as one HTML file that needs nothing beside it."""
     sections = [_head(result), _attention(result), _importance(result), _method(result)]
     style = files("mercato.reports").joinpath("explain.css").read_text()
-    title = f"What {result['recipe']} looks at on {result['market']}"
+    title = f"What {result.recipe} looks at on {result.market}"
     write_atomic(path, document(title, sections, style))
 
 
 # --- sections
 
 
-def _head(result: Tree) -> str:
+def _head(result: Explanation) -> str:
     lead = " ".join(filter(None, (_verdict(result), _leaders(result))))
     return (
         f'<div class="eyebrow">Explanation of a run · {today()}</div>'
-        f"<h1>What {escape(result['recipe'])} looks at on {escape(result['market'])}</h1>"
+        f"<h1>What {escape(result.recipe)} looks at on {escape(result.market)}</h1>"
         f'<p class="lead">{lead}</p>'
     )
 
 
-def _verdict(result: Tree) -> str:
+def _verdict(result: Explanation) -> str:
     """Do trigrams win for short queries? Only a difference whose interval excludes 0 is called one."""
-    attention = result["attention"]["query"] or {}
-    short = attention.get("short", {})
-    difference = short.get("trigrams_less_text")
-    if difference is None or difference["interval"] is None:
+    attention = result.attention["query"]
+    short = attention.short if attention else None
+    difference = short.trigrams_less_text if short else None
+    if short is None or difference is None or difference.interval is None:
         return ""
-    low, high = difference["interval"]
-    weights = short["weights"]
-    most = max(weights, key=lambda name: weights[name]["mean"])
+    low, high = difference.interval
+    weights = short.weights
+    most = max(weights, key=lambda name: weights[name].mean)
     wins = "look more at trigrams than at the text" if low > 0 else "look more at the text than at trigrams"
     if low <= 0 <= high:
         wins = "look at trigrams and text alike"
-    figures = f"{weights['trigrams']['mean']:.0%} against {weights['text']['mean']:.0%}"
-    third = "" if most in ("text", "trigrams") else f", and {weights[most]['mean']:.0%} for the {_name(most)}"
+    figures = f"{weights['trigrams'].mean:.0%} against {weights['text'].mean:.0%}"
+    third = "" if most in ("text", "trigrams") else f", and {weights[most].mean:.0%} for the {label_of(most)}"
     return f"Queries of fewer than {SHORT} characters <b>{wins}</b> ({figures}{third})."
 
 
-def _leaders(result: Tree) -> str:
+def _leaders(result: Explanation) -> str:
     """The product's most telling fields: by what the order loses without them, else by what the cosine does."""
-    sections = result["importance"]["product"]
-    kinds = sections.get("groups", sections["channels"])
-    if result["roc_auc"] is None:
-        shares = {name: kind["missing"]["share"] or 0.0 for name, kind in kinds.items()}
+    importance = result.importance["product"]
+    kinds = importance.groups or importance.channels
+    if result.roc_auc is None:
+        shares = {name: kind["missing"].share or 0.0 for name, kind in kinds.items()}
         first = max(shares, key=lambda name: shares[name])
-        return (
-            f"Of a product, the <b>{_name(first)}</b> moves the cosine most: {shares[first]:.0%} of all that moves it."
-        )
-    surely = [name for name, kind in kinds.items() if (kind["missing"]["interval"] or (0, 0))[1] < 0]
+        share = f"{shares[first]:.0%} of all that moves it"
+        return f"Of a product, the <b>{label_of(first)}</b> moves the cosine most: {share}."
+    surely = [name for name, kind in kinds.items() if (kind["missing"].interval or (0, 0))[1] < 0]
     if not surely:
         return (
             "Of a product, <b>no field</b> surely matters: without any one of them the order is no worse beyond chance."
         )
-    first, *others = sorted(surely, key=lambda name: kinds[name]["missing"]["roc_auc"])[:3]
-    left = {name: decimal(kinds[name]["missing"]["roc_auc"]) for name in (first, *others)}
-    more = f"; without {' or '.join(f'{_name(name)} to {left[name]}' for name in others)}" if others else ""
+    without = {name: kinds[name]["missing"].roc_auc or 0.0 for name in surely}
+    first, *others = sorted(surely, key=lambda name: without[name])[:3]
+    left = {name: decimal(without[name]) for name in (first, *others)}
+    more = f"; without {' or '.join(f'{label_of(name)} to {left[name]}' for name in others)}" if others else ""
     return (
-        f"Of a product, the <b>{_name(first)}</b> matters most: without it the ROC AUC goes from"
-        f" {decimal(result['roc_auc'])} to {left[first]}{more}."
+        f"Of a product, the <b>{label_of(first)}</b> matters most: without it the ROC AUC goes from"
+        f" {decimal(result.roc_auc)} to {left[first]}{more}."
     )
 
 
-def _attention(result: Tree) -> str:
-    if not any(result["attention"].values()):
+def _attention(result: Explanation) -> str:
+    if not any(result.attention.values()):
         return (
             "<h2>Attention</h2>"
             f'<div class="panel"><p>This run fuses its channels by {escape(_fusions(result))}: it has no'
@@ -94,8 +92,8 @@ def _attention(result: Tree) -> str:
         )
     means = "".join(
         f'<div class="panel"><h3>{TOWERS[tower]} <small>{_rows(result, tower)}</small></h3>'
-        f'<div class="scroll">{_means(found, result["paper"]["attention"][tower])}</div>{_lengths(found)}</div>'
-        for tower, found in result["attention"].items()
+        f'<div class="scroll">{_means(found, result.paper["attention"][tower])}</div>{_lengths(found)}</div>'
+        for tower, found in result.attention.items()
         if found
     )
     marks = legend([("this run", "s0"), ("the paper", "s2")])
@@ -106,66 +104,64 @@ def _attention(result: Tree) -> str:
     )
 
 
-def _means(found: Tree, paper: Mapping[str, float]) -> str:
+def _means(found: TowerAttention, paper: Mapping[str, float]) -> str:
     rows = []
-    for name, weight in found["channels"].items():
-        marks = [("s0", weight["mean"], weight["interval"] and (weight["interval"][0], weight["interval"][1]))]
+    for name, weight in found.channels.items():
+        marks: list[charts.Mark] = [("s0", weight.mean, weight.interval)]
         if name in paper:
             marks.append(("s2", paper[name], None))
-        rows.append((_name(name), marks))
+        rows.append((label_of(name), marks))
     return charts.dot_whisker(rows)
 
 
-def _lengths(found: Tree) -> str:
+def _lengths(found: TowerAttention) -> str:
     """A weight alone misleads: it multiplies a vector that may be long or short."""
-    lengths = {name: weight["vector_length"] for name, weight in found["channels"].items()}
-    listed = ", ".join(f"{_name(name)} {length:.2f}" for name, length in lengths.items() if length is not None)
+    lengths = {name: weight.vector_length for name, weight in found.channels.items()}
+    listed = ", ".join(f"{label_of(name)} {length:.2f}" for name, length in lengths.items() if length is not None)
     return f'<p class="side soft">A weight multiplies a vector; the vectors\' mean lengths: {listed}.</p>'
 
 
-def _by_length(result: Tree) -> str:
-    attention = result["attention"]["query"]
+def _by_length(result: Explanation) -> str:
+    attention = result.attention["query"]
     if not attention:
         return ""
-    shown = [row for row in attention["by_length"] if row["queries"] >= FEWEST]
-    if len(shown) < 2:
+    drawn = [row for row in attention.by_length or () if row.queries >= FEWEST]
+    if len(drawn) < 2:
         return ""
-    names = list(attention["channels"])
-    sides = "".join(_side(attention[side], side) for side in ("short", "long") if side in attention)
+    names = list(attention.channels)
+    sides = {f"Under {SHORT} characters": attention.short, f"{SHORT} characters and more": attention.long}
+    said = "".join(_side(part, which) for which, part in sides.items() if part)
     return (
         '<div class="panel"><h3>By the length of the query <small>mean weight, with a 95% band; below, how many'
         f" queries of the test split have that length (those of fewer than {FEWEST} are left out)</small></h3>"
-        f"{_bands(names, shown)}{legend([(_name(name), _colour(name)) for name in names])}{sides}</div>"
+        f"{_bands(names, drawn)}{legend([(label_of(name), _colour(name)) for name in names])}{said}</div>"
     )
 
 
-def _side(part: Tree, side: str) -> str:
-    which = f"Under {SHORT} characters" if side == "short" else f"{SHORT} characters and more"
-    figures = ", ".join(f"{_name(name)} {_weight(weight)}" for name, weight in part["weights"].items())
-    difference = part.get("trigrams_less_text")
+def _side(part: SideWeights, which: str) -> str:
+    figures = ", ".join(f"{label_of(name)} {_weight(weight)}" for name, weight in part.weights.items())
+    difference = part.trigrams_less_text
     apart = f"; trigrams less text {_weight(difference, signed)}" if difference else ""
-    return f'<p class="side"><b>{which}</b> ({part["queries"]:,} queries): {figures}{apart}.</p>'
+    return f'<p class="side"><b>{which}</b> ({part.queries:,} queries): {figures}{apart}.</p>'
 
 
-def _importance(result: Tree) -> str:
+def _importance(result: Explanation) -> str:
     panels = []
-    for tower, sections in result["importance"].items():
-        paper = result["paper"]["importance"][tower]
-        rows = [_row(name, kinds, paper.get(name)) for name, kinds in sections["channels"].items()]
-        if "groups" in sections:
+    for tower, importance in result.importance.items():
+        paper = result.paper["importance"][tower]
+        rows = [_row(name, kinds, paper.get(name)) for name, kinds in importance.channels.items()]
+        if importance.groups:
             rows.append(
                 '<tr><td class="group" colspan="7">By field <small>its channels replaced together</small></td></tr>'
             )
-            rows += [_row(name, kinds, None) for name, kinds in sections["groups"].items()]
+            rows += [_row(name, kinds, None) for name, kinds in importance.groups.items()]
         panels.append(
             f'<div class="panel scroll"><h3>{TOWERS[tower]}</h3><table class="importance"><tr><th>channel</th>'
             '<th>share, missing</th><th>share, another\'s</th><th class="number">cosine moves by</th>'
             '<th class="number">ROC AUC without it</th><th class="number">ROC AUC with another\'s</th>'
             f'<th class="number">paper</th></tr>{"".join(rows)}</table></div>'
         )
-    whole = (
-        "" if result["roc_auc"] is None else f" With everything in place the ROC AUC is {decimal(result['roc_auc'])}."
-    )
+    whole = "" if result.roc_auc is None else f" With everything in place the ROC AUC is {decimal(result.roc_auc)}."
     return (
         '<h2>What each channel is worth</h2><p class="soft">One channel of one tower at a time is replaced, by nothing'
         " (missing) or by that of another row, while the other tower is left alone. The share is how much the cosine"
@@ -176,31 +172,31 @@ def _importance(result: Tree) -> str:
     )
 
 
-def _row(name: str, kinds: Tree, paper: float | None) -> str:
+def _row(name: str, kinds: Mapping[Replacement, Ablation], paper: float | None) -> str:
     missing, other = kinds["missing"], kinds["other"]
     return (
-        f"<tr><td>{_name(name)}</td><td>{_bar(missing['share'], 's0')}</td><td>{_bar(other['share'], 's1')}</td>"
-        f'<td class="number">{decimal(missing["change"])}</td>'
+        f"<tr><td>{label_of(name)}</td><td>{_bar(missing.share, 's0')}</td><td>{_bar(other.share, 's1')}</td>"
+        f'<td class="number">{decimal(missing.change)}</td>'
         f'<td class="number">{_auc(missing)}</td><td class="number">{_auc(other)}</td>'
         f'<td class="number">{percent(paper)}</td></tr>'
     )
 
 
-def _fusions(result: Tree) -> str:
-    query, product = (_name(result["fusion"][tower]) for tower in ("query", "product"))
+def _fusions(result: Explanation) -> str:
+    query, product = (label_of(result.fusion[tower]) for tower in ("query", "product"))
     return query if query == product else f"{query} (query) and {product} (product)"
 
 
-def _method(result: Tree) -> str:
-    n = result["n"]
-    kind = "judged pairs" if n["pairs"] == "relevance" else "pairs shown on future days"
+def _method(result: Explanation) -> str:
+    n = result.n
+    kind = "judged pairs" if n.pairs == "relevance" else "impressions of future days"
     facts = {
-        "importance on": f"{n['count']:,} {kind} of {n['queries']:,} queries and {n['products']:,} products",
-        "attention on": f"all {n['all_queries']:,} queries of the test split, and those products",
+        "importance on": f"{n.count:,} {kind} of {n.queries:,} queries and {n.products:,} products",
+        "attention on": f"all {n.all_queries:,} queries of the test split, and those products",
         "intervals": f"attention: mean ± 1.96 standard errors; ROC AUC: {RESAMPLES} bootstrap resamples of the queries",
         "another's": "of another query or product of the test split, drawn at random for each pair",
         "fusion": _fusions(result),
-        "seed": str(n["seed"]),
+        "seed": str(n.seed),
         "method": "feature ablation (Captum) of the fused channels; Que2Search (KDD 2021) §3.7",
     }
     listed = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
@@ -210,11 +206,11 @@ def _method(result: Tree) -> str:
 # --- pieces
 
 
-def _bands(names: Sequence[str], rows: Sequence[Tree]) -> str:
+def _bands(names: Sequence[str], rows: Sequence[LengthWeights]) -> str:
     """Weights (0 … 1) over query lengths: a line and a band a channel, and bars for the number of queries."""
     left, top, width, height, gap, bars = 46, 18, 900, 250, 30, 54
-    first, last = int(rows[0]["length"]), int(rows[-1]["length"])
-    most = max(row["queries"] for row in rows)
+    first, last = rows[0].length, rows[-1].length
+    most = max(row.queries for row in rows)
     step = width / (last - first + 1)
 
     def x(length: int) -> float:
@@ -235,24 +231,24 @@ def _bands(names: Sequence[str], rows: Sequence[Tree]) -> str:
         svg.append(f'<line class="diagonal" x1="{edge:.1f}" y1="{top}" x2="{edge:.1f}" y2="{floor}"/>')
         svg.append(f'<text x="{edge + 6:.1f}" y="{top - 6}">{SHORT} characters and more</text>')
     for name in names:
-        weights = [(x(row["length"]), row["weights"][name]) for row in rows]
-        spans = [(place, weight["interval"] or [weight["mean"]] * 2) for place, weight in weights]
+        weights = [(x(row.length), row.weights[name]) for row in rows]
+        spans = [(place, weight.interval or (weight.mean, weight.mean)) for place, weight in weights]
         outline = [f"{place:.1f},{y(span[1]):.1f}" for place, span in spans]
         outline += [f"{place:.1f},{y(span[0]):.1f}" for place, span in reversed(spans)]
         svg.append(f'<polygon class="band {_colour(name)}" points="{" ".join(outline)}"/>')
-        points = [(place, y(weight["mean"])) for place, weight in weights]
+        points = [(place, y(weight.mean)) for place, weight in weights]
         path = " ".join(f"{place:.1f},{at:.1f}" for place, at in points)
         svg.append(f'<polyline class="line {_colour(name)}" points="{path}"/>')
         svg += [f'<circle class="{_colour(name)}" cx="{place:.1f}" cy="{at:.1f}" r="3"/>' for place, at in points]
     for row in rows:
-        tall = bars * row["queries"] / most
-        place = x(row["length"])
+        tall = bars * row.queries / most
+        place = x(row.length)
         svg.append(
             f'<rect class="count" x="{place - step * 0.36:.1f}" y="{floor - tall:.1f}" width="{step * 0.72:.1f}"'
             f' height="{tall:.1f}"/>'
         )
-        svg.append(f'<text x="{place:.1f}" y="{floor - tall - 4:.1f}" text-anchor="middle">{row["queries"]}</text>')
-        svg.append(f'<text x="{place:.1f}" y="{floor + 15}" text-anchor="middle">{row["length"]}</text>')
+        svg.append(f'<text x="{place:.1f}" y="{floor - tall - 4:.1f}" text-anchor="middle">{row.queries}</text>')
+        svg.append(f'<text x="{place:.1f}" y="{floor + 15}" text-anchor="middle">{row.length}</text>')
     svg.append(f'<text x="{left + width / 2}" y="{floor + 33}" text-anchor="middle">characters in the query</text>')
     return f'<div class="scroll">{"".join([*svg, "</svg>"])}</div>'
 
@@ -266,32 +262,28 @@ def _bar(share: float | None, css: str) -> str:
     )
 
 
-def _auc(kind: Tree) -> str:
-    if kind["roc_auc"] is None:
+def _auc(kind: Ablation) -> str:
+    if kind.roc_auc is None or kind.roc_auc_change is None:
         return "–"
-    change, span = kind["roc_auc_change"], kind["interval"]
+    span = kind.interval
     if span is None:
-        return decimal(kind["roc_auc"])
+        return decimal(kind.roc_auc)
     verdict = "better" if span[0] > 0 else "worse" if span[1] < 0 else "unsure"
     return (
-        f'{decimal(kind["roc_auc"])} <span class="{verdict}">{signed(change)}</span>'
+        f'{decimal(kind.roc_auc)} <span class="{verdict}">{signed(kind.roc_auc_change)}</span>'
         f" <small>{signed(span[0])} to {signed(span[1])}</small>"
     )
 
 
-def _rows(result: Tree, tower: str) -> str:
-    n = result["n"]
-    return f"{n['all_queries']:,} queries" if tower == "query" else f"{n['products']:,} products"
+def _rows(result: Explanation, tower: str) -> str:
+    n = result.n
+    return f"{n.all_queries:,} queries" if tower == "query" else f"{n.products:,} products"
 
 
-def _weight(weight: Tree, figure: Callable[[float], str] = decimal) -> str:
-    span = weight["interval"]
-    return figure(weight["mean"]) + (f" [{figure(span[0])}, {figure(span[1])}]" if span else "")
+def _weight(weight: Mean, figure: Callable[[float], str] = decimal) -> str:
+    span = weight.interval
+    return figure(weight.mean) + (f" [{figure(span[0])}, {figure(span[1])}]" if span else "")
 
 
 def _colour(name: str) -> str:
     return COLOURS.get(name, "s3")
-
-
-def _name(channel: str) -> str:
-    return NAMES.get(channel, channel.replace("_", " "))

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+from mercato.evaluation.metrics.bootstrap import Interval
+from mercato.evaluation.results import Figure
+from mercato.evaluation.robustness import Compared, Difference, FieldLosses, Loss, Robustness
+from mercato.fields import label_of
 from mercato.files import write_atomic
 from mercato.reports.charts import decimal, ticks
+from mercato.reports.headlines import CHARTS, Headline
 from mercato.reports.html import document, legend, percent, signed, today
 
-Tree = Mapping[str, Any]
-
-NAMES = {"images": "photos", "created_at": "listing date", "text": "all text", "context": "all context"}
+GROUPS = {"text": "all text", "context": "all context"}
 COLOURS = ("s0", "s1", "s3", "s4", "s2")  # of the runs
-
-
-@dataclass(frozen=True)
-class Headline:
-    """A metric with a chart of its own."""
-
-    part: str
-    metric: str
-    label: str
-
-    def of(self, tree: Tree) -> Any:
-        """What the tree holds for the metric; None for nothing."""
-        return tree.get(self.part, {}).get(self.metric)
-
-
-HEADLINES = (
-    Headline("relevance", "roc_auc", "relevance ROC AUC"),
-    Headline("engagement", "roc_auc", "engagement ROC AUC"),
-    Headline("knn", "recall@10", "KNN recall@10"),
-    Headline("unseen", "recall@10", "KNN recall@10, pairs new to the log"),
-    Headline("relevance", "ndcg@10", "relevance nDCG@10"),
-    Headline("batch", "recall@1", "batch recall@1"),
-)
 FIRST = 2  # of the headlines are drawn on one scale, side by side
 
 
@@ -48,58 +27,55 @@ class Row:
     """One field, one metric: each run's loss (None: it does not read the field), and the first two runs compared."""
 
     field: str
-    losses: Sequence[Tree | None]
-    less_lost: Tree | None
-    ahead: Tree | None
+    losses: Sequence[Loss | None]
+    compared: Compared | None
 
     @property
     def name(self) -> str:
-        """What a person calls the field."""
-        return name_of(self.field)
+        """What people call the field."""
+        return _name(self.field)
+
+    @property
+    def less_lost(self) -> Difference | None:
+        """The first run's loss less the second's."""
+        return self.compared.less_lost if self.compared else None
+
+    @property
+    def ahead(self) -> Difference | None:
+        """The second run's value less the first's."""
+        return self.compared.ahead if self.compared else None
 
 
-def name_of(field: str) -> str:
-    """What a person calls a field."""
-    return NAMES.get(field, field.removeprefix("attributes.").replace("_", " "))
-
-
-def lost(value: float) -> str:
+def loss_text(value: float) -> str:
     """A loss: .021, or −.007 for a gain."""
     return signed(value).removeprefix("+")
 
 
-def measured_headlines(result: Tree) -> list[Headline]:
-    """Those that every run has a figure for."""
-    return [headline for headline in HEADLINES if all(headline.of(run["whole"]) for run in result["runs"])]
+def measured_headlines(result: Robustness) -> list[Headline]:
+    """The charted headlines that every run has a figure for."""
+    return [headline for headline in CHARTS if all(headline.of(run.whole) for run in result.runs)]
 
 
-def rows(result: Tree, headline: Headline) -> list[Row]:
+def rows(result: Robustness, headline: Headline) -> list[Row]:
     """A row a field, first the one whose absence costs most of the first headline metric."""
     first = measured_headlines(result)[0]
 
-    def loss(run: Tree, field: str, of: Headline) -> Tree | None:
-        read = run["fields"][field]
-        found: Tree | None = read and of.of(read["metrics"])
-        return found
+    def losses(field: str, of: Headline) -> list[Loss | None]:
+        read = (run.fields[field] for run in result.runs)
+        return [of.of(each.metrics) if each else None for each in read]
 
     def worst(field: str) -> float:
-        found = (loss(run, field, first) for run in result["runs"])
-        return max(float(each["loss"]) for each in found if each)
+        return max(loss.loss for loss in losses(field, first) if loss)
 
-    compared = (result["comparison"] or {}).get("fields", {})
+    compared = result.comparison.fields if result.comparison else {}
     return [
-        Row(
-            field,
-            [loss(run, field, headline) for run in result["runs"]],
-            both["less_lost"] if (both := headline.of(compared.get(field, {}))) else None,
-            both and both["ahead"],
-        )
-        for field in sorted(result["fields"], key=worst, reverse=True)
+        Row(field, losses(field, headline), headline.of(compared.get(field, {})))
+        for field in sorted(result.fields, key=worst, reverse=True)
     ]
 
 
-def write_robustness_report(result: Tree, path: Path) -> None:
-    """Write what `mercato.evaluation.robustness.robustness` returned as one HTML file that needs nothing beside it."""
+def write_robustness_report(result: Robustness, path: Path) -> None:
+    """Write the result as one HTML file that needs nothing beside it."""
     sections = [_head(result), _charts(result), _who_loses_less(result), _tables(result), _method(result)]
     style = files("mercato.reports").joinpath("robustness.css").read_text()
     write_atomic(path, document(_title(result), sections, style))
@@ -108,75 +84,73 @@ def write_robustness_report(result: Tree, path: Path) -> None:
 # --- sections
 
 
-def _title(result: Tree) -> str:
-    names = [run["name"] for run in result["runs"]]
+def _title(result: Robustness) -> str:
+    names = [run.name for run in result.runs]
     verb = "loses" if len(names) == 1 else "lose"
     return f"What {', '.join(names[:-1])}{' and ' if names[1:] else ''}{names[-1]} {verb} when a field is missing"
 
 
-def _head(result: Tree) -> str:
-    pair = [headline for headline in HEADLINES[:FIRST] if headline in measured_headlines(result)]
-    told = _verdicts(result, pair) if result["comparison"] else _worst(result, pair)
-    lead = "".join(f'<p class="lead">{sentence}</p>' for sentence in told)
+def _head(result: Robustness) -> str:
+    lead = "".join(f'<p class="lead">{sentence}</p>' for sentence in sentences(result))
     return (
-        f'<div class="eyebrow">Robustness on {escape(result["market"])} · {today()}</div>'
+        f'<div class="eyebrow">Robustness on {escape(result.market)} · {today()}</div>'
         f"<h1>{escape(_title(result))}</h1>{lead}"
     )
 
 
-def _worst(result: Tree, headlines: Sequence[Headline]) -> list[str]:
-    """The single field whose absence surely costs most, for each headline."""
-    told = []
-    for headline in headlines:
-        single = [row for row in rows(result, headline) if len(result["fields"][row.field]) == 1]
-        sure = [row for row in single if row.losses[0] and _sure(row.losses[0]["interval"]) > 0]
-        if not sure:
-            told.append(f"Without any one field the {headline.label} is no worse beyond chance.")
-            continue
-        worst = max(sure, key=lambda row: row.losses[0]["loss"] if row.losses[0] else 0.0)
-        whole, without = headline.of(result["runs"][0]["whole"])["value"], worst.losses[0]
-        assert without is not None
-        told.append(
-            f"The {headline.label} suffers most without <b>{escape(worst.name)}</b>: {decimal(without['value'])} in"
-            f" place of {decimal(whole)}."
-        )
-    return told
+def sentences(result: Robustness) -> list[str]:
+    """What the page begins with: for the first headlines, which run loses less, or what a single run needs most."""
+    headlines = [headline for headline in CHARTS[:FIRST] if headline in measured_headlines(result)]
+    say = _verdict if result.comparison else _worst
+    return [say(result, headline) for headline in headlines]
 
 
-def _verdicts(result: Tree, headlines: Sequence[Headline]) -> list[str]:
+def _worst(result: Robustness, headline: Headline) -> str:
+    """The single field whose absence surely costs most."""
+    single = [(row.name, row.losses[0]) for row in rows(result, headline) if len(result.fields[row.field]) == 1]
+    sure = [(name, loss) for name, loss in single if loss and _sure(loss.interval) > 0]
+    whole = headline.of(result.runs[0].whole)
+    if not sure or not whole:
+        return f"Without any one field the {headline.label} is no worse beyond chance."
+    name, loss = max(sure, key=lambda each: each[1].loss)
+    return (
+        f"The {headline.label} suffers most without <b>{escape(name)}</b>: {decimal(loss.value)} in place of"
+        f" {decimal(whole.value)}."
+    )
+
+
+def _verdict(result: Robustness, headline: Headline) -> str:
     """Which of the first two runs loses less: only a difference whose interval excludes 0 counts."""
-    comparison = result["comparison"]
-    first, second = escape(comparison["first"]), escape(comparison["second"])
-    told = []
-    for headline in headlines:
-        less_lost = {row.name: _sure(row.less_lost["interval"]) for row in rows(result, headline) if row.less_lost}
-        less, more, alike = ([name for name, sure in less_lost.items() if sure == sign] for sign in (1, -1, 0))
-        parts = [
-            f"<b>{run} loses less</b> without {escape(_listed(names))}"
-            for run, names in ((second, less), (first, more))
-            if names
-        ]
-        if alike:
-            which = f"the other {len(alike)}" if parts else f"any of the {len(alike)} fields and groups"
-            parts.append(f"without {which} there is no difference beyond chance")
-        whole = headline.of(comparison["whole"])
-        by = f"by {decimal(abs(whole['difference']))}"
-        place = {1: f"ahead {by}", -1: f"behind {by}", 0: "level, within chance"}[_sure(whole["interval"])]
+    comparison = result.comparison
+    assert comparison
+    first, second = escape(comparison.first), escape(comparison.second)
+    less_lost = {row.name: _sure(row.less_lost.interval) for row in rows(result, headline) if row.less_lost}
+    less, more, alike = ([name for name, sure in less_lost.items() if sure == sign] for sign in (1, -1, 0))
+    parts = [
+        f"<b>{run} loses less</b> without {escape(_listed(names))}"
+        for run, names in ((second, less), (first, more))
+        if names
+    ]
+    if alike:
+        which = f"the other {len(alike)}" if parts else f"any of the {len(alike)} fields and groups"
+        parts.append(f"without {which} there is no difference beyond chance")
+    if whole := headline.of(comparison.whole):
+        by = f"by {decimal(abs(whole.difference))}"
+        place = {1: f"ahead {by}", -1: f"behind {by}", 0: "level, within chance"}[_sure(whole.interval)]
         parts.append(f"with every field in place {second} is {place}")
-        told.append(f"Of {headline.label}, {'; '.join(parts)}.")
-    return told
+    return f"Of {headline.label}, {'; '.join(parts)}."
 
 
-def _charts(result: Tree) -> str:
-    shown = measured_headlines(result)
-    together = [headline for headline in HEADLINES[:FIRST] if headline in shown]
-    spans = {headline: _span(_marks(result, headline)) for headline in shown}
-    low, high = min(spans[one][0] for one in together or shown), max(spans[one][1] for one in together or shown)
+def _charts(result: Robustness) -> str:
+    drawn = measured_headlines(result)
+    together = [headline for headline in CHARTS[:FIRST] if headline in drawn]
+    spans = {headline: _span(_marks(result, headline)) for headline in drawn}
+    low, high = min(spans[one][0] for one in together or drawn), max(spans[one][1] for one in together or drawn)
     spans |= dict.fromkeys(together, (low, high))
     panels = "".join(
         f'<div class="panel"><h3>{escape(headline.label)} <small>lost, of {_wholes(result, headline)}</small></h3>'
         f"{_bars(_marks(result, headline), spans[headline])}</div>"
-        for headline in shown
+        for headline in drawn
     )
     marks = legend([*_coloured(result), ("pale: may be chance (the interval holds 0)", "pale s2")])
     one_scale = " The first two charts share a scale." if len(together) == FIRST else ""
@@ -188,29 +162,22 @@ def _charts(result: Tree) -> str:
     )
 
 
-def _who_loses_less(result: Tree) -> str:
-    comparison = result["comparison"]
+def _who_loses_less(result: Robustness) -> str:
+    comparison = result.comparison
     if not comparison:
         return ""
-    first, second = escape(comparison["first"]), escape(comparison["second"])
     panels = []
     for headline in measured_headlines(result)[:FIRST]:
-        both = [row for row in rows(result, headline) if row.less_lost]
-        marks = [
-            (row.name, [(COLOURS[1] if row.less_lost["difference"] > 0 else COLOURS[0], "difference", row.less_lost)])
-            for row in both
-            if row.less_lost
-        ]
+        marks = [(row.name, [_less_mark(row.less_lost)]) for row in rows(result, headline) if row.less_lost]
         if marks:
+            first, second = escape(comparison.first), escape(comparison.second)
             panels.append(
                 f'<div class="panel"><h3>{escape(headline.label)} <small>loss of {first} less that of {second}</small>'
                 f"</h3>{_bars(marks, _span(marks))}</div>"
             )
     if not panels:
         return ""
-    ends = legend(
-        [(f"{comparison['second']} loses less", COLOURS[1]), (f"{comparison['first']} loses less", COLOURS[0])]
-    )
+    ends = legend([(f"{comparison.second} loses less", COLOURS[1]), (f"{comparison.first} loses less", COLOURS[0])])
     return (
         '<h2>Who loses less</h2><p class="soft">The same losses, one run against the other on the same resamples of the'
         " same queries; only fields that both read. A run that has less to lose loses less: the table below also says"
@@ -219,19 +186,21 @@ def _who_loses_less(result: Tree) -> str:
     )
 
 
-def _tables(result: Tree) -> str:
-    runs, comparison = result["runs"], result["comparison"]
-    names = [f'<th class="number">{escape(run["name"])}</th><th class="number">lost</th>' for run in runs]
-    heads = "".join(names)
-    if comparison:
-        second = escape(comparison["second"])
+def _less_mark(less: Difference) -> Mark:
+    return (COLOURS[1] if less.difference > 0 else COLOURS[0], less.difference, less.interval)
+
+
+def _tables(result: Robustness) -> str:
+    heads = "".join(f'<th class="number">{escape(run.name)}</th><th class="number">lost</th>' for run in result.runs)
+    if result.comparison:
+        second = escape(result.comparison.second)
         heads += f'<th class="number">{second} loses less by</th><th class="number">{second} ahead by</th>'
     body = []
-    for part, metrics in runs[0]["whole"].items():
+    for part, metrics in result.runs[0].whole.items():
         for metric in metrics:
-            one = Headline(part, metric, f"{part} {metric}")
+            one = Headline.of_metric(part, metric)
             body.append(_whole_row(result, one))
-            body += [_field_row(row, bool(comparison)) for row in rows(result, one)]
+            body += [_field_row(row, compared=bool(result.comparison)) for row in rows(result, one)]
     return (
         '<h2>Every metric</h2><p class="soft">Without each field: the figure, and what is lost with its 95% interval,'
         ' red where it is surely lost.</p><div class="panel scroll"><table class="fields">'
@@ -240,14 +209,14 @@ def _tables(result: Tree) -> str:
     )
 
 
-def _whole_row(result: Tree, one: Headline) -> str:
-    cells = [f'<td class="number">{_plain(one.of(run["whole"]))}</td><td></td>' for run in result["runs"]]
-    if result["comparison"]:
-        cells.append(f'<td></td><td class="number">{_difference(one.of(result["comparison"]["whole"]))}</td>')
-    columns = 1 + 2 * len(result["runs"]) + (2 if result["comparison"] else 0)
-    label = one.label.replace("roc_auc", "ROC AUC").replace("_per_query", ", per query").replace("ndcg", "nDCG")
+def _whole_row(result: Robustness, one: Headline) -> str:
+    cells = [f'<td class="number">{_plain(one.of(run.whole))}</td><td></td>' for run in result.runs]
+    if result.comparison:
+        cells.append(f'<td></td><td class="number">{_difference(one.of(result.comparison.whole))}</td>')
+    columns = 1 + 2 * len(result.runs) + (2 if result.comparison else 0)
     return (
-        f'<tr><td class="group" colspan="{columns}">{escape(label)}</td></tr><tr><td>nothing</td>{"".join(cells)}</tr>'
+        f'<tr><td class="group" colspan="{columns}">{escape(one.label)}</td></tr>'
+        f"<tr><td>nothing</td>{''.join(cells)}</tr>"
     )
 
 
@@ -257,57 +226,59 @@ def _field_row(row: Row, compared: bool) -> str:
         if loss is None:
             cells.append('<td class="number soft" colspan="2">not read</td>')
         else:
-            cells.append(f'<td class="number">{decimal(loss["value"])}</td>')
-            cells.append(f'<td class="number">{_coloured_figure(loss, "loss", lost, better=-1)}</td>')
+            cells.append(f'<td class="number">{decimal(loss.value)}</td>')
+            cells.append(f'<td class="number">{_with_interval(loss.loss, loss.interval, loss_text, better=-1)}</td>')
     if compared:
-        cells += [f'<td class="number">{_difference(tree)}</td>' for tree in (row.less_lost, row.ahead)]
+        cells += [f'<td class="number">{_difference(each)}</td>' for each in (row.less_lost, row.ahead)]
     return f"<tr><td>{escape(row.name)}</td>{''.join(cells)}</tr>"
 
 
-def _method(result: Tree) -> str:
-    n = result["n"]
-    questions = ", ".join(f"{part} {n[part]['queries']:,} queries" for part in result["runs"][0]["whole"])
+def _method(result: Robustness) -> str:
+    n = result.n
     facts = {
-        "products": f"{n['products']:,}, each encoded again for every field that it has",
-        "asked": questions,
-        "intervals": f"95%, {n['resamples']:,} bootstrap resamples of the queries, the same for every run and field",
-        "seed": str(n["seed"]),
-        "fusion": ", ".join(f"{run['name']}: {run['fusion'].replace('_', ' ')}" for run in result["runs"]),
-        "all text, all context": "all fields of the group withheld together; context leaves texts and photos alone",
-        "method": "a field is blank in every product: what derives from it (relative price, age, …) is unknown too",
+        "products": f"{n.products:,}, each encoded again for every field that it has",
+        "measured on": ", ".join(f"{part} {n.parts[part].queries:,} queries" for part in result.runs[0].whole),
+        "intervals": f"95%, {n.resamples:,} bootstrap resamples of the queries, the same for every run and field",
+        "seed": str(n.seed),
+        "fusion": ", ".join(f"{run.name}: {run.fusion.replace('_', ' ')}" for run in result.runs),
+        "all text, all context": "all fields of the group dropped together; context leaves texts and images alone",
+        "method": "a field is empty in every product: what derives from it (relative price, age, …) is unknown too",
     }
     listed = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
     have = "".join(
-        f"<tr><td>{escape(name_of(field))}</td><td>{escape(', '.join(name_of(one) for one in members))}</td>"
-        f"{''.join(_share(run['fields'][field], n['products']) for run in result['runs'])}</tr>"
-        for field, members in result["fields"].items()
+        f"<tr><td>{escape(_name(field))}</td><td>{escape(', '.join(map(label_of, members)))}</td>"
+        f"{''.join(_share(run.fields[field], n.products) for run in result.runs)}</tr>"
+        for field, members in result.fields.items()
     )
-    names = "".join(f'<th class="number">{escape(run["name"])}</th>' for run in result["runs"])
+    names = "".join(f'<th class="number">{escape(run.name)}</th>' for run in result.runs)
     return (
         f'<h2>Data and method</h2><div class="panel"><dl>{listed}</dl></div><div class="panel scroll"><h3>Products that'
         " have the field <small>no other can lose anything</small></h3><table>"
-        f"<tr><th>field</th><th>withheld</th>{names}</tr>{have}</table></div>"
+        f"<tr><th>field</th><th>dropped</th>{names}</tr>{have}</table></div>"
     )
 
 
 # --- pieces
 
-Mark = tuple[str, str, Tree | None]  # colour, the figure's name in the tree, the tree; None: not read
+Mark = tuple[str, float, Interval | None] | None  # colour, value, interval; None: not read
 
 
-def _marks(result: Tree, headline: Headline) -> list[tuple[str, list[Mark]]]:
+def _marks(result: Robustness, headline: Headline) -> list[tuple[str, list[Mark]]]:
     colours = [css for _, css in _coloured(result)]
     return [
-        (row.name, [(css, "loss", loss) for css, loss in zip(colours, row.losses, strict=True)])
+        (row.name, [_loss_mark(css, loss) for css, loss in zip(colours, row.losses, strict=True)])
         for row in rows(result, headline)
     ]
 
 
+def _loss_mark(css: str, loss: Loss | None) -> Mark:
+    return (css, loss.loss, loss.interval) if loss else None
+
+
 def _ends(marks: Sequence[tuple[str, Sequence[Mark]]]) -> Iterator[float]:
     for _, bars in marks:
-        for _, name, tree in bars:
-            if tree:
-                yield from (tree[name], *(tree["interval"] or ()))
+        for _, value, interval in filter(None, bars):
+            yield from (value, *(interval or ()))
 
 
 def _span(marks: Sequence[tuple[str, Sequence[Mark]]]) -> tuple[float, float]:
@@ -329,19 +300,20 @@ def _bars(marks: Sequence[tuple[str, Sequence[Mark]]], span: tuple[float, float]
     lines = []
     for label, bars in marks:
         drawn = []
-        for css, name, tree in bars:
-            if tree is None:
+        for bar in bars:
+            if bar is None:
                 drawn.append(f'<span class="bar unread"><b style="left:{at(0):.2f}%">not read</b></span>')
                 continue
-            value, ends = tree[name], tree["interval"] or (tree[name], tree[name])
+            css, value, interval = bar
+            ends = interval or (value, value)
             start, end = sorted((at(0), at(value)))
-            pale = "" if _sure(tree["interval"]) else " unsure-bar"
+            pale = "" if _sure(interval) else " unsure-bar"
             title = f"{signed(value)} [{signed(ends[0])}, {signed(ends[1])}]"
             drawn.append(
                 f'<span class="bar {css}{pale}" title="{title}">'
                 f'<i style="left:{start:.2f}%;width:{end - start:.2f}%"></i>'
                 f'<em style="left:{at(ends[0]):.2f}%;width:{at(ends[1]) - at(ends[0]):.2f}%"></em>'
-                f'<b style="left:{max(end, at(ends[1])):.2f}%">{lost(value)}</b></span>'
+                f'<b style="left:{max(end, at(ends[1])):.2f}%">{loss_text(value)}</b></span>'
             )
         lines.append(
             f'<div class="loss"><span class="field">{escape(label)}</span>'
@@ -352,47 +324,54 @@ def _bars(marks: Sequence[tuple[str, Sequence[Mark]]], span: tuple[float, float]
     return f'<div class="losses">{"".join(lines)}<div class="axis">{axis}</div></div>'
 
 
-def _coloured(result: Tree) -> list[tuple[str, str]]:
-    return [(run["name"], COLOURS[place % len(COLOURS)]) for place, run in enumerate(result["runs"])]
+def _coloured(result: Robustness) -> list[tuple[str, str]]:
+    return [(run.name, COLOURS[place % len(COLOURS)]) for place, run in enumerate(result.runs)]
 
 
-def _wholes(result: Tree, headline: Headline) -> str:
+def _wholes(result: Robustness, headline: Headline) -> str:
     return " and ".join(
-        f'<b class="{css}">{decimal(headline.of(run["whole"])["value"])}</b>'
-        for run, (_, css) in zip(result["runs"], _coloured(result), strict=True)
+        f'<b class="{css}">{decimal(figure.value)}</b>'
+        for run, (_, css) in zip(result.runs, _coloured(result), strict=True)
+        if (figure := headline.of(run.whole))
     )
 
 
-def _difference(tree: Tree | None) -> str:
+def _difference(difference: Difference | None) -> str:
     """A difference in favour of the second run, with its interval."""
-    return "–" if tree is None else _coloured_figure(tree, "difference", signed, better=1)
-
-
-def _coloured_figure(tree: Tree, name: str, told: Callable[[float], str], better: int) -> str:
-    """A figure with its interval, red or green where it is sure; `better` is the sign of a good one."""
-    span = tree["interval"]
-    if span is None:
-        return told(tree[name])
-    verdict = {1: "better", -1: "worse", 0: "unsure"}[_sure(span) * better]
-    return f'<span class="{verdict}">{told(tree[name])}</span> <small>{told(span[0])} to {told(span[1])}</small>'
-
-
-def _plain(tree: Tree | None) -> str:
-    if tree is None:
+    if difference is None:
         return "–"
-    span = tree["interval"]
-    return decimal(tree["value"]) + (f" <small>{decimal(span[0])} to {decimal(span[1])}</small>" if span else "")
+    return _with_interval(difference.difference, difference.interval, signed, better=1)
 
 
-def _share(read: Tree | None, products: int) -> str:
-    told = "not read" if read is None else f"{read['products']:,} <small>{percent(read['products'] / products)}</small>"
-    return f'<td class="number">{told}</td>'
+def _with_interval(value: float, span: Interval | None, text: Callable[[float], str], better: int) -> str:
+    """A figure with its interval, red or green where it is sure; `better` is the sign of a good one."""
+    if span is None:
+        return text(value)
+    verdict = {1: "better", -1: "worse", 0: "unsure"}[_sure(span) * better]
+    return f'<span class="{verdict}">{text(value)}</span> <small>{text(span[0])} to {text(span[1])}</small>'
 
 
-def _sure(span: Sequence[float] | None) -> int:
+def _plain(figure: Figure | None) -> str:
+    if figure is None:
+        return "–"
+    span = figure.interval
+    return decimal(figure.value) + (f" <small>{decimal(span[0])} to {decimal(span[1])}</small>" if span else "")
+
+
+def _share(read: FieldLosses | None, products: int) -> str:
+    text = "not read" if read is None else f"{read.products:,} <small>{percent(read.products / products)}</small>"
+    return f'<td class="number">{text}</td>'
+
+
+def _sure(span: Interval | None) -> int:
     """1 or -1 where the interval lies on one side of 0, else 0."""
     return 0 if span is None else (span[0] > 0) - (span[1] < 0)
 
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _name(field: str) -> str:
+    """A field, or a group of them."""
+    return GROUPS.get(field) or label_of(field)

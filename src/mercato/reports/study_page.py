@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
+from mercato.experiments.ablation.measures import Epoch
+from mercato.experiments.ablation.table import MetricResult, Step, Table, TableRow
 from mercato.reports.html import document, legend, today
 from mercato.reports.study_charts import Mark, forest, learning
 from mercato.reports.study_text import caption, cells, columns, has_paper, made, score, training_cost
 from mercato.reports.study_tradeoff import Place, tradeoff
-
-Tree = dict[str, Any]
 
 STYLE = """
 main { max-width: 1180px; }
@@ -36,12 +35,12 @@ svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
 MARKS = {"agrees": "better", "disagrees": "worse", "unsure": "unsure"}
 
 
-def page(table: Tree) -> str:
+def page(table: Table) -> str:
     """The whole page; it needs nothing beside it, and follows light, dark and print."""
-    reference = f" · {escape(table['reference'])}" if table["reference"] else ""
-    lead = escape(f"{table['note']} {score(table)}".strip())
+    reference = f" · {escape(table.reference)}" if table.reference else ""
+    lead = escape(f"{table.note} {score(table)}".strip())
     sections = [
-        f'<div class="eyebrow">Ablation study{reference} · {today()}</div><h1>{escape(table["title"])}</h1>'
+        f'<div class="eyebrow">Ablation study{reference} · {today()}</div><h1>{escape(table.title)}</h1>'
         + (f'<p class="lead">{lead}</p>' if lead else ""),
         _table(table),
         _tradeoff(table),
@@ -50,18 +49,18 @@ def page(table: Tree) -> str:
         _curves(table),
         _facts(table),
     ]
-    return document(table["title"], sections, STYLE)
+    return document(table.title, sections, STYLE)
 
 
-def _table(table: Tree) -> str:
-    names, metrics = columns(table), table["metrics"]
+def _table(table: Table) -> str:
+    names, metrics = columns(table), table.metrics
     groups = "".join(f'<th class="first metric" colspan="{len(names)}">{escape(metric)}</th>' for metric in metrics)
     head = "".join(_cell("th", escape(name), place) for _ in metrics for place, name in enumerate(names))
     body = []
-    for row in table["rows"]:
-        line = [f'<td class="query">{escape(row["name"])}</td>']
+    for row in table.rows:
+        line = [f'<td class="query">{escape(row.name)}</td>']
         for metric, group in zip(metrics, cells(row, table), strict=True):
-            verdict = MARKS.get((row["metrics"][metric]["step"] or {}).get("verdict") or "", "")
+            verdict = _mark_of(row.metrics[metric].step)
             for place, (name, text) in enumerate(zip(names, group, strict=True)):
                 line.append(_cell("td", _two_lines(text), place, "" if name else f" verdict {verdict}"))
         body.append(f'<tr>{"".join(line)}<td class="number first effort">{escape(training_cost(row))}</td></tr>')
@@ -82,30 +81,30 @@ def _two_lines(text: str) -> str:
     return f"{step}<small>{bracket}{interval}</small>" if bracket else step
 
 
-def _tradeoff(table: Tree) -> str:
-    if len(table["metrics"]) < 2:
+def _tradeoff(table: Table) -> str:
+    if len(table.metrics) < 2:
         return ""
-    up, right = table["metrics"][:2]
-    places = [Place(row["name"], _span(row["metrics"][right]), _span(row["metrics"][up])) for row in table["rows"]]
-    chart = tradeoff(places, right, up, connected=table["curve"])
-    bars = "" if len(table["seeds"]) == 1 else ", with the 95 % intervals over seeds"
+    up, right = table.metrics[:2]
+    places = [Place(row.name, _span(row.metrics[right]), _span(row.metrics[up])) for row in table.rows]
+    chart = tradeoff(places, right, up, connected=table.curve)
+    bars = "" if len(table.seeds) == 1 else ", with the 95 % intervals over seeds"
     return (
         f'<h2>{escape(up)} against {escape(right)}</h2><p class="soft">A point a row, the mean over seeds{bars}.'
         f' Up and to the right is better.</p><div class="panel scroll">{chart}</div>'
     )
 
 
-def _span(result: Tree) -> tuple[float, float, float]:
-    half = result["half_width"] or 0.0
-    return result["mean"] - half, result["mean"], result["mean"] + half
+def _span(result: MetricResult) -> tuple[float, float, float]:
+    half = result.half_width or 0.0
+    return result.mean - half, result.mean, result.mean + half
 
 
-def _steps(table: Tree) -> str:
-    rows = {row["name"]: row for row in table["rows"]}
-    steps = [row for row in table["rows"] if row["from"]]
+def _steps(table: Table) -> str:
+    rows = {row.name: row for row in table.rows}
+    steps = [(row, rows[row.from_]) for row in table.rows if row.from_]
     if not steps:
         return ""
-    panels = [(metric, [_mark(row, rows[row["from"]], metric) for row in steps]) for metric in table["metrics"]]
+    panels = [(metric, [_mark(row, parent, metric) for row, parent in steps]) for metric in table.metrics]
     key = (
         '<div class="legend"><span class="better"><i></i><b>the paper\'s sign</b></span>'
         '<span class="worse"><i></i><b>the other sign</b></span>'
@@ -114,38 +113,44 @@ def _steps(table: Tree) -> str:
     )
     return (
         '<h2>What each step is worth</h2><p class="soft">Difference to the row that a row starts from, with its 95 %'
-        f' interval.</p><div class="panel"><div class="scroll">{forest([row["name"] for row in steps], panels)}</div>'
+        f' interval.</p><div class="panel"><div class="scroll">{forest([row.name for row, _ in steps], panels)}</div>'
         f"{key if has_paper(table) else ''}</div>"
     )
 
 
-def _first(table: Tree) -> str:
+def _first(table: Table) -> str:
     """Every row against the first, where that is not what the steps say already."""
-    first, *rest = (row["name"] for row in table["rows"])
-    if all(row["from"] == first for row in table["rows"][1:]):
+    first, *rest = (row.name for row in table.rows)
+    if all(row.from_ == first for row in table.rows[1:]):
         return ""
     panels = []
-    for metric in table["metrics"]:
-        found = [table["differences"][metric][name][first] for name in rest]
-        panels.append((metric, [("s0", each["value"], tuple(each["interval"]), None) for each in found]))
+    for metric in table.metrics:
+        found = [table.differences[metric][name][first] for name in rest]
+        panels.append((metric, [("s0", each.value, each.interval, None) for each in found]))
     return (
         f'<h2>All against {escape(first)}</h2><p class="soft">Difference to the first row, with its 95 % interval.</p>'
         f'<div class="panel scroll">{forest(rest, panels)}</div>'
     )
 
 
-def _mark(row: Tree, parent: Tree, metric: str) -> Mark:
+def _mark(row: TableRow, parent: TableRow, metric: str) -> Mark:
     """A step; the paper's in our unit, a relative one as if it were of our figure."""
-    step, paper = row["metrics"][metric]["step"], row["metrics"][metric]["step"]["paper"]
-    if paper is None and step["paper_relative"] is not None:
-        paper = parent["metrics"][metric]["mean"] * step["paper_relative"] / 100
-    low, high = step["interval"]
-    return MARKS.get(step["verdict"] or "", "s0"), step["value"], (low, high), paper
+    step = row.metrics[metric].step
+    assert step  # the row starts from `parent`
+    paper = step.paper
+    if paper is None and step.paper_relative is not None:
+        paper = parent.metrics[metric].mean * step.paper_relative / 100
+    return _mark_of(step) or "s0", step.value, step.interval, paper
 
 
-def _curves(table: Tree) -> str:
+def _mark_of(step: Step | None) -> str:
+    """The colour class of a step's verdict; "" for none."""
+    return MARKS.get((step and step.verdict) or "", "")
+
+
+def _curves(table: Table) -> str:
     """One small panel a row, all on the same axes."""
-    by_row = {row["name"]: [_points(curve) for curve in row["curves"]] for row in table["rows"]}
+    by_row = {row.name: [_points(curve) for curve in row.curves] for row in table.rows}
     every = [point for curves in by_row.values() for stages in curves for stage in stages for point in stage]
     if not every:
         return ""
@@ -161,40 +166,40 @@ def _curves(table: Tree) -> str:
     numbered = legend([(f"stage {stage + 1}", f"s{stage % 5}") for stage in range(stages)]) if stages > 1 else ""
     return (
         '<h2>Learning curves</h2><p class="soft">Validation ROC AUC by epoch, one line a seed; the steep beginning is'
-        " left out. Where a row learns from shown pairs too it is the mean of relevance and engagement: compare"
+        " left out. Where a row learns from impressions too it is the mean of relevance and engagement: compare"
         " the shapes then, not the heights. A later stage starts from the best epoch of the one before.</p>"
         f'{numbered}<div class="curves">{panels}</div>'
     )
 
 
-def _points(curve: Sequence[Tree]) -> list[list[tuple[float, float]]]:
+def _points(curve: Sequence[Epoch]) -> list[list[tuple[float, float]]]:
     """One line a stage, epochs counted on; a later stage begins where the last one ended."""
     stages: dict[int, list[tuple[float, float]]] = {}
     before, last = 0, 0
-    for row in sorted(curve, key=lambda row: (row["stage"], row["epoch"])):
-        if row["stage"] not in stages:
+    for row in sorted(curve, key=lambda row: (row.stage, row.epoch)):
+        if row.stage not in stages:
             before = last
-        last = before + row["epoch"]
-        points = stages.setdefault(row["stage"], [])
-        if row["roc_auc"] is not None:
-            points.append((float(last), row["roc_auc"]))
+        last = before + row.epoch
+        points = stages.setdefault(row.stage, [])
+        if row.roc_auc is not None:
+            points.append((float(last), row.roc_auc))
     return list(stages.values())
 
 
-def _facts(table: Tree) -> str:
-    starts = ((f"{row['name']}, from {_start(row, table)}", row["set"]) for row in table["rows"])
-    sets = [("every row", table["set"]), *starts]
+def _facts(table: Table) -> str:
+    starts = ((f"{row.name}, from {_start(row, table)}", row.set_) for row in table.rows)
+    sets = [("every row", table.set_), *starts]
     changes = "".join(
         f"<dt>{escape(name)}</dt><dd><code>{'<br>'.join(map(escape, lines)) or '–'}</code></dd>" for name, lines in sets
     )
-    metrics = {f"{part}.{name}" for row in table["rows"] for part, tree in row["figures"].items() for name in tree}
+    metrics = {f"{part}.{name}" for row in table.rows for part, tree in row.figures.items() for name in tree}
     names = sorted(metrics)
     head = "".join(f'<th class="number">{escape(name)}</th>' for name in names)
     body = "".join(
-        f'<tr><td class="query">{escape(row["name"])}</td>'
+        f'<tr><td class="query">{escape(row.name)}</td>'
         + "".join(f'<td class="number">{_any_figure(row, name)}</td>' for name in names)
         + "</tr>"
-        for row in table["rows"]
+        for row in table.rows
     )
     return (
         f'<h2>Every figure</h2><div class="panel scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'
@@ -204,13 +209,13 @@ def _facts(table: Tree) -> str:
     )
 
 
-def _start(row: Tree, table: Tree) -> str:
-    if row["recipe"] and row["from"]:
-        return f"recipe {row['recipe']}, against {row['from']}"
-    return row["from"] or f"recipe {row['recipe'] or table['recipe']}"
+def _start(row: TableRow, table: Table) -> str:
+    if row.recipe and row.from_:
+        return f"recipe {row.recipe}, against {row.from_}"
+    return row.from_ or f"recipe {row.recipe or table.recipe}"
 
 
-def _any_figure(row: Tree, name: str) -> str:
+def _any_figure(row: TableRow, name: str) -> str:
     part, _, metric = name.partition(".")
-    value = row["figures"].get(part, {}).get(metric)
+    value = row.figures.get(part, {}).get(metric)
     return "–" if value is None else f"{value:.3f}"

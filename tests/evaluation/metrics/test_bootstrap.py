@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, pooled_auc, query_mean, resample
-from mercato.evaluation.metrics.roc_auc import roc_auc
+from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, resample
+from mercato.evaluation.metrics.metric import query_mean
+from mercato.evaluation.metrics.roc_auc import pooled_auc, roc_auc
 
 
 def test_resamples_draw_as_many_queries_as_there_are_and_repeat_by_seed():

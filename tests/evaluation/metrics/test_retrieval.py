@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mercato.evaluation.baselines.bm25 import BM25, words
+from mercato.evaluation.exact_search import nearest
 from mercato.evaluation.metrics.batch_recall import batch_recall, draw_batches
-from mercato.evaluation.metrics.knn import nearest, recall_and_precision
+from mercato.evaluation.metrics.knn import recall_and_precision
 
 
 def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:

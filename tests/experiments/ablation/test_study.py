@@ -84,7 +84,7 @@ def test_a_row_starts_from_the_row_above_or_from_the_one_it_names() -> None:
 def test_a_row_of_another_recipe_is_compared_with_a_row_and_takes_nothing_from_it(recipes: Path) -> None:
     (recipes / "other.toml").write_text('name = "other"\ndimension = 40\n')
     rows = [
-        {"name": "a", "set": ["misspelled=0.5"]},
+        {"name": "a", "set": ["typos=0.5"]},
         {"name": "b", "recipe": "other.toml", "set": ["seed=1"]},
         {"name": "c", "set": ["seed=2"]},
         {"name": "d", "recipe": "other.toml", "from": "base"},
@@ -96,7 +96,7 @@ def test_a_row_of_another_recipe_is_compared_with_a_row_and_takes_nothing_from_i
     assert [(recipe.name, recipe.dimension) for recipe in resolved] == [
         ("tiny", 16), ("other", 40), ("other", 40), ("other", 40), ("tiny", 16),
     ]  # fmt: skip
-    assert [recipe.misspelled for recipe in resolved] == [0.5, 0, 0, 0, 0.5]
+    assert [recipe.typos for recipe in resolved] == [0.5, 0, 0, 0, 0.5]
     assert [recipe.seed for recipe in resolved] == [0, 1, 2, 0, 0]
     assert {recipe.dropout for recipe in resolved} == {0.5}
 

@@ -1,4 +1,4 @@
-"""The worker on real runs."""
+"""Trials of real runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from mercato import __version__
 from mercato.cli import app
 from mercato.config import Recipe
 from mercato.data.market import Market
+from mercato.errors import MercatoError
 from mercato.evaluation.evaluate import evaluate
-from mercato.experiments.ablation import trial as worker
-from mercato.experiments.ablation.jobs import MEASURES, REPLICATES, is_measured
+from mercato.experiments.ablation import trial
+from mercato.experiments.ablation.jobs import is_measured
+from mercato.experiments.ablation.measures import MEASURES, REPLICATES, Measures, Training
 from mercato.runs.torch_encoder import TorchEncoder
 from tests.support.studies import study
 
@@ -32,14 +34,14 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 def test_a_trained_run_is_only_measured_and_then_made_small(
     run: Path, tiny_market: Market, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "train", None)  # calling it would fail
-    expected = evaluate(TorchEncoder.load(run), tiny_market)
-    worker.work(tiny_recipe, tiny_market, run, keep=True)
+    monkeypatch.setattr(trial, "train", None)  # calling it would fail
+    expected = evaluate(TorchEncoder.load(run), tiny_market).as_dict()
+    trial.run_trial(tiny_recipe, tiny_market, run, keep=True)
     written = (run / MEASURES).stat().st_mtime_ns
     for tower in TOWERS:
         (run / tower).unlink()  # as a run that was not to be kept is trained
     assert not is_measured(run, keep=True)
-    worker.work(tiny_recipe, tiny_market, run, keep=True)
+    trial.run_trial(tiny_recipe, tiny_market, run, keep=True)
     assert is_measured(run, keep=True)
     assert all((run / tower).is_file() for tower in TOWERS)
     assert (run / MEASURES).stat().st_mtime_ns == written
@@ -47,9 +49,9 @@ def test_a_trained_run_is_only_measured_and_then_made_small(
     dropped, unlink = list[str](), Path.unlink
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda path, **given: (dropped.append(path.name), unlink(path, **given)))
-        worker.work(tiny_recipe, tiny_market, run, keep=False)
+        trial.run_trial(tiny_recipe, tiny_market, run, keep=False)
     assert next(name for name in dropped if not name.endswith(".lock")) == "model.safetensors"
-    assert {path.name for path in run.iterdir()} <= worker.KEPT
+    assert {path.name for path in run.iterdir()} <= trial.KEPT
 
     measures = json.loads((run / MEASURES).read_text())
     for part, figures in measures["figures"].items():
@@ -67,7 +69,15 @@ def test_a_trained_run_is_only_measured_and_then_made_small(
 
 
 def test_a_run_that_logged_no_epoch_has_no_curve(tmp_path: Path) -> None:
-    assert worker._training(tmp_path) == {"seconds": 0, "epochs": 0, "validation_roc_auc": None, "curve": []}
+    assert trial.training_of(tmp_path) == Training(seconds=0, epochs=0, validation_roc_auc=None, curve=[])
+
+
+def test_measures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MercatoError, match=r"measures\.json cannot be read"):
+        Measures.read(tmp_path)
+    (tmp_path / MEASURES).write_text('{"figures": {}}')
+    with pytest.raises(MercatoError, match=r"measures\.json cannot be read"):
+        Measures.read(tmp_path)
 
 
 def test_a_study_end_to_end(tiny_market: Market, tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -80,9 +90,9 @@ def test_a_study_end_to_end(tiny_market: Market, tiny_recipe: Recipe, tmp_path: 
         f'[[rows]]\nname = "trigrams"\nset = {json.dumps(changes)}\n'
     )
     arguments = [str(tmp_path / "study.toml"), "--market", str(tiny_market.path), "--out", str(tmp_path / "out")]
-    told = CliRunner().invoke(app, ["-q", "ablate", *arguments, "--json"])
-    assert told.exit_code == 0, told.output
-    table = json.loads(told.stdout)
+    said = CliRunner().invoke(app, ["-q", "ablate", *arguments, "--json"])
+    assert said.exit_code == 0, said.output
+    table = json.loads(said.stdout)
     row = table["rows"][0]
     run = tmp_path / "out" / "runs" / row["runs"][0]
     trained = Recipe.parse((run / "recipe.toml").read_text())

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from mercato.data.words import words
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray
+from mercato.fields import SEARCHED
 
-FIELDS = ("title", "description", "brand", "category", "attributes")
+FIELDS = SEARCHED
 K1, B = 1.2, 0.75  # Lucene's defaults
 
 

@@ -1,8 +1,9 @@
-"""A pretrained sentence encoder as it is, to compare a run with: no training, no photos, text only."""
+"""A pretrained sentence encoder as it is, to compare a run with: no training, no images, text only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ class ZeroShot:
         """(n, d) float32, unit length; the country plays no part."""
         return self._encode([self._prefixes[0] + query for query in queries])
 
-    def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-        """(n, d) float32, unit length."""
+    def encode_products(
+        self, products: pa.Table | Sequence[Mapping[str, Any]], *, as_of: datetime | None = None
+    ) -> NDArray[np.float32]:
+        """(n, d) float32, unit length; the moment plays no part."""
         rows = (
             products.select(["title", "description"]).to_pylist() if isinstance(products, pa.Table) else list(products)
         )

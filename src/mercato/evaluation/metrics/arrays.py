@@ -1,7 +1,4 @@
-"""The array types of the evaluation, and the runs of equal values that every tie rule is built on.
-
-Shape suffixes: Q queries, P (query, product) pairs, N products, D dimensions, K ranks, B batch, R resamples, S runs.
-"""
+"""The array types of the evaluation, and the tie groups that every tie rule is built on (letters: docs/notation.md)."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ BoolArray = npt.NDArray[np.bool_]
 Vectors = npt.NDArray[np.float32]
 
 
-def run_starts(*sorted_P: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> IntArray:
-    """Where a new value begins in arrays sorted together: the positions at which any of them differs from the last."""
+def tie_starts(*sorted_P: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> IntArray:
+    """Where each tie group begins in arrays sorted together: the positions at which any differs from the last, (G,)."""
     changed_P = np.ones(len(sorted_P[0]), dtype=np.bool_)
     if len(changed_P):
         changed_P[1:] = np.logical_or.reduce([values[1:] != values[:-1] for values in sorted_P])

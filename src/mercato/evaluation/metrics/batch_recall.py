@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from mercato.evaluation.metrics.arrays import BoolArray
+from mercato.evaluation.metrics.metric import ScoredBatches, Statistic, query_mean
 
 # --- kernel
 
@@ -65,3 +68,13 @@ def draw_batches(
             products.add(product)
             chosen.append(pair)
     return np.array_split(np.array(chosen, dtype=np.int64), max(1, -(-len(chosen) // size))) if chosen else []
+
+
+def mean_batch_recall(k: int) -> Callable[[ScoredBatches], Statistic]:
+    """The mean batch recall@k over the queries of all batches."""
+
+    def statistic(batches: ScoredBatches) -> Statistic:
+        found_Q = np.concatenate([diagonal_in_top(scores_BB, k) for scores_BB in batches.scores_BB])
+        return query_mean(found_Q.astype(np.float64))
+
+    return statistic

@@ -1,37 +1,39 @@
 """Bootstrap intervals over queries: how far a figure would move had other queries been asked.
 
-A metric enters as a `Statistic`: a function from query weights to its value. Weights of 1 give the figure itself, the
-weights of a resample (how often each query was drawn) give one bootstrap replicate, and two systems measured under the
-same resamples give a paired difference, free of what makes a query hard for both.
+The weights of a resample (how often each query was drawn) give one bootstrap replicate of a `Statistic`, and two
+systems measured under the same resamples a paired difference, free of what makes a query hard for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio
-from mercato.evaluation.metrics.roc_auc import weighted_auc
+from mercato.evaluation.metrics.arrays import FloatArray
+from mercato.evaluation.metrics.metric import Statistic
 
-Statistic = Callable[[FloatArray], FloatArray]  # weights (R, Q) → values (R,), NaN where undefined
 Interval = tuple[float, float]
 
 RESAMPLES = 1000
 NORMAL_95 = 1.959964  # standard errors on either side of a mean: the normal .975 quantile
 
 
-def query_mean(values_Q: FloatArray) -> Statistic:
-    """The mean of a per-query metric over the queries on which it is defined (not NaN)."""
-    defined_Q = (~np.isnan(values_Q)).astype(np.float64)
-    values_Q = np.nan_to_num(values_Q)
-    return lambda weights_RQ: ratio(weights_RQ @ values_Q, weights_RQ @ defined_Q)
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its bootstrap replicates (R,); those of the same queries subtract in pairs."""
 
+    value: float
+    replicates_R: FloatArray
 
-def pooled_auc(groups_P: IntArray, labels_P: BoolArray, scores_P: FloatArray) -> Statistic:
-    """ROC AUC over all pairs, resampling whole queries: exact, every pair weighs as often as its query was drawn."""
-    auc = weighted_auc(groups_P, labels_P, scores_P)
-    return lambda weights_RQ: np.array([auc(weights_Q) for weights_Q in weights_RQ])
+    @property
+    def interval(self) -> Interval | None:
+        """95 %; None where no replicate is defined."""
+        return interval(self.replicates_R)
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(self.value - other.value, self.replicates_R - other.replicates_R)
 
 
 def resample(queries: int, seed: int, resamples: int = RESAMPLES) -> FloatArray:
@@ -45,6 +47,14 @@ def point(statistic: Statistic, queries: int) -> float | None:
     """The figure itself: every query once. None where it is undefined."""
     value = float(statistic(np.ones((1, queries)))[0])
     return None if np.isnan(value) else value
+
+
+def estimates(statistics: Mapping[str, Statistic], weights_RQ: FloatArray) -> dict[str, Estimate]:
+    """Each metric with its replicates under the resamples; an undefined one is left out."""
+    values = {metric: point(statistic, weights_RQ.shape[1]) for metric, statistic in statistics.items()}
+    return {
+        metric: Estimate(value, statistics[metric](weights_RQ)) for metric, value in values.items() if value is not None
+    }
 
 
 def interval(values_R: FloatArray, level: float = 0.95) -> Interval | None:

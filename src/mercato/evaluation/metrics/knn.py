@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import faiss
+from collections.abc import Callable
+
 import numpy as np
 
-from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, Vectors, ratio
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio
+from mercato.evaluation.metrics.metric import RankedCatalogue, Statistic, query_mean
 
 # --- kernel
 
@@ -44,22 +46,15 @@ def recall_and_precision(
     return ratio(found_Q, np.bincount(distinct, minlength=len(top_QK))), found_Q / k
 
 
-def nearest(queries_QD: Vectors, products_ND: Vectors, k: int) -> IntArray:
-    """The k products of highest inner product for each query, by exact FAISS search.
+def mean_knn_recall(k: int) -> Callable[[RankedCatalogue], Statistic]:
+    """The mean recall@k over queries."""
+    return lambda ranked: query_mean(_recall_and_precision(ranked, k)[0])
 
-    The products are shuffled first (fixed seed), so that equal vectors come back in an order that says nothing about
-    the table's: a constant encoder retrieves k products at random.
 
-    Args:
-        queries_QD: float32 (Q, D).
-        products_ND: float32 (N, D).
-        k: how many; a smaller catalogue leaves -1.
+def mean_knn_precision(k: int) -> Callable[[RankedCatalogue], Statistic]:
+    """The mean precision@k over queries."""
+    return lambda ranked: query_mean(_recall_and_precision(ranked, k)[1])
 
-    Returns:
-        int (Q, k), rows of `products_ND`, best first.
-    """
-    order_N = np.random.default_rng(0).permutation(len(products_ND))
-    index = faiss.IndexFlatIP(products_ND.shape[1])
-    index.add(np.ascontiguousarray(products_ND[order_N]))
-    _, top_QK = index.search(np.ascontiguousarray(queries_QD), k)
-    return np.where(top_QK >= 0, order_N[top_QK], -1) if len(order_N) else np.full((len(queries_QD), k), -1)
+
+def _recall_and_precision(ranked: RankedCatalogue, k: int) -> tuple[FloatArray, FloatArray]:
+    return recall_and_precision(ranked.top_QK, ranked.groups_P, ranked.products_P, ranked.catalogue, k)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray, ratio
+from mercato.evaluation.metrics.metric import ScoredPairs, Statistic, query_mean
 from mercato.evaluation.metrics.ties import expected_gains
 
 # --- kernel
@@ -42,3 +45,8 @@ def ndcg(groups_P: IntArray, grades_P: FloatArray, scores_P: FloatArray, k: int 
     """
     gains_P = np.maximum(np.asarray(grades_P, dtype=np.float64), 0.0)
     return ratio(_dcg(groups_P, gains_P, scores_P, k), _dcg(groups_P, gains_P, gains_P, k))
+
+
+def mean_ndcg(k: int) -> Callable[[ScoredPairs], Statistic]:
+    """The mean nDCG@k over queries."""
+    return lambda pairs: query_mean(ndcg(pairs.groups_P, pairs.grades_P, pairs.scores_P, k))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray, ratio
+from mercato.evaluation.metrics.metric import ScoredPairs, Statistic, query_mean
 from mercato.evaluation.metrics.ties import expected_gains
 
 # --- kernel and public
@@ -33,3 +36,8 @@ def recall_at_k(groups_P: IntArray, labels_P: npt.ArrayLike, scores_P: FloatArra
     """
     groups, rank_P, relevant_P = expected_gains(groups_P, np.asarray(labels_P, dtype=np.float64), scores_P)
     return ratio(np.bincount(groups, relevant_P * (rank_P < k)), np.bincount(groups, relevant_P))
+
+
+def mean_recall(k: int) -> Callable[[ScoredPairs], Statistic]:
+    """The mean recall@k over queries."""
+    return lambda pairs: query_mean(recall_at_k(pairs.groups_P, pairs.labels_P, pairs.scores_P, k))

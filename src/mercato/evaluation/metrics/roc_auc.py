@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio, require_finite, run_starts
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio, require_finite, tie_starts
+from mercato.evaluation.metrics.metric import ScoredPairs, Statistic, query_mean
 
 # --- kernel
 
@@ -78,13 +79,32 @@ def per_query_roc_auc(groups_P: IntArray, labels_P: npt.ArrayLike, scores_P: npt
         return np.empty(0)
     order_P = np.lexsort((scores, groups_P))
     groups, relevant = groups_P[order_P], np.asarray(labels_P, dtype=np.float64)[order_P]
-    starts_S = run_starts(groups, scores[order_P])
-    groups_S = groups[starts_S]
-    positive_S = np.add.reduceat(relevant, starts_S)
-    negative_S = np.add.reduceat(1 - relevant, starts_S)
-    positive_Q = np.bincount(groups_S, positive_S)
-    negative_Q = np.bincount(groups_S, negative_S)
-    earlier_queries_S = (np.cumsum(negative_Q) - negative_Q)[groups_S]
-    below_S = np.cumsum(negative_S) - negative_S - earlier_queries_S
-    won_Q = np.bincount(groups_S, positive_S * (below_S + negative_S / 2))
+    starts_G = tie_starts(groups, scores[order_P])
+    groups_G = groups[starts_G]
+    positive_G = np.add.reduceat(relevant, starts_G)
+    negative_G = np.add.reduceat(1 - relevant, starts_G)
+    positive_Q = np.bincount(groups_G, positive_G)
+    negative_Q = np.bincount(groups_G, negative_G)
+    earlier_queries_G = (np.cumsum(negative_Q) - negative_Q)[groups_G]
+    below_G = np.cumsum(negative_G) - negative_G - earlier_queries_G
+    won_Q = np.bincount(groups_G, positive_G * (below_G + negative_G / 2))
     return ratio(won_Q, positive_Q * negative_Q)
+
+
+# --- statistics
+
+
+def pooled_auc(groups_P: IntArray, labels_P: BoolArray, scores_P: FloatArray) -> Statistic:
+    """ROC AUC over all pairs, resampling whole queries: exact, every pair weighs as often as its query was drawn."""
+    auc = weighted_auc(groups_P, labels_P, scores_P)
+    return lambda weights_RQ: np.array([auc(weights_Q) for weights_Q in weights_RQ])
+
+
+def pooled_roc_auc(pairs: ScoredPairs) -> Statistic:
+    """ROC AUC over the pairs of all queries together."""
+    return pooled_auc(pairs.groups_P, pairs.labels_P, pairs.scores_P)
+
+
+def mean_roc_auc(pairs: ScoredPairs) -> Statistic:
+    """The mean ROC AUC over queries."""
+    return query_mean(per_query_roc_auc(pairs.groups_P, pairs.labels_P, pairs.scores_P))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mercato.evaluation.metrics.arrays import FloatArray, IntArray, require_finite, run_starts
+from mercato.evaluation.metrics.arrays import FloatArray, IntArray, require_finite, tie_starts
 
 
 def expected_gains(
@@ -24,14 +24,15 @@ def expected_gains(
     scores = require_finite(scores_P)
     order_P = np.lexsort((-scores, groups_P))
     groups = np.asarray(groups_P)[order_P]
-    run_P = _number_of_run(run_starts(groups, scores[order_P]), len(groups))
-    mean_S = np.bincount(run_P, np.asarray(gains_P, dtype=np.float64)[order_P]) / np.maximum(np.bincount(run_P), 1)
-    first_P = run_starts(groups)
-    rank_P = np.arange(len(groups)) - first_P[_number_of_run(first_P, len(groups))]
-    return groups, rank_P, mean_S[run_P]
+    tie_P = _group_numbers(tie_starts(groups, scores[order_P]), len(groups))
+    mean_G = np.bincount(tie_P, np.asarray(gains_P, dtype=np.float64)[order_P]) / np.maximum(np.bincount(tie_P), 1)
+    first_Q = tie_starts(groups)
+    rank_P = np.arange(len(groups)) - first_Q[_group_numbers(first_Q, len(groups))]
+    return groups, rank_P, mean_G[tie_P]
 
 
-def _number_of_run(starts: IntArray, size: int) -> IntArray:
+def _group_numbers(starts_G: IntArray, size: int) -> IntArray:
+    """The number of the group that each position lies in: (size,)."""
     begins = np.zeros(size, dtype=np.int64)
-    begins[starts] = 1
+    begins[starts_G] = 1
     return np.cumsum(begins) - 1

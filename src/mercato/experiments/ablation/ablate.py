@@ -1,11 +1,9 @@
-"""`mercato ablate`: do the runs that a study lacks, then write its table."""
+"""An ablation study: do the runs that it lacks, then make its table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
@@ -13,36 +11,31 @@ from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EvaluationSet
-from mercato.evaluation.evaluate import OURS, Evaluation
+from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.bootstrap import point
+from mercato.evaluation.results import OURS
 from mercato.evaluation.systems import RandomSystem
 from mercato.experiments.ablation.jobs import Job, do_missing, run_name
 from mercato.experiments.ablation.study import Study
-from mercato.experiments.ablation.table import build
-from mercato.files import write_atomic
+from mercato.experiments.ablation.table import Table, build
 from mercato.progress import note
-from mercato.reports.study_page import page
-from mercato.reports.study_text import markdown
 
 RUNS = "runs"
 
 
-def ablate(
+def measure_study(
     study: Study, folder: Path, market: Market, out: Path, *, jobs: int | None = None, keep: bool = False
-) -> dict[str, Any]:
-    """Train and measure every row of a study with every seed, as far as `out` lacks them, and write its table.
+) -> Table:
+    """Train and measure every row of a study with every seed, as far as `out` lacks them.
 
     Args:
         study: rows, seeds, metrics (`load_study`).
         folder: where the study's recipes may lie as files.
         market: to train and measure on.
-        out: gets `STUDY.json`, `STUDY.md`, `STUDY.html`, and `runs/`, which studies share: a run is named by its recipe
-            and its market, and what is there is not done again.
+        out: holds `runs/`, which studies share: a run is named by its recipe and its market, and what is there is not
+            done again.
         jobs: processes at once, which share the cores; None: one a core, or one in all where there is a GPU.
         keep: keep each run whole (weights, ONNX towers); else its recipe, history and figures.
-
-    Returns:
-        What `STUDY.json` holds.
 
     Raises:
         MercatoError: a row's recipe is wrong, the market does not allow a metric (both before anything is trained),
@@ -62,11 +55,7 @@ def ablate(
     grid = [[job(number, seed) for seed in study.seeds] for number in range(len(recipes))]
     every_row_first = [row[place] for place in range(len(study.seeds)) for row in grid]  # a first table soon
     do_missing(every_row_first, market, at_once=jobs, keep=keep)
-    table = build(study, market, fingerprint, [[job.run for job in row] for row in grid])
-    write_atomic(out / f"{study.name}.json", json.dumps(table, indent=1) + "\n")
-    write_atomic(out / f"{study.name}.md", markdown(table))
-    write_atomic(out / f"{study.name}.html", page(table))
-    return table
+    return build(study, market, fingerprint, [[job.run for job in row] for row in grid])
 
 
 def require_metrics(market: Market, metrics: Sequence[str]) -> None:
@@ -75,8 +64,8 @@ def require_metrics(market: Market, metrics: Sequence[str]) -> None:
     Raises:
         MercatoError: they do not; the message names those that they allow.
     """
-    tasks = EvaluationSet.read(market, "test")
-    chance = Evaluation(market, tasks, {OURS: RandomSystem(len(tasks.product_ids), 0)}, 0)
+    dataset = EvaluationSet.read(market, "test")
+    chance = Evaluation(market, dataset, {OURS: RandomSystem(len(dataset.product_ids), 0)}, 0)
     for metric in metrics:
         part, _, name = metric.partition(".")
         if part not in chance.parts:
@@ -85,7 +74,7 @@ def require_metrics(market: Market, metrics: Sequence[str]) -> None:
         known, counts = chance.part(part, OURS)
         if name not in known:
             raise MercatoError(f"metrics: {part} has no {name}; it has {', '.join(known)}")
-        defined = [each for each, statistic in known.items() if point(statistic, counts["queries"]) is not None]
+        defined = [each for each, statistic in known.items() if point(statistic, counts.queries) is not None]
         if name not in defined:
             raise MercatoError(
                 f"metrics: {metric} is undefined on {market.path}, which has no positive and negative pairs to compare;"

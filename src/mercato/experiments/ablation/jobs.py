@@ -1,4 +1,4 @@
-"""The runs of a study: which are missing, and doing those, several processes at once."""
+"""The jobs of a study: which of its runs are missing, and training those, several processes at once."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from rich.markup import escape
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.experiments.ablation.measures import MEASURES
 from mercato.progress import note, track
 from mercato.runs.folder import PRODUCT_TOWER, WEIGHTS
 
-MEASURES, REPLICATES = "measures.json", "replicates.npz"
-WORKER = [sys.executable, "-m", "mercato.experiments.ablation.trial"]
+TRIAL = [sys.executable, "-m", "mercato.experiments.ablation.trial"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 PAUSE = 0.1  # seconds between two looks at the processes
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do."""
+    """One run to train and measure."""
 
     label: str  # row and seed
     recipe: Recipe
@@ -114,14 +114,14 @@ def _work_off(jobs: Sequence[Job], market: Market, at_once: int, keep: bool) -> 
 
 def _start(job: Job, market: Market, threads: int, keep: bool) -> subprocess.Popen[bytes]:
     job.run.parent.mkdir(parents=True, exist_ok=True)
-    command = [*WORKER, str(market.path), str(job.run), *(["--keep"] if keep else [])]
+    command = [*TRIAL, str(market.path), str(job.run), *(["--keep"] if keep else [])]
     environment = os.environ | dict.fromkeys(THREADS, str(threads))
     with _log(job).open("wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
     assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as pipe:  # a worker that died at once is told as any other
+    with suppress(BrokenPipeError), process.stdin as pipe:  # a trial that died at once is reported as any other
         pipe.write(job.recipe.toml().encode())
     return process
 
@@ -132,8 +132,8 @@ def _failure(job: Job, code: int) -> str | None:
         log.unlink(missing_ok=True)
         return None
     said = log.read_text(errors="replace").strip()
-    _, told, why = f"\n{said}".rpartition("\nerror: ")
-    if not told:
+    _, marked, why = f"\n{said}".rpartition("\nerror: ")
+    if not marked:
         why = "\n".join(said.splitlines()[-3:])
     killed = f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}; " if code < 0 else ""
     return f"{killed}{why or 'said nothing'} (all of it: {log})"

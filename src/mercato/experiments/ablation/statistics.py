@@ -56,22 +56,22 @@ def student(degrees: int) -> float:
     return z + float(sum(term / degrees**power for power, term in enumerate(terms, 1)))
 
 
-def seed_half_width(values_S: FloatArray) -> float | None:
+def seed_half_width(values_Z: FloatArray) -> float | None:
     """Half the 95 % t interval of the mean of one value a seed; None for one seed."""
-    seeds = len(values_S)
-    return float(student(seeds - 1) * np.std(values_S, ddof=1) / np.sqrt(seeds)) if seeds > 1 else None
+    seeds = len(values_Z)
+    return float(student(seeds - 1) * np.std(values_Z, ddof=1) / np.sqrt(seeds)) if seeds > 1 else None
 
 
-def difference(ours_S: FloatArray, theirs_S: FloatArray, ours_SR: FloatArray, theirs_SR: FloatArray) -> Difference:
+def difference(ours_Z: FloatArray, theirs_Z: FloatArray, ours_ZR: FloatArray, theirs_ZR: FloatArray) -> Difference:
     """Compare two rows, paired by seed and by resample (see above).
 
     Args:
-        ours_S: float (S,), the figure of each seed; `theirs_S` likewise, the same seeds in the same order.
-        ours_SR: float (S, R), its bootstrap replicates over queries, NaN where undefined; every run resamples the same
+        ours_Z: float (Z,), the figure of each seed; `theirs_Z` likewise, the same seeds in the same order.
+        ours_ZR: float (Z, R), its bootstrap replicates over queries, NaN where undefined; every run resamples the same
             queries in the same way.
     """
-    differences_S = ours_S - theirs_S
-    spread_R = (ours_SR - theirs_SR).mean(axis=0)
+    differences_Z = ours_Z - theirs_Z
+    spread_R = (ours_ZR - theirs_ZR).mean(axis=0)
     spread_R = spread_R[~np.isnan(spread_R)]
     error = float(np.std(spread_R, ddof=1)) if len(spread_R) > 1 else 0.0
-    return Difference(float(differences_S.mean()), seed_half_width(differences_S), NORMAL_95 * error)
+    return Difference(float(differences_Z.mean()), seed_half_width(differences_Z), NORMAL_95 * error)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mercato.config import Frozen, Recipe, load_recipe, shipped_folder
 from mercato.errors import MercatoError
-from mercato.evaluation.evaluate import PARTS
+from mercato.evaluation.metrics.registry import SEARCH_PARTS
 
 BASE = "base"  # what a row starts from that starts from no row: the recipe with the study's own changes
 
@@ -56,10 +56,9 @@ class Study(Frozen):
     def _name_a_part(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         for metric in metrics:
             part, _, name = metric.partition(".")
-            if part not in PARTS or not name:
-                raise ValueError(
-                    f'{metric!r} must be PART.METRIC, such as "relevance.roc_auc"; the parts are {", ".join(PARTS)}'
-                )
+            if part not in SEARCH_PARTS or not name:
+                parts = ", ".join(SEARCH_PARTS)
+                raise ValueError(f'{metric!r} must be PART.METRIC, such as "relevance.roc_auc"; the parts are {parts}')
         if len(set(metrics)) < len(metrics):
             raise ValueError("must be different ones")
         return metrics

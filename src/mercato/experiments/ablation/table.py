@@ -1,23 +1,21 @@
-"""Measured runs → the table, as one object of JSON data."""
+"""Measured runs → the table of a study."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.evaluation.metrics.arrays import FloatArray
-from mercato.experiments.ablation.jobs import MEASURES, REPLICATES
+from mercato.evaluation.metrics.bootstrap import Interval
+from mercato.evaluation.results import ByMetric, PartCounts, Result
+from mercato.experiments.ablation.measures import Epoch, Measures, Training, read_replicates
 from mercato.experiments.ablation.statistics import Difference, difference, seed_half_width
 from mercato.experiments.ablation.study import Study
-
-Tree = dict[str, Any]
 
 OTHER_MARKET = (
     "The paper's figures are of another market, with other raters and other queries: only the order of the rows and the"
@@ -25,12 +23,97 @@ OTHER_MARKET = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step(Result):
+    """The difference to the row that a row starts from, and the paper's."""
+
+    value: float
+    interval: Interval
+    half_width_seeds: float | None  # None for one seed
+    half_width_queries: float
+    relative: float | None  # percent, where the paper's is
+    paper: float | None
+    paper_relative: float | None  # percent
+    verdict: str | None  # agrees | disagrees | unsure; None where the paper has no sign
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricResult(Result):
+    """One metric of one row: the paper's figure, ours, and the step."""
+
+    paper: float | None
+    mean: float  # over seeds
+    half_width: float | None  # of the interval over seeds; None for one
+    values: list[float]  # of each seed
+    step: Step | None
+
+
 @dataclass(frozen=True)
-class Measured:
+class RowDifference(Result):
+    """One row less another, paired."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMeans(Result):
+    """What training took and reached, the mean over seeds."""
+
+    seconds: float
+    epochs: float
+    validation_roc_auc: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow(Result):
+    """One line of the table."""
+
+    name: str
+    from_: str | None
+    recipe: str | None
+    set_: list[str]
+    paper_note: str | None
+    metrics: dict[str, MetricResult]  # those of the study
+    figures: ByMetric[float]  # every metric, the mean over seeds
+    training: TrainingMeans
+    curves: list[list[Epoch]]  # of each seed
+    runs: list[str]  # the names of their folders
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Result):
+    """What `mercato ablate --json` prints."""
+
+    name: str
+    title: str
+    reference: str
+    recipe: str
+    set_: list[str]
+    metrics: list[str]
+    curve: bool
+    seeds: list[int]
+    market: dict[str, str]  # its name and fingerprint
+    note: str
+    method: str
+    n: dict[str, PartCounts]
+    differences: dict[str, dict[str, dict[str, RowDifference]]]  # metric → row → other row → row less other
+    mercato: list[str]  # versions of the code
+    measured: list[str]  # days, UTC
+    rows: list[TableRow]
+
+
+@dataclass(frozen=True)
+class MeasuredMetric:
     """One metric of every row and seed."""
 
-    values_NS: FloatArray
-    replicates_NSR: FloatArray  # bootstrap replicates, NaN where undefined
+    values_WZ: FloatArray
+    replicates_WZR: FloatArray  # bootstrap replicates, NaN where undefined
+
+    def compare(self, one: int, other: int) -> Difference:
+        """One row less another."""
+        values, replicates = self.values_WZ, self.replicates_WZR
+        return difference(values[one], values[other], replicates[one], replicates[other])
 
 
 def method(study: Study) -> str:
@@ -49,7 +132,7 @@ def method(study: Study) -> str:
     )
 
 
-def build(study: Study, market: Market, fingerprint: str, runs: Sequence[Sequence[Path]]) -> Tree:
+def build(study: Study, market: Market, fingerprint: str, runs: Sequence[Sequence[Path]]) -> Table:
     """The whole table.
 
     Args:
@@ -61,86 +144,62 @@ def build(study: Study, market: Market, fingerprint: str, runs: Sequence[Sequenc
     Raises:
         MercatoError: the market does not allow one of the study's metrics, or a run's figures cannot be read.
     """
-    measures = [[json.loads((run / MEASURES).read_text()) for run in row] for row in runs]
+    measures = [[Measures.read(run) for run in row] for row in runs]
+    every = [each for row in measures for each in row]
     measured = {metric: _measured(metric, runs, measures) for metric in study.metrics}
     rows = []
     for number, (row, parent) in enumerate(zip(study.rows, study.parents, strict=True)):
+        own = measures[number]
         rows.append(
-            {
-                "name": row.name,
-                "from": None if parent is None else study.rows[parent].name,
-                "recipe": row.recipe,
-                "set": list(row.changes),
-                "paper_note": row.paper_note or None,
-                "metrics": {metric: _result(study, number, metric, of) for metric, of in measured.items()},
-                "figures": _means([content["figures"] for content in measures[number]]),
-                "training": {
-                    field: _mean([content["training"][field] for content in measures[number]])
-                    for field in ("seconds", "epochs", "validation_roc_auc")
-                },
-                "curves": [content["training"]["curve"] for content in measures[number]],
-                "runs": [run.name for run in runs[number]],
-            }
+            TableRow(
+                name=row.name,
+                from_=None if parent is None else study.rows[parent].name,
+                recipe=row.recipe,
+                set_=list(row.changes),
+                paper_note=row.paper_note or None,
+                metrics={metric: metric_result(study, number, metric, of) for metric, of in measured.items()},
+                figures=_means([each.figures for each in own]),
+                training=_training([each.training for each in own]),
+                curves=[each.training.curve for each in own],
+                runs=[run.name for run in runs[number]],
+            )
         )
-    counts = measures[0][0]["n"]
-    return {
-        "name": study.name,
-        "title": study.title,
-        "reference": study.reference,
-        "recipe": study.recipe,
-        "set": list(study.changes),
-        "metrics": list(study.metrics),
-        "curve": study.curve,
-        "seeds": list(study.seeds),
-        "market": {"name": market.config.name, "fingerprint": fingerprint},
-        "note": OTHER_MARKET if any(row.paper or row.paper_relative or row.paper_note for row in study.rows) else "",
-        "method": method(study),
-        "n": {part: counts[part] for part in dict.fromkeys(metric.partition(".")[0] for metric in study.metrics)},
-        "differences": {metric: _differences(study, of) for metric, of in measured.items()},
-        "mercato": _distinct(measures, "mercato"),  # versions of the code
-        "measured": _distinct(measures, "measured"),  # days, UTC
-        "rows": rows,
-    }
-
-
-def _measured(metric: str, runs: Sequence[Sequence[Path]], measures: Sequence[Sequence[Tree]]) -> Measured:
-    part, _, name = metric.partition(".")
-    for content in (content for row in measures for content in row):
-        if name not in content["figures"].get(part, {}):
-            known = ", ".join(f"{some}.{each}" for some, tree in content["figures"].items() for each in tree)
-            raise MercatoError(f"metrics: {metric} cannot be measured on this market; it allows {known}")
-    return Measured(
-        np.array([[content["figures"][part][name] for content in row] for row in measures]),
-        np.array([[_replicates(run, metric) for run in row] for row in runs]),
+    counts = every[0].n
+    return Table(
+        name=study.name,
+        title=study.title,
+        reference=study.reference,
+        recipe=study.recipe,
+        set_=list(study.changes),
+        metrics=list(study.metrics),
+        curve=study.curve,
+        seeds=list(study.seeds),
+        market={"name": market.config.name, "fingerprint": fingerprint},
+        note=OTHER_MARKET if any(row.paper or row.paper_relative or row.paper_note for row in study.rows) else "",
+        method=method(study),
+        n={part: counts[part] for part in dict.fromkeys(metric.partition(".")[0] for metric in study.metrics)},
+        differences={metric: _differences(study, of) for metric, of in measured.items()},
+        mercato=_distinct(each.mercato for each in every),
+        measured=_distinct(each.measured for each in every),
+        rows=rows,
     )
 
 
-def _replicates(run: Path, metric: str) -> FloatArray:
-    with np.load(run / REPLICATES) as replicates:
-        found: FloatArray = replicates[metric]
-    return found
+def metric_result(study: Study, number: int, metric: str, measured: MeasuredMetric) -> MetricResult:
+    """One metric of the row with this number."""
+    paper, parent = study.rows[number].paper, study.parents[number]
+    values_Z = measured.values_WZ[number]
+    return MetricResult(
+        paper=None if paper is None else paper[study.metrics.index(metric)],
+        mean=float(values_Z.mean()),
+        half_width=seed_half_width(values_Z),
+        values=values_Z.tolist(),
+        step=None if parent is None else _step(study, number, parent, metric, measured),
+    )
 
 
-def _distinct(measures: Sequence[Sequence[Tree]], field: str) -> list[str]:
-    return sorted({content[field] for row in measures for content in row if field in content})
-
-
-def _result(study: Study, number: int, metric: str, measured: Measured) -> Tree:
-    """One metric of one row: the paper's figure, ours, and the step."""
-    paper = study.rows[number].paper
-    values_S = measured.values_NS[number]
-    parent = study.parents[number]
-    return {
-        "paper": None if paper is None else paper[study.metrics.index(metric)],
-        "mean": float(values_S.mean()),
-        "half_width": seed_half_width(values_S),
-        "values": values_S.tolist(),
-        "step": None if parent is None else _step(study, number, parent, metric, measured),
-    }
-
-
-def _step(study: Study, number: int, parent: int, metric: str, measured: Measured) -> Tree:
-    found = _compare(measured, number, parent)
+def _step(study: Study, number: int, parent: int, metric: str, measured: MeasuredMetric) -> Step:
+    found = measured.compare(number, parent)
     row, above, place = study.rows[number], study.rows[parent], study.metrics.index(metric)
     paper = None if row.paper is None or above.paper is None else row.paper[place] - above.paper[place]
     relative = None if row.paper_relative is None else row.paper_relative[place]
@@ -149,45 +208,65 @@ def _step(study: Study, number: int, parent: int, metric: str, measured: Measure
     verdict = None
     if sign:  # a step of 0 in the paper has none
         verdict = "unsure" if low <= 0 <= high else "agrees" if found.value * sign > 0 else "disagrees"
-    start = float(measured.values_NS[parent].mean())
-    return {
-        "value": found.value,
-        "interval": [low, high],
-        "half_width_seeds": found.seeds,
-        "half_width_queries": found.queries,
-        "relative": 100 * found.value / start if relative is not None and start else None,  # percent
-        "paper": None if paper is None else round(paper, 6),
-        "paper_relative": relative,  # percent
-        "verdict": verdict,
-    }
+    start = float(measured.values_WZ[parent].mean())
+    return Step(
+        value=found.value,
+        interval=(low, high),
+        half_width_seeds=found.seeds,
+        half_width_queries=found.queries,
+        relative=100 * found.value / start if relative is not None and start else None,
+        paper=None if paper is None else round(paper, 6),
+        paper_relative=relative,
+        verdict=verdict,
+    )
 
 
-def _differences(study: Study, measured: Measured) -> Tree:
-    """Of every row to every other one, paired: {row: {other: {"value": row minus other, "interval"}}}."""
-    found: Tree = {}
+def _measured(metric: str, runs: Sequence[Sequence[Path]], measures: Sequence[Sequence[Measures]]) -> MeasuredMetric:
+    part, _, name = metric.partition(".")
+    for each in (each for row in measures for each in row):
+        if name not in each.figures.get(part, {}):
+            known = ", ".join(f"{some}.{one}" for some, figures in each.figures.items() for one in figures)
+            raise MercatoError(f"metrics: {metric} cannot be measured on this market; it allows {known}")
+    return MeasuredMetric(
+        np.array([[each.figures[part][name] for each in row] for row in measures]),
+        np.array([[read_replicates(run, metric) for run in row] for row in runs]),
+    )
+
+
+def _differences(study: Study, measured: MeasuredMetric) -> dict[str, dict[str, RowDifference]]:
+    """Of every row to every other one, paired."""
+    found = {}
     for one, row in enumerate(study.rows):
         others = (other for other in range(len(study.rows)) if other != one)
-        compared = {study.rows[other].name: _compare(measured, one, other) for other in others}
-        found[row.name] = {name: {"value": by.value, "interval": [*by.interval]} for name, by in compared.items()}
+        compared = {study.rows[other].name: measured.compare(one, other) for other in others}
+        found[row.name] = {name: RowDifference(by.value, by.interval) for name, by in compared.items()}
     return found
 
 
-def _compare(measured: Measured, one: int, other: int) -> Difference:
-    values_NS, replicates_NSR = measured.values_NS, measured.replicates_NSR
-    return difference(values_NS[one], values_NS[other], replicates_NSR[one], replicates_NSR[other])
-
-
-def _means(figures: Sequence[Mapping[str, Mapping[str, float]]]) -> Tree:
+def _means(figures: Sequence[ByMetric[float]]) -> ByMetric[float]:
+    """The means of what every seed has."""
     shared = {
-        part: [m for m in tree if all(m in other.get(part, {}) for other in figures)]
-        for part, tree in figures[0].items()
+        part: [metric for metric in metrics if all(metric in other.get(part, {}) for other in figures)]
+        for part, metrics in figures[0].items()
     }
     return {
-        part: {metric: _mean([tree[part][metric] for tree in figures]) for metric in metrics}
+        part: {metric: _mean([each[part][metric] for each in figures]) for metric in metrics}
         for part, metrics in shared.items()
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def _training(of_seeds: Sequence[Training]) -> TrainingMeans:
+    validated = [each.validation_roc_auc for each in of_seeds if each.validation_roc_auc is not None]
+    return TrainingMeans(
+        seconds=_mean([each.seconds for each in of_seeds]),
+        epochs=_mean([each.epochs for each in of_seeds]),
+        validation_roc_auc=_mean(validated) if validated else None,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _distinct(values: Iterable[str | None]) -> list[str]:
+    return sorted({value for value in values if value is not None})

@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own: train, measure, keep the figures.
+"""A trial: one run of a study in a process of its own, trained and measured, of which the figures are kept.
 
 `python -m mercato.experiments.ablation.trial MARKET RUN [--keep]`, the recipe on standard input; killed at any point,
 the same command picks up.
@@ -12,7 +12,6 @@ import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -20,9 +19,12 @@ from filelock import FileLock
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.evaluation.evaluate import OURS, Evaluation
-from mercato.evaluation.metrics.bootstrap import point, resample
-from mercato.experiments.ablation.jobs import MEASURES, REPLICATES, is_measured
+from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.metrics.arrays import FloatArray
+from mercato.evaluation.metrics.bootstrap import estimates, resample
+from mercato.evaluation.results import OURS, ByMetric, PartCounts
+from mercato.experiments.ablation.jobs import is_measured
+from mercato.experiments.ablation.measures import MEASURES, REPLICATES, Epoch, Measures, Training
 from mercato.files import write_atomic
 from mercato.runs.export import export
 from mercato.runs.folder import HISTORY, MONITOR, PRODUCT_TOWER, RECIPE, SPEC, WEIGHTS, read_history
@@ -34,7 +36,7 @@ from mercato.version import __version__
 KEPT = {RECIPE, SPEC, HISTORY, BLENDING, MEASURES, REPLICATES, "README.md"}  # of a run that was measured
 
 
-def work(recipe: Recipe, market: Market, run: Path, keep: bool) -> None:
+def run_trial(recipe: Recipe, market: Market, run: Path, keep: bool) -> None:
     """Do what is missing of a run; without `keep`, what its figures do not need (the weights) is then dropped."""
     with FileLock(run.parent / f".{run.name}.lock"):  # the process of a study that was killed may still be at it
         if not is_measured(run, keep):
@@ -57,38 +59,41 @@ def measure(run: Path, market: Market) -> None:
     model = load(run, market.path)
     products = products_with_vectors(market, model, run)
     evaluation = Evaluation.of(model, market, products=products, baselines=False)
-    figures: dict[str, dict[str, float]] = {}
-    counts: dict[str, Any] = {}
-    replicates = {}
+    figures: ByMetric[float] = {}
+    counts: dict[str, PartCounts] = {}
+    replicates: dict[str, FloatArray] = {}
     for part in evaluation.parts:
         statistics, counts[part] = evaluation.part(part, OURS)
-        weights_RQ = resample(counts[part]["queries"], evaluation.seed)
-        for metric, statistic in statistics.items():
-            value = point(statistic, counts[part]["queries"])
-            if value is not None:
-                figures.setdefault(part, {})[metric] = value
-                replicates[f"{part}.{metric}"] = statistic(weights_RQ)
+        found = estimates(statistics, resample(counts[part].queries, evaluation.seed))
+        if found:
+            figures[part] = {metric: estimate.value for metric, estimate in found.items()}
+        replicates |= {f"{part}.{metric}": estimate.replicates_R for metric, estimate in found.items()}
     packed = io.BytesIO()
     np.savez_compressed(packed, **replicates)  # type: ignore[arg-type]
     write_atomic(run / REPLICATES, packed.getvalue())
-    made = {"mercato": __version__, "measured": datetime.now(UTC).date().isoformat()}
-    measures = {"figures": figures, "n": counts, "training": _training(run), **made}
-    write_atomic(run / MEASURES, json.dumps(measures) + "\n")
+    measures = Measures(
+        figures=figures,
+        n=counts,
+        training=training_of(run),
+        mercato=__version__,
+        measured=datetime.now(UTC).date().isoformat(),
+    )
+    write_atomic(run / MEASURES, json.dumps(measures.as_dict()) + "\n")
 
 
-def _training(run: Path) -> dict[str, Any]:
+def training_of(run: Path) -> Training:
+    """What the run's history says of its training."""
     history = read_history(run)
-    curve = [
-        {"stage": row["stage"], "epoch": row["epoch"], "loss": row.get("loss"), "roc_auc": row.get(MONITOR)}
-        for row in history
-    ]
     best = [row for row in history if row["best"]]
-    return {
-        "seconds": sum(row.get("seconds", 0) for row in history),  # of the epochs: also right for a resumed run
-        "epochs": sum(row["epoch"] > 0 for row in history),
-        "validation_roc_auc": best[-1].get(MONITOR) if best else None,
-        "curve": curve,
-    }
+    return Training(
+        seconds=sum(row.get("seconds", 0) for row in history),  # of the epochs: also right for a resumed run
+        epochs=sum(row["epoch"] > 0 for row in history),
+        validation_roc_auc=best[-1].get(MONITOR) if best else None,
+        curve=[
+            Epoch(stage=row["stage"], epoch=row["epoch"], loss=row.get("loss"), roc_auc=row.get(MONITOR))
+            for row in history
+        ],
+    )
 
 
 def _drop_weights(run: Path) -> None:
@@ -100,6 +105,6 @@ def _drop_weights(run: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        work(Recipe.parse(sys.stdin.read()), Market.open(sys.argv[1]), Path(sys.argv[2]), "--keep" in sys.argv[3:])
+        run_trial(Recipe.parse(sys.stdin.read()), Market.open(sys.argv[1]), Path(sys.argv[2]), "--keep" in sys.argv[3:])
     except (MercatoError, OSError) as failure:
         sys.exit(f"error: {failure}")

@@ -1,0 +1,73 @@
+"""What a metric is: a name, how people call it, and a statistic of what one part of an evaluation asks of a system.
+
+A metric enters as a `Statistic`: a function from query weights to its value. Weights of 1 give the figure itself, those
+of a bootstrap resample one replicate (`mercato.evaluation.metrics.bootstrap`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio
+
+Statistic = Callable[[FloatArray], FloatArray]  # weights (R, Q) → values (R,), NaN where undefined
+
+Inputs = TypeVar("Inputs")
+Computed = TypeVar("Computed")
+
+
+@dataclass(frozen=True)
+class Metric(Generic[Inputs, Computed]):
+    """One line of the registry."""
+
+    name: str  # in JSON
+    label: str  # for people
+    compute: Callable[[Inputs], Computed]
+    headline: int | None = None  # its place among the headlines, 1 the first; None: it is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredPairs:
+    """The labelled pairs of some queries with one system's scores: arrays of (P,)."""
+
+    groups_P: IntArray  # the query of each pair, 0 … Q - 1
+    grades_P: FloatArray
+    labels_P: BoolArray  # relevant, or engaged
+    scores_P: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredBatches:
+    """Batches of aligned engaged pairs: the scores (B, B) of each batch's queries with all of its products."""
+
+    scores_BB: Sequence[npt.NDArray[np.floating]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedCatalogue:
+    """The products that a system finds first in the catalogue for each query, and those that it should find."""
+
+    top_QK: IntArray  # rows of products, best first, -1 where nothing more was found
+    groups_P: IntArray  # the query of each engaged pair, 0 … Q - 1
+    products_P: IntArray  # the row of its product
+    catalogue: int  # how many products there are
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedQueries:
+    """The queries predicted for M products: which were right, and how many there were to predict."""
+
+    hits_MK: FloatArray  # 1 where the prediction at that rank is right
+    sizes_M: FloatArray
+
+
+def query_mean(values_Q: FloatArray) -> Statistic:
+    """The mean of a per-query metric over the queries on which it is defined (not NaN)."""
+    defined_Q = (~np.isnan(values_Q)).astype(np.float64)
+    values_Q = np.nan_to_num(values_Q)
+    return lambda weights_RQ: ratio(weights_RQ @ values_Q, weights_RQ @ defined_Q)
