@@ -35,17 +35,10 @@ from mercato.evaluation.baselines.bm25 import BM25, FIELDS
 from mercato.evaluation.baselines.zero_shot import DESCRIPTION, TOKENS, ZeroShot
 from mercato.evaluation.dataset import EvaluationSet, LabelledPairs
 from mercato.evaluation.metrics.arrays import FloatArray
-from mercato.evaluation.metrics.bootstrap import (
-    Statistic,
-    interval,
-    paired_interval,
-    point,
-    pooled_auc,
-    query_mean,
-    resample,
-)
+from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, resample
+from mercato.evaluation.metrics.metric import Statistic, query_mean
 from mercato.evaluation.metrics.ndcg import ndcg
-from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
+from mercato.evaluation.metrics.roc_auc import per_query_roc_auc, pooled_auc
 from mercato.evaluation.systems import LexicalSystem, encode
 from mercato.files import atomic_directory, write_atomic
 from mercato.progress import note
@@ -93,17 +86,17 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     market = _market(given.data, given.out / "market")
     recipe = load_recipe(given.recipe, [f"text.pretrained={given.e5}"])
-    tasks = EvaluationSet.read(market)
-    lists = tasks.relevance
+    dataset = EvaluationSet.read(market)
+    lists = dataset.relevance
     assert lists is not None
     products = market.arrow("products")
     titles = products.set_column(*_nothing(products, "description"))
 
     def of_encoder(encoder: Encoder, name: str, table: pa.Table) -> FloatArray:
-        return encode(encoder, name, tasks.queries, table, tasks.rows).score(lists.queries, lists.products)
+        return encode(encoder, name, dataset.queries, table, dataset.rows).score(lists.queries, lists.products)
 
     def bm25() -> FloatArray:
-        system = LexicalSystem(BM25(products.select(["product_id", *FIELDS])), tasks.queries["query"].to_list())
+        system = LexicalSystem(BM25(products.select(["product_id", *FIELDS])), dataset.queries["query"].to_list())
         return system.score(lists.queries, lists.products)
 
     def of_peer(name: str, peer: Peer) -> FloatArray:

@@ -35,8 +35,9 @@ from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.bm25 import BM25, FIELDS
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray
-from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, query_mean, resample
+from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, resample
 from mercato.evaluation.metrics.knn import recall_and_precision
+from mercato.evaluation.metrics.metric import query_mean
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
 from mercato.files import write_atomic
 from mercato.progress import note
@@ -308,9 +309,10 @@ def _model(recipe: Recipe, market: Market, run: Path, questions: Questions) -> S
     file = run / RECIPE
     known = file.is_file() and file.read_text() == recipe.toml()
     model = TorchEncoder.load(run) if known else train(recipe, market, run, onnx=False)
-    model.market_path, model.now = market.path, split_cutoff(market, ["train"])
+    model.market_path = market.path
     rows = np.unique(np.concatenate([*questions.among.values()]))
-    return encode(model, run.name, questions.queries, products_with_vectors(market, model, run), rows)
+    products = products_with_vectors(market, model, run)
+    return encode(model, run.name, questions.queries, products, rows, as_of=split_cutoff(market, ["train"]))
 
 
 # --- figures

@@ -16,9 +16,7 @@ runner = CliRunner()
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mercato.cli", *map(str, arguments)], capture_output=True, text=True, timeout=240
-    )
+    return subprocess.run([sys.executable, "-m", "mercato.cli", *map(str, arguments)], capture_output=True, text=True)
 
 
 def the_json(stdout: str) -> dict:

@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 
 from mercato.demo import choose, serving_command
+from mercato.evaluation.results import Counts, Figure, Metrics
 
 Compared = tuple[float, float, float, float]
 
 
-def figures(engagement: Compared, relevance: Compared) -> dict:
+def figures(engagement: Compared, relevance: Compared) -> Metrics:
     """What `evaluate` says of `new` with `old` beside it: ROC AUC of new and old, and the interval of new − old."""
     both = {"engagement": engagement, "relevance": relevance}
-    return {
-        **{part: {"roc_auc": new} for part, (new, *_) in both.items()},
-        "baselines": {"old": {part: {"roc_auc": old} for part, (_, old, *_) in both.items()}},
-        "intervals": {"differences": {"old": {part: {"roc_auc": span} for part, (_, _, *span) in both.items()}}},
-    }
+    return Metrics(
+        ours={part: {"roc_auc": Figure(new, None)} for part, (new, *_) in both.items()},
+        baselines={"old": {part: {"roc_auc": Figure(old, None)} for part, (_, old, *_) in both.items()}},
+        differences={"old": {part: {"roc_auc": (low, high)} for part, (*_, low, high) in both.items()}},
+        n=Counts(products=0, queries=0, resamples=0, seed=0, parts={}),
+    )
 
 
 @pytest.mark.parametrize(

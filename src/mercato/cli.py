@@ -1,4 +1,4 @@
-"""`mercato VERB`: one verb a stage of the path, no logic of its own."""
+"""The command line, `mercato VERB`: one verb a stage, no logic of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from mercato import progress
 from mercato.errors import MercatoError
+from mercato.extras import train_extra
 from mercato.version import __version__
 
 app = typer.Typer(
@@ -57,7 +58,7 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Preferred; the next free one is taken.")] = 8000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same market.")] = 0,
 ) -> None:
-    """The whole path on a simulated market: simulate, check, mine, train, evaluate, export, index, serve."""
+    """Run the whole path on a simulated market: simulate, check, mine, train, evaluate, export, index, serve."""
     from mercato.demo import run_demo
 
     run_demo(folder, size, seed, port if serve else None)
@@ -71,7 +72,7 @@ def simulate(
     ] = "demo",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same market.")] = 0,
 ) -> None:
-    """Write a simulated market: catalogue with photos, event log, judgments (docs/simulation.md)."""
+    """Write a simulated market: catalogue with images, event log, judgments (docs/simulation.md)."""
     from mercato.simulation.simulate import simulate
 
     simulate(folder, size, seed)
@@ -84,11 +85,14 @@ def import_(
     events: Annotated[list[Path] | None, typer.Option(help="The same, or UBI JSON.")] = None,
     judgments: Annotated[list[Path] | None, typer.Option(help="Graded query–product pairs.")] = None,
     pairs: Annotated[list[Path] | None, typer.Option(help="Ready-made training pairs, instead of a log.")] = None,
-    mapping: Annotated[Path | None, typer.Option("--map", help="How their columns become ours (docs/data.md).")] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option("--map", help="An import map: which of their columns is which of ours (docs/data.md)."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the market.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read your own tables into a market; what cannot be read is set aside and said."""
+    """Import your own tables into a market; rows and values that cannot be read are left out and reported."""
     from mercato.data.importing import import_market
 
     report = import_market(folder, products, events, judgments, pairs, mapping, name)
@@ -113,7 +117,7 @@ def check(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json 
 
 @app.command()
 def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
-    """Mine the event log into pairs: engaged, and shown but not engaged."""
+    """Mine the event log into pairs: engaged, and unengaged impressions."""
     from mercato.data.market import Market
     from mercato.data.mining import mine
 
@@ -151,7 +155,7 @@ def evaluate(
     from mercato.reports.evaluate import evaluate_run, summary
 
     metrics = evaluate_run(run, Market.open(market), {Path(name).name: ZeroShot(name) for name in compare or ()})
-    _print(summary(metrics), metrics, as_json)
+    _print(summary(metrics), metrics.as_dict(), as_json)
     progress.note(f"report: {run / 'report.html'}")
 
 
@@ -166,24 +170,24 @@ def ablate(
 ) -> None:
     """Measure a paper's table again, row by row: train what is missing, write the table as JSON, Markdown and HTML."""
     from mercato.data.market import Market
-    from mercato.experiments.ablation.ablate import ablate
     from mercato.experiments.ablation.study import load_study
+    from mercato.reports.study import ablate
     from mercato.reports.study_text import terminal
 
     read, folder = load_study(study)
     table = ablate(read, folder, Market.open(market), to, jobs=jobs, keep=keep_runs)
-    _print(terminal(table), table, as_json)
+    _print(terminal(table), table.as_dict(), as_json)
     progress.note(f"tables: {to / read.name}.html, .md, .json")
 
 
 @app.command()
 def explain(run: Annotated[Path, typer.Argument(metavar="RUN")], market: MarketDir, as_json: Json = False) -> None:
-    """What the towers look at: attention by query length, what each channel is worth; writes explain.html and .json."""
+    """Interpret a run: attention by query length, importance of each channel; writes explain.html and explain.json."""
     from mercato.data.market import Market
-    from mercato.evaluation.explain import explain_run, summary
+    from mercato.reports.explanation import explain, summary
 
-    explained = explain_run(run, Market.open(market))
-    _print(summary(explained), explained, as_json)
+    explanation = explain(run, Market.open(market))
+    _print(summary(explanation), explanation.as_dict(), as_json)
     progress.note(f"report: {run / 'explain.html'}")
 
 
@@ -196,19 +200,19 @@ def robustness(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a missing field costs: every metric with each field withheld from all products, as a page and as JSON."""
+    """Robustness to missing fields: every metric with each field dropped from all products, as a page and as JSON."""
     from mercato.data.market import Market
-    from mercato.evaluation.robustness import page_of, robustness, summary
+    from mercato.reports.robustness import page_of, robustness, summary
 
     page = page_of(runs, to)
     result = robustness(runs, Market.open(market), page)
-    _print(summary(result), result, as_json)
+    _print(summary(result), result.as_dict(), as_json)
     progress.note(f"report: {page}")
 
 
 @app.command()
 def export(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
-    """Write both towers as ONNX, hold them to torch's vectors, and time the query path."""
+    """Export both towers to ONNX, compare their vectors with torch's, and time the query path."""
     from mercato.runs.export import export
     from mercato.runs.latency import exported, latency
     from mercato.runs.torch_encoder import TorchEncoder
@@ -225,7 +229,7 @@ def index(
     to: Annotated[str, typer.Option("--to", help="The index to build: a folder.")],
     as_json: Json = False,
 ) -> None:
-    """Embed the market's products and build the index, whole or not at all."""
+    """Embed the market's products and build the index; an existing one is replaced only once it is complete."""
     from mercato.catalogue.indexing import index_market
     from mercato.data.market import Market
 
@@ -291,13 +295,14 @@ def bench_train(
 
 
 def main() -> None:
-    """The entry point: a mendable error is one message and exit code 1, not a traceback."""
+    """The entry point: an error the user can fix is one message and exit code 1, not a traceback."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for flag in {"--quiet", "-q"} & set(sys.argv[2:]):  # wanted after the verb too
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
     try:
-        app()
+        with train_extra():
+            app()
     except (MercatoError, OSError) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,13 +27,14 @@ from mercato.data.market import MARKET, Market
 from mercato.data.mining import SPLITS, mine
 from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
+from mercato.evaluation.results import Figure, Metrics
 from mercato.experiments.ablation.jobs import THREADS
 from mercato.files import ensure_replaceable, market_lock, write_atomic
 from mercato.progress import console, note
 from mercato.reports.charts import decimal
 from mercato.reports.evaluate import compare_runs, evaluate_runs, summary
 from mercato.reports.html import signed
-from mercato.runs.export import export
+from mercato.runs.export import parity
 from mercato.runs.folder import RECIPE, SPEC
 from mercato.runs.latency import exported, latency
 from mercato.runs.torch_encoder import TorchEncoder
@@ -51,7 +51,7 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
     """Simulate, check, mine, train, evaluate, export, index; then serve on `port`, or not where it is None.
 
     Which model is served, why, and how to serve it again, is left in DIR/README.md. A demo that stands in `folder` is
-    replaced, with what its API was told; a folder with anything else is refused.
+    replaced, with what was written through its API; a folder with anything else is refused.
     """
     market_path, index = folder / "market", folder / "index"
     runs = {recipe: folder / "runs" / recipe for recipe in RECIPES}
@@ -83,7 +83,7 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         chosen, why = choose(compare_runs(list(runs.values()), market), *RECIPES)
     run = runs[chosen]
     with stage("export"):
-        console.print(exported(export(TorchEncoder.load(run), run), latency(run)))
+        console.print(exported(parity(TorchEncoder.load(run), run), latency(run)))  # training has written them
     with stage("index"):
         index_market(run, market, str(index), split_cutoff(market, SPLITS))  # the simulated log ends long ago
     console.print(Rule("what was learned", align="left"))
@@ -100,7 +100,7 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         note(escape(f"serve it: {command}"))
 
 
-def choose(metrics: Mapping[str, Any], ours: str, other: str) -> tuple[str, str]:
+def choose(metrics: Metrics, ours: str, other: str) -> tuple[str, str]:
     """Which of two models to serve, and why in plain words: the one ahead on engagement, unless relevance forbids.
 
     It does where the paired 95 % interval of the difference lies below 0: the model is behind by more than chance.
@@ -109,25 +109,32 @@ def choose(metrics: Mapping[str, Any], ours: str, other: str) -> tuple[str, str]
         metrics: those of the model called `ours`, with `other` among its baselines; not of the test split.
     """
 
+    def roc_auc(part: str) -> dict[str, float]:
+        return {ours: metrics.ours[part]["roc_auc"].value, other: metrics.baselines[other][part]["roc_auc"].value}
+
     def compared(part: str, leader: str) -> tuple[str, float, float]:
         """The leader's ROC AUC against the other's, in words, and the interval of the difference."""
-        figures = {ours: metrics[part]["roc_auc"], other: metrics["baselines"][other][part]["roc_auc"]}
-        low, high = metrics["intervals"]["differences"][other][part]["roc_auc"]
+        low, high = _interval(metrics.difference(other, part, "roc_auc"))
         if leader == other:
             low, high = -high, -low
         behind = other if leader == ours else ours
+        figures = roc_auc(part)
         difference = figures[leader] - figures[behind]
         words = f"{part} ROC AUC {decimal(figures[leader])} against {decimal(figures[behind])} ({signed(difference)}"
         return f"{words}, 95 % interval {signed(low)} to {signed(high)})", low, high
 
-    theirs = metrics["baselines"][other]["engagement"]["roc_auc"]
-    leader, behind = (ours, other) if metrics["engagement"]["roc_auc"] >= theirs else (other, ours)
+    leader, behind = (ours, other) if roc_auc("engagement")[ours] >= roc_auc("engagement")[other] else (other, ours)
     engagement, low, _ = compared("engagement", leader)
     relevance, _, high = compared("relevance", leader)
     ahead = f"is ahead of {behind} on engagement" + ("" if low > 0 else ", though no more than chance would have it")
     if high < 0:
         return behind, f"{leader} {ahead}, but behind on relevance by more than chance: {engagement}, {relevance}."
     return leader, f"It {ahead}, and not behind on relevance by more than chance: {engagement}, {relevance}."
+
+
+def _interval(difference: Figure | None) -> tuple[float, float]:
+    assert difference and difference.interval  # both models were measured on the same queries
+    return difference.interval
 
 
 def serving_command(run: Path, market: Path, index: Path) -> str:

@@ -255,6 +255,17 @@ def test_photos_given_as_paths_are_copied_in_and_traversal_is_not(tmp_path: Path
     assert not list((tmp_path / "market").rglob("secret.png"))
 
 
+def test_an_image_of_neither_bytes_nor_path_is_dropped_and_said(tmp_path: Path) -> None:
+    given = [[{"bytes": None, "path": None}, {"bytes": b"png", "path": None}]]
+    table = pa.table({"product_id": ["1"], "title": ["t"], "images": pa.array(given, PRODUCTS.field("images").type)})
+    pq.write_table(table, tmp_path / "p.parquet")
+    report = import_market(tmp_path / "market", [tmp_path / "p.parquet"])
+    assert products(tmp_path / "market")[0]["images"] == [{"bytes": b"png", "path": None}]
+    assert [(loss.row, loss.field, loss.reason) for loss in report.losses] == [
+        (0, "images", "has neither bytes nor a path")
+    ]
+
+
 BAD_MAPS = [
     ("not toml [", "cannot be read"),
     ("[produkts]\n", "unknown section produkts"),

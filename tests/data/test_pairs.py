@@ -33,10 +33,10 @@ def from_catalogue(**source: object) -> Pairs:
 
 
 def test_a_template_is_filled_where_a_product_has_all_its_fields(catalogue: Market) -> None:
-    pairs = recipe_pairs(catalogue, from_catalogue(query="{colour} {category}", withhold=["title"]))
+    pairs = recipe_pairs(catalogue, from_catalogue(query="{colour} {category}", drop_fields=["title"]))
     assert set(pairs["query"]) == {"red Lamps"}  # of a category path the last step
     assert len(pairs) == 200  # the other half has no colour
-    assert set(pairs["withhold"]) == {"title"}
+    assert set(pairs["drop_fields"]) == {"title"}
     assert set(pairs["label"]) == {1}
 
 

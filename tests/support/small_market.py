@@ -35,7 +35,9 @@ class TrigramEncoder:
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
         return np.stack([self._vector(query) for query in queries])
 
-    def encode_products(self, products: pa.Table | Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+    def encode_products(
+        self, products: pa.Table | Sequence[Mapping[str, Any]], *, as_of: datetime | None = None
+    ) -> NDArray[np.float32]:
         rows = products.to_pylist() if isinstance(products, pa.Table) else products
         if any("unembeddable" in row["title"] for row in rows):
             raise RuntimeError("this model does not like that title")

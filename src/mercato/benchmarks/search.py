@@ -48,7 +48,7 @@ def run(products: int = 200_000, dimension: int = 128, queries: int = 1000, seed
     load = os.getloadavg()[0]  # of others, before this begins: it is the first thing to ask about a bad p99
     note(f"  search: {products:,} products, {dimension} dimensions")
     catalogue = _Catalogue(products, dimension, seed)
-    asked = catalogue.queries(queries, np.random.default_rng(seed + 1))
+    searches = catalogue.queries(queries, np.random.default_rng(seed + 1))
     with tempfile.TemporaryDirectory(prefix="mercato-bench-") as folder:
         start = time.perf_counter()
         records = track(catalogue.records(), "loading products", products)
@@ -57,7 +57,7 @@ def run(products: int = 200_000, dimension: int = 128, queries: int = 1000, seed
         bm25 = _Bm25(catalogue, meta["mean_tokens"])
         with open_index(Path(folder) / "index") as index:
             rows = [
-                _measure(index, catalogue, bm25, asked, name, filters, mask)
+                _measure(index, catalogue, bm25, searches, name, filters, mask)
                 for name, filters, mask in catalogue.filters()
             ]
     return {
@@ -205,12 +205,12 @@ def _measure(
     index: Index,
     catalogue: _Catalogue,
     bm25: _Bm25,
-    asked: list[_Query],
+    searches: list[_Query],
     name: str,
     filters: Filters,
     mask: NDArray[np.bool_],
 ) -> dict[str, Any]:
-    expressions = [query.expression(filters) for query in asked]
+    expressions = [query.expression(filters) for query in searches]
     for expression in expressions[:50]:
         index.search(expression, _TOP)
     answers, times = [], []
@@ -219,13 +219,13 @@ def _measure(
         answers.append(index.search(expression, _TOP))
         times.append(time.perf_counter() - start)
     exact_times = []
-    for query in asked[:_REFERENCE_QUERIES]:
+    for query in searches[:_REFERENCE_QUERIES]:
         start = time.perf_counter()
         _best(
             np.where(mask, np.einsum("nd,d->n", catalogue.vectors, query.vector), -np.inf)
         )  # one core, as fast as BLAS
         exact_times.append(time.perf_counter() - start)
-    ann, hybrid = _recalls(catalogue, bm25, asked, answers, mask, name)
+    ann, hybrid = _recalls(catalogue, bm25, searches, answers, mask, name)
     p50, p99 = np.percentile(times, [50, 99]) * 1000
     exact_p50 = float(np.median(exact_times)) * 1000
     return {
@@ -245,15 +245,15 @@ def _measure(
 def _recalls(
     catalogue: _Catalogue,
     bm25: _Bm25,
-    asked: list[_Query],
+    searches: list[_Query],
     answers: list[list[Hit]],
     mask: NDArray[np.bool_],
     name: str,
 ) -> tuple[float, float]:
     """Return the mean recall of the ANN part, and of both parts' candidates together; a tie counts as found."""
     ann, hybrid = [], []
-    for first in track(range(0, len(asked), _BLOCK), f"exact answers, {name}"):
-        block = asked[first : first + _BLOCK]
+    for first in track(range(0, len(searches), _BLOCK), f"exact answers, {name}"):
+        block = searches[first : first + _BLOCK]
         cosines = np.stack([query.vector for query in block]) @ catalogue.vectors.T
         for query, cosine, hits in zip(block, cosines, answers[first : first + _BLOCK], strict=True):
             found, wanted = _found(np.where(mask, cosine, -np.inf), hits, "ann", -np.inf)

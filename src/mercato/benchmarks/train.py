@@ -27,9 +27,10 @@ from mercato.features.tokenizer import SPECIAL, pretrained_tokenizer, train_toke
 from mercato.models.build import build_towers, text_configs
 from mercato.progress import track
 from mercato.simulation.listings import make_catalogue
-from mercato.training.data.batches import Batches, Examples
+from mercato.training.data.batches import Examples, FeatureTables, PairBatches
 from mercato.training.module import StageModule
-from mercato.training.tasks.objective import Objective
+from mercato.training.tasks.build import pair_objectives
+from mercato.training.tasks.pairs import PairTask
 
 BUDGET = 1.5
 TOKENS = 64  # of a text, at most
@@ -170,19 +171,21 @@ def _mercato(name: str, titles: list[str], descriptions: list[str], batch_size: 
     query, query_N = np.unique(np.array(titles, object), return_inverse=True)
     product, product_N = np.unique(np.array(descriptions, object), return_inverse=True)
     examples = Examples(
-        featurizer.queries(query.tolist(), [None] * len(query)),
-        featurizer.products([{"description": text} for text in product]),
-        spec,
-        query_N,
-        product_N,
-        np.zeros(len(titles), np.int64),
-        [()],
-        np.ones(len(titles), np.float32),
-        np.ones(len(titles), bool),
+        tables=FeatureTables(
+            queries=featurizer.queries(query.tolist(), [None] * len(query)),
+            products=featurizer.products([{"description": text} for text in product]),
+            spec=spec,
+        ),
+        query_N=query_N,
+        product_N=product_N,
+        grade_N=np.ones(len(titles), np.float32),
+        engaged_N=np.ones(len(titles), bool),
     )
     stage = recipe.stages[0]
-    batches = Batches(examples, examples.engaged, stage, seed=0)
-    module = StageModule(towers, Objective(stage), None, batches, scratch / "best.pt", rows.append)
+    batches = PairBatches(examples, examples.engaged, stage, seed=0)
+    task = PairTask(batches=batches, validation=None, objectives=pair_objectives(stage))
+    best = scratch / "best.pt"
+    module = StageModule(towers=towers, stage=stage, task=task, best_file=best, log_epoch=rows.append)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = L.Trainer(

@@ -1,4 +1,4 @@
-"""`mercato check`: every problem in a market, by table, row and column, found before training finds it."""
+"""`mercato check`: validation of a market: every problem by table, row and column."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Severity = Literal["error", "warning"]
 
 LISTED = 5  # rows listed one by one of each kind of problem; the rest are counted
 KEPT = {("products", "image_embeddings"), ("events", "action_name"), ("judgments", "query"), ("judgments", "split")}
-BATCH = 512  # rows of photos in memory at a time
+BATCH = 512  # rows of images in memory at a time
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a market.
+    """A problem of a market.
 
     Attributes:
         table: the table's name, or "market" for `market.toml` and the folder itself.
@@ -93,14 +93,14 @@ def check(folder: Path) -> list[Problem]:
 
 @dataclass
 class _Table:
-    """One table under examination; the columns that are sound are kept for the checks between tables."""
+    """One table under examination; the columns that are valid are kept for the checks between tables."""
 
     market: Market
     name: str
     problems: list[Problem] = field(default_factory=list)
     seen_ids: set[str] = field(default_factory=set)
     files: list[tuple[Path, int, int]] = field(default_factory=list)  # file, its first row in the table, its rows
-    with_photos: list[Path] = field(default_factory=list)  # files whose images column can be read
+    with_images: list[Path] = field(default_factory=list)  # files whose images column can be read
     kept: dict[str, list[tuple[int, pa.ChunkedArray]]] = field(default_factory=dict)  # column → (first row, values)
 
     def check(self) -> None:
@@ -138,11 +138,11 @@ class _Table:
 
     def _read(self, parquet: pq.ParquetFile, file: Path, column: pa.Field) -> pa.ChunkedArray | None:
         """A column in its schema's type; None, and a problem, where that cannot be."""
-        if column.name == "images":  # photos are read a few rows at a time, in `check_images`
+        if column.name == "images":  # images are read a few rows at a time, in `check_images`
             found = parquet.schema_arrow.field(column.name).type
             try:
                 pa.nulls(1, found).cast(column.type)
-                self.with_photos.append(file)
+                self.with_images.append(file)
             except (pa.ArrowException, ValueError):
                 self._add(None, column.name, f"is {found}, must be {column.type}", file)
             return None
@@ -203,7 +203,7 @@ class _Table:
         self._list("query", "is judged for validation and for the test", both, "warning")
 
     def check_chain(self, chain: Iterable[str]) -> None:
-        """Actions that market.toml counts as engagement and that nobody ever did."""
+        """Actions of market.toml's engagement chain that no event has."""
         if "action_name" not in self.kept:
             return
         done = {action for _, values in self.kept["action_name"] for action in pc.unique(values).to_pylist()}
@@ -214,7 +214,7 @@ class _Table:
 
     def check_embeddings(self) -> None:
         """Vectors of one length, all finite, across the table."""
-        expected, unequal, unsound = None, [], []
+        expected, unequal, not_finite = None, [], []
         for start, values in self.kept.get("image_embeddings", []):
             for chunk in values.chunks:
                 vectors, products = chunk.flatten(), pc.list_parent_indices(chunk).to_numpy() + start
@@ -222,36 +222,36 @@ class _Table:
                 if expected is None and len(sizes):
                     expected = int(sizes[0])
                 unequal += [(int(products[i]), int(sizes[i])) for i in np.flatnonzero(sizes != expected)]
-                sound = np.isfinite(pc.fill_null(vectors.flatten(), np.nan).to_numpy())
+                finite = np.isfinite(pc.fill_null(vectors.flatten(), np.nan).to_numpy())
                 owners = pc.list_parent_indices(vectors).to_numpy()
-                unsound += [(int(products[i]), None) for i in np.unique(owners[~sound])]
+                not_finite += [(int(products[i]), None) for i in np.unique(owners[~finite])]
                 start += len(chunk)
         self._list("image_embeddings", f"has a vector whose length is not {expected}, the first one's", unequal)
-        self._list("image_embeddings", "has NaN or infinite numbers", unsound)
+        self._list("image_embeddings", "has NaN or infinite numbers", not_finite)
 
     def check_images(self) -> None:
-        """Photos: every one is decoded whole, on the machine's cores (two at most)."""
+        """Images: every one is decoded whole, on the machine's cores (two at most)."""
         broken: list[tuple[int, str]] = []
-        total = sum(rows for file, _, rows in self.files if file in self.with_photos)
+        total = sum(rows for file, _, rows in self.files if file in self.with_images)
         if not total:
             return
         with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-            for row, why in track(self._photo_troubles(pool), "check photos", total):
+            for row, why in track(self._image_problems(pool), "check images", total):
                 broken += [(row, why)] if why else []
         for why in dict.fromkeys(why for _, why in broken):
             self._list("images", why, [(row, None) for row, its in broken if its == why])
 
-    def _photo_troubles(self, pool: ThreadPoolExecutor) -> Iterator[tuple[int, str | None]]:
-        """(row, trouble or None) of every product."""
+    def _image_problems(self, pool: ThreadPoolExecutor) -> Iterator[tuple[int, str | None]]:
+        """(row, problem or None) of every product."""
         kind = TABLES[self.name].field("images").type
         for file, start, _ in self.files:
-            if file not in self.with_photos:
+            if file not in self.with_images:
                 continue
             try:
                 for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["images"]):
-                    photos = batch.column(0).cast(kind).to_pylist()
-                    yield from enumerate(pool.map(partial(_trouble, self.market.path), photos), start)
-                    start += len(photos)
+                    images = batch.column(0).cast(kind).to_pylist()
+                    yield from enumerate(pool.map(partial(_image_problem, self.market.path), images), start)
+                    start += len(images)
             except (pa.ArrowException, OSError, ValueError) as error:
                 yield start, f"cannot be read: {error}"
 
@@ -286,11 +286,11 @@ class _Table:
         self.problems.append(Problem(self.name, row, column, why, severity, file.name if file else None))
 
 
-def _trouble(market: Path, photos: list[dict[str, Any] | None] | None) -> str | None:
-    """What is wrong with a product's photos: the first one that cannot be read."""
-    for photo in photos or ():
+def _image_problem(market: Path, images: list[dict[str, Any] | None] | None) -> str | None:
+    """What is wrong with a product's images: the first one that cannot be read."""
+    for image in images or ():
         try:
-            read_image(market, photo or {})
+            read_image(market, image or {})
         except MercatoError as error:
             return str(error)
     return None

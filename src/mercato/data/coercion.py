@@ -1,4 +1,4 @@
-"""Values as they come → values of the schema's types; what cannot be one becomes null and is reported with its row."""
+"""Type coercion: imported values → the schema's types; a value of no such type becomes null, reported with its row."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def _image(value: Any) -> dict[str, Any] | None:
     if path is not None and not isinstance(path, str):
         raise ValueError("is not an image path")
     if content is None and path is not None and "://" in path:
-        raise ValueError("is a link: download the photo and give its path or bytes")
+        raise ValueError("is a link: download the image and give its path or bytes")
     path = _text(path) if path else None
     return {"bytes": content, "path": path} if content or path else None
 

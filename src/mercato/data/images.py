@@ -1,4 +1,4 @@
-"""Product photos: bytes, or a file inside the market, to RGB; whatever is broken or reaches outside is refused."""
+"""Product images: bytes, or a file inside the market, to RGB; broken ones, and paths that lead outside, are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_image(market_path: Path, image: Mapping[str, Any]) -> Image.Image:
 def load_images(
     market_path: Path, images: Iterable[Mapping[str, Any] | None] | None, limit: int = 5
 ) -> list[Image.Image]:
-    """The first `limit` readable photos of a product, RGB; unreadable ones are skipped (`mercato check` lists them)."""
+    """The first `limit` readable images of a product, RGB; unreadable ones are skipped (`mercato check` lists them)."""
     loaded: list[Image.Image] = []
     for image in images or ():
         if len(loaded) == limit:

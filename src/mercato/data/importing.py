@@ -32,7 +32,7 @@ REJECTED = "rejected.jsonl"
 
 
 class Loss(NamedTuple):
-    """One thing of the source that is not in the market: a value (the row is kept without it) or a whole row."""
+    """A loss: what of the source is not in the market, a value (the row is kept without it) or a whole row."""
 
     table: str
     file: str
@@ -45,7 +45,7 @@ class Loss(NamedTuple):
 
 @dataclass
 class ImportReport:
-    """What an import did: rows read and kept a table, and what was lost and why (all of it in `rejected.jsonl`)."""
+    """The result of an import: rows read and kept a table, and each loss with its reason (as in `rejected.jsonl`)."""
 
     folder: Path
     read: Counter[str] = field(default_factory=Counter)
@@ -82,7 +82,7 @@ class ImportReport:
         grid = RichTable("table", "read", "kept", "what was lost", title=escape(f"imported into {self.folder}"))
         for table in (name for name in TABLES if name in self.read):
             lost = [
-                f"{count:,} {'values dropped' if kept else 'rows set aside'}: {name or 'row'} {reason}"
+                f"{count:,} {'values dropped' if kept else 'rows left out'}: {name or 'row'} {reason}"
                 for (of, name, reason, kept), count in self._tally()
                 if of == table
             ]
@@ -111,9 +111,9 @@ def import_market(
 ) -> ImportReport:
     """Read CSV, TSV, JSON, JSON lines, UBI or Parquet files into a market folder, whole or not at all.
 
-    A bad optional value is dropped and its row kept; a row without a required value is set aside; a product id seen
+    A bad optional value is dropped and its row kept; a row without a required value is left out; a product id seen
     before is left to its first row. All are counted in the report, and all but repeats written to `rejected.jsonl` in
-    the market. Photos given as paths (relative to their file) are copied into the market.
+    the market. Images given as paths (relative to their file) are copied into the market.
 
     Args:
         folder: the market to write. An existing market is replaced, unless it is served or holds what the API wrote;
@@ -172,7 +172,7 @@ class _File:
 
     table: str
     path: Path
-    photos: Path
+    images: Path
     section: Section
     report: ImportReport
 
@@ -213,11 +213,11 @@ class _File:
         if name in self.section.scale:
             result = pc.multiply(result, self.section.scale[name])
         if name == "images":
-            result = self._copy_photos(result, dropped)
+            result = self._copy_images(result, dropped)
         for why, wrong in violations(self.table, name, result):
             for row in wrong.tolist():
                 dropped.setdefault(row, (why, shorten_at(result, row)))
-        if dropped and name != "images":  # a product keeps its other photos
+        if dropped and name != "images":  # a product keeps its other images
             gone = np.zeros(len(result), bool)
             gone[list(dropped)] = True
             result = _without(result, gone)
@@ -265,8 +265,8 @@ class _File:
                     attributes[name.rpartition(".")[2]] = value
         return gathered
 
-    def _copy_photos(self, images: pa.ChunkedArray, dropped: dict[int, tuple[str, str]]) -> pa.ChunkedArray:
-        """Copy photos given as paths into the market and point to the copies."""
+    def _copy_images(self, images: pa.ChunkedArray, dropped: dict[int, tuple[str, str]]) -> pa.ChunkedArray:
+        """Copy images given as paths into the market and point to the copies."""
         flat = pc.list_flatten(images)
         if not pc.any(pc.is_null(pc.struct_field(flat, "bytes"))).as_py():
             return images
@@ -279,18 +279,20 @@ class _File:
                 try:
                     kept.append(image if image["bytes"] is not None else self._copied(image["path"]))
                 except (MercatoError, OSError) as error:
-                    dropped[row] = (str(error), shorten(image["path"]))
+                    dropped[row] = (str(error), shorten(image["path"] or ""))
             rows[row] = None if of_product is None else kept
         return pa.chunked_array([pa.array(rows, pa.list_(IMAGE))])
 
-    def _copied(self, path: str) -> dict[str, Any]:
+    def _copied(self, path: str | None) -> dict[str, Any]:
+        if path is None:
+            raise MercatoError("has neither bytes nor a path")
         found = inside(self.path.parent, path)
         if not found.is_file():
             raise MercatoError("is not the path of a file")
-        target = self.photos / found.relative_to(self.path.parent.resolve())
+        target = self.images / found.relative_to(self.path.parent.resolve())
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, target)
-        return {"bytes": None, "path": str(target.relative_to(self.photos.parent.parent))}
+        return {"bytes": None, "path": str(target.relative_to(self.images.parent.parent))}
 
     def _read_events(self) -> Source:
         """The events file; UBI records become flat columns first."""

@@ -1,4 +1,4 @@
-"""The import map: a small TOML file that says how a stranger's columns become a market's."""
+"""The import map: a small TOML file that says which of a file's columns is which of a market's."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class ImportMap:
         return result
 
     def refuse_unused(self, table: str, files: list[Path]) -> None:
-        """MercatoError where a section names a file that is not among those given (most likely a slip)."""
+        """MercatoError where a section names a file that is not among those given (most likely a typo)."""
         for glob in self.sections.get(table, {}):
             if files and not any(fnmatch(file.name, glob) for file in files):
                 given = ", ".join(file.name for file in files)

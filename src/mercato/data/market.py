@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -20,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mercato.data.schema import REQUIRED, TABLES
 from mercato.errors import MercatoError
 from mercato.files import atomic_directory, ensure_replaceable, market_lock, write_atomic
+
+if TYPE_CHECKING:
+    import polars as pl
 
 MARKET = "market.toml"
 CATALOGUE = "catalogue.sqlite"  # what the API acknowledged, beside the tables
@@ -115,7 +117,9 @@ class Market:
         return pyarrow.dataset.dataset([str(file) for file in files], pa.schema(wanted), format="parquet")
 
     def frame(self, table: str, columns: list[str] | None = None) -> pl.DataFrame:
-        """`arrow` as a Polars frame; a map column becomes a list of {key, value}."""
+        """`arrow` as a Polars frame (extra `train`); a map column becomes a list of {key, value}."""
+        import polars as pl
+
         result = pl.from_arrow(self.arrow(table, columns))
         assert isinstance(result, pl.DataFrame)
         return result

@@ -31,7 +31,7 @@ COLUMNS = ["timestamp", "query_id", "session_id", "action_name", "user_query", "
 
 @dataclass(frozen=True)
 class MiningReport:
-    """What a log gave. `pairs` counts rows by split and label ("engaged", "shown"); see `mine` for the rest."""
+    """The result of mining. `pairs` counts rows by split and label ("engaged", "shown": unengaged); see `mine`."""
 
     events: int
     future_events: int
@@ -48,7 +48,7 @@ class MiningReport:
         return asdict(self)
 
     def __rich__(self) -> RichTable:
-        grid = RichTable("split", "engaged", "shown, not engaged", title=f"pairs mined from {self.events:,} events")
+        grid = RichTable("split", "engaged", "unengaged", title=f"pairs mined from {self.events:,} events")
         for split, counts in self.pairs.items():
             grid.add_row(split, f"{counts['engaged']:,}", f"{counts['shown']:,}")
         grid.caption = (
@@ -68,9 +68,9 @@ def mine(market: Market) -> MiningReport:
       the session of its first event, and takes query and country from its first events that have them.
     - *Engaged* (label 1): in one search, the steps of `engagement.chain` on one product, in time order (equal times
       count as in order), the last within `window_hours` of the first. The first step may be without a product.
-    - *Shown* (label 0): an impression in a search in which no step of the chain was taken on that product.
+    - *Unengaged* (label 0): an impression in a search in which no step of the chain was taken on that product.
     - Rows are aggregated by split, query, country and product. `weight` is the number of sessions with the outcome,
-      `last_seen` the last of its times. Where any session engaged, the pair is engaged and not also shown.
+      `last_seen` the last of its times. Where any session engaged, the pair is engaged and not also unengaged.
     - Splits are by time: `future` is the last `future_days` before the last event, `validation` the `validation_days`
       before that, `train` the rest. Every event counts in its own period alone: a chain that a cut divides is none, and
       a row of a period is a function of events up to that period's end. So one pair may have a row a period, each

@@ -1,4 +1,4 @@
-"""One spelling for one query: how the log is aggregated, and what the towers read."""
+"""Query normalization, for aggregating the log and for what the towers read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def normalize(query: str) -> str:
-    """What counts as the same query: NFKC, case-folded and `clean`: "  Sofá  ROJO " → "sofá rojo"."""
+    """The normal form of a query: NFKC, case-folded and `clean`: "  Sofá  ROJO " → "sofá rojo"."""
     return clean(unicodedata.normalize("NFKC", query).casefold())
 
 

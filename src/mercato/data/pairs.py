@@ -15,11 +15,12 @@ from rich.markup import escape
 from mercato.config import CataloguePairs, Pairs
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.fields import SEARCHED
 from mercato.progress import note
 
-FIELDS = ("product_id", "title", "description", "brand", "category", "country", "attributes")  # a template may name
+FIELDS = ("product_id", *SEARCHED, "country")  # a template may name
 COLUMNS = (
-    "query", "country", "product_id", "label", "grade", "weight", "last_seen", "split", "source", "withhold",
+    "query", "country", "product_id", "label", "grade", "weight", "last_seen", "split", "source", "drop_fields",
 )  # fmt: skip
 
 
@@ -28,8 +29,8 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
 
     Returns:
         Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `weight` and `last_seen`
-        (null: unknown), `split` (train | validation | future), `source` (market | catalogue) and `withhold`, the fields
-        (space-separated) that the product tower must not see in that pair.
+        (null: unknown), `split` (train | validation | future), `source` (market | catalogue) and `drop_fields`, the
+        fields (space-separated) that the product tower must not see in that pair.
 
     Raises:
         MercatoError: the recipe wants market pairs and there are none, one is wrong, or nothing is left to train on.
@@ -42,7 +43,7 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
                 " pairs.market = false and name [[pairs.catalogue]] in the recipe"
             )
         pairs = market.frame("pairs").with_columns(
-            pl.col("split").fill_null("train"), source=pl.lit("market"), withhold=pl.lit("")
+            pl.col("split").fill_null("train"), source=pl.lit("market"), drop_fields=pl.lit("")
         )
         if len(missing := pairs.select(pl.col("query").is_null().arg_true()).to_series()):
             raise MercatoError(f"table pairs, row {missing[0]}, column query: is missing (`mercato check` lists all)")
@@ -65,13 +66,13 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
 def held_out_pairs(market: Market, wanted: Pairs) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
     """What a market can be asked that has no pairs and no judgments: the recipe's first kind of catalogue pairs.
 
-    Also what was withheld from the product tower in them, which every system must do without. (None, ()) where the
+    Also what was dropped for the product tower in them, which every system must do without. (None, ()) where the
     market's own tables ask, or the recipe has no catalogue pairs.
     """
     first = wanted.catalogue[:1]
     if not first or market.has("pairs") or market.has("judgments"):
         return None, ()
-    return recipe_pairs(market, wanted.model_copy(update={"market": False, "catalogue": first})), first[0].withhold
+    return recipe_pairs(market, wanted.model_copy(update={"market": False, "catalogue": first})), first[0].drop_fields
 
 
 def split_cutoff(market: Market, splits: Collection[str]) -> datetime:
@@ -113,7 +114,7 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         weight=pl.lit(None, pl.Float64),
         last_seen=pl.lit(None, pl.Datetime("us", "UTC")),
         source=pl.lit("catalogue"),
-        withhold=pl.lit(" ".join(source.withhold)),
+        drop_fields=pl.lit(" ".join(source.drop_fields)),
     )
     return frame.select(COLUMNS)
 

@@ -1,4 +1,4 @@
-"""Files as they come: CSV, TSV, JSON, JSON lines and Parquet, read into columns with nothing interpreted yet."""
+"""Readers of source files: CSV, TSV, JSON, JSON lines and Parquet into columns, no value interpreted yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a value may be: one rule a column, applied when a table is imported and when it is checked."""
+"""Validity rules of each column, applied when a table is imported and when it is checked."""
 
 from __future__ import annotations
 

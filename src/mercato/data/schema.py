@@ -62,7 +62,7 @@ PAIRS = pa.schema(
         ("query", pa.string()),
         ("country", pa.string()),
         ("product_id", pa.string()),
-        ("label", pa.int64()),  # 1 engaged, 0 shown and not engaged
+        ("label", pa.int64()),  # 1 engaged, 0 an impression without engagement
         ("weight", pa.float64()),
         ("last_seen", TIMESTAMP),
         ("split", pa.string()),  # train | validation | future

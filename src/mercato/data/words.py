@@ -1,4 +1,4 @@
-"""The words of a text as BM25 sees them: one function for documents and for queries, the same for all languages."""
+"""The tokenizer of BM25: one function for documents and for queries, the same for all languages."""
 
 from __future__ import annotations
 

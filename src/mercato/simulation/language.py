@@ -1,4 +1,4 @@
-"""How sellers and searchers write: words in four languages, sales talk, abbreviations, slips of the finger."""
+"""How sellers and searchers write: words in four languages, sales talk, abbreviations, typos."""
 
 from __future__ import annotations
 
@@ -263,8 +263,8 @@ def age_words(chance: Chance, language: str, years: int) -> str:
     return choose(chance, _AGREES[language]).format(years).capitalize() + "."
 
 
-def misspell(chance: Chance, text: str) -> str:
-    """One slip of the finger in a longer word: a letter dropped, doubled, swapped or from the key beside it."""
+def add_typo(chance: Chance, text: str) -> str:
+    """A text with one typo in a longer word: a letter dropped, doubled, swapped or from the key beside it."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if len(word) >= 4]
     if not long:
@@ -272,12 +272,12 @@ def misspell(chance: Chance, text: str) -> str:
     at = long[int(chance.integers(len(long)))]
     word = words[at]
     i = int(chance.integers(1, len(word) - 1))
-    slip = int(chance.integers(4))
-    if slip == 0:
+    kind = int(chance.integers(4))
+    if kind == 0:
         word = word[:i] + word[i + 1 :]
-    elif slip == 1:
+    elif kind == 1:
         word = word[:i] + word[i] + word[i:]
-    elif slip == 2:
+    elif kind == 2:
         word = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
     else:
         word = word[:i] + choose(chance, tuple(_NEIGHBOURS.get(word[i].lower(), "e"))) + word[i + 1 :]

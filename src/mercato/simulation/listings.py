@@ -18,7 +18,7 @@ LOG_DAYS = 35
 LISTED_BEFORE = 35  # listings of as many days before the log begins are still there
 
 GARAGE_SHARE = 0.045  # of listings hold several things
-NO_PHOTO = 0.05
+NO_IMAGE = 0.05
 UNFAIR = 0.12  # strongly overpriced
 CONDITION_VALUE = {"new": 1.0, "like_new": 0.8, "good": 0.6, "fair": 0.42, "worn": 0.25}
 
@@ -30,7 +30,7 @@ class Catalogue:
     ids: list[str]
     listings: list[Listing]
     things: Things
-    photos: Ints  # (n,) how many
+    images: Ints  # (n,) how many
     country: Ints  # (n,) number in COUNTRIES
     latitude: Floats
     longitude: Floats
@@ -61,7 +61,7 @@ def make_catalogue(count: int, kinds_of_things: int, chance: np.random.Generator
     filled = np.where(several, chance.integers(3, SLOTS + 1, count), 1)
     condition = chance.choice(len(CONDITIONS), count, p=(0.16, 0.22, 0.34, 0.18, 0.10))
     years = np.where(condition == 0, 0, chance.geometric(0.28, count))
-    listings, photos, price, unfairness = [], np.zeros(count, np.int64), np.full(count, np.nan), np.zeros(count)
+    listings, images, price, unfairness = [], np.zeros(count, np.int64), np.full(count, np.nan), np.zeros(count)
     for row in range(count):
         kinds = [TYPES[t] for t in types[row, : filled[row]]]
         place = COUNTRIES[country[row]]
@@ -69,15 +69,15 @@ def make_catalogue(count: int, kinds_of_things: int, chance: np.random.Generator
             chance, kinds, place.language, place.second_language, CONDITIONS[condition[row]], int(years[row])
         )
         listings.append(listing)
-        photos[row] = len(kinds) if several[row] else int(chance.choice(6, p=_PHOTO_COUNTS))
+        images[row] = len(kinds) if several[row] else int(chance.choice(6, p=_IMAGE_COUNTS))
         fair = _fair_value(kinds, listing, CONDITIONS[condition[row]], int(years[row])) * place.dollars
         unfairness[row] = chance.normal(0, 0.30) + (chance.uniform(0.45, 0.9) if chance.random() < UNFAIR else 0.0)
         price[row] = _asked(fair * np.exp(unfairness[row])) if chance.random() > 0.02 else np.nan
     return Catalogue(
         ids=[f"p{number:010x}" for number in _distinct(chance, count)],
         listings=listings,
-        things=_as_seen(listings, types, filled, photos > 0),
-        photos=photos,
+        things=_as_seen(listings, types, filled, images > 0),
+        images=images,
         country=country,
         latitude=near_city[:, 0] + chance.normal(0, 0.16, count),
         longitude=near_city[:, 1] + chance.normal(0, 0.20, count),
@@ -92,11 +92,11 @@ def make_catalogue(count: int, kinds_of_things: int, chance: np.random.Generator
     )
 
 
-_PHOTO_COUNTS = (NO_PHOTO, 0.34, 0.26, 0.18, 0.11, 0.06)
+_IMAGE_COUNTS = (NO_IMAGE, 0.34, 0.26, 0.18, 0.11, 0.06)
 
 
-def products_table(catalogue: Catalogue, start: int, stop: int, photos: list[list[bytes]]) -> pa.Table:
-    """Rows start..stop of the products table, with their photos."""
+def products_table(catalogue: Catalogue, start: int, stop: int, images: list[list[bytes]]) -> pa.Table:
+    """Rows start..stop of the products table, with their images."""
     rows = range(start, stop)
     listings = catalogue.listings[start:stop]
     created = [LOG_START + timedelta(days=float(catalogue.created[row])) for row in rows]
@@ -124,7 +124,7 @@ def products_table(catalogue: Catalogue, start: int, stop: int, photos: list[lis
         "seller_rating": pa.array(catalogue.seller_rating[start:stop], pa.float64(), from_pandas=True),
         "rating": pa.array(catalogue.rating[start:stop], pa.float64(), from_pandas=True),
         "attributes": [list(listing.attributes.items()) or None for listing in listings],
-        "images": pa.array([[{"bytes": photo, "path": None} for photo in some] for some in photos], pa.list_(IMAGE)),
+        "images": pa.array([[{"bytes": image, "path": None} for image in some] for some in images], pa.list_(IMAGE)),
     }
     return pa.table(columns, schema=pa.schema([PRODUCTS.field(name) for name in columns]))
 

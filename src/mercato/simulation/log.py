@@ -21,7 +21,7 @@ from mercato.simulation.relevance import Floats, Ints, grade
 SECOND_SEARCH = 0.25  # sessions that try another spelling of the same wish
 EXAMINED = 0.28  # the chance to look at position p is p^-EXAMINED
 CLICK = {1.0: 0.66, 0.5: 0.055, 0.0: 0.008}  # by how the listing, as seen, answers the wish
-NO_PHOTO_CLICK = 0.5
+NO_IMAGE_CLICK = 0.5
 LATE_REPLY = 0.06  # replies after a day or more
 _DAY_WEIGHTS = np.array([0.95, 0.92, 0.94, 0.98, 1.0, 1.25, 1.35])  # Monday to Sunday
 _HOUR_WEIGHTS = np.array([2, 1, 1, 1, 1, 2, 4, 6, 7, 7, 7, 8, 9, 8, 7, 7, 8, 9, 11, 13, 14, 13, 9, 5], float)
@@ -160,7 +160,7 @@ def _respond(
     row, position, fit = seen.row, seen.position, seen.fit
     count = len(row)
     likely = np.where(fit == 1.0, CLICK[1.0], np.where(fit == 0.5, CLICK[0.5], CLICK[0.0]))
-    likely = likely * np.where(catalogue.photos[row] == 0, NO_PHOTO_CLICK, 1.0)
+    likely = likely * np.where(catalogue.images[row] == 0, NO_IMAGE_CLICK, 1.0)
     examined = chance.random(count) < position**-EXAMINED
     clicked = examined & (chance.random(count) < likely)
     age = searches.time[seen.search] - catalogue.created[row]

@@ -20,8 +20,8 @@ FOREIGN = {
     "de": ("en", 0.06),
 }
 STRINGS = 4  # spellings of one intent in its country's language; two in a foreign one
-CAREFUL = 2  # the commonest spellings are plain: no slip, no abbreviation, no talk
-MISSPELLED, ABBREVIATED, NO_ACCENTS, WITH_TALK = 0.35, 0.2, 0.35, 0.1
+CAREFUL = 2  # the commonest spellings are plain: no typo, no abbreviation, no talk
+TYPO, ABBREVIATED, NO_ACCENTS, WITH_TALK = 0.35, 0.2, 0.35, 0.1
 KINDS = ("type", "colour", "material", "pattern", "colour+material", "colour+pattern", "brand", "size")
 _KIND_SHARES = (0.0, 0.38, 0.14, 0.15, 0.08, 0.08, 0.10, 0.07)
 _TALK = {
@@ -41,7 +41,7 @@ class Query:
     intent: Intent
     kind: str  # one of KINDS
     language: str
-    misspelled: bool
+    typo: bool
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def make_demand(catalogue: Catalogue, intents: int, chance: np.random.Generator)
             intent, kind = wanted[number]
             for tongue, part in ((place.language, 1 - share), (foreign, share)):
                 base = weight[number] / weight.sum() * place.share * part
-                for text, text_share, misspelled in _spellings(
+                for text, text_share, typo in _spellings(
                     chance, intent, tongue, STRINGS if tongue == place.language else 2
                 ):
-                    query = Query(text, place_number, intent, kind, tongue, misspelled)
+                    query = Query(text, place_number, intent, kind, tongue, typo)
                     queries.setdefault((text, place_number), (query, base * text_share, int(number)))
     found = list(queries.values())
     weights = np.array([value for _, value, _ in found])
@@ -121,7 +121,7 @@ def _with_attributes(catalogue: Catalogue, chance: np.random.Generator) -> tuple
 
 
 def _spellings(chance: np.random.Generator, intent: Intent, tongue: str, count: int) -> list[tuple[str, float, bool]]:
-    """Strings for an intent with their shares (steep: the first is the commonest) and whether they are misspelled."""
+    """Strings for an intent with their shares (steep: the first is the commonest) and whether they have a typo."""
     shares = np.arange(1, count + 1) ** -1.3
     spelled = []
     for rank, share in enumerate(shares / shares.sum()):
@@ -150,5 +150,5 @@ def _spell(chance: np.random.Generator, intent: Intent, tongue: str, careful: bo
         text = f"{text} {words.choose(chance, _TALK[tongue])}"
     if chance.random() < ABBREVIATED:
         text = words.abbreviate(text)
-    typed = words.misspell(chance, text) if chance.random() < MISSPELLED else text
+    typed = words.add_typo(chance, text) if chance.random() < TYPO else text
     return typed, typed != text

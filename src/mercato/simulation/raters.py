@@ -39,9 +39,9 @@ def judge(catalogue: Catalogue, engine: Engine, demand: Demand, count: int, chan
             continue
         texts.add(query.text)
         split = "validation" if validation[len(texts) - 1] else "test"
-        slips = chance.random(len(rows)) < ERROR
+        wrong = chance.random(len(rows)) < ERROR
         given = np.where(
-            slips, np.where(grades == 0.5, np.where(chance.random(len(rows)) < 0.5, 0.0, 1.0), 0.5), grades
+            wrong, np.where(grades == 0.5, np.where(chance.random(len(rows)) < 0.5, 0.0, 1.0), 0.5), grades
         )
         for row, value in zip(rows.tolist(), given.tolist(), strict=True):
             columns["query"].append(query.text)

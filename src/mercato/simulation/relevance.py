@@ -1,4 +1,4 @@
-"""What a searcher wants, and how well a listing *as it can be seen* (text and photos) answers it."""
+"""What a searcher wants, and how well a listing *as it can be seen* (text and images) answers it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Surfaces and places: pattern masks, material fields and backgrounds, each made once a process and reused.
 
-All are float32 on the photo's own grid (SIDE × SIDE, backgrounds a little larger so that a random crop differs).
+All are float32 on the image's own grid (SIDE × SIDE, backgrounds a little larger so that a random crop differs).
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mercato.simulation import language as words
+from mercato.simulation.images import Look
 from mercato.simulation.ontology import TYPE_NUMBER, TYPES, ProductType
-from mercato.simulation.photos import Look
 
 SAYS_COLOUR, SAYS_PATTERN, SAYS_MATERIAL, SAYS_BRAND, SAYS_SIZE = 0.55, 0.5, 0.5, 0.5, 0.7
-NO_DESCRIPTION, VAGUE_TITLE, MISSPELLED = 0.25, 0.08, 0.07
+NO_DESCRIPTION, VAGUE_TITLE, TYPO = 0.25, 0.08, 0.07
 SECOND_LANGUAGE = 0.06
 
 
@@ -63,8 +63,8 @@ def write_listing(
     vague = chance.random() < VAGUE_TITLE
     if vague:
         title, elsewhere = words.choose(chance, words.VAGUE[tongue]), told
-    if chance.random() < MISSPELLED:
-        title = words.misspell(chance, title)
+    if chance.random() < TYPO:
+        title = words.add_typo(chance, title)
     if chance.random() < 0.5:
         title = title[0].upper() + title[1:]
     elif chance.random() < 0.12:

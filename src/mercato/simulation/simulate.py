@@ -1,4 +1,4 @@
-"""A simulated market: a catalogue with photos, its event log and its judgments, from stated mechanisms and a seed.
+"""A simulated market: a catalogue with images, its event log and its judgments, from stated mechanisms and a seed.
 
 No public log has search → click → message → reply, so this one is invented, and says so: `docs/simulation.md` lists
 every mechanism with its number. Nothing here knows any model, and no model may import it.
@@ -21,9 +21,9 @@ from mercato.data.market import MarketConfig, atomic_market, write_market_toml
 from mercato.errors import MercatoError
 from mercato.progress import track
 from mercato.simulation.engine import Engine
+from mercato.simulation.images import Look, draw_images
 from mercato.simulation.listings import Catalogue, make_catalogue, products_table
 from mercato.simulation.log import when_sold, write_events
-from mercato.simulation.photos import Look, photograph
 from mercato.simulation.queries import make_demand
 from mercato.simulation.raters import judge
 from mercato.simulation.truth import true_products, true_queries
@@ -77,9 +77,9 @@ def simulate(folder: Path, size: str, seed: int) -> None:
             write_events(fresh / "events", catalogue, engine, demand, amount.sessions, log)
             judgments = judge(catalogue, engine, demand, amount.judged_queries, raters)
             (fresh / "products").mkdir()
-            for number, photos in enumerate(track(parts, "photographing the catalogue", -(-amount.products // _PART))):
+            for number, images in enumerate(track(parts, "drawing the images", -(-amount.products // _PART))):
                 start = number * _PART
-                table = products_table(catalogue, start, start + len(photos), photos)
+                table = products_table(catalogue, start, start + len(images), images)
                 pq.write_table(table, fresh / "products" / f"part-{number:03d}.parquet", compression="zstd")
         (fresh / "truth").mkdir()
         pq.write_table(true_products(catalogue), fresh / "truth" / "products.parquet")
@@ -90,9 +90,9 @@ def simulate(folder: Path, size: str, seed: int) -> None:
 
 @contextmanager
 def _drawn(catalogue: Catalogue, seed: int) -> Iterator[Iterator[list[list[bytes]]]]:
-    """The photos part by part, drawn by worker processes meanwhile (in this one where there is a single part)."""
+    """The images part by part, drawn by worker processes meanwhile (in this one where there is a single part)."""
     jobs = [
-        ([seed, 7, row], list(listing.looks), int(catalogue.photos[row]))
+        ([seed, 7, row], list(listing.looks), int(catalogue.images[row]))
         for row, listing in enumerate(catalogue.listings)
     ]
     parts = [jobs[start : start + _PART] for start in range(0, len(jobs), _PART)]
@@ -113,4 +113,4 @@ def _result(future: Future[list[list[bytes]]], part: list[_Job]) -> list[list[by
 
 
 def _draw(jobs: list[_Job]) -> list[list[bytes]]:
-    return [photograph(*job) for job in jobs]
+    return [draw_images(*job) for job in jobs]

@@ -48,7 +48,7 @@ def true_queries(demand: Demand, engine: Engine) -> pa.Table:
             "query": [query.text for query in queries],
             "country": [COUNTRIES[query.country].code for query in queries],
             "language": [query.language for query in queries],
-            "misspelled": [query.misspelled for query in queries],
+            "misspelled": [query.typo for query in queries],
             "kind": [query.kind for query in queries],
             "weight": demand.weights,
             "type": [TYPES[wish.type].key for wish in wishes],

@@ -1,4 +1,4 @@
-"""The photos: a silhouette in its colour, pattern and material, somewhere, from some side, in some light, as JPEG."""
+"""The images: a silhouette in its colour, pattern and material, somewhere, from some side, in some light, as JPEG."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Part:
 
 @dataclass(frozen=True)
 class View:
-    """Where a thing stands in the photo: an affine map from the 100 × 100 sheet to the frame (0..1)."""
+    """Where a thing stands in the image: an affine map from the 100 × 100 sheet to the frame (0..1)."""
 
     scale: float
     angle: float
@@ -85,18 +85,18 @@ class View:
         return placed
 
 
-def photograph(seed: list[int], things: list[Look], count: int) -> list[bytes]:
-    """`count` JPEG photos of SIDE × SIDE pixels: one thing from several sides, or several things one after another."""
+def draw_images(seed: list[int], things: list[Look], count: int) -> list[bytes]:
+    """`count` JPEG images of SIDE × SIDE pixels: one thing from several sides, or several things one after another."""
     chance = np.random.default_rng(seed)
     home = "studio" if chance.random() < 0.2 else TYPES[things[0].type].scene
     place = int(chance.integers(VARIANTS))
     gain = chance.uniform(0.92, 1.06, 3).astype(np.float32)  # this camera's white balance
-    photos = []
+    images = []
     for number in range(count):
         thing = things[number % len(things)]
         closeup = number >= 2 and len(things) == 1 and chance.random() < 0.6
-        photos.append(_shoot(chance, thing, _view(chance, home, number, closeup), home, place, gain))
-    return photos
+        images.append(_shoot(chance, thing, _view(chance, home, number, closeup), home, place, gain))
+    return images
 
 
 def _view(chance: np.random.Generator, scene: str, number: int, closeup: bool) -> View:
@@ -114,22 +114,22 @@ def _view(chance: np.random.Generator, scene: str, number: int, closeup: bool) -
 def _shoot(chance: np.random.Generator, thing: Look, view: View, scene: str, place: int, gain: Field) -> bytes:
     trims, body, alpha = _draw(TYPES[thing.type].key, view)
     left, top = chance.integers(0, ROOMY - SIDE + 1), ROOMY - SIDE - int(chance.integers(0, 18))
-    photo = background(scene, place)[top : top + SIDE, left : left + SIDE].copy()
+    image = background(scene, place)[top : top + SIDE, left : left + SIDE].copy()
     if chance.random() < 0.5:
-        photo = photo[:, ::-1]
+        image = image[:, ::-1]
     seen = np.asarray(alpha, np.float32)[:, :, None] / 255
     if scene != "rug" and TYPES[thing.type].key != "rug" and (box := alpha.getbbox()):
-        photo = photo * (1 - 0.5 * _shadow(box))
+        image = image * (1 - 0.5 * _shadow(box))
     texture = _texture(chance, thing)
     grey = np.asarray(body, np.float32)[:, :, None] / _GREY
     if thing.material == "glass":  # see through the body
         seen = seen - 0.45 * np.clip(grey, 0, 1) * seen
         grey = grey * 0.6
-    photo = photo * (1 - seen) + np.asarray(trims, np.float32) + grey * texture
+    image = image * (1 - seen) + np.asarray(trims, np.float32) + grey * texture
     light = lighting(int(chance.integers(VARIANTS))) * gain * np.float32(chance.uniform(0.88, 1.08))
-    photo = photo * light + noise(int(chance.integers(VARIANTS)))
+    image = image * light + noise(int(chance.integers(VARIANTS)))
     out = io.BytesIO()
-    Image.fromarray(np.clip(photo, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=86)
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=86)
     return out.getvalue()
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mercato.simulation.images import Look, draw_images, parts
 from mercato.simulation.ontology import COLOURS, LANGUAGES, MATERIALS, PATTERNS, TYPE_NUMBER, TYPES
-from mercato.simulation.photos import Look, parts, photograph
 from mercato.simulation.scenes import SIDE
 
 
 def pixels(look: Look, seed: int = 1) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(photograph([seed], [look], 1)[0])), float)
+    return np.asarray(Image.open(io.BytesIO(draw_images([seed], [look], 1)[0])), float)
 
 
 def test_the_ontology_is_broad_and_whole() -> None:
@@ -36,7 +36,7 @@ def test_every_type_has_a_drawing_that_shows_its_body(kind) -> None:
 
 @pytest.mark.parametrize("key", ["sofa", "bicycle", "dress", "kettle"])
 def test_colour_is_visible(key: str) -> None:
-    """The same photo in another colour differs where the thing is, in the direction of the colour."""
+    """The same image in another colour differs where the thing is, in the direction of the colour."""
     number = TYPE_NUMBER[key]
     red, blue = (pixels(Look(number, colour, "plain", "plastic")) for colour in ("red", "blue"))
     changed = np.abs(red - blue).sum(2) > 60
@@ -53,15 +53,15 @@ def test_patterns_and_materials_are_visible(names: tuple[str, ...], field: str) 
         assert np.abs(one - other).mean() > 0.8
 
 
-def test_photos_are_small_jpegs_from_several_sides() -> None:
-    photos = photograph([3], [Look(TYPE_NUMBER["sofa"], "green", "plain", "fabric")], 5)
-    assert len(set(photos)) == 5
-    for photo in photos:
-        image = Image.open(io.BytesIO(photo))
+def test_images_are_small_jpegs_from_several_sides() -> None:
+    drawn = draw_images([3], [Look(TYPE_NUMBER["sofa"], "green", "plain", "fabric")], 5)
+    assert len(set(drawn)) == 5
+    for content in drawn:
+        image = Image.open(io.BytesIO(content))
         assert image.format == "JPEG" and image.size == (SIDE, SIDE)
-        assert 1_500 < len(photo) < 12_000
+        assert 1_500 < len(content) < 12_000
 
 
 def test_a_garage_sale_shows_each_of_its_things() -> None:
     looks = [Look(TYPE_NUMBER[key], "red", "plain", "plastic") for key in ("sofa", "kettle", "bicycle")]
-    assert len(set(photograph([4], looks, 3))) == 3
+    assert len(set(draw_images([4], looks, 3))) == 3
