@@ -20,7 +20,7 @@ setup: .venv/installed  ## install Mercato and its tools into .venv (nothing to 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv; this takes some minutes."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,train]"
 	@touch $@
 
 demo: setup  ## the whole path on a simulated market, then the page of the better model (SERVE=0: no page; SIZE=tiny|demo|study; PORT=8000)
@@ -32,12 +32,13 @@ test: setup  ## every test, in WORKERS=2 processes
 		echo "There is no Chromium here: the tests that drive the page in a browser are left out."
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-lint: setup  ## ruff (style, formatting) and mypy (strict types)
+lint: setup  ## ruff (style, formatting), the import contracts and mypy (strict types)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
-format: setup  ## let ruff mend what it can
+format: setup  ## let ruff fix what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
