@@ -197,6 +197,18 @@ def test_a_recipe_that_the_version_before_wrote_out_is_read(loss):
     assert Recipe.parse(text).stages == Recipe.parse(f'name = "x"\nstages = [{{ loss = "{loss}" }}]').stages
 
 
+def test_stages_that_are_no_list_are_named():
+    for stages in ("3", "'text'", "{ loss = 'cosent' }"):
+        with pytest.raises(MercatoError, match="stages"):
+            Recipe.parse(f'name = "x"\nstages = {stages}')
+
+
+@pytest.mark.parametrize("change", ["stages.0.loss=in_batch_softmax", "stages.0.loss="])
+def test_a_tuned_stage_takes_another_loss(change):
+    text = 'name = "x"\n[[stages]]\nloss = "margin_ranking"\nmargin = 0.15\nreduction = "mean"'
+    assert Recipe.parse(text, changes=[change]).stages[0].loss == "in_batch_softmax"
+
+
 def test_a_weight_that_counted_is_not_dropped_from_it():
     with pytest.raises(MercatoError, match=r"stages\.0\.relevance_weight: is a field of"):
         Recipe.parse(WRITTEN_OUT.format(loss="cosent", weight=0.5))

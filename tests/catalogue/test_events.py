@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from mercato.catalogue.event_mover import EventMover
@@ -51,4 +53,31 @@ def test_events_that_a_file_already_holds_are_not_moved_again(catalogue, market,
     after = EventMover(catalogue, folder)
     after.recover()
     after.move()
+    assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"]
+
+
+def test_several_movers_move_an_event_once(catalogue, market):
+    """One that another overtakes, between what it reads and what it writes, waits its turn."""
+    catalogue.events.append([event(str(number)) for number in range(300)])
+    movers = [EventMover(catalogue, market.path / "events", rows_per_file=7) for _ in range(3)]
+
+    def work(mover: EventMover) -> None:
+        while mover.move():
+            pass
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(work, movers))
+    assert sorted(market.frame("events")["session_id"], key=int) == [str(number) for number in range(300)]
+
+
+def test_a_mover_finishes_what_a_killed_one_began(catalogue, market, monkeypatch):
+    folder = market.path / "events"
+    running = EventMover(catalogue, folder)
+    catalogue.events.append([event("a"), event("b")])
+    with monkeypatch.context() as killed:
+        killed.setattr(catalogue.events, "delete", lambda *_: None)
+        EventMover(catalogue, folder).move()
+    catalogue.events.append([event("c")])
+    while running.move():
+        pass
     assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"]

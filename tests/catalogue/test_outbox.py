@@ -82,6 +82,44 @@ def test_versions_of_a_product_are_worked_in_order(catalogue):
     assert catalogue.outbox.depth() == 0
 
 
+def test_a_worker_that_slept_through_its_lease_leaves_the_product_to_be_worked_once_more(catalogue):
+    """Whether another worker is done with it or still holds it: whose vector the index has, nobody knows."""
+    catalogue.products.upsert([stored("done"), stored("held"), stored("gone")])
+    late = catalogue.outbox.claim("asleep", 9, lease_seconds=0)
+    catalogue.products.upsert([stored("done", title="a blue sofa")])
+    catalogue.products.delete("gone")
+    awake = catalogue.outbox.claim("awake", 9)
+    catalogue.outbox.ack([job for job in awake if job.product_id != "held"])
+    catalogue.outbox.ack(late)
+    catalogue.outbox.ack(awake)
+    again = catalogue.outbox.claim("awake", 9)
+    assert sorted((job.product_id, job.operation) for job in again) == [
+        ("done", "upsert"),
+        ("gone", "delete"),
+        ("held", "upsert"),
+    ]
+    catalogue.outbox.ack(again)
+    assert catalogue.outbox.depth() == 0
+
+
+def test_versions_acknowledged_together_are_done_once(catalogue):
+    catalogue.products.upsert([stored()])
+    first = catalogue.outbox.claim("w", 9)
+    catalogue.products.upsert([stored(title="a blue sofa")])
+    second = catalogue.outbox.claim("w", 9)
+    catalogue.outbox.ack([*second, *first])
+    assert catalogue.outbox.depth() == 0
+
+
+def test_a_late_acknowledgement_does_not_spoil_the_failure_of_the_holder(catalogue):
+    catalogue.products.upsert([stored()])
+    late = catalogue.outbox.claim("asleep", 9, lease_seconds=0)
+    (job,) = catalogue.outbox.claim("awake", 9)
+    catalogue.outbox.retry(job, "no", delay_seconds=3600)
+    catalogue.outbox.ack(late)
+    assert catalogue.outbox.failures() == [("x1", 1, "no")]
+
+
 def test_a_failed_job_waits_its_turn_and_says_why(catalogue):
     catalogue.products.upsert([stored("bad"), stored("good")])
     bad = next(job for job in catalogue.outbox.claim("w", 9) if job.product_id == "bad")

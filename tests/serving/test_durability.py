@@ -114,7 +114,7 @@ def test_the_index_is_compacted_when_enough_was_written(market):
     calls = []
     with closing(Catalogue.open(market.path / "c.sqlite")) as catalogue, open_index(market.path / "index") as index:
         index.compact = lambda: calls.append(len(index))
-        ingestion = IngestionWorker(catalogue, TrigramEncoder(), index, market.path / "events", compact_after=2)
+        ingestion = IngestionWorker(catalogue, TrigramEncoder(), index, market.path / "events", "w", compact_after=2)
         blank = dict.fromkeys(name for name in PRODUCTS.names if name not in ("images", "image_embeddings"))
         for number in range(5):
             catalogue.products.upsert([StoredProduct(blank | {"product_id": f"n{number}", "title": "t"})])

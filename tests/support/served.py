@@ -26,7 +26,9 @@ def application(market: Market, encoder=None, **settings) -> Iterator[FastAPI]:
     catalogue = Catalogue.open(market.path / "catalogue.sqlite")
     seed(catalogue, market)
     with closing(catalogue), open_index(market.path / "index") as index:
-        yield create_app(market, encoder or TrigramEncoder(), index, catalogue, Settings(api_key=KEY, **settings))
+        yield create_app(
+            market, encoder or TrigramEncoder(), index, catalogue, Settings(api_key=KEY, worker="server", **settings)
+        )
 
 
 @contextmanager

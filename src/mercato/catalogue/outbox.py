@@ -3,7 +3,8 @@
 A job is written in the transaction of its product (`enqueue`). A worker *claims* due jobs: it holds a *lease* on each
 (a visibility timeout), which its heartbeats extend, and no other worker gets that product until it is acknowledged, put
 off for a retry, or the lease expires. The model is procrastinate's job manager. Delivery is at least once, and one
-product's versions are worked in order, unless a worker sleeps through its lease and then goes on.
+product's versions are worked in order; where a worker slept through its lease and went on, its acknowledgement finds
+that out and the product is worked once more.
 """
 
 from __future__ import annotations
@@ -71,13 +72,16 @@ class Outbox:
         self._change(jobs, sa.update(OUTBOX).values(lease_expires_at=time.time() + lease_seconds))
 
     def ack(self, jobs: Sequence[OutboxJob]) -> None:
-        """Remove jobs that are done; one whose product was written again since stays, and is free to be claimed."""
+        """Remove jobs that are done; one whose product was written again since stays, and is free to be claimed.
+
+        Of a job whose lease went to another worker nobody knows who wrote to the index last: it is worked anew.
+        """
         if jobs:
             with self._database.write() as connection:
-                same = (OUTBOX.c.product_id == sa.bindparam("id"), OUTBOX.c.version == sa.bindparam("of"))
-                rows = [{"id": job.product_id, "of": job.version} for job in jobs]
-                connection.execute(sa.delete(OUTBOX).where(*same), rows)
+                lost = _lost(connection, jobs)
+                _change(connection, jobs, sa.delete(OUTBOX).where(OUTBOX.c.version == sa.bindparam("of")))
                 _change(connection, jobs, sa.update(OUTBOX).values(_NO_LEASE))
+                self._work_anew(connection, lost)
 
     def retry(self, job: OutboxJob, reason: str, delay_seconds: float) -> None:
         """Put a job that failed back, with the reason, to be claimed again after a while.
@@ -137,14 +141,36 @@ class Outbox:
             replaced = {name: insert.excluded[name] for name in names}
             connection.execute(insert.on_conflict_do_update(index_elements=["product_id"], set_=replaced), rows)
 
+    def _work_anew(self, connection: sa.Connection, product_ids: Sequence[str]) -> None:
+        """Enqueue products under new versions, so that no job that is held now can acknowledge them."""
+        for start in range(0, len(product_ids), _CHUNK):
+            these = PRODUCTS.c.product_id.in_(product_ids[start : start + _CHUNK])
+            connection.execute(sa.update(PRODUCTS).where(these).values(version=PRODUCTS.c.version + 1))
+            rows = connection.execute(sa.select(PRODUCTS.c.product_id, PRODUCTS.c.deleted).where(these)).all()
+            self.enqueue(connection, [product_id for product_id, deleted in rows if not deleted], "upsert")
+            self.enqueue(connection, [product_id for product_id, deleted in rows if deleted], "delete")
+
     def _change(self, jobs: Sequence[OutboxJob], change: sa.Update) -> None:
         if jobs:
             with self._database.write() as connection:
                 _change(connection, jobs, change)
 
 
-def _change(connection: sa.Connection, jobs: Sequence[OutboxJob], change: sa.Update) -> None:
-    """Update the rows of those jobs whose lease still stands: same worker, same leased version."""
+def _lost(connection: sa.Connection, jobs: Sequence[OutboxJob]) -> list[str]:
+    """The products of these jobs that another worker has claimed since, or claimed and is done with."""
+    held: dict[str, str | None] = {}
+    ids = sorted({job.product_id for job in jobs})
+    for start in range(0, len(ids), _CHUNK):
+        some = OUTBOX.c.product_id.in_(ids[start : start + _CHUNK])
+        held |= {
+            row[0]: row[1] for row in connection.execute(sa.select(OUTBOX.c.product_id, OUTBOX.c.worker).where(some))
+        }
+    # a row that nobody holds is claimed again anyway
+    return sorted({job.product_id for job in jobs if held.get(job.product_id, "gone") not in (None, job.worker)})
+
+
+def _change(connection: sa.Connection, jobs: Sequence[OutboxJob], change: sa.Update | sa.Delete) -> None:
+    """Change the rows of those jobs whose lease still stands: same worker, same leased version."""
     same = (
         OUTBOX.c.product_id == sa.bindparam("id"),
         OUTBOX.c.worker == sa.bindparam("by"),

@@ -32,10 +32,10 @@ class IngestionWorker:
         encoder: Encoder,
         index: Index,
         events: Path,
+        name: str,
         batch: int = 32,
         flush_seconds: float = 10.0,
         compact_after: int = 20_000,
-        name: str = "server",
     ) -> None:
         self._catalogue, self._encoder, self._index, self._batch = catalogue, encoder, index, batch
         self._name = name

@@ -18,7 +18,12 @@ RENAMED = {  # a star stands for any place of a list
     "pairs.catalogue.*.withhold": "drop_fields",
 }
 WRITTEN_OUT = {"margin", "reduction", "negatives", "shown"}  # a stage that has all was written by an older version
-UNREAD = {"margin", "reduction", "unengaged"}  # there: by a loss that does not have them, whatever they said
+UNREAD = {
+    "margin",
+    "reduction",
+    "unengaged",
+    "engagement_bias",
+}  # there: by a loss that does not have them, whatever they said
 
 
 def rename_fields(content: dict[str, Any], source: str) -> None:

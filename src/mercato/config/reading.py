@@ -34,9 +34,10 @@ def read_recipe(text: str, source: str, changes: Sequence[str]) -> dict[str, Any
     rename_fields(content, "--set")  # what stands inside a table that a change gives
     for stage in older:
         drop_of_other_losses(stage, UNREAD)
-    for number, stage in enumerate(content.get("stages", ())):
+    stages = content.get("stages")
+    for number, stage in enumerate(stages if isinstance(stages, list) else ()):
         if f"stages.{number}.loss" in named and isinstance(stage, dict):
-            drop_of_other_losses(stage)  # what a recipe that is written out says of the loss that it had
+            drop_of_other_losses(stage, UNREAD)  # what a recipe that is written out says of the loss that it had
     return content
 
 

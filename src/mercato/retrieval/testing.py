@@ -28,6 +28,7 @@ from mercato.retrieval.protocol import Hit, Index, IndexRecord
 from mercato.retrieval.samples import DIMENSION, QUERY, WORDS, drawn_filters, drawn_record, product, satisfies
 
 _EVERYTHING = 10_000
+_LARGE = 1_500  # records: more than any batch or list that an engine may take for the whole
 _PATIENCE_S = 120.0
 
 
@@ -89,6 +90,43 @@ class IndexContract:
                 nearest = sorted((hit.cosine for hit in hits if "ann" in hit.found_by), reverse=True)
                 np.testing.assert_allclose(nearest, sorted(cosines.values(), reverse=True)[:limit], atol=1e-5)
                 assert hits == sorted(hits, key=_by_cosine if order == "cosine" else _by_bm25)
+
+    def test_a_large_batch_is_kept_whole_and_searched_deep(self, url: str) -> None:
+        """Every record of one upsert; and as many hits as were asked for, the nearest and the newest."""
+        records = [product(n, created_at=_day(n)) for n in range(_LARGE)]
+        with holding(url, records) as index:
+            assert len(index) == _LARGE
+            nearest = sorted(records, key=lambda record: -float(record.vector @ QUERY / np.linalg.norm(record.vector)))
+            hits = index.search(Expression(vector=QUERY, ef_search=_LARGE), 200)
+            wanted = {record.product_id for record in nearest[:200]}
+            assert len(hits) == 200 and len(wanted & set(_ids(hits))) >= 190  # a graph may miss a few
+            assert _ids(index.search(Expression(), 200)) == [f"p{n}" for n in range(_LARGE - 1, _LARGE - 201, -1)]
+            if index.capabilities.text:
+                assert len(index.search(Expression(text="lamp"), 200)) == 200
+
+    def test_filters_leave_what_is_far_old_and_seldom(self, url: str) -> None:
+        """They hold within the search, and not of its first hits: the 20 that they leave come last in every order."""
+        records = [product(n, QUERY, created_at=_day(n), title="lamp lamp") for n in range(20, _LARGE)]
+        far = [product(n, -QUERY, created_at=_day(n), seller_id="far", title=f"lamp {'chair ' * 9}") for n in range(20)]
+        with holding(url, [*far, *records]) as index:
+            filters = Filters(seller_id="far")
+            expressions = [Expression(vector=QUERY, filters=filters), Expression(filters=filters)]
+            if index.capabilities.text:
+                expressions.append(Expression(text="lamp", filters=filters))
+            for expression in expressions:
+                assert set(_ids(index.search(expression, 50))) == {record.product_id for record in far}
+
+    def test_words_are_scored_by_their_number_and_their_rarity(self, url: str) -> None:
+        """And a short list holds the best of the long one."""
+        titles = {1: "red lamp desk", 2: "old lamp desk", 3: "red tall chair", 4: "old tall bench"}
+        common = [product(n, title="red wide bench") for n in range(5, 25)]
+        with holding(url, [*(product(n, title=title) for n, title in titles.items()), *common]) as index:
+            self._needs_text(index)
+            scores = {hit.product_id: hit.bm25 for hit in index.search(Expression(text="red lamp"), 50)}
+            assert scores.keys() == {"p1", "p2", "p3", *(record.product_id for record in common)}
+            assert scores["p1"] > scores["p2"] > scores["p3"], "both words, then the rare one, then the common one"
+            for limit in (1, 2):
+                assert _ids(index.search(Expression(text="red lamp", order="bm25"), limit)) == ["p1", "p2"][:limit]
 
     def test_vectors_are_compared_at_unit_length(self, url: str) -> None:
         """A product's own direction has cosine 1 whatever its length, the opposite one -1."""
@@ -286,6 +324,10 @@ class IndexContract:
     def _needs_text(self, index: Index) -> None:
         if not index.capabilities.text:
             raise SkipTest("this engine scores no text")
+
+
+def _day(number: int) -> datetime:
+    return datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=number)
 
 
 def _by_cosine(hit: Hit) -> tuple[Any, ...]:

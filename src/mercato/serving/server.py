@@ -49,6 +49,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int) -> None
                 api_key=key or secrets.token_urlsafe(24),
                 model_name=encoder.recipe.name,
                 index_name=index.fingerprint,
+                worker="server",  # the market's lock allows one: what a killed server held is its own
                 policy=RetrievalPolicy(min_cosine=load_min_cosine(run)),
                 image_dimension=encoder.featurizer.spec.image_dimension,
             )

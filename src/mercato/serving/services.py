@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -30,6 +32,8 @@ class Settings:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # for writes
     model_name: str = "model"  # what `GET /v1/market` calls the encoder
     index_name: str = "index"  # names the index's content; under a new name the API's own writes are indexed again
+    # Who holds the leases on products to index: its own name a server. One that stays takes its own back as it starts.
+    worker: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
     policy: RetrievalPolicy = field(default_factory=RetrievalPolicy)
     searches: int = 4  # run at once
     waiting: int = 64  # and wait at most, for searches and for writes each
@@ -56,6 +60,7 @@ class Services:
             encoder,
             index,
             market.path / "events",
+            settings.worker,
             batch=settings.batch,
             flush_seconds=settings.flush_seconds,
         )
