@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import pytest
 
@@ -56,18 +56,24 @@ def test_events_that_a_file_already_holds_are_not_moved_again(catalogue, market,
     assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"]
 
 
-def test_several_movers_move_an_event_once(catalogue, market):
-    """One that another overtakes, between what it reads and what it writes, waits its turn."""
-    catalogue.events.append([event(str(number)) for number in range(300)])
-    movers = [EventMover(catalogue, market.path / "events", rows_per_file=7) for _ in range(3)]
+def test_a_mover_waits_for_the_one_that_moves(catalogue, market, monkeypatch):
+    """Else both would write the events that both have read."""
+    first, second = (EventMover(catalogue, market.path / "events", rows_per_file=2) for _ in range(2))
+    catalogue.events.append([event(name) for name in "abc"])
+    oldest, other = catalogue.events.oldest, Thread(target=second.move)
 
-    def work(mover: EventMover) -> None:
-        while mover.move():
-            pass
+    def overtaken(limit: int):
+        events = oldest(limit)
+        if limit == 2 and not other.ident:
+            other.start()
+            other.join(0.5)  # it cannot end: it waits for the lock
+        return events
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(work, movers))
-    assert sorted(market.frame("events")["session_id"], key=int) == [str(number) for number in range(300)]
+    with monkeypatch.context() as between:
+        between.setattr(catalogue.events, "oldest", overtaken)
+        assert first.move() == 2
+        other.join()
+    assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"] and first.move() == 0
 
 
 def test_a_mover_finishes_what_a_killed_one_began(catalogue, market, monkeypatch):
