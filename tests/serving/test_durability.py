@@ -17,6 +17,7 @@ from mercato.catalogue.worker import IngestionWorker
 from mercato.data.schema import PRODUCTS
 from mercato.retrieval.open import open_index
 from mercato.serving.process import free_port
+from mercato.serving.services import Settings
 from tests.support.served import WRITE, event, ids, server, wait_until
 from tests.support.small_market import TrigramEncoder, index_table, products
 
@@ -131,3 +132,7 @@ def test_upserts_become_searchable_one_by_one(start):
         title = f"turquoise gramophone {number}"
         client.post("/v1/products", json={"products": [{"product_id": f"n{number}", "title": title}]}, headers=WRITE)
         wait_until(lambda title=title, number=number: f"n{number}" in titles_found(client, title))
+
+
+def test_servers_hold_leases_under_names_of_their_own():
+    assert Settings().worker != Settings().worker
