@@ -128,10 +128,8 @@ def import_market(
     """
     started = time.perf_counter()
     folder = Path(folder)
-    files = {
-        table: [Path(file) for file in given or ()]
-        for table, given in zip(TABLES, (products, events, judgments, pairs), strict=True)
-    }
+    sources = {"products": products, "events": events, "judgments": judgments, "pairs": pairs}
+    files = {table: [Path(file) for file in given or ()] for table, given in sources.items()}
     plan = ImportMap() if mapping is None else ImportMap.read(mapping)
     _refuse_sources_inside(folder, [file for given in files.values() for file in given])
     report = ImportReport(folder)

@@ -15,7 +15,8 @@ from mercato.data.schema import REQUIRED, TABLES, TIMESTAMP
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 CLOCK_SKEW = timedelta(days=1)
 
-SPLITS = {"judgments": ("validation", "test"), "pairs": ("train", "validation", "future")}
+_BY_TIME = ("train", "validation", "future")
+SPLITS = {"judgments": ("validation", "test"), "pairs": _BY_TIME, "lists": _BY_TIME}
 
 Rule = tuple[str, Callable[[Any], Any]]  # why it is wrong, and where: Arrow values → Arrow booleans
 
@@ -49,7 +50,7 @@ def _rules(table: str, column: str) -> list[Rule]:
         rules.append(("is NaN or infinite", lambda v: pc.invert(pc.is_finite(v))))
     if column == "weight":
         rules.append(("is not above zero", lambda v: pc.less_equal(v, 0)))
-    if column in ("price", "position"):
+    if column in ("price", "position", "impressions", "clicks", "depth"):
         rules.append(("is negative", lambda v: pc.less(v, 0)))
     if column in ("latitude", "longitude"):
         bound = 90 if column == "latitude" else 180

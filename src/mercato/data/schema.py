@@ -36,6 +36,7 @@ EVENTS = pa.schema(
         ("timestamp", TIMESTAMP),
         ("query_id", pa.string()),
         ("session_id", pa.string()),
+        ("client_id", pa.string()),  # one browser or device over many sessions
         ("action_name", pa.string()),  # search, impression, click, message, seller_reply, add_to_cart, purchase, …
         ("user_query", pa.string()),
         ("product_id", pa.string()),
@@ -66,15 +67,49 @@ PAIRS = pa.schema(
         ("weight", pa.float64()),
         ("last_seen", TIMESTAMP),
         ("split", pa.string()),  # train | validation | future
-        ("grade", pa.float64()),  # how good a judged pair is, for graded losses; null: the label
+        ("grade", pa.float64()),  # how good the pair is, for graded losses; null: the label
+        ("impressions", pa.int64()),  # how often it was shown in the split
+        ("clicks", pa.int64()),
+        ("depth", pa.int64()),  # the most steps of the chain that a search took on the product: 0 shown, 1 clicked, …
+        ("position", pa.float64()),  # the mean position at which it was shown
     ]
 )
 
-TABLES: dict[str, pa.Schema] = {"products": PRODUCTS, "events": EVENTS, "judgments": JUDGMENTS, "pairs": PAIRS}
+LISTS = pa.schema(
+    [
+        ("list_id", pa.string()),  # of one displayed list; links to no session, query id or other list
+        ("query", pa.string()),
+        ("country", pa.string()),
+        ("day", pa.date32()),  # UTC
+        ("product_id", pa.string()),
+        ("position", pa.int64()),
+        ("depth", pa.int64()),  # steps of the chain that the search took on the product; null: it may go on yet
+        ("split", pa.string()),  # train | validation | future
+    ]
+)
+
+INTENTS = pa.schema(
+    [
+        ("query", pa.string()),
+        ("country", pa.string()),  # null: in every country
+        ("intent", pa.string()),  # queries that ask for the same thing have the same; intervals resample whole ones
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "products": PRODUCTS,
+    "events": EVENTS,
+    "judgments": JUDGMENTS,
+    "pairs": PAIRS,
+    "lists": LISTS,
+    "intents": INTENTS,
+}
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "products": ("product_id", "title"),
     "events": ("timestamp", "session_id", "action_name"),
     "judgments": ("query", "product_id", "grade"),
     "pairs": ("query", "product_id", "label"),
+    "lists": ("list_id", "query", "product_id", "position"),
+    "intents": ("query", "intent"),
 }

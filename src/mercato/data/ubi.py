@@ -39,7 +39,8 @@ def parse_ubi_event(record: Mapping[str, Any]) -> dict[str, Any]:
     if action is None:
         raise MercatoError("action_name: is missing (a query record has a user_query instead)")
     session = _text(record, "session_id", 100) or _text(attributes, "session_id", 100)
-    session = session or _text(record, "client_id", 100) or query_id
+    client = _text(record, "client_id", 100)
+    session = session or client or query_id
     if session is None:
         raise MercatoError("session_id: is missing, and there is no client_id or query_id to stand for it")
     if record.get("timestamp") is None:
@@ -53,6 +54,7 @@ def parse_ubi_event(record: Mapping[str, Any]) -> dict[str, Any]:
         "timestamp": timestamp,
         "query_id": query_id,
         "session_id": session,
+        "client_id": client,
         "action_name": action,
         "user_query": query,
         "product_id": _identifier(thing, "object_id", "event_attributes.object.object_id"),

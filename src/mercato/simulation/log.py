@@ -217,6 +217,7 @@ def _table(
         "timestamp": pa.array(moment + int(LOG_START.timestamp() * 1e6)).cast(TIMESTAMP),
         "query_id": pa.array([f"q{i:07d}" for i in range(len(everything))]).take(pa.array(number[search])),
         "session_id": pa.array([f"v{i:07d}" for i in range(len(everything))]).take(pa.array(shuffled[session[search]])),
+        "client_id": pa.nulls(len(moment), pa.string()),
         "action_name": pa.array(_ACTIONS).take(pa.array(action)),
         "user_query": queries.take(pa.array(asked)),
         "product_id": pa.array(catalogue.ids).take(pa.array(row, mask=row < 0)),
