@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mercato.config.base import Frozen
 from mercato.config.reading import read_recipe, wrong_fields
-from mercato.config.stages import InBatchSoftmax, PairStage, Stage
+from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, Stage
 from mercato.errors import MercatoError
 from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS, Channel
 
@@ -243,7 +243,7 @@ class Recipe(Frozen):
         return "context" in self.product_tower.channels
 
     @property
-    def pair_stages(self) -> tuple[PairStage, ...]:
+    def pair_stages(self) -> tuple[AnyPairStage, ...]:
         """The stages that learn from query–product pairs."""
         return tuple(stage for stage in self.stages if isinstance(stage, PairStage))
 
