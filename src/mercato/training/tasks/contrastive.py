@@ -24,8 +24,7 @@ class Contrastive:
 
     def __call__(self, query_QD: Tensor, product_MD: Tensor, batch: PairBatch) -> Tensor:
         """A scalar, of a batch's unit vectors (float32)."""
-        mixed = self.stage.mixed_negatives
-        product_J = torch.cat([batch.product_B, batch.unengaged_product_U]) if mixed else batch.product_B
+        product_J = torch.cat([batch.product_B, batch.mixed_product_V])
         return self.of_cosines(query_QD[batch.query_B] @ product_MD[product_J].T, batch.excluded_BJ)
 
     def of_cosines(self, cosine_BJ: Tensor, excluded_BJ: Tensor) -> Tensor:
