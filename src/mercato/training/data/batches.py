@@ -40,6 +40,7 @@ class PairBatch:
     product_B: Tensor  # which of the M, int64
     unengaged_query_U: Tensor  # the same of unengaged pairs, where the stage learns engagement
     unengaged_product_U: Tensor
+    unengaged_target_U: Tensor  # float32, 0 to 1: how far engaged all the same
     mixed_product_V: Tensor  # which of the M are negatives of every row beside the B pairs' own
     excluded_BJ: Tensor  # bool: column j, a product of the B pairs or a mixed negative, is no negative for row i
     grade_B: Tensor  # float32, higher is better
@@ -100,6 +101,7 @@ class Examples:
     product_N: NDArray[np.int64]
     grade_N: NDArray[np.float32]
     engaged_N: NDArray[np.bool_]  # the others were shown and left, or graded low: never in-batch positives
+    target_N: NDArray[np.float32] | None = None  # of the engagement task, 0 to 1; None: 1 where engaged
     drop_fields: Sequence[tuple[str, ...]] = ((),)  # of products: sets of which a pair drops one
     drop_N: NDArray[np.int64] | None = None  # which of them; None: the first
     typos_QK: NDArray[np.int64] | None = None  # rows of the queries that are each query with a typo
@@ -164,6 +166,9 @@ class Examples:
             product_B=product_B,
             unengaged_query_U=unengaged_query_U,
             unengaged_product_U=unengaged_product_U,
+            unengaged_target_U=torch.from_numpy(
+                np.zeros(len(unengaged), np.float32) if self.target_N is None else self.target_N[unengaged]
+            ),
             mixed_product_V=mixed_product_V,
             excluded_BJ=torch.from_numpy(self._excluded(rows, np.concatenate([rows, mixed]))),
             grade_B=torch.from_numpy(self.grade_N[rows]),
