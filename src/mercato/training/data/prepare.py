@@ -112,6 +112,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
             label_N=labelled["label"].to_numpy(),
             drop_fields=dropped,
             engagement=beside,
+            monitors_relevance="relevance" in recipe.monitored,
         )
 
     others = f" and {len(examples.unengaged):,} others" if len(examples.unengaged) else ""
