@@ -20,7 +20,8 @@ from mercato.progress import note
 
 FIELDS = ("product_id", *SEARCHED, "country")  # a template may name
 COLUMNS = (
-    "query", "country", "product_id", "label", "grade", "weight", "last_seen", "split", "source", "drop_fields",
+    "query", "country", "product_id", "label", "grade", "weight", "last_seen", "split", "depth", "position", "source",
+    "drop_fields",
 )  # fmt: skip
 
 
@@ -28,9 +29,9 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     """Every pair that a recipe names.
 
     Returns:
-        Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `weight` and `last_seen`
-        (null: unknown), `split` (train | validation | future), `source` (market | catalogue) and `drop_fields`, the
-        fields (space-separated) that the product tower must not see in that pair.
+        Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `weight`, `last_seen`,
+        `depth` and `position` (null: unknown), `split` (train | validation | future), `source` (market | catalogue)
+        and `drop_fields`, the fields (space-separated) that the product tower must not see in that pair.
 
     Raises:
         MercatoError: the recipe wants market pairs and there are none, one is wrong, or nothing is left to train on.
@@ -113,6 +114,8 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         grade=pl.lit(None, pl.Float64),
         weight=pl.lit(None, pl.Float64),
         last_seen=pl.lit(None, pl.Datetime("us", "UTC")),
+        depth=pl.lit(None, pl.Int64),
+        position=pl.lit(None, pl.Float64),
         source=pl.lit("catalogue"),
         drop_fields=pl.lit(" ".join(source.drop_fields)),
     )
