@@ -90,6 +90,12 @@ def split_cutoff(market: Market, splits: Collection[str]) -> datetime:
     return found if isinstance(found, datetime) else datetime.now(UTC)
 
 
+def catalogue_split(product_id: str, held_out: float) -> str:
+    """The split of a product's catalogue pairs, by a hash of its id: all fall on one side, today and tomorrow."""
+    place = int.from_bytes(hashlib.blake2b(product_id.encode(), digest_size=8).digest()) / 2**64
+    return "future" if place < held_out else "validation" if place < 2 * held_out else "train"
+
+
 def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, held_out: float) -> pl.DataFrame:
     template = [(text, field) for text, field, _, _ in string.Formatter().parse(source.query)]
     rows = []
@@ -98,7 +104,7 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         if query and source.words:
             query = _some_words(query, *source.words, product["product_id"])
         if query:
-            split = _split(product["product_id"], held_out)
+            split = catalogue_split(product["product_id"], held_out)
             rows.append((query, product["country"], product["product_id"], 1, split))
     if not rows:
         note(f"  [yellow]pairs.catalogue: no product has all the fields of {escape(source.query)}: left out[/]")
@@ -143,9 +149,3 @@ def _some_words(text: str, fewest: int, most: int, product_id: str) -> str:
     count = generator.randint(fewest, most)
     start = generator.randint(0, max(0, len(words) - count))
     return " ".join(words[start : start + count])
-
-
-def _split(product_id: str, held_out: float) -> str:
-    """By a hash of the product, so that every pair of it falls on one side, today and tomorrow."""
-    place = int.from_bytes(hashlib.blake2b(product_id.encode(), digest_size=8).digest()) / 2**64
-    return "future" if place < held_out else "validation" if place < 2 * held_out else "train"

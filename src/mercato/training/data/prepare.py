@@ -22,6 +22,7 @@ from mercato.training.data.features import (
     query_features,
     without_images,
 )
+from mercato.training.data.learnable import learnable_products
 from mercato.training.data.pairs import (
     KEY,
     engagement_targets,
@@ -61,13 +62,19 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     judged, dropped = validation_pairs(market, known, recipe)
     judged, engagement = keyed(judged), keyed(engagement_pairs(market, known, recipe))
 
-    source = image_source(market, recipe, products) if recipe.uses_images else ImageSource()
+    learnable = learnable_products(market, recipe.pairs)
+    source = image_source(market, recipe, products, learnable) if recipe.uses_images else ImageSource()
     if recipe.uses_images and not source.dimension:
         recipe, source = without_images(market, recipe), ImageSource()
 
     now = split_cutoff(market, ["train"])
     featurizer = fit_featurizer(
-        recipe, products=products, train=train, image_dimension=source.dimension, now=now, folder=folder
+        recipe,
+        products=products.filter(pl.col("product_id").is_in(learnable.implode())),
+        train=train,
+        image_dimension=source.dimension,
+        now=now,
+        folder=folder,
     )
     columns = ["query", *KEY]
     queries = pl.concat([part.select(columns) for part in (train, judged, engagement)])
