@@ -173,7 +173,7 @@ def _write(db: duckdb.DuckDBPyConnection, market: Market, engagement: Engagement
 
 
 def _count(pairs: pa.Table, split: str, label: int) -> int:
-    return pairs.filter((pc.field("split") == split) & (pc.field("label") == label)).num_rows
+    return int(pairs.filter((pc.field("split") == split) & (pc.field("label") == label)).num_rows)
 
 
 def _scalar(db: duckdb.DuckDBPyConnection, query: str) -> int:
