@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from mercato.config.stages import CoSENT
+from mercato.errors import MercatoError
 from mercato.training.data.pairs import index_of
 from mercato.training.data.prepare import prepare
 from tests.support.toys import make_market, toy_recipe
@@ -55,3 +56,21 @@ def test_what_was_left_on_the_way_trains_by_how_far_it_went_and_what_was_judged_
     graded = prepare(market, toy_recipe("stages.0.loss=cosent"), tmp_path).examples
     assert len(graded.rows(CoSENT())) == 6, "a judged pair stays, as do all of a graded stage"
     assert sorted(graded.grade_N.tolist()) == pytest.approx([0, 0, 0.1, 0.5, 2 / 3, 1])
+
+
+def test_positions_and_countries_of_pairs_come_along_where_they_are_wanted(tmp_path):
+    links = [
+        {"query": "mesa", "product_id": "p0", "label": 1, "position": None, "country": "us"},
+        {"query": "mesa", "product_id": "p1", "label": 0, "position": 2.5, "country": "mx"},
+        {"query": "silla", "product_id": "p2", "label": 0, "position": None, "country": None},
+    ]
+    market = make_market(tmp_path / "market", links=[row | {"split": "train"} for row in links])
+    power = "stages.0.unengaged_position_power=1"
+    examples = prepare(market, toy_recipe("stages.0.engagement_weight=0.2", power), tmp_path).examples
+    assert np.array_equal(examples.position_N, [np.nan, 2.5, np.nan], equal_nan=True)
+    assert examples.country_N.tolist() == [2, 1, 0]
+    assert prepare(market, toy_recipe("stages.0.engagement_weight=0.2"), tmp_path).examples.position_N is None
+    assert prepare(market, toy_recipe(power), tmp_path).examples.position_N is None, "no unengaged pair is read"
+    old = make_market(tmp_path / "old", links=[row | {"split": "train", "position": None} for row in links])
+    with pytest.raises(MercatoError, match="unengaged_position_power"):
+        prepare(old, toy_recipe("stages.0.negatives=mixed", power), tmp_path)

@@ -52,6 +52,20 @@ def engagement_targets(train: pl.DataFrame) -> NDArray[np.float32]:
     return train.select(target.cast(pl.Float32)).to_series().to_numpy()
 
 
+def positions(train: pl.DataFrame, market: Market) -> NDArray[np.float64]:
+    """The mean position (N,) at which each pair was shown, NaN where that is unknown.
+
+    Raises:
+        MercatoError: no unengaged pair has one.
+    """
+    if train.filter((pl.col("label") != 1) & pl.col("position").is_not_null()).is_empty():
+        raise MercatoError(
+            "stages.unengaged_position_power: draws unengaged pairs by their position, and table pairs of"
+            f" {market.path} has none: mine its events again (they must tell positions), or leave it out"
+        )
+    return train["position"].fill_null(float("nan")).to_numpy()
+
+
 def listing_days(train: pl.DataFrame, products: pl.DataFrame, now: datetime) -> NDArray[np.int64]:
     """The age (N,) of each pair's listing when the pair was last seen, in whole days; −1 where that is unknown."""
     created = products["created_at"].gather(index_of(train, products, ["product_id"]))
