@@ -161,10 +161,9 @@ class Examples:
             read = np.where(slipped, self.typos_QK[read, which], read)
         queries, query_P = np.unique(read, return_inverse=True)
         places, product_P, products = self._products(np.concatenate([asked, mixed]), generator)
-        query_B, unengaged_query_U = torch.from_numpy(query_P).split([len(rows), len(unengaged)])
-        product_B, unengaged_product_U, mixed_product_V = torch.from_numpy(product_P).split(
-            [len(rows), len(unengaged), len(mixed)]
-        )
+        counts = [len(rows), len(unengaged), len(mixed)]
+        query_B, unengaged_query_U = torch.split(torch.from_numpy(query_P), counts[:2])
+        product_B, unengaged_product_U, mixed_product_V = torch.split(torch.from_numpy(product_P), counts)
         classes = np.zeros((len(places), 0), np.int64) if self.classes_MK is None else self.classes_MK[places]
         return PairBatch(
             query=self.tables.query_inputs(queries),
@@ -310,16 +309,22 @@ class PairBatches(Epochs[PairBatch]):
         examples, a_row = self.examples, self.stage.unengaged_per_pair
         products, queries = length_of(examples.tables.products), length_of(examples.tables.queries)
         rows, chance = self._pool.rows_K, self._pool.chances()
-        columns_M = np.bincount(examples.product_N[rows], chance, products)
+        columns_M = summed(examples.product_N, rows, chance, products)
         if self._own is not None:
-            chance_Q = np.bincount(examples.query_N[rows], chance, queries)
-            own, drawn = self._own.rows_K, self._own.chances(chance_Q)
-            columns_M += a_row * np.bincount(examples.product_N[own], drawn, products)
+            drawn = self._own.chances(summed(examples.query_N, rows, chance, queries))
+            columns_M += a_row * summed(examples.product_N, self._own.rows_K, drawn, products)
         elif self.stage.mixed_negatives == "any":
-            others, drawn = self._unengaged.rows_K, self._unengaged.chances()
-            columns_M += a_row * np.bincount(examples.product_N[others], drawn, products)
+            drawn = self._unengaged.chances()
+            columns_M += a_row * summed(examples.product_N, self._unengaged.rows_K, drawn, products)
         with np.errstate(divide="ignore"):
             return np.log(columns_M).astype(np.float32)
+
+
+def summed(
+    of_N: NDArray[np.int64], rows_K: NDArray[np.int64], chance_K: NDArray[np.float64], length: int
+) -> NDArray[np.float64]:
+    """How likely each query, or product, is to be a draw: `of_N` says which one each pair has."""
+    return np.bincount(of_N[rows_K], chance_K, length).astype(np.float64)
 
 
 def length_of(features: Features) -> int:

@@ -35,7 +35,8 @@ class Pool:
         """How likely each row is to be a draw."""
         if self.upto_K is None:
             return np.full(len(self.rows_K), 1 / len(self.rows_K))
-        return np.diff(self.upto_K, prepend=0.0) / self.upto_K[-1]
+        chance_K: NDArray[np.float64] = np.diff(self.upto_K, prepend=0.0) / self.upto_K[-1]
+        return chance_K
 
 
 @dataclass(frozen=True)
