@@ -83,7 +83,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         images=source.images,
     )
 
-    head_queries, classes_MK = head_classes(recipe, train, products)
+    head_queries, classes_MK = head_classes(market, recipe, train=train, pairs=known, products=products)
     drops = train["drop_fields"].unique(maintain_order=True).to_list()
     reads_age = featurizer.spec.context is not None and bool(featurizer.spec.context.age_columns)
     examples = Examples(
