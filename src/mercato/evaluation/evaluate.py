@@ -1,9 +1,9 @@
-"""Every metric that a market's tables allow, for an encoder, BM25, random and any other encoder, with intervals."""
+"""Every metric that a market's tables allow, for an encoder, any other, BM25F, BM25 and random, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -13,20 +13,22 @@ import pyarrow as pa
 from mercato.data.market import Market
 from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
-from mercato.evaluation.baselines.bm25 import BM25, FIELDS
+from mercato.evaluation.baselines.bm25 import BM25
+from mercato.evaluation.baselines.bm25f import BM25F
+from mercato.evaluation.baselines.lexical import FIELDS
 from mercato.evaluation.dataset import EARLIER, EvaluationSet, LabelledPairs, Split
 from mercato.evaluation.metrics.arrays import BoolArray, IntArray
 from mercato.evaluation.metrics.batch_recall import draw_batches
 from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, estimates, resample
 from mercato.evaluation.metrics.metric import RankedCatalogue, ScoredBatches, ScoredPairs, Statistic
 from mercato.evaluation.metrics.registry import METRICS, SEARCH_PARTS
-from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts
+from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts, Tuning
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
 from mercato.features.drop import drop_columns
 from mercato.progress import track
 from mercato.runs.encoder import Encoder
 
-RESERVED = {OURS, "bm25", "random", "popular"}  # the last is a baseline of query prediction
+RESERVED = {OURS, "bm25f", "bm25", "random", "popular"}  # the last is a baseline of query prediction
 DEPTH = 100  # products retrieved for a query
 
 
@@ -68,12 +70,13 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Encoded systems and the set they are measured on; `systems` holds ours (`mercato`), others, `bm25`, `random`."""
+    """Encoded systems, ours (`mercato`), others, `bm25f`, `bm25`, `random`, and the set that they are measured on."""
 
     market: Market
     dataset: EvaluationSet
     systems: dict[str, System]
     seed: int
+    tuned: dict[str, Tuning] = field(default_factory=dict)  # the baselines that were
 
     @classmethod
     def of(
@@ -92,7 +95,8 @@ class Evaluation:
         """Read the evaluation set and encode queries and products once for each encoder (arguments as `evaluate`).
 
         `products` stands in for the market's table, the same rows, e.g. with images already turned into vectors.
-        Without `baselines` there is no BM25 and no random. To a run, listings are as old as where the split begins.
+        Without `baselines` there are none. BM25F is tuned on the validation split where the test split is measured. To
+        a run, listings are as old as where the split begins.
         """
         reserved = RESERVED & set(others or {})
         if reserved:
@@ -103,13 +107,18 @@ class Evaluation:
         products = drop_columns(market.arrow("products") if products is None else products, dropped)
         as_of = split_cutoff(market, EARLIER[split])
         systems: dict[str, System] = {}
+        tuned: dict[str, Tuning] = {}
         for name, model in {OURS: encoder, **(others or {})}.items():
             systems[name] = encode(model, name, dataset.queries, products, dataset.rows, as_of=as_of)
         if baselines:
-            lexical = BM25(products.select(["product_id", *FIELDS]))
-            systems["bm25"] = LexicalSystem(lexical, dataset.queries["query"].to_list())
+            lexical, texts = products.select(["product_id", "language", *FIELDS]), dataset.queries["query"].to_list()
+            bm25f = BM25F(lexical)
+            if split == "test" and (tuning := _tune(bm25f, EvaluationSet.read(market, "validation", pairs))):
+                tuned["bm25f"] = tuning
+            systems["bm25f"] = LexicalSystem(bm25f, texts)
+            systems["bm25"] = LexicalSystem(BM25(lexical), texts)
             systems["random"] = RandomSystem(products.num_rows, seed)
-        return cls(market, dataset, systems, seed)
+        return cls(market, dataset, systems, seed, tuned)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -139,6 +148,7 @@ class Evaluation:
             ours=figures.pop(OURS),
             baselines=figures,
             differences=differences,
+            tuned=self.tuned,
             n=Counts(
                 products=len(self.dataset.product_ids),
                 queries=len(self.dataset.queries),
@@ -153,9 +163,10 @@ class Evaluation:
         pairs, system = self.dataset.pairs(part), self.systems[name]
         assert pairs is not None, part
         inputs: Any
-        if part == "relevance":
+        if part in ("relevance", "relevance_unseen"):
             labels_P = pairs.grades >= self.market.config.relevant_grade
-            inputs, counts = _scored(system, pairs, labels_P), _counts(pairs, relevant=int(labels_P.sum()))
+            inputs = replace(_scored(system, pairs, labels_P), found=self._found(name, pairs))
+            counts = _counts(pairs, relevant=int(labels_P.sum()))
         elif part == "engagement":
             labels_P = pairs.grades >= 1
             inputs, counts = _scored(system, pairs, labels_P), _counts(pairs, engaged=int(labels_P.sum()))
@@ -172,6 +183,17 @@ class Evaluation:
         for places, among_M in self.dataset.areas(queries_Q):
             found_QK[places] = self.systems[name].top(queries_Q[places], k, among_M)
         return found_QK
+
+    def _found(self, name: str, judged: LabelledPairs) -> RankedCatalogue | None:
+        """What a system finds first for the judged queries; None where only judged products were encoded."""
+        if self.dataset.batch is None:
+            return None
+        return _ranked(self.top(name, judged.query_rows, 10), judged, len(self.dataset.product_ids))
+
+
+def _tune(bm25f: BM25F, validation: EvaluationSet) -> Tuning | None:
+    pairs = validation.relevance or validation.engagement
+    return bm25f.tune(validation.queries["query"].to_list(), pairs) if pairs else None
 
 
 def _scored(system: System, pairs: LabelledPairs, labels_P: BoolArray) -> ScoredPairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mercato.evaluation.metrics.arrays import FloatArray
@@ -20,13 +21,16 @@ from mercato.evaluation.metrics.ndcg import mean_ndcg
 from mercato.evaluation.metrics.predicted_queries import precision_at, recall_at
 from mercato.evaluation.metrics.recall import mean_recall
 from mercato.evaluation.metrics.roc_auc import mean_roc_auc, pooled_roc_auc
+from mercato.evaluation.metrics.unjudged import mean_unjudged
 
 RELEVANCE: tuple[Metric[ScoredPairs, Statistic], ...] = (
     Metric("roc_auc", "ROC AUC", pooled_roc_auc, headline=1),
     Metric("roc_auc_per_query", "ROC AUC, per query", mean_roc_auc, headline=7),
     Metric("ndcg@10", "nDCG@10", mean_ndcg(10), headline=5),
     Metric("recall@10", "recall@10", mean_recall(10)),
+    Metric("unjudged@10", "unjudged in the top 10", mean_unjudged(10), directed=False),
 )
+RELEVANCE_UNSEEN = tuple(replace(metric, headline=None) for metric in RELEVANCE)
 ENGAGEMENT: tuple[Metric[ScoredPairs, Statistic], ...] = (
     Metric("roc_auc", "ROC AUC", pooled_roc_auc, headline=2),
     Metric("roc_auc_per_query", "ROC AUC, per query", mean_roc_auc, headline=8),
@@ -54,6 +58,7 @@ QUERY_PREDICTION: tuple[Metric[PredictedQueries, FloatArray], ...] = (
 
 METRICS: Mapping[str, tuple[Metric[Any, Any], ...]] = {
     "relevance": RELEVANCE,
+    "relevance_unseen": RELEVANCE_UNSEEN,
     "engagement": ENGAGEMENT,
     "batch": BATCH,
     "knn": KNN,
@@ -61,5 +66,5 @@ METRICS: Mapping[str, tuple[Metric[Any, Any], ...]] = {
     "understanding": QUERY_PREDICTION,
     "understanding_new": QUERY_PREDICTION,
 }
-SEARCH_PARTS = ("relevance", "engagement", "batch", "knn", "unseen")
+SEARCH_PARTS = ("relevance", "relevance_unseen", "engagement", "batch", "knn", "unseen")
 PREDICTION_PARTS = ("understanding", "understanding_new")
