@@ -41,13 +41,18 @@ class PairStage(BaseStage):
         return False
 
     @property
-    def mixed_negatives(self) -> bool:
-        """Whether the products of unengaged pairs are negatives of every query."""
+    def mixed_negatives(self) -> Literal["own", "any"] | None:
+        """Whose unengaged products are negatives of every query: those of the batch's own queries, or of any query."""
+        return None
+
+    @property
+    def learns_engagement(self) -> bool:
+        """Whether unengaged pairs are drawn for a second task."""
         return False
 
     @property
     def unengaged_per_pair(self) -> float:
-        """How many unengaged pairs are drawn beside each engaged one."""
+        """How many unengaged pairs are drawn beside each engaged one, where the stage reads them."""
         return 0.0
 
     @property
@@ -75,26 +80,33 @@ class InBatchStage(PairStage):
         return self
 
     @property
+    def learns_engagement(self) -> bool:
+        """Whether unengaged pairs are drawn for a second task."""
+        return self.engagement_weight > 0
+
+    @property
     def unengaged_per_pair(self) -> float:
-        """How many unengaged pairs are drawn beside each engaged one."""
-        return self.unengaged if self.engagement_weight or self.mixed_negatives else 0.0
+        """How many unengaged pairs are drawn beside each engaged one, where the stage reads them."""
+        return self.unengaged if self.learns_engagement or self.mixed_negatives else 0.0
 
     @property
     def learns_threshold(self) -> bool:
         """Whether the engagement task learns the threshold τ of its logit."""
-        return self.engagement_weight > 0 and self.engagement_bias
+        return self.learns_engagement and self.engagement_bias
 
 
 class InBatchSoftmax(InBatchStage):
     """Cross-entropy of each query's own product among the batch's (Que2Search Eq. 2)."""
 
     loss: Literal["in_batch_softmax"] = DEFAULT_LOSS
-    negatives: Literal["batch", "mixed"] = "batch"  # mixed: and the products of unengaged pairs (Yang et al. 2020)
+    negatives: Literal["batch", "mixed", "mixed_independent"] = "batch"
+    """`mixed`: and products that the batch's own queries were shown and left, each a negative of every query (Yang et
+    al. 2020; Que2Engage §3.2); `mixed_independent`: and products that any query was, drawn apart from the batch."""
 
     @property
-    def mixed_negatives(self) -> bool:
-        """Whether the products of unengaged pairs are negatives of every query."""
-        return self.negatives == "mixed"
+    def mixed_negatives(self) -> Literal["own", "any"] | None:
+        """Whose unengaged products are negatives of every query: those of the batch's own queries, or of any query."""
+        return {"batch": None, "mixed": "own", "mixed_independent": "any"}[self.negatives]
 
 
 class SymmetricSoftmax(InBatchStage):
@@ -133,11 +145,9 @@ def _with_loss(value: Any) -> Any:
 
 
 STAGES = (InBatchSoftmax, SymmetricSoftmax, MarginRanking, ScaledBCE, CoSENT)
-Stage = Annotated[
-    InBatchSoftmax | SymmetricSoftmax | MarginRanking | ScaledBCE | CoSENT,
-    Field(discriminator="loss"),
-    BeforeValidator(_with_loss),
-]
+AnyInBatch = InBatchSoftmax | SymmetricSoftmax | MarginRanking | ScaledBCE  # spelt out: mypy holds a `match` to it
+AnyPairStage = AnyInBatch | CoSENT
+Stage = Annotated[AnyPairStage, Field(discriminator="loss"), BeforeValidator(_with_loss)]
 """Any stage; one that names no loss is of `in_batch_softmax`."""
 
 

@@ -129,8 +129,8 @@ def test_queries_with_typos_are_read_but_change_no_pair(tables):
     assert not all(torch.equal(misspelled.query[name], plain.query[name]) for name in read)
 
 
-@pytest.mark.parametrize("negatives", ["batch", "mixed"])
-def test_an_unengaged_pair_is_never_an_in_batch_positive(tables, negatives):
+@pytest.mark.parametrize(("negatives", "mixed"), [("batch", 0), ("mixed", 3), ("mixed_independent", 3)])
+def test_an_unengaged_pair_is_never_an_in_batch_positive(tables, negatives, mixed):
     """Each pair is known by its grade."""
     engaged, unengaged = [(0, 0), (1, 1), (0, 2), (2, 3)], [(0, 1), (1, 3), (2, 0)]
     data = word_examples(tables, engaged, unengaged, grade_N=np.arange(7, dtype=np.float32))
@@ -141,7 +141,7 @@ def test_an_unengaged_pair_is_never_an_in_batch_positive(tables, negatives):
         for batch in batches:
             seen += batch.grade_B.tolist()
             assert len(batch.unengaged_query_U) == len(batch.unengaged_product_U) == 3
-            assert batch.excluded_BJ.shape == (2, 5 if negatives == "mixed" else 2)
+            assert batch.excluded_BJ.shape == (2, 2 + mixed) and len(batch.mixed_product_V) == mixed
             found = pairs_of(tables, batch, batch.unengaged_query_U, batch.unengaged_product_U)
             assert found <= set(unengaged)
             assert pairs_of(tables, batch, batch.query_B, batch.product_B) <= set(engaged)
@@ -164,9 +164,64 @@ def pairs_of(tables: FeatureTables, batch, query_N, product_N) -> set[tuple[int,
     }
 
 
+SHOWN = [(0, 1), (0, 3), (1, 3), (1, 4), (2, 0), (4, 2)]  # of query 3 nothing was shown and left
+
+
+def drawn_for(tables: FeatureTables, negatives: str, epochs: int, unengaged: float = 1.0, **fields):
+    """The batches of some epochs, three engaged pairs each, as (queries, products of the mixed negatives)."""
+    data = word_examples(tables, [(0, 0), (1, 1), (0, 2), (2, 3), (3, 2), (2, 4)], SHOWN, **fields)
+    stage = InBatchSoftmax(batch_size=3, negatives=negatives, unengaged=unengaged)
+    batches = PairBatches(data, data.rows(stage), stage, seed=0)
+    for batches.epoch in range(epochs):
+        for batch in batches:
+            assert not len(batch.unengaged_query_U), "there is no second task"
+            queries = pairs_of(tables, batch, batch.query_B, batch.product_B)
+            drawn = pairs_of(tables, batch, batch.query_B[:1].expand(len(batch.mixed_product_V)), batch.mixed_product_V)
+            yield sorted(query for query, _ in queries), [product for _, product in drawn], len(batch.mixed_product_V)
+
+
+def test_every_row_meets_a_product_shown_for_its_own_query(tables):
+    met = independent = rows = 0
+    for queries, products, count in drawn_for(tables, "mixed", 20):
+        shown = [{product for own, product in SHOWN if own == query} for query in queries]
+        assert all(not own or own & set(products) for own in shown)
+        assert count == sum(map(bool, shown)), "a query that was shown nothing contributes none"
+        assert set(products) <= set().union(*shown)
+    for queries, products, count in drawn_for(tables, "mixed_independent", 20):
+        shown = [{product for own, product in SHOWN if own == query} for query in queries]
+        assert count == 3
+        rows += sum(map(bool, shown))
+        met += sum(bool(own & set(products)) for own in shown)
+        independent += not set(products) <= set().union(*shown)
+    assert met < rows and independent, "drawn apart, some rows meet none and other queries' products join"
+
+
+def test_mixed_negatives_of_a_row_may_be_a_broken_number(tables):
+    data = word_examples(tables, [(0, 0), (0, 2), (1, 1), (2, 3)], SHOWN)
+    for unengaged, counts in [(0.5, {2}), (1.5, {6}), (2.0, {8}), (0.1, {0})]:
+        stage = InBatchSoftmax(batch_size=4, negatives="mixed", unengaged=unengaged)
+        assert {len(batch.mixed_product_V) for batch in PairBatches(data, data.engaged, stage, 0)} == counts
+
+
+def test_a_batch_that_was_shown_nothing_has_its_own_negatives_alone(tables):
+    data = word_examples(tables, [(3, 3), (4, 4)], [(0, 1)])
+    stage = InBatchSoftmax(negatives="mixed")
+    (batch,) = PairBatches(data, data.engaged, stage, 0)
+    assert batch.excluded_BJ.shape == (2, 2)
+
+
+def test_the_second_task_draws_its_pairs_apart_from_the_batch_and_from_mixed_negatives(tables):
+    data = word_examples(tables, [(0, 0), (0, 2)], SHOWN)
+    stage = InBatchSoftmax(negatives="mixed", engagement_weight=0.2, unengaged=6)
+    (batch,) = PairBatches(data, data.engaged, stage, 0)
+    found = pairs_of(tables, batch, batch.unengaged_query_U, batch.unengaged_product_U)
+    assert len({query for query, _ in found}) > 1
+    assert {p for _, p in pairs_of(tables, batch, batch.query_B[:1].expand(12), batch.mixed_product_V)} == {1, 3}
+
+
 def test_some_pairs_of_a_batch_keep_the_unengaged_ones(tables):
     data = word_examples(tables, [(0, 0), (1, 1), (0, 2)], [(1, 2), (0, 1)])
-    whole = data.batch(np.arange(3), unengaged=np.array([3, 4]), mixed=True)
+    whole = data.batch(np.arange(3), unengaged=np.array([3, 4]), mixed=np.array([4, 3]))
     some = whole.only(torch.tensor([0, 2]))
     assert torch.equal(some.excluded_BJ, whole.excluded_BJ[[0, 2]][:, [0, 2, 3, 4]])
     assert torch.equal(some.query_B, whole.query_B[[0, 2]]) and torch.equal(some.product_B, whole.product_B[[0, 2]])
@@ -177,6 +232,21 @@ def test_without_unengaged_pairs_there_is_nothing_to_learn_engagement_from(table
     data, stage = word_examples(tables, PAIRS), InBatchSoftmax(engagement_weight=0.2)
     with pytest.raises(MercatoError, match="label 0"):
         PairBatches(data, data.rows(stage), stage, seed=0)
+
+
+def test_pairs_of_a_query_are_drawn_by_their_weight(tables):
+    weight = np.array([1.0, 9, 5, 1, 4, 4, 1])
+    data = word_examples(tables, [(0, 0)], [(1, 1), (0, 1), (1, 2), (0, 2), (1, 3), (4, 4)])
+    data = replace(data, weight_N=weight, weight_power=0.5)
+    pool = data.query_pool(data.unengaged)
+    drawn = pool.draw(np.tile([1, 0, 3, 2], 3_000), np.random.default_rng(0))
+    assert len(drawn) == 6_000, "queries 2 and 3 have none"
+    assert np.bincount(drawn, minlength=7) / 500 == pytest.approx([0, 3, 3.17, 1, 2.83, 2, 0], rel=0.1)
+    assert drawn[::2].tolist() != drawn[1::2].tolist() and set(drawn[::2]) == {1, 3, 5}
+    alike = replace(data, weight_power=0.0).query_pool(data.unengaged)
+    assert np.bincount(alike.draw(np.full(3_000, 1), np.random.default_rng(0)))[[1, 3, 5]] / 1_000 == pytest.approx(
+        [1, 1, 1], rel=0.1
+    )
 
 
 def test_pairs_are_drawn_by_their_weight(tables):

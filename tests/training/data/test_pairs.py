@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
+from mercato.config.stages import CoSENT
 from mercato.training.data.pairs import index_of
 from mercato.training.data.prepare import prepare
-from tests.support.toys import toy_recipe
+from tests.support.toys import make_market, toy_recipe
 
 
 def test_index_of():
@@ -29,3 +31,27 @@ def test_pairs_differ_by_age_only_where_the_context_reads_it(toys, tmp_path, num
     channels = 'product_tower.channels=["title_text", "context"]'
     found = prepare(toys, toy_recipe(channels, f'product_tower.context.numbers=["{number}"]'), tmp_path)
     assert (found.examples.days_N is not None) == reads_age
+
+
+def test_what_was_left_on_the_way_trains_by_how_far_it_went_and_what_was_judged_by_label(tmp_path):
+    """`mesa` and `Mesa ` are one query; p0 was engaged in one spelling and left in the other."""
+    links = [
+        {"query": "mesa", "product_id": "p0", "label": 1, "grade": 1.0, "depth": 3},
+        {"query": "Mesa ", "product_id": "p0", "label": 0, "grade": 1 / 3, "depth": 1},
+        {"query": "mesa", "product_id": "p1", "label": 0, "grade": 2 / 3, "depth": 2},
+        {"query": "mesa", "product_id": "p2", "label": 0, "grade": 0.0, "depth": 0},
+        {"query": "mesa", "product_id": "p3", "label": 0, "grade": None, "depth": 1},
+        {"query": "Mesa ", "product_id": "p4", "label": 1, "grade": 0.5, "depth": None},
+        {"query": "mesa", "product_id": "p4", "label": 0, "grade": 0.1, "depth": None},
+    ]
+    market = make_market(tmp_path / "market", links=[row | {"country": "us", "split": "train"} for row in links])
+    examples = prepare(market, toy_recipe("stages.0.engagement_weight=0.2"), tmp_path).examples
+    found = {
+        (int(product), bool(engaged)): float(target)
+        for product, engaged, target in zip(examples.product_N, examples.engaged_N, examples.target_N, strict=True)
+    }
+    third = np.float32(2 / 3)
+    assert found == {(0, True): 1, (1, False): third, (2, False): 0, (3, False): 0, (4, True): 1, (4, False): 0}
+    graded = prepare(market, toy_recipe("stages.0.loss=cosent"), tmp_path).examples
+    assert len(graded.rows(CoSENT())) == 6, "a judged pair stays, as do all of a graded stage"
+    assert sorted(graded.grade_N.tolist()) == pytest.approx([0, 0, 0.1, 0.5, 2 / 3, 1])

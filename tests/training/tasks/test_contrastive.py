@@ -40,7 +40,7 @@ def test_a_stage_has_the_loss_that_it_names(stage, loss):
 
 def test_mixed_negatives_are_more_columns_of_the_softmax():
     examples, model = word_examples(word_tables(), ENGAGED, UNENGAGED), word_towers()
-    batch = examples.batch(ROWS, unengaged=BESIDE, mixed=True)
+    batch = examples.batch(ROWS, mixed=BESIDE)
     known = set(ENGAGED)
     columns = [product for _, product in [*(ENGAGED[row] for row in ROWS), *(UNENGAGED[row - 4] for row in BESIDE)]]
     wanted = [
@@ -49,7 +49,7 @@ def test_mixed_negatives_are_more_columns_of_the_softmax():
     ]
     assert batch.excluded_BJ.tolist() == wanted and any(any(row[3:]) for row in wanted)
     query, product = model.query(batch.query)[0], model.product(batch.product)[0]
-    cosines = query[batch.query_B] @ product[torch.cat([batch.product_B, batch.unengaged_product_U])].T
+    cosines = query[batch.query_B] @ product[torch.cat([batch.product_B, batch.mixed_product_V])].T
     logits = (5 * cosines).masked_fill(torch.tensor(wanted), -torch.inf)
     loss = Contrastive(InBatchSoftmax(negatives="mixed", scale=5.0))(query, product, batch)
     torch.testing.assert_close(loss, F.cross_entropy(logits, torch.arange(3)), atol=1e-5, rtol=1e-5)

@@ -41,6 +41,17 @@ def keyed(pairs: pl.DataFrame) -> pl.DataFrame:
     return pairs.join(pl.DataFrame({"query": spellings, "key": keys}), on="query", how="left", maintain_order="left")
 
 
+def engagement_targets(train: pl.DataFrame) -> NDArray[np.float32]:
+    """What the engagement task learns of each pair, (N,): 1 engaged; else its grade where the log gave one, else 0.
+
+    A log's grade (`[engagement] left = "graded"`) is the share of the chain that was walked. A judge's, which comes
+    without a depth, is on a scale of its own and says nothing of engagement.
+    """
+    walked = pl.when(pl.col("depth").is_not_null()).then(pl.col("grade").clip(0, 1)).fill_null(0.0)
+    target = pl.when(pl.col("label") == 1).then(1.0).otherwise(walked)
+    return train.select(target.cast(pl.Float32)).to_series().to_numpy()
+
+
 def listing_days(train: pl.DataFrame, products: pl.DataFrame, now: datetime) -> NDArray[np.int64]:
     """The age (N,) of each pair's listing when the pair was last seen, in whole days; −1 where that is unknown."""
     created = products["created_at"].gather(index_of(train, products, ["product_id"]))
@@ -83,10 +94,11 @@ def index_of(frame: pl.DataFrame, table: pl.DataFrame, on: list[str]) -> NDArray
 
 
 def _once_engaged(train: pl.DataFrame) -> pl.DataFrame:
-    """Drop unengaged pairs that somebody engaged with, in whatever spelling of the query."""
+    """Drop unengaged pairs that somebody engaged with, in whatever spelling of the query; judged ones stay."""
     pair = [*KEY, "product_id"]
     engaged = train.filter(pl.col("label") == 1)
-    others = train.filter((pl.col("label") != 1) & pl.col("grade").is_null())
+    judged = pl.col("grade").is_not_null() & pl.col("depth").is_null()
+    others = train.filter((pl.col("label") != 1) & ~judged)
     lost = others.join(engaged.select(pair), on=pair, how="semi", nulls_equal=True)
     return train.join(
         lost.select([*pair, "label"]), on=[*pair, "label"], how="anti", nulls_equal=True, maintain_order="left"

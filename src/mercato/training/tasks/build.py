@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from mercato.config import Recipe, Stage
-from mercato.config.stages import CoSENT, InBatchStage, PairStage
+from mercato.config.stages import AnyPairStage, CoSENT, InBatchStage
 from mercato.training.data.batches import PairBatches
 from mercato.training.data.prepare import Prepared
 from mercato.training.task import AnyTask
@@ -44,7 +44,7 @@ def build_task(stage: Stage, *, recipe: Recipe, prepared: Prepared, blend: Blend
     assert_never(stage)
 
 
-def pair_objectives(stage: PairStage, blend: Blend | None = None, head_weight: float = 0.0) -> list[PairObjective]:
+def pair_objectives(stage: AnyPairStage, blend: Blend | None = None, head_weight: float = 0.0) -> list[PairObjective]:
     """What a stage learns of its pairs, in the order in which losses are added up; a head weighing 0 is left out."""
     loss: RelevanceLoss
     match stage:
@@ -53,7 +53,7 @@ def pair_objectives(stage: PairStage, blend: Blend | None = None, head_weight: f
         case CoSENT():
             loss, weight = Graded(stage), 1.0
         case _:
-            raise NotImplementedError(f"no objective for {stage.loss}")
+            assert_never(stage)
     name, whole = (MULTIMODAL.name, blend.get(MULTIMODAL, 1.0)) if blend else (RELEVANCE, 1.0)
     found: list[PairObjective] = [Relevance(loss=loss, weight=weight * whole, name=name)]
     if isinstance(stage, InBatchStage) and stage.engagement_weight:
