@@ -212,7 +212,9 @@ class _Matches:
     def ndcg(self, weights: FieldWeights) -> float:
         """The mean nDCG@10 over queries; NaN where no query has anything to put first."""
         sums_T = weights.sums(self.index, self.pairs.products[self.pair_T], self.counts_TF)
-        scores_P = np.bincount(self.pair_T, self.rarity_T * sums_T / (K1 + sums_T), len(self.pairs.queries))
+        scores_P: FloatArray = np.bincount(
+            self.pair_T, self.rarity_T * sums_T / (K1 + sums_T), len(self.pairs.queries)
+        ).astype(np.float64)
         value_Q = ndcg(self.pairs.groups, self.pairs.grades, scores_P, 10)
         return float(np.nanmean(value_Q)) if not np.isnan(value_Q).all() else float("nan")
 
