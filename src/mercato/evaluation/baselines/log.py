@@ -50,10 +50,10 @@ def popularity(earlier: pl.DataFrame, product_ids: Sequence[str]) -> FloatArray 
     engaged = pl.when(pl.col("label") >= 1).then(pl.col("weight").fill_null(1.0)).otherwise(0.0)
     known = earlier.filter(pl.col("impressions").is_not_null())
     counted = known.group_by("product_id").agg(engaged=engaged.sum(), shown=pl.col("impressions").sum())
-    total = counted["shown"].sum()
+    total = float(counted["shown"].sum())
     if not total:
         return None
-    rate = counted["engaged"].sum() / total
+    rate = float(counted["engaged"].sum()) / total
     rows = pl.DataFrame({"product_id": product_ids}, schema={"product_id": pl.String})
     rows = rows.join(counted, on="product_id", how="left", maintain_order="left").fill_null(0)
     scores: FloatArray = ((rows["engaged"] + PRIOR * rate) / (rows["shown"] + PRIOR)).to_numpy()
