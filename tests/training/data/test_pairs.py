@@ -31,9 +31,9 @@ def test_a_graded_stage_reads_every_pair_and_an_in_batch_stage_the_engaged(toys,
 def test_a_listing_in_a_batch_is_as_old_as_when_its_pair_was_last_seen(tmp_path):
     start = datetime(2025, 1, 1, tzinfo=UTC)
     goods = [row | {"created_at": start - timedelta(days=7 * number)} for number, row in enumerate(products())]
-    goods[0]["created_at"] = None
     links = [row | {"last_seen": start + timedelta(days=number % 9)} for number, row in enumerate(pairs(goods))]
     seen = {row["product_id"]: row["last_seen"] for row in links if row["split"] == "train"}
+    goods[0]["created_at"], goods[1]["created_at"] = None, seen["p1"]  # of no known age, and seen on its first day
     changes = ('product_tower.channels=["title_text", "context"]', 'product_tower.context.numbers=["age"]')
     found = prepare(make_market(tmp_path / "market", goods, links), toy_recipe(*changes), tmp_path)
     batch = found.examples.batch(np.arange(len(found.examples)))
