@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -88,6 +89,26 @@ def test_queries_and_products_are_encoded_once_with_their_country(market, words)
     assert len(words.queries_seen) == len(set(words.queries_seen)) == 8
     assert ("mx", "vestido rojo") in words.queries_seen
     assert words.products_seen == 24
+
+
+@pytest.mark.parametrize(("split", "day"), [("test", 20), ("validation", 10)])
+def test_listings_are_as_old_as_when_the_split_begins_whenever_it_is_measured(market, split, day):
+    asked = set()
+
+    class Clocked(Words):
+        def encode_products(self, products, *, as_of=None):
+            asked.add(as_of)
+            return super().encode_products(products, as_of=as_of)
+
+    ends = {"train": 10, "validation": 20, "future": 30}
+    seen = {name: datetime(2025, 3, end, tzinfo=UTC) for name, end in ends.items()}
+    pairs = market.frame("pairs")
+    pairs = pl.concat([pairs, pairs.head(8).with_columns(split=pl.lit("validation"))]).with_columns(
+        last_seen=pl.col("split").replace_strict(seen, return_dtype=pl.Datetime("us", "UTC"))
+    )
+    pairs.write_parquet(market.path / "pairs.parquet")
+    evaluate(Clocked(), market, split=split, others={"other": Clocked()})
+    assert asked == {datetime(2025, 3, day, tzinfo=UTC)}
 
 
 def test_the_seed_decides_everything(market):

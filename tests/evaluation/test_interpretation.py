@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from mercato.data.market import Market
+from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.attention import Mean, mean_weights, short_and_long, weights_by_length
 from mercato.evaluation.dataset import EvaluationSet
@@ -241,6 +242,11 @@ def test_a_run_is_explained_on_its_test_questions(tiny_run: Path, tiny_market: M
                 assert sum(kinds[replacement]["share"] for kinds in section.values()) == pytest.approx(1)
     assert set(result["importance"]["query"]["groups"]) == {"text", "country"}
     assert set(result["importance"]["product"]["groups"]) == {"title", "description", "language", "country", "images"}
+
+
+def test_listings_are_explained_at_the_age_at_which_they_are_measured(tiny_run, tiny_market, moments):
+    explain_run(tiny_run, tiny_market)
+    assert moments == {split_cutoff(tiny_market, ("train", "validation"))}
 
 
 def test_nothing_to_explain_on_is_said(tiny_run, tiny_market, tmp_path):
