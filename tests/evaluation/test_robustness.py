@@ -13,6 +13,7 @@ import pytest
 
 from mercato.config import Context
 from mercato.data.market import Market
+from mercato.data.pairs import split_cutoff
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.robustness import Robustness, robustness
 from mercato.features.context import ContextSpec
@@ -100,6 +101,11 @@ def test_a_loss_is_the_paired_difference_to_an_evaluation_without_the_field(alon
             span = metrics["intervals"]["differences"]["without"][part][metric]
             assert loss["interval"] == pytest.approx(span, abs=5e-3)
     assert any(loss["loss"] for figures in losses.values() for loss in figures.values())
+
+
+def test_listings_without_a_field_are_as_old_as_whole_ones(tiny_run, tiny_market, moments):
+    robustness([tiny_run], tiny_market)
+    assert moments == {split_cutoff(tiny_market, ("train", "validation"))}
 
 
 def test_every_field_that_the_run_reads_is_dropped(alone, tiny_market):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mercato.config.stages import InBatchSoftmax
+from mercato.config.stages import CoSENT, InBatchSoftmax
 from mercato.errors import MercatoError
 from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.models.tower import TwoTower
@@ -109,6 +109,36 @@ def test_batches_are_even(tables):
     data = word_examples(tables, PAIRS)
     assert [len(batch) for batch in PairBatches(data, data.engaged, InBatchSoftmax(batch_size=4), 0)] == [3, 3]
     assert len(PairBatches(data, data.engaged, InBatchSoftmax(batch_size=4), 0)) == 2
+    assert [len(batch) for batch in PairBatches(data, data.engaged, InBatchSoftmax(batch_size=2), 0)] == [2, 2, 2]
+    assert len(PairBatches(data, data.engaged[:1], InBatchSoftmax(batch_size=4), 0)) == 1
+
+
+def test_a_graded_stage_has_rows_of_every_pair(tables):
+    data = word_examples(tables, PAIRS, [(1, 2), (0, 1)])
+    assert data.rows(CoSENT()).tolist() == [*range(8)] and data.rows(InBatchSoftmax()).tolist() == [*range(6)]
+
+
+def test_no_pair_is_known_that_was_not_engaged_where_queries_outnumber_products(tables):
+    few = FeatureTables(queries=tables.queries, products=take(tables.products, np.arange(2), SPEC), spec=SPEC)
+    excluded = word_examples(few, [(0, 1), (2, 1), (3, 0)]).batch(np.arange(3)).excluded_BJ
+    assert excluded.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+
+
+def test_an_epoch_draws_by_weight_and_reads_typos(tables):
+    data = word_examples(
+        tables, [(0, 0), (1, 1), (2, 2)], grade_N=np.arange(3, dtype=np.float32),
+        weight_N=np.array([0.0, 1.0, 0.0]), weight_power=1.0, typos_QK=np.full((5, 1), 4), typo_share=0.999999,
+    )  # fmt: skip
+    (batch,) = PairBatches(data, data.engaged, InBatchSoftmax(batch_size=3), seed=0)
+    assert batch.grade_B.tolist() == [1, 1, 1]
+    read = tables.query_inputs(np.array([4]))
+    assert all(torch.equal(batch.query[name], read[name]) for name in read)
+
+
+def test_each_query_of_a_batch_slips_in_its_own_way(tables):
+    data = word_examples(tables, [(0, 0)] * 40, typos_QK=np.array([[3, 4]] * 5), typo_share=0.999999)
+    batch = data.batch(np.arange(40), np.random.default_rng(0))
+    assert 0 < batch.query_B.sum() < 40
 
 
 def test_half_precision_photos_become_whole(tables):
@@ -224,6 +254,7 @@ def test_some_pairs_of_a_batch_keep_the_unengaged_ones(tables):
     whole = data.batch(np.arange(3), unengaged=np.array([3, 4]), mixed=np.array([4, 3]))
     some = whole.only(torch.tensor([0, 2]))
     assert torch.equal(some.excluded_BJ, whole.excluded_BJ[[0, 2]][:, [0, 2, 3, 4]])
+    assert torch.equal(some.grade_B, whole.grade_B[[0, 2]])
     assert torch.equal(some.query_B, whole.query_B[[0, 2]]) and torch.equal(some.product_B, whole.product_B[[0, 2]])
     assert len(some) == 2 and len(some.unengaged_query_U) == 2
 
@@ -255,3 +286,109 @@ def test_pairs_are_drawn_by_their_weight(tables):
     assert np.bincount(drawn, minlength=6) / 1_000 == pytest.approx([1, 2, 3, 0, 0, 0], rel=0.1)
     alike = replace(data, weight_power=0.0).pool(np.array([1, 5])).draw(1_000, np.random.default_rng(0))
     assert np.bincount(alike, minlength=6) / 500 == pytest.approx([0, 1, 0, 0, 0, 1], rel=0.1)
+
+
+def test_what_stood_far_down_is_drawn_more_rarely(tables):
+    """An unknown position counts as the mean one, (1 + 4 + 10) / 3; one from 0 as 1."""
+    shown = [(1, 1), (1, 2), (1, 3), (2, 4)]
+    data = word_examples(tables, [(0, 0)], shown, position_N=np.array([99.0, 1, 4, np.nan, 10]))
+    stage = InBatchSoftmax(engagement_weight=0.2, unengaged_position_power=0.5)
+    pool = data.pool(data.unengaged, stage.position_power)
+    wanted = np.array([1, 1 / 2, 5**-0.5, 10**-0.5])
+    assert pool.chances() == pytest.approx(wanted / wanted.sum())
+    own = data.query_pool(data.unengaged, 0.5).draw(np.full(4_000, 1), np.random.default_rng(0))
+    assert np.bincount(own)[1:] / 4_000 == pytest.approx(wanted[:3] / wanted[:3].sum(), rel=0.1)
+    weighed = replace(data, weight_N=np.array([7.0, 4, 1, 1, 9]), weight_power=0.5)
+    both = weighed.pool(data.unengaged, 1.0).chances()
+    wanted = np.array([2 * 1, 1 / 4, 1 / 5, 3 / 10])
+    assert both == pytest.approx(wanted / wanted.sum())
+    assert data.pool(data.unengaged, InBatchSoftmax(engagement_weight=0.2).position_power).upto_K is None
+    first = replace(data, position_N=np.array([99.0, 0, 1, 1, 1]))
+    assert first.pool(data.unengaged, 0.5).chances() == pytest.approx([0.25] * 4)
+
+
+@pytest.mark.parametrize("negatives", ["batch", "mixed", "mixed_independent"])
+def test_a_stage_draws_its_unengaged_pairs_by_position(tables, negatives):
+    engaged, shown = [(0, 0), (0, 2)], [(0, 1), (0, 3), (0, 4)]
+    data = word_examples(tables, engaged, shown, position_N=np.array([1.0, 1, 1, 1e9, 1e9]))
+    stage = InBatchSoftmax(
+        negatives=negatives, unengaged=20, unengaged_position_power=2, engagement_weight=float(negatives == "batch")
+    )
+    (batch,) = PairBatches(data, data.engaged, stage, 0)
+    drawn = batch.mixed_product_V if negatives != "batch" else batch.unengaged_product_U
+    assert len(drawn) == 40
+    assert pairs_of(tables, batch, batch.query_B[:1].expand(40), drawn) == {(0, 1)}
+
+
+def epoch_of(data: Examples, number: int = 0, size: int = 4, **fields) -> list[list[int]]:
+    """The rows of an epoch's batches, each known by its grade."""
+    batches = PairBatches(data, data.engaged, InBatchSoftmax(batch_size=size, **fields), seed=0)
+    batches.epoch = number
+    return [[int(grade) for grade in batch.grade_B] for batch in batches]
+
+
+def joined(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
+
+
+def test_a_batch_is_of_one_country_but_where_ones_rows_end(tables):
+    country = np.array([0] * 9 + [1] * 6 + [2] * 3 + [3] * 2)
+    data = word_examples(tables, PAIRS[:5] * 4, grade_N=np.arange(20, dtype=np.float32), country_N=country)
+    first = epoch_of(data, batches="by_country")
+    assert sorted(joined(first)) == list(range(20)) and {len(batch) for batch in first} == {4}
+    ends = 0
+    for number in range(12):
+        epoch = epoch_of(data, number, batches="by_country")
+        several = [batch for batch in epoch if len(set(country[batch])) > 1]
+        ends += len(several)
+        assert len(several) <= 3, "as many as there are borders"
+        assert sum(len(set(country[batch])) for batch in epoch) <= 5 + 3
+    mixed = sum(len(set(country[batch])) > 1 for number in range(12) for batch in epoch_of(data, number))
+    assert 0 < ends < mixed / 1.5
+    assert epoch_of(data, batches="by_country") == first, "of seed and epoch alone"
+    orders = {tuple(dict.fromkeys(country[joined(epoch_of(data, n, batches="by_country"))])) for n in range(12)}
+    assert len(orders) > 3, "countries take turns"
+    within = {tuple(row for row in joined(epoch_of(data, n, batches="by_country")) if row < 9) for n in range(3)}
+    assert len(within) == 3, "and their pairs are shuffled"
+
+
+def test_by_country_changes_nothing_where_there_is_one(tables):
+    data = word_examples(tables, PAIRS * 3, grade_N=np.arange(18, dtype=np.float32))
+    assert epoch_of(data, batches="by_country") == epoch_of(data)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("negatives", ["batch", "mixed", "mixed_independent"])
+def test_log_q_is_how_often_a_batch_holds_a_product(tables, negatives, power):
+    engaged = [(0, 0), (1, 1), (0, 2), (2, 3), (3, 2), (2, 4)]
+    weight = np.array([1.0, 3, 2, 1, 4, 1, 5, 1, 1, 2, 1, 3])
+    data = word_examples(tables, engaged, SHOWN, weight_N=weight, weight_power=power)
+    stage = InBatchSoftmax(batch_size=3, negatives=negatives, unengaged=2, log_q=True)
+    batches, generator = PairBatches(data, data.engaged, stage, 0), np.random.default_rng(0)
+    rows = batches._pool.draw(30_000, generator)
+    columns = np.concatenate([rows, batches._mixed(rows, generator)])
+    counted = np.bincount(data.product_N[columns], minlength=5) / len(rows)
+    assert np.exp(batches._log_q_M) == pytest.approx(counted, rel=0.05)
+
+
+def test_log_q_by_hand(tables):
+    """Engaged pairs weigh 1, 3 and 4; query 0 was shown products 1 (thrice as often) and 3, query 1 product 3."""
+    data = word_examples(tables, [(0, 0), (1, 1), (2, 1)], [(0, 1), (0, 3), (1, 3)])
+    data = replace(data, weight_N=np.array([1.0, 3, 4, 3, 1, 1]), weight_power=1.0)
+
+    def q(**fields) -> list[float]:
+        stage = InBatchSoftmax(log_q=True, **fields)
+        return np.exp(PairBatches(data, data.engaged, stage, 0)._log_q_M).tolist()
+
+    assert q() == pytest.approx([1 / 8, 7 / 8, 0, 0, 0])
+    own = [1 / 8, 7 / 8 + 2 * (1 / 8) * (3 / 4), 0, 2 * ((1 / 8) * (1 / 4) + 3 / 8), 0]
+    assert q(negatives="mixed", unengaged=2) == pytest.approx(own)
+    assert q(negatives="mixed_independent", unengaged=0.5) == pytest.approx([1 / 8, 7 / 8 + 0.3, 0, 0.2, 0])
+
+
+def test_without_log_q_nothing_is_corrected_and_some_pairs_keep_theirs(tables):
+    data = word_examples(tables, PAIRS, SHOWN)
+    assert data.batch(np.arange(3), mixed=np.array([7])).log_q_J.tolist() == [0] * 4
+    whole = data.batch(np.array([0, 1, 5]), mixed=np.array([7]), log_q_M=np.arange(5, dtype=np.float32))
+    assert whole.log_q_J.tolist() == [0, 1, 4, 3]
+    assert whole.only(torch.tensor([0, 2])).log_q_J.tolist() == [0, 4, 3]

@@ -30,6 +30,7 @@ from mercato.training.data.pairs import (
     index_of,
     keyed,
     listing_days,
+    positions,
     train_pairs,
 )
 from mercato.training.data.validation import PairValidation, engagement_pairs, validation_pairs
@@ -89,7 +90,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         images=source.images,
     )
 
-    head_queries, classes_MK = head_classes(recipe, train, products)
+    head_queries, classes_MK = head_classes(market, recipe, train=train, pairs=known, products=products)
     drops = train["drop_fields"].unique(maintain_order=True).to_list()
     reads_age = featurizer.spec.context is not None and bool(featurizer.spec.context.age_columns)
     examples = Examples(
@@ -105,6 +106,8 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         typo_share=recipe.typos,
         weight_N=train["weight"].fill_null(1.0).to_numpy() if recipe.pairs.weight_power else None,
         weight_power=recipe.pairs.weight_power,
+        position_N=positions(train, market) if any(stage.position_power for stage in recipe.pair_stages) else None,
+        country_N=train["country"].rank("dense").fill_null(0).cast(pl.Int64).to_numpy(),
         days_N=listing_days(train, products, now) if reads_age else None,
         classes_MK=classes_MK,
     )

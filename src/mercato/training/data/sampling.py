@@ -31,6 +31,13 @@ class Pool:
         drawn: NDArray[np.int64] = self.rows_K[places.clip(max=len(self.rows_K) - 1)]
         return drawn
 
+    def chances(self) -> NDArray[np.float64]:
+        """How likely each row is to be a draw."""
+        if self.upto_K is None:
+            return np.full(len(self.rows_K), 1 / len(self.rows_K))
+        chance_K: NDArray[np.float64] = np.diff(self.upto_K, prepend=0.0) / self.upto_K[-1]
+        return chance_K
+
 
 @dataclass(frozen=True)
 class QueryPool:
@@ -66,3 +73,9 @@ class QueryPool:
         place_B = np.searchsorted(self.below_K, aim_B, side="right") - 1
         drawn: NDArray[np.int64] = self.rows_K[place_B.clip(first_B, end_B - 1)]
         return drawn
+
+    def chances(self, chance_Q: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How likely each row is to be the draw of a query, of which each is as likely as given."""
+        count_Q = np.diff(self.start_Q)
+        whole_Q = self.below_K[self.start_Q[1:]] - self.below_K[self.start_Q[:-1]]
+        return np.diff(self.below_K) * np.repeat(chance_Q[count_Q > 0] / whole_Q[count_Q > 0], count_Q[count_Q > 0])

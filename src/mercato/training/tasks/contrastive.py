@@ -25,14 +25,14 @@ class Contrastive:
     def __call__(self, query_QD: Tensor, product_MD: Tensor, batch: PairBatch) -> Tensor:
         """A scalar, of a batch's unit vectors (float32)."""
         product_J = torch.cat([batch.product_B, batch.mixed_product_V])
-        return self.of_cosines(query_QD[batch.query_B] @ product_MD[product_J].T, batch.excluded_BJ)
+        return self.of_cosines(query_QD[batch.query_B] @ product_MD[product_J].T, batch.excluded_BJ, batch.log_q_J)
 
-    def of_cosines(self, cosine_BJ: Tensor, excluded_BJ: Tensor) -> Tensor:
-        """A scalar, of cos(q_i, d_j) and of where d_j is no negative of q_i; a new in-batch loss is one more case."""
+    def of_cosines(self, cosine_BJ: Tensor, excluded_BJ: Tensor, log_q_J: Tensor | float = 0.0) -> Tensor:
+        """A scalar, of cos(q_i, d_j), where d_j is no negative of q_i, and log Q(d_j); a new loss is one more case."""
         stage = self.stage
         match stage:
             case InBatchSoftmax():
-                return in_batch_softmax(cosine_BJ, excluded_BJ, stage.scale)
+                return in_batch_softmax(cosine_BJ, excluded_BJ, stage.scale, log_q_J)
             case SymmetricSoftmax():
                 return symmetric_softmax(cosine_BJ, excluded_BJ, stage.scale)
             case MarginRanking():
