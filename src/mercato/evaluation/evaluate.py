@@ -35,7 +35,7 @@ from mercato.evaluation.metrics.metric import (
 from mercato.evaluation.metrics.registry import LOG_PARTS, METRICS, SEARCH_PARTS
 from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts, Tuning
-from mercato.evaluation.systems import LexicalSystem, ProductScores, RandomSystem, Scorer, System, encode
+from mercato.evaluation.systems import LexicalSystem, PairScores, ProductScores, RandomSystem, Scorer, System, encode
 from mercato.features.drop import drop_columns
 from mercato.progress import track
 from mercato.runs.encoder import Encoder
@@ -253,8 +253,8 @@ def _scorers(
 ) -> dict[str, Scorer]:
     """The baselines of the log and the price; one of which nothing is known is absent."""
     found: dict[str, Scorer] = {}
-    if shown := impressions(dataset):
-        found["impressions"] = shown
+    if (shown := impressions(dataset)) is not None:
+        found["impressions"] = PairScores.of(*shown, len(dataset.product_ids))
     if pairs is None and market.has("pairs"):
         table = market.frame("pairs", ["product_id", "label", "weight", "impressions", "split"])
         earlier = table.filter(pl.col("split").fill_null("train").is_in(EARLIER[split]))
