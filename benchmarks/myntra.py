@@ -3,10 +3,10 @@
     python benchmarks/myntra.py --market DIR --out DIR
 
 Takes the market that `mercato import` makes of Myntra. A copy of it loses every word that names a colour or a pattern
-from titles and descriptions, and its held-out products lose their attributes too, but for those that the context reads:
-nothing but the photo is left to tell a colour. The recipe learns from the other products, with and without its channel
-`images`; held-out products are then searched by attribute and category. All of them that have both are relevant to a
-query, whichever it was made of. What has finished is kept in OUT: the same command goes on where it was stopped.
+from titles and descriptions: nothing but the photo is left to tell a colour. The recipe, with and without its channel
+`images`, learns from the products that it does not hold out, and nothing of it from the others; these are then searched
+by attribute and category. All of them that have both are relevant to a query, whichever it was made of. What has
+finished is kept in OUT: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from mercato.evaluation.metrics.bootstrap import interval, paired_interval, poin
 from mercato.evaluation.metrics.knn import recall_and_precision
 from mercato.evaluation.metrics.metric import query_mean
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
+from mercato.fields import ATTRIBUTE
 from mercato.files import write_atomic
 from mercato.progress import note
 from mercato.runs.folder import RECIPE
@@ -77,12 +78,12 @@ def main() -> None:
     recipe = load_recipe(given.recipe)
     whole = Market.open(given.market)
     products = without_nothing(whole.arrow("products").slice(0, given.products))
-    market, removal = _derived(whole, products, recipe, given.out / "market")
-    questions = Questions.of(products, market, recipe)
+    market, removal = _derived(whole, products, given.out / "market")
+    questions = Questions.of(market, recipe)
 
     arms = {"with": recipe, "without": _without_photos(recipe)}
     recalls: dict[str, list[FloatArray]] = {name: [] for name in TITLES}  # by seed, (Q,)
-    plain = market.arrow("products", ["product_id", *FIELDS])
+    plain = without_unread(market.arrow("products", ["product_id", *FIELDS]), recipe)
     worded = plain
     for name in ("title", "description"):
         worded = worded.set_column(worded.schema.get_field_index(name), name, products[name])
@@ -150,11 +151,19 @@ def without_nothing(products: pa.Table) -> pa.Table:
     return _set(products, "attributes", rows)
 
 
-def derive(products: pa.Table, held: set[str], kept: set[str]) -> tuple[pa.Table, dict[str, int]]:
+def without_unread(products: pa.Table, recipe: Recipe) -> pa.Table:
+    """The products as BM25 may read them: of attributes only those that the context reads, too."""
+    context = recipe.product_tower.context
+    read = {name.removeprefix(ATTRIBUTE) for name in (*context.numbers, *context.categories)}
+    rows = [[(key, value) for key, value in row or () if key in read] for row in products["attributes"].to_pylist()]
+    return _set(products, "attributes", rows)
+
+
+def derive(products: pa.Table) -> tuple[pa.Table, dict[str, int]]:
     """The products whose text names no colour and no pattern, and how many products of it changed.
 
     The words of all values go from every text, not only a product's own from its own: a colour that is left in a text
-    would tell that the product is of another. Those in `held` keep only the attributes in `kept`.
+    would tell that the product is of another.
     """
     attributes = [dict(row) for row in products["attributes"].to_pylist()]
     words = words_of(own[key] for own in attributes for key in ASKED.values() if key in own)
@@ -175,29 +184,19 @@ def derive(products: pa.Table, held: set[str], kept: set[str]) -> tuple[pa.Table
     fresh["title"] = [
         title or (path or "").split(" > ")[-1] for title, path in zip(fresh["title"], categories, strict=True)
     ]
-    ids = products["product_id"].to_pylist()
-    rows = [
-        [(key, value) for key, value in own.items() if product not in held or key in kept]
-        for product, own in zip(ids, attributes, strict=True)
-    ]
     for name, column in fresh.items():
         products = _set(products, name, column)
-    return _set(products, "attributes", rows), {"products": len(products), **counts}
+    return products, {"products": len(products), **counts}
 
 
-def _derived(whole: Market, products: pa.Table, recipe: Recipe, folder: Path) -> tuple[Market, dict[str, int]]:
-    """The derived market, made once; `mercato` finds the split of its products by the same hash."""
+def _derived(whole: Market, products: pa.Table, folder: Path) -> tuple[Market, dict[str, int]]:
+    """The derived market, made once."""
     removal = folder / "removal.json"
     if not removal.is_file():
         with atomic_market(folder) as fresh:
             write_market_toml(fresh, whole.config)
-            pq.write_table(products, fresh / "products.parquet")
-            held = held_out(Market.open(fresh), recipe)
-            context = recipe.product_tower.context
-            kept = {name.removeprefix("attributes.") for name in (*context.numbers, *context.categories)}
-            derived, counts = derive(products, set(held["product_id"]), kept)
+            derived, counts = derive(products)
             pq.write_table(derived, fresh / "products.parquet")
-            held.write_parquet(fresh / "held-out.parquet")
             write_atomic(fresh / removal.name, json.dumps(counts) + "\n")
     counts = json.loads(removal.read_text())
     if counts["products"] != len(products):
@@ -243,11 +242,11 @@ class Questions:
     among: Mapping[str, IntArray]  # by kind: rows of the held-out products that can be found
 
     @classmethod
-    def of(cls, products: pa.Table, market: Market, recipe: Recipe) -> Questions:
-        """The questions of a derived market; `products` are as they were before, in the same order."""
-        held = pl.read_parquet(market.path / "held-out.parquet")
+    def of(cls, market: Market, recipe: Recipe) -> Questions:
+        """The questions of a derived market."""
+        products = market.arrow("products", ["product_id", "attributes"])
         values = [dict(row) for row in products["attributes"].to_pylist()]
-        return cls.ask(held, products["product_id"].to_pylist(), values)
+        return cls.ask(held_out(market, recipe), products["product_id"].to_pylist(), values)
 
     @classmethod
     def ask(cls, held: pl.DataFrame, ids: Sequence[str], attributes: Sequence[Mapping[str, str]]) -> Questions:

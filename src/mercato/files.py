@@ -115,15 +115,30 @@ def _remove(path: Path) -> None:
 
 def write_atomic(target: Path, content: bytes | str) -> None:
     """Write a file through a temporary neighbour and one rename, synced to disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    with atomic_files(target) as (fresh,):
+        fresh.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_files(*targets: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield an empty file beside each target; when the block ends without an error, each is synced and renamed to it.
+
+    The renames come last, one right after the other: on an error before them, every target is as it was.
+    """
+    fresh: list[Path] = []
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).rename(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            os.close(handle)
+            fresh.append(Path(name))
+        yield tuple(fresh)
+        for file in fresh:
+            with file.open("r+b") as written:
+                os.fsync(written.fileno())
+            file.chmod(0o644)
+        for file, target in zip(fresh, targets, strict=True):
+            file.rename(target)
+    finally:
+        for file in fresh:
+            file.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from mercato.config import load_recipe
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
+from mercato.training.data.learnable import learnable_products
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "myntra.py"
 
@@ -66,22 +67,17 @@ def test_lines_and_absent_texts_stay(myntra):
     assert myntra.without_words(None, words) is None
 
 
-def test_no_text_names_any_colour_and_held_out_products_keep_what_the_context_reads(myntra):
+def test_no_text_names_any_colour(myntra):
     products = table(
         product(0, "Red Shirt", description="Not blue at all", base_colour="Red", season="Fall"),
         product(1, "Shirt", description="Stripes", base_colour="Blue", Pattern="Striped", season="Fall"),
         product(2, "Blue", base_colour="Blue"),
         product(3, "Plain", description="Nothing said", base_colour="Red"),
     )
-    derived, counts = myntra.derive(products, held={"p1"}, kept={"season"})
+    derived, counts = myntra.derive(products)
     assert derived["title"].to_pylist() == ["Shirt", "Shirt", "Shirts", "Plain"]  # never empty: the category then
     assert derived["description"].to_pylist() == ["Not at all", "", None, "Nothing said"]
-    assert [sorted(dict(row)) for row in derived["attributes"].to_pylist()] == [
-        ["base_colour", "season"],
-        ["season"],
-        ["base_colour"],
-        ["base_colour"],
-    ]
+    assert derived["attributes"] == products["attributes"]
     assert derived.schema == PRODUCTS
     assert counts == {
         "products": 4,
@@ -93,6 +89,23 @@ def test_no_text_names_any_colour_and_held_out_products_keep_what_the_context_re
         "with pattern": 1,
         "with pattern, named in the text": 1,
     }
+
+
+def test_bm25_reads_of_the_attributes_what_the_context_reads(myntra):
+    said = {"base_colour": "Red", "season": "Fall", "Print or Pattern Type": "Striped", "gender": "Men"}
+    recipe = load_recipe("myntra-engage")
+    rows = myntra.without_unread(table(product(0, "Shirt", **said), product(1, "Hat")), recipe)["attributes"]
+    assert rows.to_pylist() == [[("season", "Fall"), ("gender", "Men")], []]
+
+
+def test_nobody_who_is_asked_for_teaches(myntra, tmp_path):
+    write_market_toml(tmp_path, MarketConfig(name="made up"))
+    rows = [product(n, "A", base_colour="Red", Pattern="Solid") for n in range(200)]
+    pq.write_table(table(*rows), tmp_path / "products.parquet")
+    market, recipe = Market.open(tmp_path), load_recipe("myntra-engage")
+    learned, asked = set(learnable_products(market, recipe.pairs)), set(myntra.held_out(market, recipe)["product_id"])
+    assert asked and not asked & learned
+    assert len(asked) < 200 - len(learned)  # those that early stopping goes by teach nothing either
 
 
 def test_every_held_out_product_with_the_values_answers(myntra):
@@ -190,8 +203,8 @@ def test_a_derived_market_of_other_products_is_refused(myntra, tmp_path):
     whole = tmp_path / "whole"
     whole.mkdir()
     write_market_toml(whole, MarketConfig(name="made up"))
-    made = Market.open(whole), load_recipe("myntra-engage"), tmp_path / "derived"
+    market, out = Market.open(whole), tmp_path / "derived"
     for _ in range(2):
-        assert myntra._derived(made[0], table(*rows[:60]), *made[1:])[1]["products"] == 60
+        assert myntra._derived(market, table(*rows[:60]), out)[1]["products"] == 60
     with pytest.raises(MercatoError, match="60 products, not of 100"):
-        myntra._derived(made[0], table(*rows), *made[1:])
+        myntra._derived(market, table(*rows), out)

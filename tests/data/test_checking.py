@@ -52,9 +52,50 @@ def test_a_sound_market_has_no_problem(tmp_path: Path) -> None:
         products=[{**P, "price": 0.0, "country": "us", "images": [{"bytes": photo(), "path": None}]}],
         events=events,
         judgments=[{"query": "lamp", "product_id": "1", "grade": 1.0, "split": "validation"}],
-        pairs=[{"query": "lamp", "product_id": "1", "label": 1, "split": "train"}],
+        pairs=[{"query": "lamp", "product_id": "1", "label": 1, "split": "train", "clicks": 1, "impressions": 0}],
+        lists=[
+            {"list_id": "a", "query": "lamp", "country": None, "product_id": "1", "position": 1, "depth": 0},
+            {"list_id": "b", "query": "lamp", "country": "us", "product_id": "1", "position": 1, "depth": None},
+        ],
+        intents=[
+            {"query": "lamp", "country": None, "intent": "lamp"},
+            {"query": "lamp", "country": "us", "intent": "another"},
+        ],
     )
     assert check(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("impressions", -1), ("clicks", -1), ("depth", -1), ("position", -1.0), ("position", float("nan"))],
+)
+def test_impossible_numbers_of_a_pair_are_found(tmp_path: Path, column: str, value: float) -> None:
+    folder = market(tmp_path, products=[P], pairs=[{"query": "lamp", "product_id": "1", "label": 0, column: value}])
+    assert found(check(folder)) == {("pairs", 0, column)}
+
+
+def test_a_list_shows_a_product_once_for_one_query(tmp_path: Path) -> None:
+    row = {"list_id": "a", "query": "lamp", "product_id": "1", "position": 1, "depth": 0, "split": "train"}
+    other = {**row, "list_id": "b", "query": "chair"}
+    folder = market(
+        tmp_path,
+        products=[P, {**P, "product_id": "2"}],
+        lists=[row, other, {**row, "product_id": "2", "query": "chair"}, {**row, "position": 2}, row],
+    )
+    assert found(check(folder)) == {("lists", 2, "query"), ("lists", 3, "product_id"), ("lists", 4, "product_id")}
+    strange = [{**row, "product_id": "3"}, {**row, "position": -1}, {**other, "depth": -1}, {**other, "split": "test"}]
+    folder = market(tmp_path, products=[P], lists=[{**each, "list_id": str(i)} for i, each in enumerate(strange)])
+    assert found(check(folder)) == {
+        *(("lists", 0, "product_id"), ("lists", 1, "position"), ("lists", 2, "depth"), ("lists", 3, "split")),
+    }
+
+
+def test_a_query_has_one_intent_in_a_country(tmp_path: Path) -> None:
+    row = {"query": "lamp", "country": "us", "intent": "lamp"}
+    folder = market(tmp_path, products=[P], intents=[row, {**row, "country": "mx"}, {**row, "intent": "bulb"}])
+    assert found(check(folder)) == {("intents", 2, "query")}
+    nowhere = [{"query": "lamp", "intent": "lamp"}, {"query": "lamp", "intent": "bulb"}]  # no country at all
+    assert found(check(market(tmp_path, products=[P], intents=nowhere))) == {("intents", 1, "query")}
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,19 @@ def test_ubi_json_is_taken_as_it_is(tmp_path: Path, two: Path) -> None:
     assert [(loss.row, loss.reason) for loss in report.losses] == [(2, "timestamp: is missing")]
 
 
+def test_a_flat_log_keeps_its_clients_and_its_products(tmp_path: Path, two: Path) -> None:
+    names = ("timestamp", "client_id", "session_id", "query_id", "action_name", "user_query", "product_id", "position")
+    row = dict(zip(names, ("2026-01-01T00:00:00Z", "c", "s", "q", "click", "lamp", "1", 2), strict=True))
+    logs = [
+        written(tmp_path / "log.csv", f"{','.join(names)}\n{','.join(map(str, row.values()))}\n"),
+        written(tmp_path / "log.jsonl", json.dumps(row)),
+    ]
+    report = import_market(tmp_path / "market", [two], events=logs)
+    rows = Market.open(tmp_path / "market").arrow("events").to_pylist()
+    assert [(r["client_id"], r["session_id"], r["product_id"], r["position"]) for r in rows] == [("c", "s", "1", 2)] * 2
+    assert not report.losses
+
+
 def test_flat_events_of_any_format(tmp_path: Path, two: Path) -> None:
     csv = written(tmp_path / "e.csv", "timestamp,session_id,action_name,position\n1767225600000,s,click,3\n")
     lines = written(

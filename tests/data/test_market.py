@@ -71,7 +71,9 @@ def test_what_is_missing_or_wrong_is_named(folder: Path) -> None:
         ("curency = 'EUR'", "curency"),
         ("[engagement]\nchain = []", "engagement.chain"),
         ("[engagement]\nchain = ['click', 'click']", "twice"),
+        ("[engagement]\nchain = ['search']", "no step that a searcher takes"),
         ("[engagement]\nmin_sessions = 0", "engagement.min_sessions"),
+        ("[engagement]\nleft = 'positive'", "engagement.left"),
     ],
 )
 def test_wrong_settings_are_named(folder: Path, toml: str, why: str) -> None:
@@ -89,4 +91,4 @@ def test_the_fingerprint_changes_with_the_data_only(folder: Path) -> None:
 
 
 def test_every_table_has_a_schema_and_what_it_requires() -> None:
-    assert list(TABLES) == ["products", "events", "judgments", "pairs"]
+    assert list(TABLES) == ["products", "events", "judgments", "pairs", "lists", "intents"]

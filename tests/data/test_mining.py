@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from mercato.data.market import Engagement, Market, MarketConfig, write_market_toml
 from mercato.data.mining import MiningReport, mine
 from mercato.data.normalize import normalize
-from mercato.data.schema import EVENTS, PAIRS
+from mercato.data.schema import EVENTS, LISTS, PAIRS
 from mercato.errors import MercatoError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CHAIN = ("search", "click", "message", "seller_reply")
 ONE_SESSION = Engagement(min_sessions=1, validation_days=0, future_days=0)
+IGNORED = ONE_SESSION.model_copy(update={"left": "ignored"})
 
 
 def event(hours: float, action: str, product: str | None = None, **more: Any) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def full_chain(product: str, *, start: float = 0, step: float = 1, **more: Any) 
 
 
 def test_the_whole_chain_is_an_engagement_and_its_row_is_exact(tmp_path: Path) -> None:
-    rows = mined(tmp_path, [*full_chain("P"), event(0.5, "impression", "P")])
+    shown = [event(0.5, "impression", "P", position=2), event(0.6, "impression", "P", position=5)]
+    rows = mined(tmp_path, [*full_chain("P"), *shown, event(0.7, "impression", "P")])
     assert rows == [
         {
             "query": "lamp",
@@ -63,6 +65,10 @@ def test_the_whole_chain_is_an_engagement_and_its_row_is_exact(tmp_path: Path) -
             "last_seen": START + timedelta(hours=3),
             "split": "train",
             "grade": None,  # which only judges give
+            "impressions": 3,
+            "clicks": 1,
+            "depth": 3,
+            "position": 3.5,
         }
     ]
 
@@ -71,13 +77,12 @@ def test_a_step_missing_out_of_order_or_of_another_product_is_no_engagement(tmp_
     click, message, reply = (event(h, a, "P") for h, a in ((1, "click"), (2, "message"), (3, "seller_reply")))
     search = event(0, "search")
     assert labels(mined(tmp_path, [search, click, message, reply])) == {("train", "P"): 1}
-    assert mined(tmp_path, [search, click, reply]) == []
+    assert mined(tmp_path, [search, click, reply], IGNORED) == []
     assert mined(tmp_path, [click, message, reply]) == []
-    assert mined(tmp_path, [search, click, message, {**reply, "product_id": "Q"}]) == []
-    assert mined(tmp_path, [search, click, message, {**reply, "query_id": "q2"}]) == []
-    assert (
-        mined(tmp_path, [search, click, {**message, "timestamp": reply["timestamp"] + timedelta(hours=1)}, reply]) == []
-    )
+    assert mined(tmp_path, [search, click, message, {**reply, "product_id": "Q"}], IGNORED) == []
+    assert mined(tmp_path, [search, click, message, {**reply, "query_id": "q2"}], IGNORED) == []
+    late = {**message, "timestamp": reply["timestamp"] + timedelta(hours=1)}
+    assert mined(tmp_path, [search, click, late, reply], IGNORED) == []
     assert mined(tmp_path, [{**search, "timestamp": START + timedelta(hours=1.5)}, click, message, reply]) == []
 
 
@@ -88,19 +93,74 @@ def test_the_rows_of_the_file_may_be_in_any_order_and_equal_times_count_as_in_or
 
 def test_the_window_is_from_first_to_last_step_and_a_later_search_opens_it_anew(tmp_path: Path) -> None:
     slow = [event(0, "search"), event(1, "click", "P"), event(2, "message", "P"), event(25, "seller_reply", "P")]
-    assert mined(tmp_path, slow) == []
+    assert mined(tmp_path, slow, IGNORED) == []
     exact = [*slow[:3], event(24, "seller_reply", "P")]
     assert labels(mined(tmp_path, exact)) == {("train", "P"): 1}
     again = [*slow, event(10, "search"), event(11, "click", "P"), event(12, "message", "P")]
     assert labels(mined(tmp_path, again)) == {("train", "P"): 1}
     click_too_early = [*slow, event(10, "search"), event(12, "message", "P")]
-    assert mined(tmp_path, click_too_early) == []
+    assert mined(tmp_path, click_too_early, IGNORED) == []
 
 
-def test_shown_without_any_step_is_a_negative_and_a_click_alone_is_nothing(tmp_path: Path) -> None:
-    log = [event(0, "search"), *(event(0.1, "impression", p) for p in "ABC"), event(1, "click", "A")]
+def test_shown_without_any_step_is_a_negative(tmp_path: Path) -> None:
+    log = [event(0, "search"), *(event(0.1, "impression", p) for p in "BC")]
     log += [event(1, "click", "B"), event(2, "message", "B"), event(3, "seller_reply", "B")]
     assert labels(mined(tmp_path, log)) == {("train", "B"): 1, ("train", "C"): 0}
+
+
+def clicked_and_left(**more: Any) -> list[dict[str, Any]]:
+    """One search that engages with E, is shown S, clicks C and writes about M without an answer."""
+    log = [*full_chain("E", **more), *(event(0.1, "impression", p, **more) for p in "ESCM")]
+    return [*log, event(1, "click", "C", **more), event(2, "click", "M", **more), event(3, "message", "M", **more)]
+
+
+CLOSING = event(24, "search", user_query="other", query_id="end", session_id="end")  # when the windows have closed
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ("negative", {"E": (1, None, 3), "S": (0, None, 0), "C": (0, None, 1), "M": (0, None, 2)}),
+        ("ignored", {"E": (1, None, 3), "S": (0, None, 0)}),
+        ("graded", {"E": (1, 1.0, 3), "S": (0, 0.0, 0), "C": (0, 1 / 3, 1), "M": (0, 2 / 3, 2)}),
+    ],
+)
+def test_what_was_clicked_and_left_is_what_the_market_says(
+    tmp_path: Path, left: str, expected: dict[str, tuple[int, float | None, int]]
+) -> None:
+    rows = mined(tmp_path, [*clicked_and_left(), CLOSING], ONE_SESSION.model_copy(update={"left": left}))
+    assert {row["product_id"]: (row["label"], row["grade"], row["depth"]) for row in rows} == expected
+
+
+def test_a_chain_that_may_still_go_on_when_its_split_ends_is_no_negative(tmp_path: Path) -> None:
+    soon = {**CLOSING, "timestamp": CLOSING["timestamp"] - timedelta(seconds=1)}
+    market = market_of(tmp_path, [{**e, "position": 1} for e in [*clicked_and_left(), soon]])
+    mine(market)
+    assert labels(market.arrow("pairs").to_pylist()) == {("train", "E"): 1, ("train", "S"): 0}
+    depths = {row["product_id"]: row["depth"] for row in market.arrow("lists").to_pylist()}
+    assert depths == {"E": 3, "S": 0, "C": None, "M": None}
+    # A cut inside the log ends a split as the end of the log does: what comes after it is not known before.
+    periods = Engagement(min_sessions=1, validation_days=0, future_days=1)
+    for day, told in ((47.9, {"E", "S"}), (48, {"E", "S", "C", "M"})):
+        rows = mined(tmp_path, [*clicked_and_left(), event(25, "message", "C"), event(day, "search")], periods)
+        assert {row["product_id"] for row in rows if row["split"] == "train"} == told
+
+
+def test_a_click_in_a_search_that_began_before_the_cut_tells_nothing_after_it(tmp_path: Path) -> None:
+    periods = Engagement(min_sessions=1, validation_days=0, future_days=1)
+    log = [event(0, "search"), event(0.1, "impression", "P"), event(24.1, "click", "P"), event(48, "search")]
+    assert labels(mined(tmp_path, log, periods)) == {("train", "P"): 0}
+
+
+def test_depth_is_of_one_search_and_counts_are_of_all(tmp_path: Path) -> None:
+    log = []
+    for number in range(3):
+        more = {"query_id": f"q{number}", "session_id": f"s{number}"}
+        log += [event(0, "search", **more), event(0.1, "impression", "P", position=2 + number, **more)]
+        log += [event(1, "click", "P", **more)] * number  # 0, 1 and 2 clicks
+    (row,) = mined(tmp_path, [*log, CLOSING])
+    assert (row["label"], row["weight"], row["impressions"], row["clicks"], row["depth"]) == (0, 3.0, 3, 3, 1)
+    assert row["position"] == 3.0
 
 
 def test_weights_count_sessions_and_engaged_wins(tmp_path: Path) -> None:
@@ -143,7 +203,10 @@ def test_the_query_of_a_search_may_be_on_its_first_event_alone(tmp_path: Path) -
 def test_a_shop_has_its_own_chain_and_needs_no_impressions(tmp_path: Path) -> None:
     shop = Engagement(chain=("click", "purchase"), min_sessions=1, validation_days=0, future_days=0)
     log = [event(0, "click", "P"), event(1, "purchase", "P"), event(0, "click", "Q"), event(2, "purchase", "R")]
-    assert labels(mined(tmp_path, log, shop)) == {("train", "P"): 1}
+    rows = mined(tmp_path, log, shop)
+    assert labels(rows) == {("train", "P"): 1}
+    assert [(row["depth"], row["clicks"], row["impressions"], row["position"]) for row in rows] == [(2, 1, 0, None)]
+    assert not (tmp_path / "lists.parquet").exists()
     only = Engagement(chain=("purchase",), min_sessions=1, validation_days=0, future_days=0)
     assert labels(mined(tmp_path, log, only)) == {("train", "P"): 1, ("train", "R"): 1}
 
@@ -160,17 +223,106 @@ def test_a_query_of_too_few_sessions_is_never_mined(tmp_path: Path) -> None:
     assert report.queries_below_floor == 1
 
 
-def test_no_trace_of_a_person_is_in_the_pairs(tmp_path: Path) -> None:
-    mined(tmp_path, full_chain("P", session_id="session-of-anna", query_id="query-of-anna"))
+def test_one_person_of_many_sessions_does_not_pass_the_floor(tmp_path: Path) -> None:
+    floor = Engagement(min_sessions=3, validation_days=0, future_days=0)
+    log = [e for s in "abc" for e in full_chain("P", query_id=s, session_id=s)]
+    assert len(mined(tmp_path, log, floor)) == 1  # three sessions, nobody knows whose
+    assert mined(tmp_path, [{**e, "client_id": "anna"} for e in log], floor) == []
+    once = [{**e, "client_id": "anna" if e["action_name"] == "click" else None} for e in log]  # on one event of each
+    assert mined(tmp_path, once, floor) == []
+    assert len(mined(tmp_path, [{**e, "client_id": "of " + e["session_id"]} for e in log], floor)) == 1
+    two = [{**e, "client_id": None if e["session_id"] == "c" else "anna"} for e in log]
+    assert mined(tmp_path, two, floor) == []  # anna, and session c
+
+
+def test_the_floor_of_a_split_counts_nobody_who_came_after_its_end(tmp_path: Path) -> None:
+    """Two sessions of the future do not make a pair of the one session of the past."""
+    floor = Engagement(min_sessions=3, validation_days=1, future_days=1)
+    log = [event(0, "search"), event(0.1, "impression", "P", position=1)]
+    for number, hours in enumerate((30, 60), start=2):  # the validation day, the future day
+        more = {"query_id": f"q{number}", "session_id": f"s{number}"}
+        log += [event(hours, "search", **more), event(hours, "impression", "P", position=1, **more)]
+    market = market_of(tmp_path, [*log, event(72, "search", query_id="end", user_query="other")], floor)
+    report = mine(market)
+    for table in ("pairs", "lists"):
+        assert market.arrow(table)["split"].to_pylist() == ["future"]
+    assert report.queries_below_floor == 1  # the other one
+
+
+def test_no_trace_of_a_person_is_in_the_tables(tmp_path: Path) -> None:
+    log = [*full_chain("P"), event(0.1, "impression", "P", position=1)]
+    mined(tmp_path, [{**e, **dict.fromkeys(("session_id", "query_id", "client_id"), "of-anna")} for e in log])
     assert pq.read_schema(tmp_path / "pairs.parquet").names == [name for name in PAIRS.names if name != "grade"]
-    assert b"anna" not in (tmp_path / "pairs.parquet").read_bytes()
+    assert pq.read_schema(tmp_path / "lists.parquet") == LISTS
+    for table in ("pairs", "lists"):
+        assert b"anna" not in (tmp_path / f"{table}.parquet").read_bytes()
+
+
+def test_a_list_leads_to_no_session_query_id_or_hour(tmp_path: Path) -> None:
+    """Who made which search, under which id and when in the day: other answers give the same rows."""
+
+    def lists(folder: str, sessions: str, ids: str, hours: list[float]) -> pa.Table:
+        log = []
+        for number, (session, query_id, hour) in enumerate(zip(sessions, ids, hours, strict=True)):
+            more = {"session_id": session, "query_id": query_id, "user_query": "lamp" if number < 4 else "chair"}
+            log += [event(hour, "search", **more)]
+            log += [event(hour, "impression", p, position=i, **more) for i, p in enumerate("ABC"[number % 2 :], 1)]
+            log += [event(hour, "click", "B", **more)] * (number == 2)
+        market = market_of(tmp_path / folder, [*log, event(80, "search", query_id="end", user_query="other")])
+        mine(market)
+        return market.arrow("lists")
+
+    table = lists("one", "aabbcc", "123456", [1, 2, 3, 26, 5, 6])
+    assert table == lists("other", "cbacba", "654321", [20, 4, 1, 40, 2, 9])
+    assert (
+        len(table) == 3 + 2 + 3 + 2 + 3 + 2
+    )  # the first and the third differ by a click, the second and fourth in day
+    rows = table.to_pylist()
+    assert {(row["query"], row["day"].day) for row in rows} == {("lamp", 1), ("lamp", 2), ("chair", 1)}
+    assert len({row["list_id"] for row in rows}) == 6
+    same = lists("same", "abcdef", "123456", [1, 2, 1, 2, 1, 2])  # the second and fourth are alike to a row
+    assert len({row["list_id"] for row in same.to_pylist()}) == 6
+
+
+def test_a_list_is_what_one_search_displayed_each_product_at_its_best_position(tmp_path: Path) -> None:
+    log = [event(0, "search"), event(0.1, "impression", "A", position=3), event(0.2, "impression", "A", position=1)]
+    log += [event(0.1, "impression", "B", position=2), event(0.1, "impression", "C"), event(1, "click", "D")]
+    market = market_of(tmp_path, [*log, *full_chain("B"), CLOSING])
+    report = mine(market)
+    rows = market.arrow("lists").to_pylist()
+    assert [(row["product_id"], row["position"], row["depth"]) for row in rows] == [("A", 1, 0), ("B", 2, 3)]
+    assert {row["split"] for row in rows} == {"train"}
+    assert report.lists == {"train": 1, "validation": 0, "future": 0}
+
+
+def test_both_tables_are_written_or_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = [*full_chain("P"), event(0.1, "impression", "P", position=1)]
+    market = market_of(tmp_path, log)
+    mine(market)
+    before = {name: (tmp_path / name).read_bytes() for name in ("pairs.parquet", "lists.parquet")}
+    market = market_of(tmp_path, [*log, event(0.1, "impression", "Q", position=2)])
+    monkeypatch.setattr(pq.ParquetWriter, "close", lambda self: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        mine(market)
+    monkeypatch.undo()
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert len(list(tmp_path.iterdir())) == 4  # these, the events and market.toml: nothing half written is left
+    mine(market_of(tmp_path, full_chain("P")))
+    assert not (tmp_path / "lists.parquet").exists()  # an earlier log's would tell of another one
+    for table in ("pairs", "lists"):
+        (tmp_path / table).mkdir()
+        with pytest.raises(MercatoError, match=f"is a folder of {table}"):
+            mine(market)
+        (tmp_path / table).rmdir()
 
 
 def test_products_that_left_the_catalogue_are_left_out_and_counted(tmp_path: Path) -> None:
-    market = market_of(tmp_path, full_chain("P") + full_chain("gone"))
+    shown = [event(0.1, "impression", "gone", position=1), event(0.1, "impression", "P", position=2)]
+    market = market_of(tmp_path, full_chain("P") + full_chain("gone") + shown)
     pq.write_table(pa.table({"product_id": ["P"], "title": ["a lamp"]}), tmp_path / "products.parquet")
     report = mine(market)
     assert market.arrow("pairs")["product_id"].to_pylist() == ["P"]
+    assert [(row["product_id"], row["position"]) for row in market.arrow("lists").to_pylist()] == [("P", 2)]
     assert report.unknown_products == 1
     assert report.pairs["train"] == {"engaged": 1, "shown": 0}
 
@@ -233,85 +385,131 @@ def test_the_log_may_be_many_files_of_kindred_types_and_none_other(tmp_path: Pat
 
 
 def test_the_report_counts_what_was_written(tmp_path: Path) -> None:
-    report = mine(market_of(tmp_path, [*full_chain("P"), event(0, "impression", "N")]))
+    report = mine(market_of(tmp_path, [*clicked_and_left(), CLOSING]))
     assert isinstance(report, MiningReport)
-    assert (report.events, report.queries, report.products) == (5, 1, 2)
+    assert (report.events, report.queries, report.products) == (12, 1, 4)
     assert report.pairs == {
-        "train": {"engaged": 1, "shown": 1},
+        "train": {"engaged": 1, "shown": 3},
         "validation": {"engaged": 0, "shown": 0},
         "future": {"engaged": 0, "shown": 0},
     }
+    assert report.left == {"train": 2, "validation": 0, "future": 0}
+    assert {"left", "lists", "pairs"} <= report.as_dict().keys()
 
 
 # ------------------------------------------------------------- against a slow reference, on random logs
 
 
-def reference(events: list[dict[str, Any]], engagement: Engagement) -> list[tuple[Any, ...]]:
+Rows = list[tuple[Any, ...]]
+
+
+def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Rows, Rows]:
     """Mining as its docstring says it, in loops: one search, one product, one choice of start at a time."""
     last = max(e["timestamp"] for e in events)
     future = last - timedelta(days=engagement.future_days)
-    validation = future - timedelta(days=engagement.validation_days)
-    period = {id(e): 2 if e["timestamp"] > future else 1 if e["timestamp"] > validation else 0 for e in events}
+    ends = (future - timedelta(days=engagement.validation_days), future, last)
+    window = timedelta(hours=engagement.window_hours)
+    period = {id(e): min(p for p in range(3) if e["timestamp"] <= ends[p]) for e in events}
     searches: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for e in sorted(events, key=lambda e: (e["timestamp"], e["session_id"])):
+    clients: dict[str, tuple[int, str]] = {}
+    for e in sorted(events, key=lambda e: e["timestamp"]):
         query = normalize(e["user_query"] or "")
         if e["query_id"] or query:
             searches[e["query_id"] or (e["session_id"], query)].append(e)
-    made, outcomes = defaultdict(set), defaultdict(set)
-    for rows in searches.values():
+            if e["client_id"]:
+                clients.setdefault(e["session_id"], (period[id(e)], e["client_id"]))
+    made, outcomes, lists = defaultdict(set), defaultdict(list), defaultdict(list)
+    for number, rows in enumerate(searches.values()):
+        session = rows[0]["session_id"]
         texts = [(e["timestamp"], normalize(e["user_query"]), period[id(e)]) for e in rows if e["user_query"]]
-        if texts:
-            made[min(texts)[1]].add(rows[0]["session_id"])
         for now in range(3):
             here = [e for e in rows if period[id(e)] == now]
             known = [text for text in texts if text[2] <= now]
             if not known:
                 continue
+            query = min(known)[1]
+            when, client = clients.get(session, (3, ""))
+            made[query, now].add(("client", client) if when <= now else ("session", session))
             places = [(e["timestamp"], e["country"]) for e in rows if e["country"] and period[id(e)] <= now]
-            key = (now, min(known)[1], min(places)[1] if places else None)
+            key = (now, query, min(places)[1] if places else None)
             for product in {e["product_id"] for e in here} - {None}:
                 own = [e for e in here if e["product_id"] == product]
-                ends = chain_ends(here, product, engagement)
-                if ends:
-                    outcomes[*key, product, 1].add((rows[0]["session_id"], max(ends)))
-                elif not any(e["action_name"] in engagement.chain for e in own):
-                    shown = [e["timestamp"] for e in own if e["action_name"] == "impression"]
-                    if shown:
-                        outcomes[*key, product, 0].add((rows[0]["session_id"], max(shown)))
-    return sorted(
-        (
-            (
-                *(("train", "validation", "future")[now], query, country, product, label),
-                *(float(len({session for session, _ in seen})), max(time for _, time in seen)),
-            )
-            for (now, query, country, product, label), seen in outcomes.items()
-            if len(made[query]) >= engagement.min_sessions
-            and not (label == 0 and (now, query, country, product, 1) in outcomes)
-        ),
-        key=repr,
+                shown = [e for e in own if e["action_name"] == "impression"]
+                stepped = any(e["action_name"] in engagement.steps for e in own)
+                walks = walked(here, product, engagement)
+                depth, at = max(((depth, time) for _, depth, time in walks), default=(None, None))
+                begun = max((start for start, _, _ in walks), default=None)
+                if not stepped:
+                    if not shown:
+                        continue
+                    depth, at = 0, shown[-1]["timestamp"]
+                elif begun is None or (depth < len(engagement.steps) and begun + window > ends[now]):
+                    depth = None
+                outcomes[*key, product].append((session, depth, stepped, at, own))
+                positions = [e["position"] for e in shown if e["position"] is not None]
+                if positions:
+                    lists[number, *key].append((product, min(positions), depth, shown[0]["timestamp"]))
+    splits, enough = ("train", "validation", "future"), engagement.min_sessions
+    pairs = [
+        (splits[now], query, country, product, *pair)
+        for (now, query, country, product), seen in outcomes.items()
+        if len(made[query, now]) >= enough and (pair := one_pair(seen, engagement))
+    ]
+    displayed = [
+        (splits[now], query, country, min(row[3] for row in rows).date(), sorted((row[:3] for row in rows), key=repr))
+        for (_, now, query, country), rows in lists.items()
+        if len(made[query, now]) >= enough
+    ]
+    return sorted(pairs, key=repr), sorted(displayed, key=repr)
+
+
+def one_pair(seen: list[tuple[Any, ...]], engagement: Engagement) -> tuple[Any, ...] | None:
+    """label, weight, last_seen, grade, impressions, clicks, depth and position of what all searches did."""
+    steps, labelled = len(engagement.steps), []
+    for session, depth, stepped, at, _ in seen:
+        if depth == steps:
+            labelled.append((1, session, at))
+        elif depth is not None and not (stepped and engagement.left == "ignored"):
+            labelled.append((0, session, at))
+    if not labelled:
+        return None
+    label = max(labelled)[0]
+    own = [e for *_, events in seen for e in events]
+    shown = [e for e in own if e["action_name"] == "impression"]
+    click = "click" if "click" in engagement.chain else engagement.steps[0]
+    places = [e["position"] for e in shown if e["position"] is not None]
+    depth = max(depth for _, depth, *_ in seen if depth is not None)
+    return (
+        label,
+        float(len({session for got, session, _ in labelled if got == label})),
+        max(at for got, _, at in labelled if got == label),
+        depth / steps if engagement.left == "graded" else None,
+        len(shown),
+        sum(e["action_name"] == click for e in own),
+        depth,
+        sum(places) / len(places) if places else None,
     )
 
 
-def chain_ends(here: list[dict[str, Any]], product: str, engagement: Engagement) -> list[datetime]:
-    chain, ends = engagement.chain, []
+def walked(here: list[dict[str, Any]], product: str, engagement: Engagement) -> list[tuple[datetime, int, datetime]]:
+    """(start, depth, time) of every step that is in order and in the window, from every start."""
+    found = []
     for start in here:
-        if start["action_name"] != chain[0] or start["product_id"] not in (None, product):
+        if start["action_name"] != engagement.chain[0] or start["product_id"] not in (None, product):
             continue
-        if len(chain) == 1 and start["product_id"] is None:
-            continue
-        times = [start["timestamp"]]
-        reached = [start["timestamp"]]
-        for action in chain[1:]:
-            reached = [
-                e["timestamp"]
-                for e in here
-                if e["action_name"] == action and e["product_id"] == product and e["timestamp"] >= min(reached)
-            ]
+        reached = [start]
+        for number, action in enumerate(engagement.chain):
+            if number:
+                first = min(e["timestamp"] for e in reached)
+                reached = [e for e in here if e["action_name"] == action and e["product_id"] == product]
+                reached = [e for e in reached if e["timestamp"] >= first]
             if not reached:
                 break
-        else:
-            ends += [time for time in reached if time - times[0] <= timedelta(hours=engagement.window_hours)]
-    return ends
+            depth = sum(step in engagement.steps for step in engagement.chain[: number + 1])
+            times = [e["timestamp"] for e in reached if e["product_id"] == product and depth]
+            window = timedelta(hours=engagement.window_hours)
+            found += [(start["timestamp"], depth, t) for t in times if t - start["timestamp"] <= window]
+    return found
 
 
 ROW = st.fixed_dictionaries(  # the commoner values are written twice, so that chains come about
@@ -319,15 +517,23 @@ ROW = st.fixed_dictionaries(  # the commoner values are written twice, so that c
         "timestamp": st.integers(0, 18).map(lambda step: START + timedelta(hours=4 * step)),
         "query_id": st.sampled_from(["q1", "q1", "q2", None]),
         "session_id": st.sampled_from(["s1", "s1", "s2"]),
+        "client_id": st.sampled_from([None, None, "c1", "c2"]),
         "action_name": st.sampled_from(["search", "impression", "click", "click", "purchase", "purchase", "hover"]),
         "user_query": st.sampled_from(["lamp", "lamp", "LAMP ", "chair", None]),
         "product_id": st.sampled_from(["A", "A", "B", None]),
+        "position": st.sampled_from([1, 2, 7, None]),
         "country": st.sampled_from(["us", None]),
     }
 )
 ENGAGEMENT = st.builds(
     Engagement,
-    chain=st.sampled_from([("search", "click", "purchase"), ("click", "purchase"), ("purchase",), ("search", "click")]),
+    chain=st.sampled_from(
+        [
+            *(("search", "click", "purchase"), ("click", "purchase"), ("purchase",), ("search", "click")),
+            ("search", "impression", "click"),
+        ]
+    ),
+    left=st.sampled_from(["negative", "ignored", "graded"]),
     window_hours=st.sampled_from([4.0, 24.0]),
     min_sessions=st.integers(1, 2),
     validation_days=st.integers(0, 2),
@@ -346,22 +552,37 @@ def distinct_first_words(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_mining_is_what_its_slow_reference_says(
     tmp_path: Path, events: list[dict[str, Any]], engagement: Engagement
 ) -> None:
-    rows = mined(tmp_path, events, engagement)
-    order = ("split", "query", "country", "product_id", "label", "weight", "last_seen")
-    assert sorted((tuple(row[name] for name in order) for row in rows), key=repr) == reference(events, engagement)
+    market = market_of(tmp_path, events, engagement)
+    mine(market)
+    pairs, lists = reference(events, engagement)
+    order = ("split", "query", "country", "product_id", "label", "weight", "last_seen", "grade")
+    order += ("impressions", "clicks", "depth", "position")
+    rows = market.arrow("pairs").to_pylist()
+    assert sorted((tuple(row[name] for name in order) for row in rows), key=repr) == pairs
+    displayed = defaultdict(list)
+    for row in market.arrow("lists").to_pylist() if market.has("lists") else ():
+        key = tuple(row[name] for name in ("list_id", "split", "query", "country", "day"))
+        displayed[key].append(tuple(row[name] for name in ("product_id", "position", "depth")))
+    assert sorted(((*key[1:], sorted(rows, key=repr)) for key, rows in displayed.items()), key=repr) == lists
 
 
 @wild
 @given(events=st.lists(ROW, min_size=4, max_size=24).map(distinct_first_words))
 def test_no_pair_of_a_split_knows_what_came_after_it(tmp_path: Path, events: list[dict[str, Any]]) -> None:
     """Rewriting all that happened after the train cut leaves the train pairs as they were."""
-    periods = Engagement(chain=("search", "click", "purchase"), min_sessions=1, validation_days=1, future_days=1)
+    chain = ("search", "click", "purchase")
+    periods = Engagement(chain=chain, window_hours=12, min_sessions=2, validation_days=1, future_days=1)
     end = START + timedelta(days=4)
     cut = end - timedelta(days=2)
     closing = event(4 * 24, "search", query_id="end", session_id="end")
     before = [e for e in events if e["timestamp"] <= cut]
-    whole = mined(tmp_path, [*events, closing], periods)
-    past = mined(tmp_path, [*before, closing], periods)
-    assert [row for row in whole if row["split"] == "train"] == [row for row in past if row["split"] == "train"]
-    for row in whole:
+    tables = []
+    for log in ([*events, closing], [*before, closing]):
+        market = market_of(tmp_path, log, periods)
+        mine(market)
+        tables += [{name: market.arrow(name).to_pylist() for name in ("pairs", "lists") if market.has(name)}]
+    for name in ("pairs", "lists"):
+        whole, past = ([row for row in table.get(name, []) if row["split"] == "train"] for table in tables)
+        assert whole == past
+    for row in tables[0]["pairs"]:
         assert (row["split"] == "train") == (row["last_seen"] <= cut)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -91,3 +93,11 @@ def test_a_weight_that_is_none_is_named_where_it_counts(catalogue: Market, weigh
     assert len(recipe_pairs(catalogue, Pairs())) == 2
     with pytest.raises(MercatoError, match="row 1, column weight"):
         recipe_pairs(catalogue, Pairs(weight_power=0.5))
+
+
+def test_pairs_of_before_there_were_counts_are_still_read(tmp_path: Path) -> None:
+    (tmp_path / "market.toml").write_text("")
+    old = {"query": ["lamp"], "product_id": ["p"], "label": [1], "weight": [2.0], "split": ["train"]}
+    pq.write_table(pa.table(old), tmp_path / "pairs.parquet")
+    (row,) = recipe_pairs(Market.open(tmp_path), Pairs()).to_dicts()
+    assert (row["query"], row["weight"], row["depth"], row["position"], row["grade"]) == ("lamp", 2.0, None, None, None)

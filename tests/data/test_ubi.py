@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mercato.data.schema import EVENTS
-from mercato.data.ubi import parse_ubi_event, share_sessions
+from mercato.data.ubi import looks_like_ubi, parse_ubi_event, share_sessions
 from mercato.errors import MercatoError
 
 CLICK = {
@@ -34,6 +34,7 @@ def test_an_event_becomes_a_row_of_the_events_table() -> None:
         "timestamp": datetime(2018, 11, 13, 18, 20, 39, tzinfo=UTC),
         "query_id": "00112233-4455-6677-8899-aabbccddeeff",
         "session_id": "s1",
+        "client_id": "browser-7",
         "action_name": "click",
         "user_query": "lamp",
         "product_id": "P-1",
@@ -99,3 +100,22 @@ def test_any_json_is_a_row_or_a_clear_error(record: dict[str, object]) -> None:
         assert list(parse_ubi_event(record)) == EVENTS.names
     except MercatoError as error:
         assert ": " in str(error)
+
+
+FLAT = ["timestamp", "session_id", "query_id", "action_name", "user_query", "product_id"]
+
+
+@pytest.mark.parametrize(
+    ("names", "ubi"),
+    [
+        (CLICK.keys(), True),
+        (["timestamp", "query_id", "client_id", "user_query"], True),  # a query record
+        (["timestamp", "query_id", "client_id", "action_name"], True),
+        (FLAT, False),
+        ([*FLAT, "client_id"], False),
+        ([*FLAT[:-1], "client_id", "sku"], False),  # a map renames the product
+        (["timestamp", "session_id", "product_id", "client_id"], False),  # and a map gives the action
+    ],
+)
+def test_ubi_is_told_from_a_flat_log_that_knows_clients(names: list[str], ubi: bool) -> None:
+    assert looks_like_ubi(names) == ubi

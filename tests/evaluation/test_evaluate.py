@@ -48,12 +48,13 @@ def test_the_object_has_the_contracts_shape(market, words):
             assert low - 1e-9 <= metrics[part][name] <= high + 1e-9
     assert metrics["n"]["relevance"] == {
         "queries": 8,
+        "units": 8,
         "pairs": 192,
         "relevant": 32,
         "split": "test",
         "unknown_products": 0,
     }
-    assert metrics["n"]["knn"] == {"queries": 8, "pairs": 16, "split": "future", "unknown_products": 0}
+    assert metrics["n"]["knn"] == {"queries": 8, "units": 8, "pairs": 16, "split": "future", "unknown_products": 0}
     assert metrics["n"]["products"] == 24
 
 

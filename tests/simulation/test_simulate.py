@@ -166,6 +166,25 @@ def test_some_queries_are_misspelled_or_foreign_or_share_no_word(wishes: pl.Data
     assert 0.2 < share(pl.col("kind") != "type") < 0.7
 
 
+def test_every_query_has_its_intent_which_is_the_wish_behind_it(simulated: Market, wishes: pl.DataFrame) -> None:
+    intents = simulated.frame("intents")
+    assert intents.select("query", "country").is_unique().all()
+    asked = simulated.frame("events").select("user_query", "country").unique()
+    judged = simulated.frame("judgments").select(pl.col("query").alias("user_query"), "country").unique()
+    for queries in (asked, judged):
+        assert queries.join(
+            intents, left_on=["user_query", "country"], right_on=["query", "country"], how="anti"
+        ).is_empty()
+    hidden = ["type", "colour", "pattern", "material", "brand", "size"]
+    both = wishes.join(intents, on=["query", "country"], validate="1:1").select("intent", *hidden)
+    wish = pl.concat_str(*(pl.col(name).fill_null("") for name in hidden), separator="|")
+    same = both.select("intent", wish=wish).unique()
+    assert same["intent"].is_unique().all() and same["wish"].is_unique().all()
+    assert len(same) < len(intents) / 3  # spellings and countries share one
+    lamp = both.filter((pl.col("colour").is_not_null()) & (pl.col("material").is_null())).row(0, named=True)
+    assert lamp["intent"].startswith(f"{lamp['type']} colour={lamp['colour']}")
+
+
 def test_the_engine_matches_words_but_not_only(shown: pl.DataFrame) -> None:
     few = shown.filter(pl.col("lexical_matches") > 8).head(6_000)
     words = [

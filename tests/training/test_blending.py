@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from mercato.errors import MercatoError
+from mercato.training import blending
 from mercato.training.blending import Trial, blend_weights, estimate_blend
 from mercato.training.data.prepare import prepare
+from mercato.training.task import total
 from tests.support.tasks import LANGUAGE, TITLE, WORDS, towers
-from tests.support.toys import make_market, products, toy_recipe
+from tests.support.toys import make_market, pairs, products, toy_recipe
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,26 @@ def test_nothing_to_estimate_from_is_said(prepared):
     still = toy_recipe("stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12", "blending={}")
     with pytest.raises(MercatoError, match=r"blending\.weights: no trial lowered the loss"):
         estimate_blend(towers(prepared).eval(), prepared.examples, still, [LANGUAGE])
+
+
+def test_a_modalitys_trial_learns_its_own_loss_and_the_multimodal_one_all_of_the_stage(monkeypatch, tmp_path):
+    """Else λ₂ and the head would be counted in every weight."""
+    links = [row for row in pairs(products()) if row["label"]]
+    links += [
+        row | {"query": "reloj", "label": 0} for row in links if row["query"] == "mesa" and row["split"] == "train"
+    ]
+    recipe = toy_recipe(
+        "head.queries=4", "blending={}", "stages.0.engagement_weight=0.2", "stages.0.relevance_weight=.8"
+    )
+    prepared = prepare(make_market(tmp_path / "market", links=links), recipe, tmp_path)
+    seen: list[dict[str, float]] = []
+
+    def look(losses):
+        seen.append({name: weight for name, (weight, _) in losses.items()})
+        return total(losses)
+
+    monkeypatch.setattr(blending, "total", look)
+    estimate_blend(towers(prepared, recipe), prepared.examples, recipe, [TITLE, WORDS])
+    kinds = {tuple(losses.items()) for losses in seen}
+    whole = (("relevance", 0.8), ("engagement", 0.2), ("head", 0.1))
+    assert kinds == {whole, (("product.title", 0.8),), (("query.text", 0.8),)}

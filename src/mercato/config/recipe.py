@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mercato.config.base import Frozen
 from mercato.config.reading import read_recipe, wrong_fields
-from mercato.config.stages import InBatchSoftmax, PairStage, Stage
+from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, Stage
 from mercato.errors import MercatoError
 from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS, Channel
 
@@ -197,6 +197,9 @@ class Recipe(Frozen):
     pairs: Pairs = Pairs()
     head: Head = Head()
     blending: Blending | None = None
+    monitor: tuple[Literal["relevance", "engagement"], ...] | None = Field(None, min_length=1)
+    """The tasks by the mean of whose validation ROC AUC training stops early and keeps its best epoch; None: relevance,
+    and engagement too where a stage reads unengaged pairs."""
     precision: Literal["float32", "bfloat16"] | None = None  # of the encoders; None: bfloat16 on a GPU, else float32
     stages: tuple[Stage, ...] = Field((InBatchSoftmax(),), min_length=1)
 
@@ -243,9 +246,17 @@ class Recipe(Frozen):
         return "context" in self.product_tower.channels
 
     @property
-    def pair_stages(self) -> tuple[PairStage, ...]:
+    def pair_stages(self) -> tuple[AnyPairStage, ...]:
         """The stages that learn from query–product pairs."""
         return tuple(stage for stage in self.stages if isinstance(stage, PairStage))
+
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """The tasks that early stopping goes by."""
+        if self.monitor is not None:
+            return self.monitor
+        reads_both = any(stage.unengaged_per_pair for stage in self.pair_stages)
+        return ("relevance", "engagement") if reads_both else ("relevance",)
 
     @property
     def learns_from_all(self) -> bool:

@@ -33,6 +33,8 @@ class BaseStage(Frozen):
 class PairStage(BaseStage):
     """A stage that learns from query–product pairs."""
 
+    batches: Literal["shuffled", "by_country"] = "shuffled"
+    """`by_country`: each of one country's queries, as retrieval filters; where a country's end, the next's begin."""
     scale: float = Field(20.0, gt=0)  # s of Que2Search Eq. 2, and of the engagement task's logit; the paper's: 15 to 20
 
     @property
@@ -41,14 +43,29 @@ class PairStage(BaseStage):
         return False
 
     @property
-    def mixed_negatives(self) -> bool:
-        """Whether the products of unengaged pairs are negatives of every query."""
+    def mixed_negatives(self) -> Literal["own", "any"] | None:
+        """Whose unengaged products are negatives of every query: those of the batch's own queries, or of any query."""
+        return None
+
+    @property
+    def learns_engagement(self) -> bool:
+        """Whether unengaged pairs are drawn for a second task."""
         return False
 
     @property
     def unengaged_per_pair(self) -> float:
-        """How many unengaged pairs are drawn beside each engaged one."""
+        """How many unengaged pairs are drawn beside each engaged one, where the stage reads them."""
         return 0.0
+
+    @property
+    def position_power(self) -> float:
+        """How much rarer unengaged pairs are drawn that stood further down, where the stage reads them."""
+        return 0.0
+
+    @property
+    def corrects_log_q(self) -> bool:
+        """Whether how often a product is in a batch is taken out of the logits."""
+        return False
 
     @property
     def learns_threshold(self) -> bool:
@@ -64,6 +81,9 @@ class InBatchStage(PairStage):
     """
 
     unengaged: float = Field(1.0, gt=0)  # unengaged pairs beside each engaged one, where the stage reads them
+    unengaged_position_power: float = Field(0.0, ge=0)
+    """Unengaged pairs are drawn by their position to minus this power: what stood far down was perhaps never looked at
+    (Joachims et al. 2005: people read from the top, and what they skipped on the way they saw)."""
     relevance_weight: float = Field(1.0, ge=0)  # λ₁ of Que2Engage Eq. 3; the paper's: .8
     engagement_weight: float = Field(0.0, ge=0)  # λ₂; .2
     engagement_bias: bool = False  # the second task's logit is s · (cos − τ) with a learned τ; as printed, τ = 0
@@ -75,26 +95,47 @@ class InBatchStage(PairStage):
         return self
 
     @property
+    def learns_engagement(self) -> bool:
+        """Whether unengaged pairs are drawn for a second task."""
+        return self.engagement_weight > 0
+
+    @property
     def unengaged_per_pair(self) -> float:
-        """How many unengaged pairs are drawn beside each engaged one."""
-        return self.unengaged if self.engagement_weight or self.mixed_negatives else 0.0
+        """How many unengaged pairs are drawn beside each engaged one, where the stage reads them."""
+        return self.unengaged if self.learns_engagement or self.mixed_negatives else 0.0
+
+    @property
+    def position_power(self) -> float:
+        """How much rarer unengaged pairs are drawn that stood further down, where the stage reads them."""
+        return self.unengaged_position_power if self.unengaged_per_pair else 0.0
 
     @property
     def learns_threshold(self) -> bool:
         """Whether the engagement task learns the threshold τ of its logit."""
-        return self.engagement_weight > 0 and self.engagement_bias
+        return self.learns_engagement and self.engagement_bias
 
 
 class InBatchSoftmax(InBatchStage):
     """Cross-entropy of each query's own product among the batch's (Que2Search Eq. 2)."""
 
     loss: Literal["in_batch_softmax"] = DEFAULT_LOSS
-    negatives: Literal["batch", "mixed"] = "batch"  # mixed: and the products of unengaged pairs (Yang et al. 2020)
+    negatives: Literal["batch", "mixed", "mixed_independent"] = "batch"
+    """`mixed`: and products that the batch's own queries were shown and left, each a negative of every query (Yang et
+    al. 2020; Que2Engage §3.2); `mixed_independent`: and products that any query was, drawn apart from the batch."""
+
+    log_q: bool = False
+    """Take the logarithm of how often a batch holds a product from its logit, else what is popular is pushed away for
+    being there so often (Yi et al. 2019)."""
 
     @property
-    def mixed_negatives(self) -> bool:
-        """Whether the products of unengaged pairs are negatives of every query."""
-        return self.negatives == "mixed"
+    def corrects_log_q(self) -> bool:
+        """Whether how often a product is in a batch is taken out of the logits."""
+        return self.log_q
+
+    @property
+    def mixed_negatives(self) -> Literal["own", "any"] | None:
+        """Whose unengaged products are negatives of every query: those of the batch's own queries, or of any query."""
+        return {"batch": None, "mixed": "own", "mixed_independent": "any"}[self.negatives]
 
 
 class SymmetricSoftmax(InBatchStage):
@@ -133,11 +174,9 @@ def _with_loss(value: Any) -> Any:
 
 
 STAGES = (InBatchSoftmax, SymmetricSoftmax, MarginRanking, ScaledBCE, CoSENT)
-Stage = Annotated[
-    InBatchSoftmax | SymmetricSoftmax | MarginRanking | ScaledBCE | CoSENT,
-    Field(discriminator="loss"),
-    BeforeValidator(_with_loss),
-]
+AnyInBatch = InBatchSoftmax | SymmetricSoftmax | MarginRanking | ScaledBCE  # spelt out: mypy holds a `match` to it
+AnyPairStage = AnyInBatch | CoSENT
+Stage = Annotated[AnyPairStage, Field(discriminator="loss"), BeforeValidator(_with_loss)]
 """Any stage; one that names no loss is of `in_batch_softmax`."""
 
 

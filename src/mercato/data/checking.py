@@ -27,7 +27,10 @@ from mercato.progress import track
 Severity = Literal["error", "warning"]
 
 LISTED = 5  # rows listed one by one of each kind of problem; the rest are counted
-KEPT = {("products", "image_embeddings"), ("events", "action_name"), ("judgments", "query"), ("judgments", "split")}
+KEPT = {
+    *(("products", "image_embeddings"), ("events", "action_name"), ("judgments", "query"), ("judgments", "split")),
+    *(("lists", "list_id"), ("lists", "query"), ("intents", "query"), ("intents", "country")),
+}
 BATCH = 512  # rows of images in memory at a time
 
 
@@ -81,11 +84,16 @@ def check(folder: Path) -> list[Problem]:
     products.check_ids()
     products.check_images()
     products.check_embeddings()
-    for name in ("events", "judgments", "pairs"):
+    for name in ("events", "judgments", "pairs", "lists"):
         if name in tables:
             tables[name].check_known(products.seen_ids)
     if "judgments" in tables:
         tables["judgments"].check_splits()
+    if "lists" in tables:
+        tables["lists"].check_once("product_id", "is in this list twice", ("list_id", "product_id"))
+        tables["lists"].check_one("query", "is not that of this list's first row", "list_id")
+    if "intents" in tables:
+        tables["intents"].check_once("query", "has an intent in this country already", ("query", "country"))
     if "events" in tables:
         tables["events"].check_chain(market.config.engagement.chain)
     return [problem for table in tables.values() for problem in table.problems]
@@ -202,6 +210,30 @@ class _Table:
         both = [(row, query) for query, row in first["validation"].items() if query in first["test"]]
         self._list("query", "is judged for validation and for the test", both, "warning")
 
+    def check_once(self, column: str, why: str, keys: tuple[str, ...]) -> None:
+        """Rows that repeat an earlier one in all of `keys`."""
+        rows = self._together(keys)
+        self._show(column, why, rows.filter(_others(rows, keys)))
+
+    def check_one(self, column: str, why: str, key: str) -> None:
+        """Rows whose `column` differs from that of the first row with their `key`."""
+        rows = self._together((key, column))
+        different = rows.filter(pc.invert(_others(rows, (key, column))))  # each value of each key once
+        self._show(column, why, different.filter(_others(different, (key,))))
+
+    def _together(self, columns: tuple[str, ...]) -> pa.Table:
+        """Some of the kept columns and the number of each row ("row"), without rows that lack the first of them."""
+        parts = []
+        for _, start, rows in self.files:
+            kept = {name: [of for at, of in self.kept.get(name, []) if at == start and len(of)] for name in columns}
+            missing = pa.nulls(rows, pa.string())
+            found = {name: values[0] if values else missing for name, values in kept.items()}
+            parts.append(pa.table({**found, "row": np.arange(start, start + rows)}))
+        return pa.concat_tables(parts).filter(pc.field(columns[0]).is_valid())
+
+    def _show(self, column: str, why: str, wrong: pa.Table) -> None:
+        self._list(column, why, list(zip(wrong["row"].to_pylist(), wrong[column].to_pylist(), strict=True)))
+
     def check_chain(self, chain: Iterable[str]) -> None:
         """Actions of market.toml's engagement chain that no event has."""
         if "action_name" not in self.kept:
@@ -284,6 +316,12 @@ class _Table:
         if file is None and row is not None:
             file = next((of for of, start, rows in self.files if start <= row < start + rows), None)
         self.problems.append(Problem(self.name, row, column, why, severity, file.name if file else None))
+
+
+def _others(rows: pa.Table, keys: tuple[str, ...]) -> pa.Array:
+    """Which rows are not the first with their keys."""
+    first = rows.group_by(list(keys)).aggregate([("row", "min")])["row_min"]
+    return pc.invert(pc.is_in(rows["row"], value_set=first))
 
 
 def _image_problem(market: Path, images: list[dict[str, Any] | None] | None) -> str | None:

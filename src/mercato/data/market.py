@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import pyarrow as pa
 import pyarrow.dataset
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MARKET = "market.toml"
 CATALOGUE = "catalogue.sqlite"  # what the API acknowledged, beside the tables
+_NO_STEPS = {"search", "impression"}
 
 
 class Engagement(BaseModel):
@@ -34,7 +35,8 @@ class Engagement(BaseModel):
 
     chain: tuple[str, ...] = Field(default=("search", "click", "message", "seller_reply"), min_length=1)
     window_hours: float = Field(default=24.0, gt=0)
-    min_sessions: int = Field(default=3, ge=1)  # a query that fewer sessions made is never mined (privacy floor)
+    min_sessions: int = Field(default=3, ge=1)  # of as many people at least (privacy floor): clients, else sessions
+    left: Literal["negative", "ignored", "graded"] = "negative"  # what a chain that was begun and left says of a pair
     validation_days: int = Field(default=2, ge=0)
     future_days: int = Field(default=3, ge=0)
 
@@ -43,7 +45,14 @@ class Engagement(BaseModel):
     def _steps_differ(cls, chain: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(chain)) < len(chain):
             raise ValueError("names an action twice; each step must be another action")
+        if not set(chain) - _NO_STEPS:
+            raise ValueError("has no step that a searcher takes on a product: click, message, purchase, …")
         return chain
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What of the chain a searcher does to a product: all but the search and the display. `depth` counts them."""
+        return tuple(action for action in self.chain if action not in _NO_STEPS)
 
 
 class MarketConfig(BaseModel):

@@ -20,7 +20,8 @@ from mercato.progress import note
 
 FIELDS = ("product_id", *SEARCHED, "country")  # a template may name
 COLUMNS = (
-    "query", "country", "product_id", "label", "grade", "weight", "last_seen", "split", "source", "drop_fields",
+    "query", "country", "product_id", "label", "grade", "weight", "last_seen", "split", "depth", "position", "source",
+    "drop_fields",
 )  # fmt: skip
 
 
@@ -28,9 +29,9 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     """Every pair that a recipe names.
 
     Returns:
-        Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `weight` and `last_seen`
-        (null: unknown), `split` (train | validation | future), `source` (market | catalogue) and `drop_fields`, the
-        fields (space-separated) that the product tower must not see in that pair.
+        Columns `query`, `country`, `product_id`, `label` (1 | 0), `grade` (null: the label), `weight`, `last_seen`,
+        `depth` and `position` (null: unknown), `split` (train | validation | future), `source` (market | catalogue)
+        and `drop_fields`, the fields (space-separated) that the product tower must not see in that pair.
 
     Raises:
         MercatoError: the recipe wants market pairs and there are none, one is wrong, or nothing is left to train on.
@@ -89,6 +90,12 @@ def split_cutoff(market: Market, splits: Collection[str]) -> datetime:
     return found if isinstance(found, datetime) else datetime.now(UTC)
 
 
+def catalogue_split(product_id: str, held_out: float) -> str:
+    """The split of a product's catalogue pairs, by a hash of its id: all fall on one side, today and tomorrow."""
+    place = int.from_bytes(hashlib.blake2b(product_id.encode(), digest_size=8).digest()) / 2**64
+    return "future" if place < held_out else "validation" if place < 2 * held_out else "train"
+
+
 def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, held_out: float) -> pl.DataFrame:
     template = [(text, field) for text, field, _, _ in string.Formatter().parse(source.query)]
     rows = []
@@ -97,7 +104,7 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         if query and source.words:
             query = _some_words(query, *source.words, product["product_id"])
         if query:
-            split = _split(product["product_id"], held_out)
+            split = catalogue_split(product["product_id"], held_out)
             rows.append((query, product["country"], product["product_id"], 1, split))
     if not rows:
         note(f"  [yellow]pairs.catalogue: no product has all the fields of {escape(source.query)}: left out[/]")
@@ -113,6 +120,8 @@ def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, hel
         grade=pl.lit(None, pl.Float64),
         weight=pl.lit(None, pl.Float64),
         last_seen=pl.lit(None, pl.Datetime("us", "UTC")),
+        depth=pl.lit(None, pl.Int64),
+        position=pl.lit(None, pl.Float64),
         source=pl.lit("catalogue"),
         drop_fields=pl.lit(" ".join(source.drop_fields)),
     )
@@ -140,9 +149,3 @@ def _some_words(text: str, fewest: int, most: int, product_id: str) -> str:
     count = generator.randint(fewest, most)
     start = generator.randint(0, max(0, len(words) - count))
     return " ".join(words[start : start + count])
-
-
-def _split(product_id: str, held_out: float) -> str:
-    """By a hash of the product, so that every pair of it falls on one side, today and tomorrow."""
-    place = int.from_bytes(hashlib.blake2b(product_id.encode(), digest_size=8).digest()) / 2**64
-    return "future" if place < held_out else "validation" if place < 2 * held_out else "train"

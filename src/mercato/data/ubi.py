@@ -75,9 +75,14 @@ def share_sessions(rows: Sequence[tuple[Mapping[str, Any], dict[str, Any]]]) -> 
 
 
 def looks_like_ubi(names: Iterable[str]) -> bool:
-    """Whether a file's top-level fields are those of UBI records rather than the flat `events` columns."""
+    """Whether a file's top-level fields are those of UBI records rather than the flat `events` columns.
+
+    A `client_id` tells nothing: both have one. UBI knows a product as an object of the event's attributes alone.
+    """
     names = set(names)
-    return bool(names & {"event_attributes", "client_id"}) or ("user_query" in names and "action_name" not in names)
+    if "event_attributes" in names or "product_id" in names:
+        return "event_attributes" in names
+    return "action_name" not in names if "user_query" in names else "client_id" in names
 
 
 def _object(record: Mapping[str, Any], name: str, field: str) -> Mapping[str, Any]:

@@ -1,9 +1,9 @@
-"""The evaluation set: judged, impressed and engaged (query, product) pairs of one split, as row numbers."""
+"""The evaluation set of one split, as row numbers: judged, impressed and engaged pairs, and displayed lists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -11,15 +11,19 @@ import polars as pl
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.evaluation.kinds import leaf_categories
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
+from mercato.evaluation.propensities import at, estimate_propensities
+from mercato.evaluation.units import Unit, bootstrap_units
 
 Split = Literal["test", "validation"]
 
 KEY = ["query", "country", "product_id"]
+COUNTED = ["impressions", "clicks"]  # in the split; absent from old and imported pairs
 EARLIER = {"test": ("train", "validation"), "validation": ("train",)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelledPairs:
     """Graded (query, product) pairs, arrays of (P,). Queries and products are rows of the evaluation's tables."""
 
@@ -28,6 +32,8 @@ class LabelledPairs:
     grades: FloatArray
     split: str
     unknown: int  # pairs left out, as their product is not in the catalogue
+    impressions: FloatArray  # how often each was shown in the split, NaN where unknown
+    clicks: FloatArray  # how often each was clicked
 
     @property
     def query_rows(self) -> IntArray:
@@ -41,7 +47,24 @@ class LabelledPairs:
 
     def only(self, keep_P: BoolArray) -> Self:
         """Keep some of the pairs."""
-        return type(self)(self.queries[keep_P], self.products[keep_P], self.grades[keep_P], self.split, self.unknown)
+        arrays = {name: getattr(self, name)[keep_P] for name in ("queries", "products", "grades", *COUNTED)}
+        return replace(self, **arrays)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisplayedLists:
+    """Whole displayed lists whose outcomes are known: arrays of (P,) over their products."""
+
+    shown: LabelledPairs  # the grade is the depth: how many steps of the chain the search took on the product
+    lists_P: IntArray  # the list of each, 0 … L - 1
+    propensities_P: FloatArray  # of the position at which it was shown, from the lists of earlier splits
+    propensities_K: FloatArray  # of each position, the first being 1
+
+    @property
+    def list_queries(self) -> IntArray:
+        """The query of each list, as a position in `shown.query_rows`: (L,)."""
+        first_L = np.unique(self.lists_P, return_index=True)[1]
+        return self.shown.groups[first_L]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +75,21 @@ class EvaluationSet:
     product_ids: list[str]
     relevance: LabelledPairs | None  # graded by raters
     engagement: LabelledPairs | None  # 1 engaged, 0 unengaged: an impression that nobody engaged with
+    lists: DisplayedLists | None  # of the split, where earlier ones tell the propensity of a position
     engaged: LabelledPairs | None  # the engaged ones among them: the truth of KNN
     unseen: LabelledPairs | None  # of these, pairs that no earlier split holds; None where that is all
     batch: LabelledPairs | None  # engaged pairs too, of the validation split where the market has no future one
     countries: list[str | None] | None  # of the products, where everybody engages within their own country
+    kinds_N: IntArray  # the leaf category of each product, -1 for none
+    units_Q: IntArray  # of each query, what a bootstrap draws whole
+    unit: Unit  # what that is
 
     def pairs(self, part: str) -> LabelledPairs | None:
         """What a part is measured on, one of `mercato.evaluation.metrics.registry.SEARCH_PARTS`; None: nothing."""
         return {
             "relevance": self.relevance,
             "engagement": self.engagement,
+            "lists": self.lists.shown if self.lists else None,
             "batch": self.batch,
             "knn": self.engaged,
             "unseen": self.unseen,
@@ -102,14 +130,14 @@ class EvaluationSet:
         Raises:
             MercatoError: a table has a column of a wrong type, a grade or label that is no number, or an empty query.
         """
-        catalogue = market.frame("products", ["product_id", "country"])
+        catalogue = market.frame("products", ["product_id", "country", "category"])
         product_ids = catalogue["product_id"].to_list()
-        judgments = pairs_of = fresh = fallback = None
+        judgments = pairs_of = fresh = fallback = lists = propensities_K = None
         if market.has("judgments"):
             wanted = [*KEY, "grade", "split"]
             judgments = _of_split(_valid(market.frame("judgments", wanted), "judgments", "grade"), split, null="test")
         if pairs is not None or market.has("pairs"):
-            table = _as_pairs(pairs) if pairs is not None else market.frame("pairs", [*KEY, "label", "split"])
+            table = _as_pairs(pairs) if pairs is not None else market.frame("pairs", [*KEY, "label", "split", *COUNTED])
             table = _valid(table, "pairs", "label")
             null = "future" if pairs is not None else "train"  # a table of pairs without splits is one to learn from
             pairs_of = _of_split(table, "future" if split == "test" else split, null)
@@ -117,13 +145,20 @@ class EvaluationSet:
             fresh = pairs_of.join(earlier, on=KEY, how="anti", nulls_equal=True, maintain_order="left")
             if split == "test" and not (pairs_of["grade"] >= 1).any():
                 fallback = _of_split(table, "validation", null)
+        if pairs is None and market.has("lists"):
+            table = market.frame("lists", [*KEY, "list_id", "position", "depth", "split"])
+            table = table.with_columns(pl.col("split").fill_null("train"))
+            propensities_K = estimate_propensities(table.filter(pl.col("split").is_in(EARLIER[split])))
+            if propensities_K is not None:
+                lists = _closed(table.filter(pl.col("split") == _pairs_split(split)))
 
-        frames = [frame for frame in (judgments, pairs_of, fallback) if frame is not None]
+        frames = [frame for frame in (judgments, pairs_of, fallback, lists) if frame is not None]
         empty = pl.DataFrame(schema={"query": pl.String, "country": pl.String})
         queries = pl.concat([empty, *(f.select("query", "country") for f in frames)]).unique().sort("query", "country")
         products = pl.DataFrame({"product_id": product_ids}, schema={"product_id": pl.String}).with_row_index("product")
+        products = products.unique("product_id", keep="first")
         coded = [
-            None if frame is None else _coded(frame, queries, products.unique("product_id", keep="first"), name)
+            None if frame is None else _coded(_known(frame, queries, products), name, len(frame))
             for frame, name in (
                 (judgments, split),
                 (pairs_of, _pairs_split(split)),
@@ -136,6 +171,9 @@ class EvaluationSet:
         unseen = _nonempty(new.only(new.grades >= 1)) if new else None
         if engaged and unseen and len(unseen.queries) == len(engaged.queries):
             unseen = None
+        displayed = None
+        if lists is not None and propensities_K is not None:
+            displayed = _displayed(_known(lists, queries, products), propensities_K, _pairs_split(split), len(lists))
         batch = engaged or (_nonempty(other.only(other.grades >= 1)) if other else None)
         countries = catalogue["country"].to_list()
         local = engaged is not None and len(set(countries)) > 1 and _within(engaged, queries, countries)
@@ -144,10 +182,14 @@ class EvaluationSet:
             product_ids=product_ids,
             relevance=_nonempty(relevance),
             engagement=_nonempty(engagement),
+            lists=displayed,
             engaged=engaged,
             unseen=unseen,
             batch=batch,
             countries=countries if local else None,
+            kinds_N=leaf_categories(catalogue["category"].to_list()),
+            units_Q=bootstrap_units(queries, market.frame("intents") if market.has("intents") else None),
+            unit="intent" if market.has("intents") else "query",
         )
 
 
@@ -167,8 +209,9 @@ def _as_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
     missing = [name for name in ("query", "product_id", "label") if name not in pairs.columns]
     if missing:
         raise MercatoError(f"the pairs to evaluate on lack the column {missing[0]}")
-    absent = [pl.lit(None, dtype=pl.String).alias(name) for name in ("country", "split") if name not in pairs.columns]
-    return pairs.with_columns(absent).select(*KEY, "label", "split")
+    optional = {"country": pl.String, "split": pl.String, "impressions": pl.Int64, "clicks": pl.Int64}
+    absent = [pl.lit(None, kind).alias(name) for name, kind in optional.items() if name not in pairs.columns]
+    return pairs.with_columns(absent).select(*KEY, "label", "split", *COUNTED)
 
 
 def _valid(frame: pl.DataFrame, table: str, column: str) -> pl.DataFrame:
@@ -188,19 +231,47 @@ def _valid(frame: pl.DataFrame, table: str, column: str) -> pl.DataFrame:
 def _of_split(frame: pl.DataFrame, split: str, null: str) -> pl.DataFrame:
     """The split's rows, one a (query, country, product): several raters' grades are averaged."""
     rows = frame.filter(pl.col("split").fill_null(null) == split)
-    return rows.group_by(KEY).agg(pl.col("grade").mean()).sort(KEY)
+    counted = [pl.col(name).max() for name in COUNTED if name in frame.columns]
+    return rows.group_by(KEY).agg(pl.col("grade").mean(), *counted).sort(KEY)
 
 
-def _coded(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame, split: str) -> LabelledPairs:
+def _closed(lists: pl.DataFrame) -> pl.DataFrame:
+    """The lists in which every outcome is known: none of their windows was open at the split's end."""
+    whole = (pl.col("depth").is_not_null() & pl.col("position").is_not_null()).all().over("list_id")
+    return lists.filter(whole).rename({"depth": "grade"}).sort("list_id", "position", "product_id")
+
+
+def _known(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
+    """The rows whose product is in the catalogue, with the numbers of query (`row`) and `product`."""
     numbered = queries.with_row_index("row")
     rows = frame.join(numbered, on=["query", "country"], how="left", nulls_equal=True, maintain_order="left")
-    known = rows.join(products, on="product_id", how="inner", maintain_order="left")
+    return rows.join(products, on="product_id", how="inner", maintain_order="left")
+
+
+def _coded(known: pl.DataFrame, split: str, of: int) -> LabelledPairs:
+    nothing = np.full(len(known), np.nan)
+    counted = {
+        name: known[name].cast(pl.Float64).fill_null(np.nan).to_numpy() if name in known.columns else nothing
+        for name in COUNTED
+    }
     return LabelledPairs(
-        known["row"].cast(pl.Int64).to_numpy(),
-        known["product"].cast(pl.Int64).to_numpy(),
-        known["grade"].to_numpy(),
-        split,
-        len(frame) - len(known),
+        queries=known["row"].cast(pl.Int64).to_numpy(),
+        products=known["product"].cast(pl.Int64).to_numpy(),
+        grades=known["grade"].cast(pl.Float64).to_numpy(),
+        split=split,
+        unknown=of - len(known),
+        **counted,
+    )
+
+
+def _displayed(known: pl.DataFrame, propensities_K: FloatArray, split: str, of: int) -> DisplayedLists | None:
+    if known.is_empty():
+        return None
+    return DisplayedLists(
+        shown=_coded(known, split, of),
+        lists_P=known["list_id"].rle_id().cast(pl.Int64).to_numpy(),
+        propensities_P=at(propensities_K, known["position"].to_numpy()),
+        propensities_K=propensities_K,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -14,19 +14,31 @@ from mercato.data.market import Market
 from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.bm25 import BM25, FIELDS
+from mercato.evaluation.baselines.log import impressions, popularity
+from mercato.evaluation.baselines.price import cheapness
+from mercato.evaluation.baselines.registry import BASELINES
 from mercato.evaluation.dataset import EARLIER, EvaluationSet, LabelledPairs, Split
-from mercato.evaluation.metrics.arrays import BoolArray, IntArray
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
 from mercato.evaluation.metrics.batch_recall import draw_batches
 from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, estimates, resample
-from mercato.evaluation.metrics.metric import RankedCatalogue, ScoredBatches, ScoredPairs, Statistic
-from mercato.evaluation.metrics.registry import METRICS, SEARCH_PARTS
+from mercato.evaluation.metrics.matched_auc import strata
+from mercato.evaluation.metrics.metric import (
+    EngagementPairs,
+    RankedCatalogue,
+    ScoredBatches,
+    ScoredLists,
+    ScoredPairs,
+    Statistic,
+)
+from mercato.evaluation.metrics.registry import LOG_PARTS, METRICS, SEARCH_PARTS
+from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts
-from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
+from mercato.evaluation.systems import LexicalSystem, ProductScores, RandomSystem, Scorer, System, encode
 from mercato.features.drop import drop_columns
 from mercato.progress import track
 from mercato.runs.encoder import Encoder
 
-RESERVED = {OURS, "bm25", "random", "popular"}  # the last is a baseline of query prediction
+RESERVED = {OURS, *BASELINES}
 DEPTH = 100  # products retrieved for a query
 
 
@@ -46,7 +58,7 @@ def evaluate(
 
     Args:
         encoder: the model.
-        market: judgments give `relevance`; pairs give `engagement`, `batch` and `knn`.
+        market: judgments give `relevance`; pairs give `engagement`, `batch` and `knn`, lists `lists`.
         split: `test` (judgments of the test split, pairs of the future) or `validation` (both, of that split).
         seed: of the bootstrap, the batches and the random baseline.
         pairs: held-out pairs, in place of the market's pairs table.
@@ -56,8 +68,9 @@ def evaluate(
 
     Returns:
         Figures by part and metric (`mercato.evaluation.metrics.registry`), whose `as_dict` is {"relevance",
-        "engagement", "batch", "knn", "unseen": {metric: value}, "baselines": {name: {part: {metric: value}}},
-        "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}}}.
+        "engagement", "lists", "batch", "knn", "unseen": {metric: value}, "baselines": {name: {part: {metric: value}}},
+        "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}, and
+        "simultaneous", the same corrected for their number}}.
         A part whose table is missing and a metric that is undefined are absent.
 
     Raises:
@@ -68,12 +81,17 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Encoded systems and the set they are measured on; `systems` holds ours (`mercato`), others, `bm25`, `random`."""
+    """Encoded systems and the set they are measured on.
+
+    `systems` holds ours (`mercato`), others, `bm25` and `random`; `scorers` what cannot search: it is measured in
+    `LOG_PARTS` only.
+    """
 
     market: Market
     dataset: EvaluationSet
     systems: dict[str, System]
     seed: int
+    scorers: Mapping[str, Scorer] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -92,7 +110,7 @@ class Evaluation:
         """Read the evaluation set and encode queries and products once for each encoder (arguments as `evaluate`).
 
         `products` stands in for the market's table, the same rows, e.g. with images already turned into vectors.
-        Without `baselines` there is no BM25 and no random. To a run, listings are as old as where the split begins.
+        Without `baselines` there are only encoders. To a run, listings are as old as where the split begins.
         """
         reserved = RESERVED & set(others or {})
         if reserved:
@@ -109,61 +127,95 @@ class Evaluation:
             lexical = BM25(products.select(["product_id", *FIELDS]))
             systems["bm25"] = LexicalSystem(lexical, dataset.queries["query"].to_list())
             systems["random"] = RandomSystem(products.num_rows, seed)
-        return cls(market, dataset, systems, seed)
+        logged = baselines and any(dataset.pairs(part) for part in LOG_PARTS)
+        scorers = _scorers(market, dataset, split, products, pairs) if logged else {}
+        return cls(market, dataset, systems, seed, scorers)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that the market's tables allow."""
         return tuple(part for part in SEARCH_PARTS if self.dataset.pairs(part) is not None)
 
+    def measured(self, part: str) -> Mapping[str, Scorer]:
+        """Who is measured in a part, ours first."""
+        return {**self.systems, **(self.scorers if part in LOG_PARTS else {})}
+
     def metrics(self) -> Metrics:
         """Every figure and interval."""
-        figures: dict[str, ByMetric[Figure]] = {name: {} for name in self.systems}
-        differences: dict[str, ByMetric[Interval | None]] = {name: {} for name in self.systems if name != OURS}
+        figures: dict[str, ByMetric[Figure]] = {name: {} for name in (*self.systems, *self.scorers)}
+        differences: dict[str, ByMetric[Interval | None]] = {name: {} for name in figures if name != OURS}
         counts: dict[str, PartCounts] = {}
         ours: dict[str, Estimate] = {}  # in the part at hand
-        for part, name in track(
-            [(part, name) for part in self.parts for name in self.systems], "metrics and intervals"
-        ):
+        family: dict[str, dict[tuple[str, str, str], Estimate]] = {part: {} for part in self.parts}
+        steps = [(part, name) for part in self.parts for name in self.measured(part)]
+        for part, name in track(steps, "metrics and intervals"):
             statistics, counts[part] = self.part(part, name)
             if name == OURS:
-                weights_RQ = resample(counts[part].queries, self.seed)
+                weights_RQ = self.weights(part)
             found = estimates(statistics, weights_RQ)
             if name == OURS:
                 ours = found
             elif found:
-                differences[name][part] = {metric: (ours[metric] - theirs).interval for metric, theirs in found.items()}
+                less = {metric: ours[metric] - theirs for metric, theirs in found.items()}
+                differences[name][part] = {metric: estimate.interval for metric, estimate in less.items()}
+                if name in self.systems and name != "random":
+                    family[part] |= {(name, part, metric): estimate for metric, estimate in less.items()}
             if found:
                 figures[name][part] = {metric: Figure.of(estimate) for metric, estimate in found.items()}
+        simultaneous: dict[str, ByMetric[Interval | None]] = {}
+        for (name, part, metric), interval in simultaneous_intervals(list(family.values())).items():
+            simultaneous.setdefault(name, {}).setdefault(part, {})[metric] = interval
         return Metrics(
             ours=figures.pop(OURS),
             baselines=figures,
             differences=differences,
+            simultaneous_differences=simultaneous,
             n=Counts(
                 products=len(self.dataset.product_ids),
                 queries=len(self.dataset.queries),
                 resamples=RESAMPLES,
                 seed=self.seed,
+                unit=self.dataset.unit,
                 parts=counts,
             ),
         )
 
+    def weights(self, part: str) -> FloatArray:
+        """The resamples of a part's queries, whole units at a time: (R, Q), the same for every system."""
+        return resample(self._units(part), self.seed)
+
+    def _units(self, part: str) -> IntArray:
+        """The unit of each query of a part, in the order of its statistics: (Q,)."""
+        pairs = self.dataset.pairs(part)
+        assert pairs is not None, part
+        rows_Q = pairs.query_rows
+        if part == "batch":
+            rows_Q = pairs.queries[np.concatenate(_dealt(pairs, self.dataset.queries, self.seed))]
+        return self.dataset.units_Q[rows_Q]
+
     def part(self, part: str, name: str) -> tuple[dict[str, Statistic], PartCounts]:
         """One part's metrics for one system, as statistics over the part's queries, and the part's counts."""
-        pairs, system = self.dataset.pairs(part), self.systems[name]
+        pairs, scorer = self.dataset.pairs(part), self.measured(part)[name]
         assert pairs is not None, part
         inputs: Any
+        counted: dict[str, Any] = {}
         if part == "relevance":
             labels_P = pairs.grades >= self.market.config.relevant_grade
-            inputs, counts = _scored(system, pairs, labels_P), _counts(pairs, relevant=int(labels_P.sum()))
+            inputs, counted = _scored(scorer, pairs, labels_P), {"relevant": int(labels_P.sum())}
         elif part == "engagement":
             labels_P = pairs.grades >= 1
-            inputs, counts = _scored(system, pairs, labels_P), _counts(pairs, engaged=int(labels_P.sum()))
+            inputs, counted = _engagement(scorer, pairs, labels_P, self.dataset), {"engaged": int(labels_P.sum())}
+        elif part == "lists":
+            inputs, counted = _displayed(scorer, self.dataset)
         elif part == "batch":
-            inputs, counts = _batches(system, pairs, self.dataset.queries, self.seed)
+            batches = _dealt(pairs, self.dataset.queries, self.seed)
+            drawn = sum(map(len, batches))
+            inputs = _batches(self.systems[name], pairs, batches)
+            counted = {"queries": drawn, "pairs": drawn, "batch_size": max(map(len, batches)), "unknown_products": None}
         else:
             top_QK = self.top(name, pairs.query_rows, DEPTH)
-            inputs, counts = _ranked(top_QK, pairs, len(self.dataset.product_ids)), _counts(pairs)
+            inputs = _ranked(top_QK, pairs, len(self.dataset.product_ids))
+        counts = _counts(pairs, units=len(np.unique(self._units(part))), **counted)
         return {metric.name: metric.compute(inputs) for metric in METRICS[part]}, counts
 
     def top(self, name: str, queries_Q: IntArray, k: int) -> IntArray:
@@ -174,32 +226,71 @@ class Evaluation:
         return found_QK
 
 
-def _scored(system: System, pairs: LabelledPairs, labels_P: BoolArray) -> ScoredPairs:
-    scores_P = system.score(pairs.queries, pairs.products)
+def _scorers(
+    market: Market, dataset: EvaluationSet, split: Split, products: pa.Table, pairs: pl.DataFrame | None
+) -> dict[str, Scorer]:
+    """The baselines of the log and the price; one of which nothing is known is absent."""
+    found: dict[str, Scorer] = {}
+    if shown := impressions(dataset):
+        found["impressions"] = shown
+    if pairs is None and market.has("pairs"):
+        table = market.frame("pairs", ["product_id", "label", "weight", "impressions", "split"])
+        earlier = table.filter(pl.col("split").fill_null("train").is_in(EARLIER[split]))
+        if (rates_N := popularity(earlier, dataset.product_ids)) is not None:
+            found["popularity"] = ProductScores(rates_N)
+    priced = pl.from_arrow(products.select(["category", "currency", "country", "price"]))
+    assert isinstance(priced, pl.DataFrame)
+    if (cheap_N := cheapness(priced)) is not None:
+        found["price"] = ProductScores(cheap_N)
+    return found
+
+
+def _scored(scorer: Scorer, pairs: LabelledPairs, labels_P: BoolArray) -> ScoredPairs:
+    scores_P = scorer.score(pairs.queries, pairs.products)
     return ScoredPairs(groups_P=pairs.groups, grades_P=pairs.grades, labels_P=labels_P, scores_P=scores_P)
 
 
-def _batches(
-    system: System, pairs: LabelledPairs, queries: pl.DataFrame, seed: int
-) -> tuple[ScoredBatches, PartCounts]:
+def _engagement(scorer: Scorer, pairs: LabelledPairs, labels_P: BoolArray, dataset: EvaluationSet) -> EngagementPairs:
+    return EngagementPairs(
+        **vars(_scored(scorer, pairs, labels_P)),
+        strata_P=strata(pairs.impressions),
+        kinds_P=dataset.kinds_N[pairs.products],
+        clicked_P=pairs.clicks > 0,
+    )
+
+
+def _displayed(scorer: Scorer, dataset: EvaluationSet) -> tuple[ScoredLists, dict[str, Any]]:
+    lists = dataset.lists
+    assert lists is not None
+    inputs = ScoredLists(
+        queries_L=lists.list_queries,
+        lists_P=lists.lists_P,
+        gains_P=lists.shown.grades / lists.propensities_P,
+        scores_P=scorer.score(lists.shown.queries, lists.shown.products),
+    )
+    propensities = lists.propensities_K.round(4).tolist()
+    return inputs, {"lists": len(inputs.queries_L), "propensities": propensities}
+
+
+def _dealt(pairs: LabelledPairs, queries: pl.DataFrame, seed: int) -> list[IntArray]:
+    """The batches of `draw_batches`: positions in the pairs."""
     texts = queries["query"].rank("dense").cast(pl.Int64).to_numpy()  # one text in two countries is one query here
-    batches = draw_batches(texts[pairs.queries], pairs.products, seed)
-    scores = [system.grid(pairs.queries[rows], pairs.products[rows]) for rows in batches]
-    drawn = sum(map(len, batches))
-    counts = PartCounts(queries=drawn, pairs=drawn, batch_size=max(map(len, batches)), split=pairs.split)
-    return ScoredBatches(scores_BB=scores), counts
+    return draw_batches(texts[pairs.queries], pairs.products, seed)
+
+
+def _batches(system: System, pairs: LabelledPairs, batches: list[IntArray]) -> ScoredBatches:
+    return ScoredBatches(scores_BB=[system.grid(pairs.queries[rows], pairs.products[rows]) for rows in batches])
 
 
 def _ranked(top_QK: IntArray, pairs: LabelledPairs, catalogue: int) -> RankedCatalogue:
     return RankedCatalogue(top_QK=top_QK, groups_P=pairs.groups, products_P=pairs.products, catalogue=catalogue)
 
 
-def _counts(pairs: LabelledPairs, relevant: int | None = None, engaged: int | None = None) -> PartCounts:
-    return PartCounts(
-        queries=len(pairs.query_rows),
-        pairs=len(pairs.queries),
-        split=pairs.split,
-        unknown_products=pairs.unknown,
-        relevant=relevant,
-        engaged=engaged,
-    )
+def _counts(pairs: LabelledPairs, /, **counted: Any) -> PartCounts:
+    common = {
+        "queries": len(pairs.query_rows),
+        "pairs": len(pairs.queries),
+        "split": pairs.split,
+        "unknown_products": pairs.unknown,
+    }
+    return PartCounts(**(common | counted))

@@ -92,6 +92,7 @@ def importance(
     groups: Mapping[str, Sequence[str]],
     queries_P: IntArray,
     labels_P: BoolArray,
+    units_Q: IntArray,
     seed: int = 0,
 ) -> Importance:
     """What every group is worth, for each replacement (Que2Search Table 2).
@@ -100,10 +101,11 @@ def importance(
         encoded: as in `ablated_cosines`, and so are `rows_P`, `opposite_PD`, `groups` and `seed`.
         queries_P: the query of each pair, 0 … Q - 1.
         labels_P: whether the pair is relevant.
+        units_Q: what the intervals resample: the unit of each query.
     """
     whole_P = (encoded.unit_ND[torch.tensor(rows_P)] * opposite_PD).sum(1).double().numpy()
-    ones_1Q = np.ones((1, int(queries_P.max()) + 1))
-    weights_RQ = resample(ones_1Q.shape[1], seed, RESAMPLES)
+    ones_1Q = np.ones((1, len(units_Q)))
+    weights_RQ = resample(units_Q, seed, RESAMPLES)
     both = bool(labels_P.any() and not labels_P.all())
     base = pooled_auc(queries_P, labels_P, whole_P)
     base_R = base(weights_RQ)

@@ -25,6 +25,7 @@ from mercato.evaluation.importance import Importance, importance
 from mercato.evaluation.metrics.arrays import IntArray
 from mercato.evaluation.metrics.roc_auc import roc_auc
 from mercato.evaluation.results import ABSENT, Result
+from mercato.evaluation.units import Unit
 from mercato.fields import channel_groups
 from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.torch_encoder import load
@@ -59,6 +60,8 @@ class ExplanationCounts(Result):
     all_queries: int
     products: int
     seed: int
+    unit: Unit = "query"  # what the intervals resample
+    units: int | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +117,11 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> Explanation:
     products = encode_products(model, table, as_of=split_cutoff(market, EARLIER["test"]))
     query_PD, product_PD = queries.unit_ND[torch.tensor(pairs.queries)], products.unit_ND[torch.tensor(product_P)]
     cosine_P = (product_PD * query_PD).sum(1).numpy()
+    units_Q = dataset.units_Q[pairs.query_rows]
 
     def worth(encoded: EncodedTower, rows_P: IntArray, opposite_PD: torch.Tensor) -> TowerImportance:
         def of(groups: dict[str, tuple[str, ...]]) -> Importance:
-            return importance(encoded, rows_P, opposite_PD, groups, pairs.groups, labels_P, seed)
+            return importance(encoded, rows_P, opposite_PD, groups, pairs.groups, labels_P, units_Q, seed)
 
         each: dict[str, tuple[str, ...]] = {name: (name,) for name in encoded.names}
         fields = channel_groups(encoded.names)
@@ -134,6 +138,8 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> Explanation:
             all_queries=len(dataset.queries),
             products=len(rows),
             seed=seed,
+            unit=dataset.unit,
+            units=len(np.unique(units_Q)),
         ),
         roc_auc=roc_auc(labels_P, cosine_P) if labels_P.any() and not labels_P.all() else None,
         attention={

@@ -124,7 +124,8 @@ class QueryPrediction:
             pairs=sum(map(len, truths)),
             head_queries=self.classes,
         )
-        return Metrics(
+        return replace(
+            metrics,
             ours=metrics.ours | figures(ours),
             baselines=baselines,
             differences=differences,

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from mercato.evaluation.metrics.bootstrap import Estimate, Interval
 from mercato.evaluation.metrics.registry import PREDICTION_PARTS
+from mercato.evaluation.units import Unit
 
 T = TypeVar("T")
 ByMetric = dict[str, dict[str, T]]  # part → metric → …
@@ -80,13 +81,16 @@ class PartCounts(Result):
 
     products: int | None = field(default=None, metadata=ABSENT)
     queries: int
+    units: int | None = field(default=None, metadata=ABSENT)  # what the intervals resample, over the queries
     pairs: int
+    lists: int | None = field(default=None, metadata=ABSENT)
     batch_size: int | None = field(default=None, metadata=ABSENT)
     split: str | None = field(default=None, metadata=ABSENT)
     unknown_products: int | None = field(default=None, metadata=ABSENT)  # pairs whose product is not in the catalogue
     relevant: int | None = field(default=None, metadata=ABSENT)
     engaged: int | None = field(default=None, metadata=ABSENT)
     head_queries: int | None = field(default=None, metadata=ABSENT)
+    propensities: list[float] | None = field(default=None, metadata=ABSENT)  # of position 1, 2, …
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,7 @@ class Counts(Result):
     queries: int
     resamples: int
     seed: int
+    unit: Unit = "query"  # what the intervals resample: whole intents, or queries in normal form
     parts: dict[str, PartCounts]
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,6 +124,7 @@ class Metrics(Result):
     ours: ByMetric[Figure]
     baselines: dict[str, ByMetric[Figure]]
     differences: dict[str, ByMetric[Interval | None]]  # ours less the baseline, paired: the 95 % interval
+    simultaneous_differences: dict[str, ByMetric[Interval | None]] = field(default_factory=dict)  # see `simultaneous`
     n: Counts
 
     def of(self, system: str) -> ByMetric[Figure]:
@@ -127,7 +133,21 @@ class Metrics(Result):
 
     def difference(self, system: str, part: str, metric: str) -> Figure | None:
         """Ours less the baseline; None where one of them has no such figure or the difference no interval."""
-        interval = self.differences.get(system, {}).get(part, {}).get(metric)
+        return self._difference(self.differences, system, part, metric)
+
+    def simultaneous(self, system: str, part: str, metric: str) -> Figure | None:
+        """The same with the interval that holds together with all others of the page: what a verdict rests on.
+
+        The family is every metric of every search part, of ours less each other encoder and each lexical baseline. None
+        outside it (random and the log's baselines: nobody asks of all at once whether one is beaten) and in figures of
+        before there was a correction.
+        """
+        return self._difference(self.simultaneous_differences, system, part, metric)
+
+    def _difference(
+        self, intervals: dict[str, ByMetric[Interval | None]], system: str, part: str, metric: str
+    ) -> Figure | None:
+        interval = intervals.get(system, {}).get(part, {}).get(metric)
         if interval is None:
             return None
         return Figure(self.ours[part][metric].value - self.baselines[system][part][metric].value, interval)
@@ -141,6 +161,7 @@ class Metrics(Result):
             **_only(spans, first),
             "baselines": {name: mapped(_ends, figures) for name, figures in self.baselines.items()},
             "differences": _plain(self.differences),
+            "simultaneous": _plain(self.simultaneous_differences),
             **_only(spans, last),
         }
         return {
@@ -162,6 +183,9 @@ class Metrics(Result):
                 name: mapped(_figure, values, spans["baselines"][name]) for name, values in tree["baselines"].items()
             },
             differences={name: mapped(_interval, ends) for name, ends in spans["differences"].items()},
+            simultaneous_differences={
+                name: mapped(_interval, ends) for name, ends in spans.get("simultaneous", {}).items()
+            },
             n=Counts.from_dict(tree["n"]),
         )
 

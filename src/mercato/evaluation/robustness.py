@@ -15,9 +15,10 @@ from mercato.data.pairs import held_out_pairs, split_cutoff
 from mercato.evaluation.dataset import EARLIER
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.arrays import IntArray, Vectors
-from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, estimates, resample
+from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, estimates
 from mercato.evaluation.results import OURS, ByMetric, Figure, PartCounts, Result, mapped
 from mercato.evaluation.systems import PRODUCT_BATCH, VectorSystem
+from mercato.evaluation.units import Unit
 from mercato.features.drop import Fields, drop_fields, fields_and_groups, fields_read
 from mercato.progress import track
 from mercato.runs.image_vectors import products_with_vectors
@@ -94,12 +95,14 @@ class RobustnessCounts(Result):
     parts: dict[str, PartCounts]
     products: int
     queries: int
+    unit: Unit = "query"  # what the intervals resample
 
     def as_dict(self) -> dict[str, Any]:
         """`n` in the JSON, where the parts' counts stand beside the others."""
         parts = {part: counts.as_dict() for part, counts in self.parts.items()}
         return {"resamples": self.resamples, "seed": self.seed, **parts, "products": self.products} | {
-            "queries": self.queries
+            "queries": self.queries,
+            "unit": self.unit,
         }
 
 
@@ -182,7 +185,12 @@ def robustness(runs: Sequence[Path], market: Market, seed: int = 0) -> Robustnes
     return Robustness(
         market=market.config.name,
         n=RobustnessCounts(
-            resamples=RESAMPLES, seed=seed, parts=counts, products=len(dataset.rows), queries=len(dataset.queries)
+            resamples=RESAMPLES,
+            seed=seed,
+            parts=counts,
+            products=len(dataset.rows),
+            queries=len(dataset.queries),
+            unit=dataset.unit,
         ),
         fields={name: list(members) for name, members in fields.items()},
         runs=[
@@ -250,7 +258,7 @@ def _estimates(
     for part, system in track(steps, f"metrics and intervals ({name})"):
         statistics, counts[part] = evaluation.part(part, system)
         if system == OURS:
-            weights_RQ = resample(counts[part].queries, evaluation.seed)
+            weights_RQ = evaluation.weights(part)
         if measured := estimates(statistics, weights_RQ):
             found[system][part] = measured
     return found.pop(OURS), found, counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,16 @@ PRODUCT_BATCH = 256
 QUERY_BATCH = 1024
 
 
-class System(Protocol):
-    """Queries and products are row numbers of the evaluation's query and product tables."""
+class Scorer(Protocol):
+    """What gives labelled pairs a score. Queries and products are row numbers of the evaluation's tables."""
 
     def score(self, queries_P: IntArray, products_P: IntArray) -> FloatArray:
         """The score of each (query, product) pair: (P,)."""
         ...
+
+
+class System(Scorer, Protocol):
+    """What can search too: it ranks any products for any query."""
 
     def grid(self, queries_B: IntArray, products_J: IntArray) -> FloatArray:
         """The score of every query with every product: (B, J)."""
@@ -115,6 +119,40 @@ class RandomSystem:
             best = np.argpartition(-scores_M, k)[:k] if k < len(among_M) else np.arange(len(among_M))
             found_QK[position, : len(best)] = among_M[best[np.argsort(-scores_M[best])]]
         return found_QK
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """A score for some pairs, 0 for all others."""
+
+    keys_M: IntArray  # query · N + product, ascending
+    scores_M: FloatArray
+    catalogue: int  # N
+
+    @classmethod
+    def of(cls, queries_P: IntArray, products_P: IntArray, scores_P: FloatArray, catalogue: int) -> Self:
+        """Where a pair has several scores it gets the largest."""
+        keys_P = queries_P * catalogue + products_P
+        order_P = np.lexsort((-scores_P, keys_P))
+        keys_M, first_M = np.unique(keys_P[order_P], return_index=True)
+        return cls(keys_M, scores_P[order_P][first_M], catalogue)
+
+    def score(self, queries_P: IntArray, products_P: IntArray) -> FloatArray:
+        """The score of each pair: (P,)."""
+        keys_P = queries_P * self.catalogue + products_P
+        place_P = np.minimum(np.searchsorted(self.keys_M, keys_P), len(self.keys_M) - 1)
+        return np.where(self.keys_M[place_P] == keys_P, self.scores_M[place_P], 0.0)
+
+
+@dataclass(frozen=True)
+class ProductScores:
+    """A score for each product, whatever the query: (N,)."""
+
+    scores_N: FloatArray
+
+    def score(self, queries_P: IntArray, products_P: IntArray) -> FloatArray:
+        """The score of each pair's product: (P,)."""
+        return self.scores_N[products_P]
 
 
 def encode(

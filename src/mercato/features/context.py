@@ -1,9 +1,10 @@
 """Context features (Que2Engage §2.1.2): a product's numbers, whether each is missing, and its categories.
 
 A number is a column of the products, an attribute, or derived: the price relative to the product's kind, the listing's
-age, the count of its images, the length of its texts. All statistics are fitted once, on the catalogue, and saved with
-the run: heavy tails get a logarithm, values are clipped to the 1st to 99th percentile (so that a stale listing or an
-absurd price is no extrapolation) and standardised. What cannot be understood is missing, never an error.
+age, the count of its images, the length of its texts. All statistics are fitted once, on the products that may be
+learned from, and saved with the run: heavy tails get a logarithm, values are clipped to the 1st to 99th percentile (so
+that a stale listing or an absurd price is no extrapolation) and standardised. What cannot be understood is missing,
+never an error.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class ContextSpec:
 
     @classmethod
     def fit(cls, context: config.Context, products: Sequence[Product], as_of: datetime) -> Self:
-        """Fit on a catalogue; a column that the market lacks altogether is then simply always missing.
+        """Fit on what may be learned from; a column that the market lacks altogether is then simply always missing.
 
         Args:
             context: what the recipe declares.

@@ -32,7 +32,7 @@ class Tower(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
-        """Features as tensors → unit vectors (B, D) and attention weights (B, C), None for a fusion that has none."""
+        """Features as tensors → unit vectors (B, D) float32 and attention weights (B, C), None for some fusions."""
         return self.fuse(self.encode(inputs))
 
     def encode(self, inputs: Inputs) -> Channels:
@@ -45,7 +45,7 @@ class Tower(nn.Module):
         if only is not None:
             channels = channels.without(n for n, channel in enumerate(self.channels) if channel not in only)
         fused_BD, weights_BC = self.mix(channels)
-        return F.normalize(fused_BD, dim=-1), weights_BC
+        return F.normalize(fused_BD.float(), dim=-1), weights_BC
 
     def mix(self, channels: Channels) -> tuple[Tensor, Tensor | None]:
         """As `fuse`, before the vector is made a unit one."""

@@ -21,6 +21,7 @@ from mercato.runs.folder import monitored
 TITLES = {
     "relevance": ("Relevance", "on what raters judged: relevant products before irrelevant ones"),
     "engagement": ("Engagement", "on future days: products people engaged with before those they saw and left"),
+    "lists": ("Displayed lists", "what searches of future days displayed, put in order anew"),
     "knn": (
         "Retrieval from the whole catalogue",
         "what people engaged with on future days, found by nearest neighbours",

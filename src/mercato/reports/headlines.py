@@ -13,6 +13,7 @@ T = TypeVar("T")
 PARTS = {  # what stands around the metric's own label
     "relevance": "relevance {}",
     "engagement": "engagement {}",
+    "lists": "displayed lists {}",
     "batch": "batch {}",
     "knn": "KNN {}",
     "unseen": "KNN {}, pairs new to the log",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
+from mercato.data.schema import INTENTS
 from mercato.simulation import language as words
 from mercato.simulation.listings import Catalogue
 from mercato.simulation.ontology import COLOURS, COUNTRIES, MATERIALS, PATTERNS, TYPES
@@ -51,6 +53,19 @@ class Demand:
     queries: list[Query]
     weights: Floats
     by_intent: list[Ints]  # for each query, the other spellings of its intent in its country
+
+
+def intents_table(demand: Demand) -> pa.Table:
+    """Which query strings ask for the same thing (schema `INTENTS`), as evaluation's intervals need to know."""
+    names = {"colour": COLOURS, "pattern": PATTERNS, "material": MATERIALS}
+
+    def spelled(intent: Intent) -> str:
+        asked = [f"{name}={values[at]}" for name, values in names.items() if (at := getattr(intent, name)) != NOTHING]
+        asked += [f"{name}={value}" for name in ("brand", "size") if (value := getattr(intent, name))]
+        return " ".join([TYPES[intent.type].key, *asked])
+
+    rows = [(query.text, COUNTRIES[query.country].code, spelled(query.intent)) for query in demand.queries]
+    return pa.table(list(zip(*rows, strict=True)), schema=INTENTS)
 
 
 def make_demand(catalogue: Catalogue, intents: int, chance: np.random.Generator) -> Demand:

@@ -24,7 +24,7 @@ from mercato.simulation.engine import Engine
 from mercato.simulation.images import Look, draw_images
 from mercato.simulation.listings import Catalogue, make_catalogue, products_table
 from mercato.simulation.log import when_sold, write_events
-from mercato.simulation.queries import make_demand
+from mercato.simulation.queries import intents_table, make_demand
 from mercato.simulation.raters import judge
 from mercato.simulation.truth import true_products, true_queries
 
@@ -85,6 +85,7 @@ def simulate(folder: Path, size: str, seed: int) -> None:
         pq.write_table(true_products(catalogue), fresh / "truth" / "products.parquet")
         pq.write_table(true_queries(demand, engine), fresh / "truth" / "queries.parquet")
         pq.write_table(judgments, fresh / "judgments.parquet")
+        pq.write_table(intents_table(demand), fresh / "intents.parquet")
         write_market_toml(fresh, MarketConfig(name=NAME, currency="USD", relevant_grade=1.0))
 
 

@@ -1,6 +1,7 @@
 """Weights for gradient blending, estimated (Wang, Tran & Feiszli 2020: what makes multi-modal training hard).
 
-For each of the M + 1 losses a fresh pair of towers trains on that loss alone. What it gains on held-out pairs, G, and
+For each of the M + 1 losses a fresh pair of towers trains on that loss alone: a modality's, or all that the stage
+learns of both whole towers. What it gains on held-out pairs, G, and
 what it overfits, O, give its weight:
 
     w_k ∝ G_k / O_k²,    G = L_val(before) − L_val(after),    O = [L_val − L_train](after) − [L_val − L_train](before)
@@ -23,7 +24,7 @@ from mercato.progress import track
 from mercato.training.data.batches import Examples, PairBatches
 from mercato.training.optimizer import adam, half_precision
 from mercato.training.task import total
-from mercato.training.tasks.build import pair_objectives
+from mercato.training.tasks.build import modality_losses, pair_objectives
 from mercato.training.tasks.modalities import MULTIMODAL, Modality
 from mercato.training.tasks.pairs import PairTask
 
@@ -97,10 +98,11 @@ def _try(
 
     def task(rows: NDArray[np.int64]) -> PairTask:
         stage = recipe.pair_stages[0]
+        whole = pair_objectives(stage, head_weight=0.0 if own.head is None else recipe.head.weight)
         return PairTask(
             batches=PairBatches(examples, rows, stage, recipe.seed),
             validation=None,
-            objectives=pair_objectives(stage, {MULTIMODAL: float(modality == MULTIMODAL), modality: 1.0}),
+            objectives=whole if modality == MULTIMODAL else [modality_losses(stage, {modality: 1.0})],
             micro_batch=stage.micro_batch,
         )
 

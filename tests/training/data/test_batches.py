@@ -129,8 +129,8 @@ def test_queries_with_typos_are_read_but_change_no_pair(tables):
     assert not all(torch.equal(misspelled.query[name], plain.query[name]) for name in read)
 
 
-@pytest.mark.parametrize("negatives", ["batch", "mixed"])
-def test_an_unengaged_pair_is_never_an_in_batch_positive(tables, negatives):
+@pytest.mark.parametrize(("negatives", "mixed"), [("batch", 0), ("mixed", 3), ("mixed_independent", 3)])
+def test_an_unengaged_pair_is_never_an_in_batch_positive(tables, negatives, mixed):
     """Each pair is known by its grade."""
     engaged, unengaged = [(0, 0), (1, 1), (0, 2), (2, 3)], [(0, 1), (1, 3), (2, 0)]
     data = word_examples(tables, engaged, unengaged, grade_N=np.arange(7, dtype=np.float32))
@@ -141,7 +141,7 @@ def test_an_unengaged_pair_is_never_an_in_batch_positive(tables, negatives):
         for batch in batches:
             seen += batch.grade_B.tolist()
             assert len(batch.unengaged_query_U) == len(batch.unengaged_product_U) == 3
-            assert batch.excluded_BJ.shape == (2, 5 if negatives == "mixed" else 2)
+            assert batch.excluded_BJ.shape == (2, 2 + mixed) and len(batch.mixed_product_V) == mixed
             found = pairs_of(tables, batch, batch.unengaged_query_U, batch.unengaged_product_U)
             assert found <= set(unengaged)
             assert pairs_of(tables, batch, batch.query_B, batch.product_B) <= set(engaged)
@@ -164,9 +164,64 @@ def pairs_of(tables: FeatureTables, batch, query_N, product_N) -> set[tuple[int,
     }
 
 
+SHOWN = [(0, 1), (0, 3), (1, 3), (1, 4), (2, 0), (4, 2)]  # of query 3 nothing was shown and left
+
+
+def drawn_for(tables: FeatureTables, negatives: str, epochs: int, unengaged: float = 1.0, **fields):
+    """The batches of some epochs, three engaged pairs each, as (queries, products of the mixed negatives)."""
+    data = word_examples(tables, [(0, 0), (1, 1), (0, 2), (2, 3), (3, 2), (2, 4)], SHOWN, **fields)
+    stage = InBatchSoftmax(batch_size=3, negatives=negatives, unengaged=unengaged)
+    batches = PairBatches(data, data.rows(stage), stage, seed=0)
+    for batches.epoch in range(epochs):
+        for batch in batches:
+            assert not len(batch.unengaged_query_U), "there is no second task"
+            queries = pairs_of(tables, batch, batch.query_B, batch.product_B)
+            drawn = pairs_of(tables, batch, batch.query_B[:1].expand(len(batch.mixed_product_V)), batch.mixed_product_V)
+            yield sorted(query for query, _ in queries), [product for _, product in drawn], len(batch.mixed_product_V)
+
+
+def test_every_row_meets_a_product_shown_for_its_own_query(tables):
+    met = independent = rows = 0
+    for queries, products, count in drawn_for(tables, "mixed", 20):
+        shown = [{product for own, product in SHOWN if own == query} for query in queries]
+        assert all(not own or own & set(products) for own in shown)
+        assert count == sum(map(bool, shown)), "a query that was shown nothing contributes none"
+        assert set(products) <= set().union(*shown)
+    for queries, products, count in drawn_for(tables, "mixed_independent", 20):
+        shown = [{product for own, product in SHOWN if own == query} for query in queries]
+        assert count == 3
+        rows += sum(map(bool, shown))
+        met += sum(bool(own & set(products)) for own in shown)
+        independent += not set(products) <= set().union(*shown)
+    assert met < rows and independent, "drawn apart, some rows meet none and other queries' products join"
+
+
+def test_mixed_negatives_of_a_row_may_be_a_broken_number(tables):
+    data = word_examples(tables, [(0, 0), (0, 2), (1, 1), (2, 3)], SHOWN)
+    for unengaged, counts in [(0.5, {2}), (1.5, {6}), (2.0, {8}), (0.1, {0})]:
+        stage = InBatchSoftmax(batch_size=4, negatives="mixed", unengaged=unengaged)
+        assert {len(batch.mixed_product_V) for batch in PairBatches(data, data.engaged, stage, 0)} == counts
+
+
+def test_a_batch_that_was_shown_nothing_has_its_own_negatives_alone(tables):
+    data = word_examples(tables, [(3, 3), (4, 4)], [(0, 1)])
+    stage = InBatchSoftmax(negatives="mixed")
+    (batch,) = PairBatches(data, data.engaged, stage, 0)
+    assert batch.excluded_BJ.shape == (2, 2)
+
+
+def test_the_second_task_draws_its_pairs_apart_from_the_batch_and_from_mixed_negatives(tables):
+    data = word_examples(tables, [(0, 0), (0, 2)], SHOWN)
+    stage = InBatchSoftmax(negatives="mixed", engagement_weight=0.2, unengaged=6)
+    (batch,) = PairBatches(data, data.engaged, stage, 0)
+    found = pairs_of(tables, batch, batch.unengaged_query_U, batch.unengaged_product_U)
+    assert len({query for query, _ in found}) > 1
+    assert {p for _, p in pairs_of(tables, batch, batch.query_B[:1].expand(12), batch.mixed_product_V)} == {1, 3}
+
+
 def test_some_pairs_of_a_batch_keep_the_unengaged_ones(tables):
     data = word_examples(tables, [(0, 0), (1, 1), (0, 2)], [(1, 2), (0, 1)])
-    whole = data.batch(np.arange(3), unengaged=np.array([3, 4]), mixed=True)
+    whole = data.batch(np.arange(3), unengaged=np.array([3, 4]), mixed=np.array([4, 3]))
     some = whole.only(torch.tensor([0, 2]))
     assert torch.equal(some.excluded_BJ, whole.excluded_BJ[[0, 2]][:, [0, 2, 3, 4]])
     assert torch.equal(some.query_B, whole.query_B[[0, 2]]) and torch.equal(some.product_B, whole.product_B[[0, 2]])
@@ -179,9 +234,130 @@ def test_without_unengaged_pairs_there_is_nothing_to_learn_engagement_from(table
         PairBatches(data, data.rows(stage), stage, seed=0)
 
 
+def test_pairs_of_a_query_are_drawn_by_their_weight(tables):
+    weight = np.array([1.0, 9, 5, 1, 4, 4, 1])
+    data = word_examples(tables, [(0, 0)], [(1, 1), (0, 1), (1, 2), (0, 2), (1, 3), (4, 4)])
+    data = replace(data, weight_N=weight, weight_power=0.5)
+    pool = data.query_pool(data.unengaged)
+    drawn = pool.draw(np.tile([1, 0, 3, 2], 3_000), np.random.default_rng(0))
+    assert len(drawn) == 6_000, "queries 2 and 3 have none"
+    assert np.bincount(drawn, minlength=7) / 500 == pytest.approx([0, 3, 3.17, 1, 2.83, 2, 0], rel=0.1)
+    assert drawn[::2].tolist() != drawn[1::2].tolist() and set(drawn[::2]) == {1, 3, 5}
+    alike = replace(data, weight_power=0.0).query_pool(data.unengaged)
+    assert np.bincount(alike.draw(np.full(3_000, 1), np.random.default_rng(0)))[[1, 3, 5]] / 1_000 == pytest.approx(
+        [1, 1, 1], rel=0.1
+    )
+
+
 def test_pairs_are_drawn_by_their_weight(tables):
     data = replace(word_examples(tables, PAIRS), weight_N=np.array([1.0, 4, 9, 1, 1, 1]), weight_power=0.5)
     drawn = data.pool(np.array([0, 1, 2])).draw(6_000, np.random.default_rng(0))
     assert np.bincount(drawn, minlength=6) / 1_000 == pytest.approx([1, 2, 3, 0, 0, 0], rel=0.1)
     alike = replace(data, weight_power=0.0).pool(np.array([1, 5])).draw(1_000, np.random.default_rng(0))
     assert np.bincount(alike, minlength=6) / 500 == pytest.approx([0, 1, 0, 0, 0, 1], rel=0.1)
+
+
+def test_what_stood_far_down_is_drawn_more_rarely(tables):
+    """An unknown position counts as the mean one, (1 + 4 + 10) / 3; one from 0 as 1."""
+    shown = [(1, 1), (1, 2), (1, 3), (2, 4)]
+    data = word_examples(tables, [(0, 0)], shown, position_N=np.array([99.0, 1, 4, np.nan, 10]))
+    stage = InBatchSoftmax(engagement_weight=0.2, unengaged_position_power=0.5)
+    pool = data.pool(data.unengaged, stage.position_power)
+    wanted = np.array([1, 1 / 2, 5**-0.5, 10**-0.5])
+    assert pool.chances() == pytest.approx(wanted / wanted.sum())
+    own = data.query_pool(data.unengaged, 0.5).draw(np.full(4_000, 1), np.random.default_rng(0))
+    assert np.bincount(own)[1:] / 4_000 == pytest.approx(wanted[:3] / wanted[:3].sum(), rel=0.1)
+    weighed = replace(data, weight_N=np.array([7.0, 4, 1, 1, 9]), weight_power=0.5)
+    both = weighed.pool(data.unengaged, 1.0).chances()
+    wanted = np.array([2 * 1, 1 / 4, 1 / 5, 3 / 10])
+    assert both == pytest.approx(wanted / wanted.sum())
+    assert data.pool(data.unengaged, InBatchSoftmax(engagement_weight=0.2).position_power).upto_K is None
+    first = replace(data, position_N=np.array([99.0, 0, 1, 1, 1]))
+    assert first.pool(data.unengaged, 0.5).chances() == pytest.approx([0.25] * 4)
+
+
+@pytest.mark.parametrize("negatives", ["batch", "mixed", "mixed_independent"])
+def test_a_stage_draws_its_unengaged_pairs_by_position(tables, negatives):
+    engaged, shown = [(0, 0), (0, 2)], [(0, 1), (0, 3), (0, 4)]
+    data = word_examples(tables, engaged, shown, position_N=np.array([1.0, 1, 1, 1e9, 1e9]))
+    stage = InBatchSoftmax(
+        negatives=negatives, unengaged=20, unengaged_position_power=2, engagement_weight=float(negatives == "batch")
+    )
+    (batch,) = PairBatches(data, data.engaged, stage, 0)
+    drawn = batch.mixed_product_V if negatives != "batch" else batch.unengaged_product_U
+    assert len(drawn) == 40
+    assert pairs_of(tables, batch, batch.query_B[:1].expand(40), drawn) == {(0, 1)}
+
+
+def epoch_of(data: Examples, number: int = 0, size: int = 4, **fields) -> list[list[int]]:
+    """The rows of an epoch's batches, each known by its grade."""
+    batches = PairBatches(data, data.engaged, InBatchSoftmax(batch_size=size, **fields), seed=0)
+    batches.epoch = number
+    return [[int(grade) for grade in batch.grade_B] for batch in batches]
+
+
+def joined(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
+
+
+def test_a_batch_is_of_one_country_but_where_ones_rows_end(tables):
+    country = np.array([0] * 9 + [1] * 6 + [2] * 3 + [3] * 2)
+    data = word_examples(tables, PAIRS[:5] * 4, grade_N=np.arange(20, dtype=np.float32), country_N=country)
+    first = epoch_of(data, batches="by_country")
+    assert sorted(joined(first)) == list(range(20)) and {len(batch) for batch in first} == {4}
+    ends = 0
+    for number in range(12):
+        epoch = epoch_of(data, number, batches="by_country")
+        several = [batch for batch in epoch if len(set(country[batch])) > 1]
+        ends += len(several)
+        assert len(several) <= 3, "as many as there are borders"
+        assert sum(len(set(country[batch])) for batch in epoch) <= 5 + 3
+    mixed = sum(len(set(country[batch])) > 1 for number in range(12) for batch in epoch_of(data, number))
+    assert 0 < ends < mixed / 1.5
+    assert epoch_of(data, batches="by_country") == first, "of seed and epoch alone"
+    orders = {tuple(dict.fromkeys(country[joined(epoch_of(data, n, batches="by_country"))])) for n in range(12)}
+    assert len(orders) > 3, "countries take turns"
+    within = {tuple(row for row in joined(epoch_of(data, n, batches="by_country")) if row < 9) for n in range(3)}
+    assert len(within) == 3, "and their pairs are shuffled"
+
+
+def test_by_country_changes_nothing_where_there_is_one(tables):
+    data = word_examples(tables, PAIRS * 3, grade_N=np.arange(18, dtype=np.float32))
+    assert epoch_of(data, batches="by_country") == epoch_of(data)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("negatives", ["batch", "mixed", "mixed_independent"])
+def test_log_q_is_how_often_a_batch_holds_a_product(tables, negatives, power):
+    engaged = [(0, 0), (1, 1), (0, 2), (2, 3), (3, 2), (2, 4)]
+    weight = np.array([1.0, 3, 2, 1, 4, 1, 5, 1, 1, 2, 1, 3])
+    data = word_examples(tables, engaged, SHOWN, weight_N=weight, weight_power=power)
+    stage = InBatchSoftmax(batch_size=3, negatives=negatives, unengaged=2, log_q=True)
+    batches, generator = PairBatches(data, data.engaged, stage, 0), np.random.default_rng(0)
+    rows = batches._pool.draw(30_000, generator)
+    columns = np.concatenate([rows, batches._mixed(rows, generator)])
+    counted = np.bincount(data.product_N[columns], minlength=5) / len(rows)
+    assert np.exp(batches._log_q_M) == pytest.approx(counted, rel=0.05)
+
+
+def test_log_q_by_hand(tables):
+    """Engaged pairs weigh 1, 3 and 4; query 0 was shown products 1 (thrice as often) and 3, query 1 product 3."""
+    data = word_examples(tables, [(0, 0), (1, 1), (2, 1)], [(0, 1), (0, 3), (1, 3)])
+    data = replace(data, weight_N=np.array([1.0, 3, 4, 3, 1, 1]), weight_power=1.0)
+
+    def q(**fields) -> list[float]:
+        stage = InBatchSoftmax(log_q=True, **fields)
+        return np.exp(PairBatches(data, data.engaged, stage, 0)._log_q_M).tolist()
+
+    assert q() == pytest.approx([1 / 8, 7 / 8, 0, 0, 0])
+    own = [1 / 8, 7 / 8 + 2 * (1 / 8) * (3 / 4), 0, 2 * ((1 / 8) * (1 / 4) + 3 / 8), 0]
+    assert q(negatives="mixed", unengaged=2) == pytest.approx(own)
+    assert q(negatives="mixed_independent", unengaged=0.5) == pytest.approx([1 / 8, 7 / 8 + 0.3, 0, 0.2, 0])
+
+
+def test_without_log_q_nothing_is_corrected_and_some_pairs_keep_theirs(tables):
+    data = word_examples(tables, PAIRS, SHOWN)
+    assert data.batch(np.arange(3), mixed=np.array([7])).log_q_J.tolist() == [0] * 4
+    whole = data.batch(np.array([0, 1, 5]), mixed=np.array([7]), log_q_M=np.arange(5, dtype=np.float32))
+    assert whole.log_q_J.tolist() == [0, 1, 4, 3]
+    assert whole.only(torch.tensor([0, 2])).log_q_J.tolist() == [0, 4, 3]

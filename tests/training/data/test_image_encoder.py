@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -14,8 +15,9 @@ from mercato.config import Images
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
 from mercato.runs.image_vectors import encoded_vectors
-from mercato.training.data.image_encoder import labels_of, market_image_encoder
+from mercato.training.data.image_encoder import WEIGHTS, labels_of, market_image_encoder
 
+EVERY = pl.Series([f"p{row}" for row in range(60)])
 COLOURS = {"Red": (200, 20, 20), "Blue": (20, 20, 200)}
 
 
@@ -43,7 +45,7 @@ def market(folder: Path, labelled: int, count: int = 60) -> Market:
 
 def test_few_labels_are_enough_and_none_leave_photos_out(tmp_path: Path) -> None:
     settings = Images(epochs=8, size=16)
-    folder = market_image_encoder(few := market(tmp_path / "few", labelled=30), settings, 0)
+    folder = market_image_encoder(few := market(tmp_path / "few", labelled=30), settings, 0, EVERY)
     assert folder is not None
     vectors = encoded_vectors(few, folder, 5)
     assert vectors[7] is None
@@ -51,7 +53,18 @@ def test_few_labels_are_enough_and_none_leave_photos_out(tmp_path: Path) -> None
     assert red is not None and other_red is not None and blue is not None
     np.testing.assert_allclose(red, other_red, atol=1e-5)
     assert float(red[0] @ blue[0]) < 0.9  # it learned to tell what sellers name
-    assert market_image_encoder(market(tmp_path / "none", labelled=0), settings, 0) is None
+    assert market_image_encoder(market(tmp_path / "none", labelled=0), settings, 0, EVERY) is None
+
+
+def test_it_learns_from_what_it_may_and_is_shared_by_those_who_may_learn_the_same(tmp_path: Path) -> None:
+    settings, few = Images(epochs=1, size=16), market(tmp_path / "few", labelled=60)
+    folder = market_image_encoder(few, settings, 0, EVERY)
+    assert folder == market_image_encoder(few, settings, 0, EVERY)
+    other = market_image_encoder(few, settings, 0, EVERY.head(40))
+    assert folder is not None and other is not None and folder != other
+    assert (folder / WEIGHTS).read_bytes() != (other / WEIGHTS).read_bytes()
+    assert market_image_encoder(few, settings, 0, EVERY[::2]) is None  # red ones alone: nothing to tell apart
+    assert encoded_vectors(few, other, 5)[59] is not None  # those that teach nothing have vectors all the same
 
 
 def test_labels_are_what_enough_products_share() -> None:

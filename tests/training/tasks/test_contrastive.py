@@ -12,6 +12,7 @@ from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.losses.margin_ranking import margin_ranking
 from mercato.losses.scaled_bce import scaled_bce
 from mercato.losses.symmetric_softmax import symmetric_softmax
+from mercato.training.data.batches import PairBatches
 from mercato.training.tasks.contrastive import Contrastive
 from tests.support.labelled_pairs import word_examples, word_tables, word_towers
 
@@ -40,7 +41,7 @@ def test_a_stage_has_the_loss_that_it_names(stage, loss):
 
 def test_mixed_negatives_are_more_columns_of_the_softmax():
     examples, model = word_examples(word_tables(), ENGAGED, UNENGAGED), word_towers()
-    batch = examples.batch(ROWS, unengaged=BESIDE, mixed=True)
+    batch = examples.batch(ROWS, mixed=BESIDE)
     known = set(ENGAGED)
     columns = [product for _, product in [*(ENGAGED[row] for row in ROWS), *(UNENGAGED[row - 4] for row in BESIDE)]]
     wanted = [
@@ -49,8 +50,38 @@ def test_mixed_negatives_are_more_columns_of_the_softmax():
     ]
     assert batch.excluded_BJ.tolist() == wanted and any(any(row[3:]) for row in wanted)
     query, product = model.query(batch.query)[0], model.product(batch.product)[0]
-    cosines = query[batch.query_B] @ product[torch.cat([batch.product_B, batch.unengaged_product_U])].T
+    cosines = query[batch.query_B] @ product[torch.cat([batch.product_B, batch.mixed_product_V])].T
     logits = (5 * cosines).masked_fill(torch.tensor(wanted), -torch.inf)
     loss = Contrastive(InBatchSoftmax(negatives="mixed", scale=5.0))(query, product, batch)
     torch.testing.assert_close(loss, F.cross_entropy(logits, torch.arange(3)), atol=1e-5, rtol=1e-5)
     assert examples.batch(ROWS, unengaged=BESIDE).excluded_BJ.shape == (3, 3)
+
+
+def test_log_q_is_taken_from_every_logit_the_own_one_too():
+    examples, model = word_examples(word_tables(), ENGAGED, UNENGAGED), word_towers()
+    log_q = np.log(np.array([0.5, 0.1, 0.2, 0.15, 0.05], np.float32))
+    batch = examples.batch(ROWS, mixed=BESIDE, log_q_M=log_q)
+    query, product = model.query(batch.query)[0], model.product(batch.product)[0]
+    columns = [product for _, product in [*(ENGAGED[row] for row in ROWS), *(UNENGAGED[row - 4] for row in BESIDE)]]
+    total = 0.0
+    for row in range(3):
+        terms = []
+        for column, place in enumerate([*batch.product_B, *batch.mixed_product_V]):
+            if not batch.excluded_BJ[row, column]:
+                cosine = (query[batch.query_B[row]] @ product[place]).item()
+                terms.append(np.exp(5 * cosine) / np.exp(log_q[columns[column]]))
+            if column == row:
+                own = terms[-1]
+        total -= np.log(own / sum(terms)) / 3
+    loss = Contrastive(InBatchSoftmax(negatives="mixed", scale=5.0, log_q=True))(query, product, batch)
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    alike = examples.batch(ROWS, mixed=BESIDE, log_q_M=np.full(5, -3.0, np.float32))
+    plain = examples.batch(ROWS, mixed=BESIDE)
+    same = [Contrastive(InBatchSoftmax(scale=5.0))(query, product, one) for one in (alike, plain)]
+    torch.testing.assert_close(*same)
+
+
+def test_uniform_draws_of_products_that_come_once_are_corrected_by_a_constant():
+    examples = word_examples(word_tables(), [(0, 0), (1, 1), (0, 2), (2, 3)])
+    (batch,) = PairBatches(examples, examples.engaged, InBatchSoftmax(log_q=True), 0)
+    assert batch.log_q_J.tolist() == pytest.approx([np.log(1 / 4)] * 4)

@@ -1,7 +1,8 @@
-"""Bootstrap intervals over queries: how far a figure would move had other queries been asked.
+"""Bootstrap intervals over queries: how far a figure would move had other things been asked for.
 
-The weights of a resample (how often each query was drawn) give one bootstrap replicate of a `Statistic`, and two
-systems measured under the same resamples a paired difference, free of what makes a query hard for both.
+What is drawn is a unit: all queries that ask for the same thing, so that ten spellings of one wish are not ten pieces
+of evidence. The weights of a resample (how often each query was drawn) give one bootstrap replicate of a `Statistic`,
+and two systems measured under the same resamples a paired difference, free of what makes a query hard for both.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mercato.evaluation.metrics.arrays import FloatArray
+from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 from mercato.evaluation.metrics.metric import Statistic
 
 Interval = tuple[float, float]
@@ -36,11 +37,19 @@ class Estimate:
         return Estimate(self.value - other.value, self.replicates_R - other.replicates_R)
 
 
-def resample(queries: int, seed: int, resamples: int = RESAMPLES) -> FloatArray:
-    """Draw the queries with replacement: float (R, Q), how often each query is in each resample."""
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(queries, size=queries) for _ in range(resamples))
-    return np.stack([np.bincount(draw, minlength=queries) for draw in draws]).astype(np.float64)
+def resample(units: int | IntArray, seed: int, resamples: int = RESAMPLES) -> FloatArray:
+    """Draw whole units with replacement: float (R, Q), how often each query is in each resample.
+
+    Args:
+        units: int (Q,), the unit of each query, any numbers; or how many queries there are, each a unit of its own.
+        seed: of the draw.
+        resamples: R.
+    """
+    drawn_from, unit_Q = np.unique(np.arange(units) if isinstance(units, int) else units, return_inverse=True)
+    count, rng = len(drawn_from), np.random.default_rng(seed)
+    draws = (rng.integers(count, size=count) for _ in range(resamples))
+    weights_RQ: FloatArray = np.stack([np.bincount(draw, minlength=count)[unit_Q] for draw in draws]).astype(np.float64)
+    return weights_RQ
 
 
 def point(statistic: Statistic, queries: int) -> float | None:

@@ -27,6 +27,7 @@ class Metric(Generic[Inputs, Computed]):
 
     name: str  # in JSON
     label: str  # for people
+    meaning: str  # what it says, in a sentence for people
     compute: Callable[[Inputs], Computed]
     headline: int | None = None  # its place among the headlines, 1 the first; None: it is none
 
@@ -38,6 +39,25 @@ class ScoredPairs:
     groups_P: IntArray  # the query of each pair, 0 … Q - 1
     grades_P: FloatArray
     labels_P: BoolArray  # relevant, or engaged
+    scores_P: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngagementPairs(ScoredPairs):
+    """Scored pairs of the log: how often each was shown, what it is of, and whether anybody clicked it."""
+
+    strata_P: IntArray  # of impressions (`mercato.evaluation.metrics.matched_auc.strata`), -1 where unknown
+    kinds_P: IntArray  # the product's leaf category, -1 where it has none
+    clicked_P: BoolArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredLists:
+    """Displayed lists with one system's scores: the L lists of Q queries, arrays of (P,) over their products."""
+
+    queries_L: IntArray  # the query of each list, 0 … Q - 1
+    lists_P: IntArray  # the list of each product, 0 … L - 1
+    gains_P: FloatArray  # the depth that the search reached, over the propensity of its position
     scores_P: FloatArray
 
 

@@ -35,6 +35,25 @@ def weighted_auc(groups_P: IntArray, labels_P: BoolArray, scores_P: FloatArray) 
     return auc
 
 
+def comparisons(groups_P: IntArray, relevant_P: FloatArray, scores_P: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Compare every relevant pair with every other one of its group: comparisons won (a tie ½) and made, (groups,)."""
+    scores = require_finite(np.asarray(scores_P, dtype=np.float64))
+    if not len(scores):
+        return np.empty(0), np.empty(0)
+    order_P = np.lexsort((scores, groups_P))
+    groups, relevant = groups_P[order_P], relevant_P[order_P]
+    starts_G = tie_starts(groups, scores[order_P])
+    groups_G = groups[starts_G]
+    positive_G = np.add.reduceat(relevant, starts_G)
+    negative_G = np.add.reduceat(1 - relevant, starts_G)
+    positive_Q = np.bincount(groups_G, positive_G)
+    negative_Q = np.bincount(groups_G, negative_G)
+    earlier_queries_G = (np.cumsum(negative_Q) - negative_Q)[groups_G]
+    below_G = np.cumsum(negative_G) - negative_G - earlier_queries_G
+    won_Q = np.bincount(groups_G, positive_G * (below_G + negative_G / 2))
+    return won_Q, positive_Q * negative_Q
+
+
 # --- public
 
 
@@ -74,21 +93,7 @@ def per_query_roc_auc(groups_P: IntArray, labels_P: npt.ArrayLike, scores_P: npt
     Raises:
         ValueError: a score is NaN.
     """
-    scores = require_finite(np.asarray(scores_P, dtype=np.float64))
-    if not len(scores):
-        return np.empty(0)
-    order_P = np.lexsort((scores, groups_P))
-    groups, relevant = groups_P[order_P], np.asarray(labels_P, dtype=np.float64)[order_P]
-    starts_G = tie_starts(groups, scores[order_P])
-    groups_G = groups[starts_G]
-    positive_G = np.add.reduceat(relevant, starts_G)
-    negative_G = np.add.reduceat(1 - relevant, starts_G)
-    positive_Q = np.bincount(groups_G, positive_G)
-    negative_Q = np.bincount(groups_G, negative_G)
-    earlier_queries_G = (np.cumsum(negative_Q) - negative_Q)[groups_G]
-    below_G = np.cumsum(negative_G) - negative_G - earlier_queries_G
-    won_Q = np.bincount(groups_G, positive_G * (below_G + negative_G / 2))
-    return ratio(won_Q, positive_Q * negative_Q)
+    return ratio(*comparisons(groups_P, np.asarray(labels_P, dtype=np.float64), scores_P))
 
 
 # --- statistics

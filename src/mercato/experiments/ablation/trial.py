@@ -21,7 +21,7 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.arrays import FloatArray
-from mercato.evaluation.metrics.bootstrap import estimates, resample
+from mercato.evaluation.metrics.bootstrap import estimates
 from mercato.evaluation.results import OURS, ByMetric, PartCounts
 from mercato.experiments.ablation.jobs import is_measured
 from mercato.experiments.ablation.measures import MEASURES, REPLICATES, Epoch, Measures, Training
@@ -64,7 +64,7 @@ def measure(run: Path, market: Market) -> None:
     replicates: dict[str, FloatArray] = {}
     for part in evaluation.parts:
         statistics, counts[part] = evaluation.part(part, OURS)
-        found = estimates(statistics, resample(counts[part].queries, evaluation.seed))
+        found = estimates(statistics, evaluation.weights(part))
         if found:
             figures[part] = {metric: estimate.value for metric, estimate in found.items()}
         replicates |= {f"{part}.{metric}": estimate.replicates_R for metric, estimate in found.items()}

@@ -1,6 +1,7 @@
 """Pairs as batches of tower inputs: every distinct query and product of a batch is encoded once.
 
-Shapes: B pairs of a batch and U unengaged ones beside them, Q and M its distinct queries and products; J = B or B + U.
+Shapes: B pairs of a batch, U unengaged ones beside them for a second task, V whose products are mixed negatives;
+Q and M the distinct queries and products; J = B + V.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from mercato.fields import FEATURES
 from mercato.models.tower import Inputs
 from mercato.models.vision import PIXELS
 from mercato.training.data.images import ProductImages, ahead
+from mercato.training.data.sampling import Pool, QueryPool
 from mercato.training.task import Epochs
+
+NOTHING = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +38,12 @@ class PairBatch:
     product: Inputs  # of M distinct products (as seen: with or without dropped fields)
     query_B: Tensor  # which of the Q, int64
     product_B: Tensor  # which of the M, int64
-    unengaged_query_U: Tensor  # the same of unengaged pairs, where the stage reads them
+    unengaged_query_U: Tensor  # the same of unengaged pairs, where the stage learns engagement
     unengaged_product_U: Tensor
-    excluded_BJ: Tensor  # bool: column j, a product of the B pairs or (mixed negatives) the U, is no negative for row i
+    unengaged_target_U: Tensor  # float32, 0 to 1: how far engaged all the same
+    mixed_product_V: Tensor  # which of the M are negatives of every row beside the B pairs' own
+    log_q_J: Tensor  # float32: log of how often a batch holds each column's product; zeros where that is not corrected
+    excluded_BJ: Tensor  # bool: column j, a product of the B pairs or a mixed negative, is no negative for row i
     grade_B: Tensor  # float32, higher is better
     classes_MK: Tensor  # int64: which of the head's queries find each product, -1 = none more; K = 0 without a head
 
@@ -52,14 +59,16 @@ class PairBatch:
         return replace(self, **moved)
 
     def only(self, pairs_b: Tensor) -> Self:
-        """Some of the B pairs, int64; the unengaged ones stay."""
+        """Some of the B pairs, int64; the unengaged ones and the mixed negatives stay."""
         others = torch.arange(len(self), self.excluded_BJ.shape[1], device=pairs_b.device)
+        columns_j = torch.cat([pairs_b, others])
         return replace(
             self,
             query_B=self.query_B[pairs_b],
             product_B=self.product_B[pairs_b],
             grade_B=self.grade_B[pairs_b],
-            excluded_BJ=self.excluded_BJ[pairs_b][:, torch.cat([pairs_b, others])],
+            log_q_J=self.log_q_J[columns_j],
+            excluded_BJ=self.excluded_BJ[pairs_b][:, columns_j],
         )
 
 
@@ -95,12 +104,15 @@ class Examples:
     product_N: NDArray[np.int64]
     grade_N: NDArray[np.float32]
     engaged_N: NDArray[np.bool_]  # the others were shown and left, or graded low: never in-batch positives
+    target_N: NDArray[np.float32] | None = None  # of the engagement task, 0 to 1; None: 1 where engaged
     drop_fields: Sequence[tuple[str, ...]] = ((),)  # of products: sets of which a pair drops one
     drop_N: NDArray[np.int64] | None = None  # which of them; None: the first
     typos_QK: NDArray[np.int64] | None = None  # rows of the queries that are each query with a typo
     typo_share: float = 0.0  # of a batch's pairs
     weight_N: NDArray[np.float64] | None = None  # sessions; None: all alike
     weight_power: float = 0.0  # pairs are drawn by their weight to this power; 0: every engaged pair once an epoch
+    position_N: NDArray[np.float64] | None = None  # the mean one at which each was shown, from 1; NaN: unknown
+    country_N: NDArray[np.int64] | None = None  # of the query, numbered; None: all of one
     days_N: NDArray[np.int64] | None = None  # the listing's age when the pair was last seen, −1 unknown
     classes_MK: NDArray[np.int64] | None = None  # of the head, for every row of the products; -1 = none more
 
@@ -123,7 +135,7 @@ class Examples:
         return np.unique(self._key(self.query_N[self.engaged_N], self.product_N[self.engaged_N]))
 
     def _key(self, query: NDArray[np.int64], product: NDArray[np.int64]) -> NDArray[np.int64]:
-        return query * len(next(iter(self.tables.products.values()))) + product
+        return query * length_of(self.tables.products) + product
 
     def __len__(self) -> int:
         return len(self.query_N)
@@ -132,31 +144,42 @@ class Examples:
         self,
         rows: NDArray[np.int64],
         generator: np.random.Generator | None = None,
-        unengaged: NDArray[np.int64] | None = None,
-        mixed: bool = False,
+        unengaged: NDArray[np.int64] = NOTHING,
+        mixed: NDArray[np.int64] = NOTHING,
+        log_q_M: NDArray[np.float32] | None = None,
     ) -> PairBatch:
-        """The batch of these pairs, and of `unengaged` ones beside them; `mixed`: their products are negatives of all.
+        """The batch of these pairs, of `unengaged` ones beside them, and of `mixed` ones that give negatives alone.
 
-        `generator` decides which queries have a typo, none where it is None.
+        `generator` decides which queries have a typo, none where it is None. `log_q_M` is of every row of the products.
         """
-        every = rows if unengaged is None else np.concatenate([rows, unengaged])
-        read = self.query_N[every]
+        columns = np.concatenate([rows, mixed])
+        asked = np.concatenate([rows, unengaged])
+        read = self.query_N[asked]
         if generator is not None and self.typos_QK is not None:
-            slipped = generator.random(len(every)) < self.typo_share
-            which = generator.integers(self.typos_QK.shape[1], size=len(every))
+            slipped = generator.random(len(asked)) < self.typo_share
+            which = generator.integers(self.typos_QK.shape[1], size=len(asked))
             read = np.where(slipped, self.typos_QK[read, which], read)
         queries, query_P = np.unique(read, return_inverse=True)
-        places, product_P, products = self._products(every, generator)
-        query_B, product_B = torch.from_numpy(query_P), torch.from_numpy(product_P)
+        places, product_P, products = self._products(np.concatenate([asked, mixed]), generator)
+        counts = [len(rows), len(unengaged), len(mixed)]
+        query_B, unengaged_query_U = torch.split(torch.from_numpy(query_P), counts[:2])
+        product_B, unengaged_product_U, mixed_product_V = torch.split(torch.from_numpy(product_P), counts)
         classes = np.zeros((len(places), 0), np.int64) if self.classes_MK is None else self.classes_MK[places]
         return PairBatch(
             query=self.tables.query_inputs(queries),
             product=tensors(products),
-            query_B=query_B[: len(rows)],
-            product_B=product_B[: len(rows)],
-            unengaged_query_U=query_B[len(rows) :],
-            unengaged_product_U=product_B[len(rows) :],
-            excluded_BJ=torch.from_numpy(self._excluded(rows, every if mixed else rows)),
+            query_B=query_B,
+            product_B=product_B,
+            unengaged_query_U=unengaged_query_U,
+            unengaged_product_U=unengaged_product_U,
+            unengaged_target_U=torch.from_numpy(
+                np.zeros(len(unengaged), np.float32) if self.target_N is None else self.target_N[unengaged]
+            ),
+            mixed_product_V=mixed_product_V,
+            log_q_J=torch.from_numpy(
+                np.zeros(len(columns), np.float32) if log_q_M is None else log_q_M[self.product_N[columns]]
+            ),
+            excluded_BJ=torch.from_numpy(self._excluded(rows, columns)),
             grade_B=torch.from_numpy(self.grade_N[rows]),
             classes_MK=torch.from_numpy(classes),
         )
@@ -186,11 +209,26 @@ class Examples:
             products[PIXELS] = images.pixels(places, products["image_mask"].sum(1), own)
         return places, product_P.ravel(), products
 
-    def pool(self, rows: NDArray[np.int64]) -> Pool:
-        """Some of the pairs, to draw from by their weight to `weight_power`."""
-        if not self.weight_power or self.weight_N is None:
-            return Pool(rows)
-        return Pool(rows, np.cumsum(self.weight_N[rows] ** self.weight_power))
+    def pool(self, rows: NDArray[np.int64], position_power: float = 0.0) -> Pool:
+        """Some of the pairs, to draw from by their weight to `weight_power` and position to minus `position_power`."""
+        return Pool.of(rows, self._weights(rows, position_power))
+
+    def query_pool(self, rows: NDArray[np.int64], position_power: float = 0.0) -> QueryPool:
+        """The same, to draw from query by query."""
+        return QueryPool.of(
+            rows, self.query_N[rows], self._weights(rows, position_power), length_of(self.tables.queries)
+        )
+
+    def _weights(self, rows: NDArray[np.int64], position_power: float) -> NDArray[np.float64] | None:
+        weight_K = None
+        if self.weight_power and self.weight_N is not None:
+            weight_K = self.weight_N[rows] ** self.weight_power
+        if position_power:
+            assert self.position_N is not None
+            position_K = self.position_N[rows]
+            position_K = np.where(np.isnan(position_K), np.nanmean(position_K), position_K).clip(min=1)
+            weight_K = (1.0 if weight_K is None else weight_K) * position_K**-position_power
+        return weight_K
 
     def _excluded(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Every column that holds a known positive of its row's query, or the row's own product again."""
@@ -201,26 +239,11 @@ class Examples:
         return excluded_BJ
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Pairs to draw from, any of them again and again. Their weights are added up once: there may be many millions."""
-
-    rows: NDArray[np.int64]
-    upto: NDArray[np.float64] | None = None  # the weights of all rows up to each, itself included; None: all alike
-
-    def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Draw `count` rows."""
-        if self.upto is None:
-            return self.rows[generator.integers(len(self.rows), size=count)]
-        places = np.searchsorted(self.upto, generator.random(count) * self.upto[-1], side="right")
-        drawn: NDArray[np.int64] = self.rows[places.clip(max=len(self.rows) - 1)]
-        return drawn
-
-
 class PairBatches(Epochs[PairBatch]):
     """A stage's epochs: each a shuffled pass over some rows of the examples, in batches of one size (or one less).
 
-    Where pairs are drawn by weight, an epoch is as many draws as there are rows. Unengaged pairs are drawn beside them.
+    Where pairs are drawn by weight, an epoch is as many draws as there are rows. Unengaged pairs are drawn beside them:
+    for the second task from all of them, for mixed negatives from those of each row's own query or from all.
     """
 
     def __init__(self, examples: Examples, rows: NDArray[np.int64], stage: PairStage, seed: int) -> None:
@@ -233,12 +256,15 @@ class PairBatches(Epochs[PairBatch]):
         self.examples, self.rows, self.stage = examples, rows, stage
         self.batch_size = max(2, min(stage.batch_size, len(rows)))
         self._pool = examples.pool(rows)
-        self._unengaged = examples.pool(examples.unengaged) if stage.unengaged_per_pair else None
         if stage.unengaged_per_pair and not len(examples.unengaged):
             raise MercatoError(
                 "stages: engagement_weight and mixed negatives learn from pairs with label 0 (shown and not engaged),"
                 " and the market's train split has none: leave both out"
             )
+        unengaged, power = examples.unengaged, stage.position_power
+        self._unengaged = examples.pool(unengaged, power)
+        self._own = examples.query_pool(unengaged, power) if stage.mixed_negatives == "own" else None
+        self._log_q_M = self._log_q() if stage.corrects_log_q else None
 
     def __len__(self) -> int:
         return max(1, -(-len(self.rows) // self.batch_size))
@@ -249,15 +275,61 @@ class PairBatches(Epochs[PairBatch]):
     def _made(self) -> Iterator[PairBatch]:
         examples, stage = self.examples, self.stage
         generator = np.random.default_rng((self.seed, self.epoch))
-        if self._pool.upto is None:
+        if self._pool.upto_K is None:
             order = generator.permutation(self.rows)
         else:
             order = self._pool.draw(len(self.rows), generator)
-        for rows in np.array_split(order, len(self)):
-            unengaged = None
-            if self._unengaged is not None:
-                unengaged = self._unengaged.draw(max(1, round(stage.unengaged_per_pair * len(rows))), generator)
-            yield examples.batch(rows, generator, unengaged, stage.mixed_negatives)
+        for rows in self._split(order, generator):
+            count = max(1, round(stage.unengaged_per_pair * len(rows)))
+            unengaged = self._unengaged.draw(count, generator) if stage.learns_engagement else NOTHING
+            yield examples.batch(rows, generator, unengaged, self._mixed(rows, generator), self._log_q_M)
+
+    def _split(self, order: NDArray[np.int64], generator: np.random.Generator) -> list[NDArray[np.int64]]:
+        """An epoch's pairs as its batches."""
+        country_N = self.examples.country_N
+        if self.stage.batches == "shuffled" or country_N is None:
+            return np.array_split(order, len(self))
+        rank = generator.permutation(country_N.max() + 1)  # another country's pairs end up beside it every epoch
+        batches = np.array_split(order[np.argsort(rank[country_N[order]], kind="stable")], len(self))
+        return [batches[number] for number in generator.permutation(len(batches))]
+
+    def _mixed(self, rows: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """Unengaged pairs whose products are negatives of every row."""
+        a_row = self.stage.unengaged_per_pair
+        if self._own is not None:
+            # A row's share may be broken: of 1.5, every other row has 2.
+            times = np.diff(np.floor(a_row * np.arange(len(rows) + 1) + 1e-9).astype(np.int64))
+            return self._own.draw(np.repeat(self.examples.query_N[rows], times), generator)
+        if self.stage.mixed_negatives == "any":
+            return self._unengaged.draw(max(1, round(a_row * len(rows))), generator)
+        return NOTHING
+
+    def _log_q(self) -> NDArray[np.float32]:
+        """Log of how many columns of a batch are each product, for each engaged pair, (M,); −inf where none ever is."""
+        examples, a_row = self.examples, self.stage.unengaged_per_pair
+        products, queries = length_of(examples.tables.products), length_of(examples.tables.queries)
+        rows, chance = self._pool.rows_K, self._pool.chances()
+        columns_M = summed(examples.product_N, rows, chance, products)
+        if self._own is not None:
+            drawn = self._own.chances(summed(examples.query_N, rows, chance, queries))
+            columns_M += a_row * summed(examples.product_N, self._own.rows_K, drawn, products)
+        elif self.stage.mixed_negatives == "any":
+            drawn = self._unengaged.chances()
+            columns_M += a_row * summed(examples.product_N, self._unengaged.rows_K, drawn, products)
+        with np.errstate(divide="ignore"):
+            return np.log(columns_M).astype(np.float32)
+
+
+def summed(
+    of_N: NDArray[np.int64], rows_K: NDArray[np.int64], chance_K: NDArray[np.float64], length: int
+) -> NDArray[np.float64]:
+    """How likely each query, or product, is to be a draw: `of_N` says which one each pair has."""
+    return np.bincount(of_N[rows_K], chance_K, length).astype(np.float64)
+
+
+def length_of(features: Features) -> int:
+    """The length of a feature table."""
+    return len(next(iter(features.values())))
 
 
 def take(features: Features, rows: NDArray[np.int64], spec: FeatureSpec) -> Features:

@@ -68,8 +68,10 @@ def catalogue_rows(market: Market, recipe: Recipe) -> pl.DataFrame:
     return products
 
 
-def image_source(market: Market, recipe: Recipe, products: pl.DataFrame) -> ImageSource:
+def image_source(market: Market, recipe: Recipe, products: pl.DataFrame, learnable: pl.Series) -> ImageSource:
     """The image vectors of each of `products`, and the folder of their encoder, where the user did not bring them.
+
+    The encoder learns from the products whose ids are `learnable`.
 
     With an encoder that is fine-tuned, its images, and vectors that only tell how many a product has.
 
@@ -88,7 +90,7 @@ def image_source(market: Market, recipe: Recipe, products: pl.DataFrame) -> Imag
         return ImageSource(vectors=[every[row] for row in rows])
     (market.path / CACHE).mkdir(exist_ok=True)
     with FileLock(market.path / CACHE / ".images.lock"):  # two runs on one market share an encoder and its vectors
-        folder = market_image_encoder(market, recipe.images, recipe.seed)
+        folder = market_image_encoder(market, recipe.images, recipe.seed, learnable)
         if folder is None:
             return ImageSource()
         if not recipe.images.fine_tune:
@@ -127,7 +129,7 @@ def fit_featurizer(
 
     Args:
         recipe: what the towers read.
-        products: of `catalogue_rows`.
+        products: of `catalogue_rows`, those that may be learned from (`learnable_products`).
         train: the training pairs, whose queries the tokenizer and the longest query are fitted to.
         image_dimension: of an image vector, 0 without images.
         now: the present, by which listings have an age.

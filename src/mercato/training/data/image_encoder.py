@@ -1,7 +1,8 @@
 """Where images get their vectors: a compact CNN trained on the catalogue's own labels, or a transformers vision model.
 
 The paper takes image vectors from GrokNet, one trunk trained to predict many things of a product image; the compact
-CNN plays that part with what the catalogue has: the category and every attribute that sellers fill in.
+CNN plays that part with what the catalogue has: the category and every attribute that sellers fill in, of the products
+that may be learned from (`mercato.training.data.learnable`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -42,16 +44,19 @@ BATCH, RATE = 128, 3e-3
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def market_image_encoder(market: Market, images: Images, seed: int) -> Path | None:
+def market_image_encoder(market: Market, images: Images, seed: int, learnable: pl.Series) -> Path | None:
     """The folder of the image encoder that a recipe names (`mercato.runs.image_encoder`), made once a market.
 
+    A compact CNN learns from the products whose ids are `learnable`; recipes that may learn from the same share it.
     None, with a note, where the catalogue has no image that can be read, or nothing for a compact CNN to learn from.
     """
-    stored = market.arrow("products", ["images"])["images"]
-    if not any(load_images(market.path, own.as_py(), 1) for own in stored):
+    products = market.arrow("products", ["product_id", "category", "attributes", "images"])
+    if not any(load_images(market.path, own.as_py(), 1) for own in products["images"]):
         note("  [yellow]the catalogue has no images[/]")
         return None
-    if images.encoder == "compact" and not _labels(market, stored)[1]:
+    learned = pc.is_in(products["product_id"], pa.array(learnable.to_list(), pa.string()))
+    products = products.filter(learned)
+    if images.encoder == "compact" and not _labels(products)[1]:
         note(
             "  [yellow]no category or attribute to learn images from: name a transformers vision model as"
             " images.encoder to use them[/]"
@@ -59,7 +64,7 @@ def market_image_encoder(market: Market, images: Images, seed: int) -> Path | No
         return None
     key = hashlib.sha256(images.encoder.encode())
     if images.encoder == "compact":  # depends on the catalogue; a pretrained one does not
-        key.update(f"{images.epochs} {images.size} {seed} {WEIGHTS}".encode())
+        key.update(f"{images.epochs} {images.size} {seed} {WEIGHTS}".encode() + learned.to_numpy().tobytes())
         for file in market.files("products"):
             with file.open("rb") as content:
                 key.update(hashlib.file_digest(content, "sha256").digest())
@@ -67,7 +72,7 @@ def market_image_encoder(market: Market, images: Images, seed: int) -> Path | No
     if not folder.is_dir():
         with atomic_directory(folder) as fresh:
             if images.encoder == "compact":
-                _train_compact(market, images, seed, fresh)
+                _train_compact(market, products, images, seed, fresh)
             else:
                 _export_pretrained(images.encoder, fresh)
     return folder
@@ -116,12 +121,11 @@ def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int6
     return targets, classes
 
 
-def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> None:
-    stored = market.arrow("products", ["images"])["images"]
-    targets, classes = _labels(market, stored)
+def _train_compact(market: Market, products: pa.Table, images: Images, seed: int, folder: Path) -> None:
+    targets, classes = _labels(products)
     labelled = np.flatnonzero(np.any([values >= 0 for values in targets.values()], axis=0))
     side = round(images.size * MARGIN)
-    pixels, owners = _decode(market, stored, labelled, side, images.max_images, seed)
+    pixels, owners = _decode(market, products["images"], labelled, side, images.max_images, seed)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     model = CompactCNN()
@@ -160,12 +164,12 @@ def _train_compact(market: Market, images: Images, seed: int, folder: Path) -> N
     (folder / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
 
 
-def _labels(market: Market, stored: pa.ChunkedArray) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
-    """`labels_of` the catalogue, a product without images having none."""
-    products = market.arrow("products", ["category", "attributes"]).to_pylist()
-    lengths = pc.fill_null(pc.list_value_length(stored), 0).to_pylist()
+def _labels(products: pa.Table) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
+    """`labels_of` some products, one without images having none."""
+    rows = products.select(["category", "attributes"]).to_pylist()
+    lengths = pc.fill_null(pc.list_value_length(products["images"]), 0).to_pylist()
     nothing = {"category": None, "attributes": None}
-    return labels_of([own if length else nothing for own, length in zip(products, lengths, strict=True)])
+    return labels_of([own if length else nothing for own, length in zip(rows, lengths, strict=True)])
 
 
 def _decode(

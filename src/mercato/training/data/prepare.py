@@ -22,7 +22,17 @@ from mercato.training.data.features import (
     query_features,
     without_images,
 )
-from mercato.training.data.pairs import KEY, head_classes, index_of, keyed, listing_days, train_pairs
+from mercato.training.data.learnable import learnable_products
+from mercato.training.data.pairs import (
+    KEY,
+    engagement_targets,
+    head_classes,
+    index_of,
+    keyed,
+    listing_days,
+    positions,
+    train_pairs,
+)
 from mercato.training.data.validation import PairValidation, engagement_pairs, validation_pairs
 
 
@@ -53,13 +63,19 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     judged, dropped = validation_pairs(market, known, recipe)
     judged, engagement = keyed(judged), keyed(engagement_pairs(market, known, recipe))
 
-    source = image_source(market, recipe, products) if recipe.uses_images else ImageSource()
+    learnable = learnable_products(market, recipe.pairs)
+    source = image_source(market, recipe, products, learnable) if recipe.uses_images else ImageSource()
     if recipe.uses_images and not source.dimension:
         recipe, source = without_images(market, recipe), ImageSource()
 
     now = split_cutoff(market, ["train"])
     featurizer = fit_featurizer(
-        recipe, products=products, train=train, image_dimension=source.dimension, now=now, folder=folder
+        recipe,
+        products=products.filter(pl.col("product_id").is_in(learnable.implode())),
+        train=train,
+        image_dimension=source.dimension,
+        now=now,
+        folder=folder,
     )
     columns = ["query", *KEY]
     queries = pl.concat([part.select(columns) for part in (train, judged, engagement)])
@@ -74,7 +90,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         images=source.images,
     )
 
-    head_queries, classes_MK = head_classes(recipe, train, products)
+    head_queries, classes_MK = head_classes(market, recipe, train=train, pairs=known, products=products)
     drops = train["drop_fields"].unique(maintain_order=True).to_list()
     reads_age = featurizer.spec.context is not None and bool(featurizer.spec.context.age_columns)
     examples = Examples(
@@ -83,12 +99,15 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         product_N=index_of(train, products, ["product_id"]),
         grade_N=train["grade"].fill_null(train["label"].cast(pl.Float64)).cast(pl.Float32).to_numpy(),
         engaged_N=(train["label"] == 1).to_numpy(),
+        target_N=engagement_targets(train),
         drop_fields=[tuple(fields.split()) for fields in drops],
         drop_N=train["drop_fields"].replace_strict(drops, list(range(len(drops))), return_dtype=pl.Int64).to_numpy(),
         typos_QK=typos_QK,
         typo_share=recipe.typos,
         weight_N=train["weight"].fill_null(1.0).to_numpy() if recipe.pairs.weight_power else None,
         weight_power=recipe.pairs.weight_power,
+        position_N=positions(train, market) if any(stage.position_power for stage in recipe.pair_stages) else None,
+        country_N=train["country"].rank("dense").fill_null(0).cast(pl.Int64).to_numpy(),
         days_N=listing_days(train, products, now) if reads_age else None,
         classes_MK=classes_MK,
     )
@@ -103,6 +122,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
             label_N=labelled["label"].to_numpy(),
             drop_fields=dropped,
             engagement=beside,
+            monitors_relevance="relevance" in recipe.monitored,
         )
 
     others = f" and {len(examples.unengaged):,} others" if len(examples.unengaged) else ""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mercato.config import Recipe
 from mercato.data.market import Market
+from mercato.errors import MercatoError
 from mercato.evaluation.metrics.roc_auc import roc_auc
 from mercato.models.tower import Tower, TwoTower
 from mercato.progress import note
@@ -33,7 +34,8 @@ class PairValidation:
     product_N: NDArray[np.int64]
     label_N: NDArray[np.int64]
     drop_fields: tuple[str, ...] = ()  # of every product
-    engagement: PairValidation | None = None  # engaged and unengaged pairs, where training reads both
+    engagement: PairValidation | None = None  # engaged and unengaged pairs, where early stopping goes by them
+    monitors_relevance: bool = True  # as well, where there is `engagement`
 
     @property
     def monitor(self) -> Monitor:
@@ -41,13 +43,13 @@ class PairValidation:
         return Monitor(MONITOR, "max", "ROC AUC")
 
     def scores(self, towers: TwoTower, device: torch.device | str = "cpu") -> dict[str, float]:
-        """What early stopping goes by, and, where that is the mean of two tasks, each of them."""
+        """What early stopping goes by, and, where there are two tasks, the ROC AUC of each (pooled over queries)."""
         relevance = self.roc_auc(towers, device)
         if self.engagement is None:
             return {MONITOR: relevance}
         engagement = self.engagement.roc_auc(towers, device)
-        mean = (relevance + engagement) / 2
-        return {MONITOR: mean, "validation/relevance": relevance, "validation/engagement": engagement}
+        monitor = (relevance + engagement) / 2 if self.monitors_relevance else engagement
+        return {MONITOR: monitor, "validation/relevance": relevance, "validation/engagement": engagement}
 
     def roc_auc(self, towers: TwoTower, device: torch.device | str = "cpu") -> float:
         """ROC AUC of the cosines (Que2Search §3.4)."""
@@ -125,11 +127,22 @@ def validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tup
 
 
 def engagement_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
-    """Engaged and unengaged pairs of the validation split, where training reads both and there are judgments."""
+    """Engaged and unengaged pairs of the validation split, where early stopping goes by them and there are judgments.
+
+    Without judgments the validation split's pairs are what `validation_pairs` gives.
+
+    Raises:
+        MercatoError: the recipe's `monitor` names engagement, and there are none of both kinds.
+    """
     nothing = pairs.clear().select(COLUMNS)
-    if not any(stage.unengaged_per_pair for stage in recipe.pair_stages) or not market.has("judgments"):
+    if "engagement" not in recipe.monitored or not market.has("judgments"):
         return nothing
     held = pairs.filter((pl.col("split") == "validation") & (pl.col("source") == "market"))
+    if recipe.monitor is not None and held["label"].n_unique() < 2:
+        raise MercatoError(
+            'monitor: "engagement" is told by engaged and unengaged market pairs of the validation split, and there are'
+            " none of both: leave it out"
+        )
     return pl.concat(
         [nothing]
         + [

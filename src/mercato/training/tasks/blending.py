@@ -37,7 +37,8 @@ class ModalityLosses:
             side = ("query", "product").index(modality.tower)
             tower = (pairs.towers.query, pairs.towers.product)[side]
             channels = (pairs.query, pairs.product)[side]
-            alone = tower.fuse(channels, only=modality.channels)[0]
+            with pairs.precision(half=True):  # a fusion, as that of the whole towers
+                alone = tower.fuse(channels, only=modality.channels)[0]
             has = channels.has(tower.channels.index(name) for name in modality.channels)
             rows = has[(pairs.batch.query_B, pairs.batch.product_B)[side]].nonzero().squeeze(1)
             vectors = (alone, pairs.product_MD) if side == 0 else (pairs.query_QD, alone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from mercato.config import Recipe, Stage
-from mercato.config.stages import CoSENT, InBatchStage, PairStage
+from mercato.config.stages import AnyPairStage, CoSENT, InBatchStage
 from mercato.training.data.batches import PairBatches
 from mercato.training.data.prepare import Prepared
 from mercato.training.task import AnyTask
@@ -44,22 +44,32 @@ def build_task(stage: Stage, *, recipe: Recipe, prepared: Prepared, blend: Blend
     assert_never(stage)
 
 
-def pair_objectives(stage: PairStage, blend: Blend | None = None, head_weight: float = 0.0) -> list[PairObjective]:
+def pair_objectives(stage: AnyPairStage, blend: Blend | None = None, head_weight: float = 0.0) -> list[PairObjective]:
     """What a stage learns of its pairs, in the order in which losses are added up; a head weighing 0 is left out."""
-    loss: RelevanceLoss
-    match stage:
-        case InBatchStage():
-            loss, weight = Contrastive(stage), stage.relevance_weight
-        case CoSENT():
-            loss, weight = Graded(stage), 1.0
-        case _:
-            raise NotImplementedError(f"no objective for {stage.loss}")
+    loss, weight = _relevance(stage)
     name, whole = (MULTIMODAL.name, blend.get(MULTIMODAL, 1.0)) if blend else (RELEVANCE, 1.0)
     found: list[PairObjective] = [Relevance(loss=loss, weight=weight * whole, name=name)]
     if isinstance(stage, InBatchStage) and stage.engagement_weight:
         found.append(Engagement(stage))
     if blend:
-        found.append(ModalityLosses(loss=loss, weight=weight, blend=blend))
+        found.append(modality_losses(stage, blend))
     if head_weight:
         found.append(QueryPrediction(head_weight))
     return found
+
+
+def modality_losses(stage: AnyPairStage, blend: Blend) -> ModalityLosses:
+    """A stage's own loss for each modality of one tower, and nothing else of what it learns."""
+    loss, weight = _relevance(stage)
+    return ModalityLosses(loss=loss, weight=weight, blend=blend)
+
+
+def _relevance(stage: AnyPairStage) -> tuple[RelevanceLoss, float]:
+    """The loss that a stage names, and its weight."""
+    match stage:
+        case InBatchStage():
+            return Contrastive(stage), stage.relevance_weight
+        case CoSENT():
+            return Graded(stage), 1.0
+        case _:
+            assert_never(stage)

@@ -25,7 +25,7 @@ class Engagement:
         batch, threshold = pairs.batch, pairs.towers.threshold
         query_N = torch.cat([batch.query_B, batch.unengaged_query_U])
         product_N = torch.cat([batch.product_B, batch.unengaged_product_U])
-        engaged_N = torch.arange(len(query_N), device=query_N.device) < len(batch.query_B)
+        target_N = torch.cat([torch.ones_like(batch.grade_B), batch.unengaged_target_U])
         cosine_N = (pairs.query_QD[query_N] * pairs.product_MD[product_N]).sum(1)
-        loss = engagement_bce(cosine_N, engaged_N, self.stage.scale, 0.0 if threshold is None else threshold)
+        loss = engagement_bce(cosine_N, target_N, self.stage.scale, 0.0 if threshold is None else threshold)
         return {ENGAGEMENT: (self.stage.engagement_weight, loss)}

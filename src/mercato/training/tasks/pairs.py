@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -27,8 +28,9 @@ class EncodedPairs:
     batch: PairBatch
     query: Channels  # of Q distinct queries
     product: Channels  # of M distinct products
-    query_QD: Tensor  # unit vectors of both whole towers
+    query_QD: Tensor  # unit vectors of both whole towers, float32
     product_MD: Tensor
+    half: bool  # whether encoders and fusions run in bfloat16 (autocast)
 
     @classmethod
     def of(cls, towers: TwoTower, batch: PairBatch, micro_batch: int | None) -> EncodedPairs:
@@ -42,11 +44,16 @@ class EncodedPairs:
             product=product,
             query_QD=towers.query.fuse(query)[0],
             product_MD=towers.product.fuse(product)[0],
+            half=torch.is_autocast_enabled(batch.query_B.device.type),
         )
+
+    def precision(self, half: bool = False) -> torch.autocast:
+        """A context for what is computed of the vectors: whole numbers, or (`half`) as the encoders."""
+        return torch.autocast(self.batch.query_B.device.type, torch.bfloat16, enabled=half and self.half)
 
 
 class PairObjective(Protocol):
-    """One or several losses of encoded pairs."""
+    """One or several losses of encoded pairs, computed without autocast."""
 
     def losses(self, pairs: EncodedPairs) -> Losses:
         """Its losses, by names that no other objective of the stage uses."""
@@ -62,9 +69,13 @@ class PairTask:
     micro_batch: int | None = None  # rows that are encoded at a time (gradient caching); None: all
 
     def losses(self, towers: TwoTower, batch: PairBatch) -> Losses:
-        """The losses of every objective, in their order."""
+        """The losses of every objective, in their order; in float32 whatever the encoders run in.
+
+        In bfloat16 cosines are off by some thousandths: many tie, and the hardest negative is the first of a tie.
+        """
         pairs = EncodedPairs.of(towers, batch, self.micro_batch)
-        return {name: loss for objective in self.objectives for name, loss in objective.losses(pairs).items()}
+        with pairs.precision():
+            return {name: loss for objective in self.objectives for name, loss in objective.losses(pairs).items()}
 
 
 def encode(tower: Tower, inputs: Inputs, rows: int | None, vision: Vision | None = None) -> Channels:

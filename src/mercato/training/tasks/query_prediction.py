@@ -22,4 +22,4 @@ class QueryPrediction:
         """One loss."""
         assert pairs.towers.head is not None
         logits_MY = pairs.towers.head(HEAD_SCALE * pairs.product_MD)
-        return {HEAD: (self.weight, multi_label(logits_MY.float(), pairs.batch.classes_MK))}
+        return {HEAD: (self.weight, multi_label(logits_MY, pairs.batch.classes_MK))}

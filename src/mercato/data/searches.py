@@ -1,0 +1,104 @@
+"""The event log as searches: which events belong together, in which period, and whose queries may be told."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import duckdb
+import pyarrow as pa
+
+from mercato.data.market import Engagement
+from mercato.data.normalize import normalize
+
+COLUMNS = [
+    "timestamp", "query_id", "session_id", "client_id", "action_name", "user_query", "product_id", "position",
+    "country",
+]  # fmt: skip
+
+
+def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: datetime) -> tuple[int, int]:
+    """Turn the view `events` (`COLUMNS`) into `log`: every event up to `latest` with its search and its period.
+
+    Also `cuts`: the periods (0 train, 1 validation, 2 future) and when each ends.
+
+    Returns:
+        How many events there are, and how many of them are later than `latest`.
+    """
+    db.execute(
+        """
+        CREATE TEMP TABLE clock AS
+        SELECT count(*) AS events, count(*) FILTER (timestamp > $latest) AS future_events,
+               max(timestamp) FILTER (timestamp <= $latest) AS last_time
+        FROM events
+        """,
+        {"latest": latest},
+    )
+    db.execute(
+        """
+        CREATE TEMP TABLE cuts AS
+        SELECT unnest([0, 1, 2])::TINYINT AS period,
+               unnest([last_time - $held_out_days, last_time - $future_days, last_time]) AS ends
+        FROM clock
+        """,
+        {
+            "future_days": timedelta(days=engagement.future_days),
+            "held_out_days": timedelta(days=engagement.future_days + engagement.validation_days),
+        },
+    )
+    db.register(
+        "spellings", _spellings(db.sql("SELECT DISTINCT user_query FROM events").to_arrow_table()["user_query"])
+    )
+    db.execute(
+        """
+        CREATE TEMP TABLE log AS
+        SELECT timestamp AS time, action_name AS action, product_id, position, session_id AS session, query,
+               nullif(client_id, '') AS client, nullif(country, '') AS country,
+               hash(CASE WHEN query_id IS NOT NULL THEN 'id ' || query_id
+                         ELSE 'session ' || length(session_id) || ' ' || session_id || query END) AS search,
+               (SELECT min(period) FROM cuts WHERE timestamp <= ends) AS period
+        FROM events LEFT JOIN spellings USING (user_query)
+        WHERE timestamp <= (SELECT last_time FROM clock)
+              AND session_id IS NOT NULL AND (query_id IS NOT NULL OR query IS NOT NULL)
+        """
+    )
+    events, future_events = db.execute("SELECT events, future_events FROM clock").fetchall()[0]
+    return int(events), int(future_events)
+
+
+def gather_searches(db: duckdb.DuckDBPyConnection) -> None:
+    """Turn `log` into `searches` and `popularity`: how many people had made a query when a period ended.
+
+    Both say from which period on a thing was known, as a later event must not tell an earlier period. A search belongs
+    to the session of its first event; people are clients where any event of the session names one, else sessions.
+    """
+    db.execute(
+        """
+        CREATE TEMP TABLE searches AS
+        SELECT search, min_by(session, (time, session)) AS session,
+               min_by(query, (time, query)) FILTER (query IS NOT NULL) AS query,
+               min(period) FILTER (query IS NOT NULL) AS query_known,
+               min_by(country, (time, country)) FILTER (country IS NOT NULL) AS country,
+               min(period) FILTER (country IS NOT NULL) AS country_known
+        FROM log GROUP BY search
+        """
+    )
+    db.execute(
+        """
+        CREATE TEMP TABLE popularity AS
+        WITH clients AS (
+            SELECT session, min_by(client, (time, client)) AS client, min(period) AS client_known
+            FROM log WHERE client IS NOT NULL GROUP BY session)
+        SELECT query, period,
+               count(DISTINCT CASE WHEN client_known <= period THEN 'client ' || client
+                                   ELSE 'session ' || session END) AS people
+        FROM searches LEFT JOIN clients USING (session) JOIN cuts ON query_known <= period
+        GROUP BY query, period
+        """
+    )
+
+
+def _spellings(queries: pa.ChunkedArray) -> pa.Table:
+    """Distinct queries and their normal forms; blank ones are left out, as if there were no query."""
+    written = [text for text in queries.to_pylist() if text is not None]
+    normal = [normalize(text) or None for text in written]
+    return pa.table({"user_query": pa.array(written, pa.string()), "query": pa.array(normal, pa.string())})
