@@ -195,7 +195,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(
     judged.with_columns(pl.col("grade") * 0).write_parquet(file)
     with pytest.raises(MercatoError, match=r"metrics: relevance.roc_auc is undefined .* defined there: nothing"):
         ablate(study(), recipes, one_class, tmp_path / "out")
-    for table in ("judgments", "pairs"):
+    for table in ("judgments", "pairs", "lists"):
         (one_class.path / f"{table}.parquet").unlink()
     with pytest.raises(MercatoError, match="it has no test judgments, no engaged pairs"):
         ablate(study(), recipes, one_class, tmp_path / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -223,9 +224,7 @@ def _step(study: Study, number: int, parent: int, metric: str, measured: Measure
 
 def _measured(metric: str, runs: Sequence[Sequence[Path]], measures: Sequence[Sequence[Measures]]) -> MeasuredMetric:
     part, _, name = metric.partition(".")
-    for run, each in (
-        (run, each) for pair in zip(runs, measures, strict=True) for run, each in zip(*pair, strict=True)
-    ):
+    for run, each in zip(chain(*runs), chain(*measures), strict=True):
         if name not in each.figures.get(part, {}):
             known = ", ".join(f"{some}.{one}" for some, figures in each.figures.items() for one in figures)
             raise MercatoError(
