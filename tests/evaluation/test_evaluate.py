@@ -69,6 +69,53 @@ def test_the_json_reads_back_as_the_same_metrics(market, words):
     assert metrics.difference("nobody", "relevance", "roc_auc") is None
 
 
+def test_figures_of_before_there_was_a_correction_read_back(market, words):
+    tree = measure(words, market).as_dict()
+    del tree["intervals"]["simultaneous"], tree["n"]["unit"], tree["n"]["relevance"]["units"]
+    old = Metrics.from_dict(tree)
+    assert old.difference("bm25", "relevance", "roc_auc").interval is not None
+    assert old.simultaneous("bm25", "relevance", "roc_auc") is None
+    assert old.n.unit == "query" and old.n.parts["relevance"].units is None
+
+
+def test_verdicts_rest_on_intervals_that_hold_together(market, words):
+    metrics = measure(words, market, others={"constant": Constant()})
+    tree = metrics.as_dict()["intervals"]
+    assert set(tree["simultaneous"]) == {"bm25", "constant"}  # chance, exposure and price are no rivals
+    for name, parts in tree["simultaneous"].items():
+        assert {part: set(figures) for part, figures in parts.items()} == {
+            part: set(figures) for part, figures in tree["differences"][name].items()
+        }
+    for metric in SHAPE["relevance"]:
+        alone, together = (ask("bm25", "relevance", metric) for ask in (metrics.difference, metrics.simultaneous))
+        assert together.value == alone.value
+        assert together.interval[1] - together.interval[0] > alone.interval[1] - alone.interval[0]
+    assert metrics.simultaneous("random", "relevance", "roc_auc") is None
+
+
+def test_queries_of_one_intent_are_one_piece_of_evidence(market, words):
+    alone = measure(words, market)
+    assert (alone.n.unit, alone.n.parts["knn"].units) == ("query", 8)
+    rows = [
+        ("RED dress", "us", "a"),
+        ("vestido rojo", None, "a"),
+        ("blue shirt", None, "b"),
+        ("camisa azul", "us", "b"),
+    ]
+    write_table(market.path, "intents", [dict(zip(("query", "country", "intent"), row, strict=True)) for row in rows])
+    metrics = measure(words, market)
+    assert metrics.n.unit == "intent"
+    # The fourth row is of another country than the query.
+    assert {part: counts.units for part, counts in metrics.n.parts.items()} == dict.fromkeys(SHAPE, 7)
+    assert metrics.ours["relevance"]["roc_auc"].value == alone.ours["relevance"]["roc_auc"].value
+    evaluation = Evaluation.of(words, market)
+    for part in evaluation.parts:
+        weights = evaluation.weights(part)
+        # Batches hold the queries in another order than the table.
+        twins = [pair for pair in range(8) for other in range(pair) if (weights[:, pair] == weights[:, other]).all()]
+        assert weights.shape == (1000, 8) and len(twins) == 1
+
+
 def test_a_model_that_reads_spanish_beats_words_and_words_beat_chance(market, words):
     metrics = evaluate(words, market, others={"constant": Constant()})
     bm25, random, constant = (metrics["baselines"][name] for name in ("bm25", "random", "constant"))
@@ -235,3 +282,95 @@ def test_where_nobody_crosses_a_border_a_search_stays_within_its_country(market,
             assert {countries[row] for row in rows if row >= 0} <= {country}
     across = Evaluation.of(words, market, pairs=pairs)  # mx queries engaged us products: borders mean nothing here
     assert across.dataset.countries is None
+
+
+# --- what the log knows
+
+
+@pytest.fixture
+def logged(market):
+    """Every pair was shown twice, those shared with the query by half once; two lists a query and split."""
+    pairs = market.frame("pairs", ["query", "country", "product_id", "label", "split"])
+    number = pl.col("product_id").str.slice(1).cast(pl.Int64)
+    shown = pairs.with_columns(
+        weight=pl.lit(2.0), impressions=pl.when(number % 3 == 0).then(1).otherwise(2), clicks=pl.col("label")
+    )
+    shown.write_parquet(market.path / "pairs.parquet")
+    rows = []
+    for (query, country, split), group in pairs.group_by("query", "country", "split", maintain_order=True):
+        for again in range(20 if split == "train" else 2):
+            for place, row in enumerate(np.random.default_rng(again).permutation(len(group)).tolist()):
+                product, label = group["product_id"][row], group["label"][row]
+                key = {"query": query, "country": country, "product_id": product, "split": split}
+                depth = label * 3 if place < 6 else 0
+                rows.append(key | {"list_id": f"{query} {split} {again}", "position": place + 1, "depth": depth})
+    write_table(market.path, "lists", rows)
+    return market
+
+
+def test_exposure_popularity_and_price_stand_beside_engagement_and_lists_only(logged, words):
+    metrics = evaluate(words, logged)
+    log = {"engagement": {*SHAPE["engagement"], "roc_auc_exposure_matched"}, "lists": {"ndcg_ips"}}
+    assert {part: set(metrics[part]) for part in log} == log
+    for name in ("impressions", "popularity"):
+        assert {part: set(figures) for part, figures in metrics["baselines"][name].items()} == log
+    assert "price" not in metrics["baselines"]  # no product has a category to be cheap in
+    assert set(metrics["baselines"]["bm25"]) == {*SHAPE, "lists"}
+    assert (
+        1 > metrics["lists"]["ndcg_ips"] > metrics["baselines"]["bm25"]["lists"]["ndcg_ips"]
+    )  # it knows the kind, not the depth
+    assert 0.5 < metrics["baselines"]["bm25"]["engagement"]["roc_auc_exposure_matched"] < 1
+    with pytest.raises(MercatoError, match="cannot be called 'impressions'"):
+        evaluate(words, logged, others={"impressions": Constant()})
+
+
+def test_price_and_same_kind_need_the_catalogues_categories(logged, words):
+    table = logged.arrow("products")
+    kinds = pa.array(["Clothing > Dresses" if "dress" in title else "Rest" for title in table["title"].to_pylist()])
+    prices = pa.array([float(row + 1) for row in range(table.num_rows)])
+    for name, column in (("category", kinds), ("price", prices)):
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    pq.write_table(table, logged.path / "products.parquet")
+    metrics = evaluate(words, logged)
+    assert metrics["engagement"]["roc_auc_same_kind"] == 1
+    assert {*metrics["baselines"]["price"]} == {"engagement", "lists"}
+    assert "price" not in evaluate(words, logged, dropped=("price",))["baselines"]
+
+
+def test_lists_are_weighed_by_what_earlier_lists_say_of_positions(logged, words):
+    counts = evaluate(words, logged)["n"]["lists"]
+    assert (counts["queries"], counts["lists"], counts["split"]) == (8, 16, "future")
+    assert counts["propensities"][0] == 1 and len(counts["propensities"]) == 6
+    lists = EvaluationSet.read(logged).lists
+    assert lists.propensities_P[:12] == pytest.approx([*lists.propensities_K, *[lists.propensities_K[-1]] * 6])
+    table = logged.frame("lists")
+    table.filter(pl.col("split") == "future").write_parquet(logged.path / "lists.parquet")
+    assert "lists" not in evaluate(words, logged)  # no earlier list to learn from
+    validation = table.with_columns(split=pl.lit("validation"))
+    pl.concat([validation, table.filter(pl.col("split") == "future")]).write_parquet(logged.path / "lists.parquet")
+    assert "lists" in evaluate(words, logged)
+
+
+def test_a_list_that_may_go_on_is_left_out_whole(logged, words):
+    table = logged.frame("lists")
+    first = (pl.col("split") == "future") & (pl.col("list_id") == "red dress future 0") & (pl.col("position") == 12)
+    opened = table.with_columns(depth=pl.when(first).then(None).otherwise("depth"))
+    opened.write_parquet(logged.path / "lists.parquet")
+    assert evaluate(words, logged)["n"]["lists"]["lists"] == 15
+
+
+def test_pairs_that_are_given_leave_the_markets_log_out(logged, words):
+    future = logged.frame("pairs").filter(pl.col("split") == "future").drop("impressions", "clicks")
+    metrics = evaluate(words, logged, pairs=future)
+    assert "lists" not in metrics and set(metrics["engagement"]) == SHAPE["engagement"]
+    assert set(metrics["baselines"]) == {"bm25", "random"}
+
+
+def test_clicked_and_left_are_held_against_engaged(logged, words):
+    pairs = logged.frame("pairs")
+    half = pl.col("product_id").is_in(["p1", "p9"]) & (pl.col("label") == 0)
+    pairs.with_columns(clicks=pl.when(half).then(1).otherwise("clicks")).write_parquet(logged.path / "pairs.parquet")
+    assert evaluate(words, logged)["engagement"]["roc_auc_of_clicked"] == 1
+    engagement = EvaluationSet.read(logged).engagement
+    some = engagement.grades >= 1
+    assert (engagement.only(some).clicks == 1).all() and len(engagement.only(some).impressions) == some.sum()

@@ -91,7 +91,7 @@ def test_the_only_channel_that_counts_gets_all_the_importance():
     rows = np.array([0, 1, 2, 3])
     towards_east = torch.tensor([EAST] * 4)
     labels = np.array([True, False, True, False])
-    found = importance(tower, rows, towards_east, EACH, np.array([0, 0, 1, 1]), labels)
+    found = importance(tower, rows, towards_east, EACH, np.array([0, 0, 1, 1]), labels, np.arange(2))
     for replacement in ("missing", "other"):
         assert found["a"][replacement].share == 1 and found["b"][replacement].share == 0
         assert found["b"][replacement].change == 0
@@ -139,7 +139,7 @@ def test_channels_are_grouped_by_the_field_they_read():
 
 def test_without_pairs_of_both_kinds_there_is_no_auc():
     tower = encoded(Sum(a=1.0, b=0.5), [[EAST, NORTH], [NORTH, NORTH]])
-    found = importance(tower, np.array([0, 1]), torch.tensor([EAST, EAST]), EACH, np.array([0, 0]), np.ones(2, bool))
+    found = importance(tower, np.array([0, 1]), torch.tensor([EAST, EAST]), EACH, np.array([0, 0]), np.ones(2, bool), np.arange(1))
     assert found["a"]["missing"].roc_auc is None and found["a"]["missing"].change > 0
 
 

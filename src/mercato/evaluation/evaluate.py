@@ -33,7 +33,7 @@ from mercato.evaluation.metrics.metric import (
 from mercato.evaluation.metrics.registry import LOG_PARTS, METRICS, SEARCH_PARTS
 from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts
-from mercato.evaluation.systems import LexicalSystem, ProductScores, RandomSystem, Scorer, System, encode
+from mercato.evaluation.systems import LexicalSystem, PairScores, ProductScores, RandomSystem, Scorer, System, encode
 from mercato.features.drop import drop_columns
 from mercato.progress import track
 from mercato.runs.encoder import Encoder
@@ -231,8 +231,8 @@ def _scorers(
 ) -> dict[str, Scorer]:
     """The baselines of the log and the price; one of which nothing is known is absent."""
     found: dict[str, Scorer] = {}
-    if shown := impressions(dataset):
-        found["impressions"] = shown
+    if (shown := impressions(dataset)) is not None:
+        found["impressions"] = PairScores.of(*shown, len(dataset.product_ids))
     if pairs is None and market.has("pairs"):
         table = market.frame("pairs", ["product_id", "label", "weight", "impressions", "split"])
         earlier = table.filter(pl.col("split").fill_null("train").is_in(EARLIER[split]))
@@ -287,7 +287,7 @@ def _ranked(top_QK: IntArray, pairs: LabelledPairs, catalogue: int) -> RankedCat
 
 
 def _counts(pairs: LabelledPairs, /, **counted: Any) -> PartCounts:
-    common = {
+    common: dict[str, Any] = {
         "queries": len(pairs.query_rows),
         "pairs": len(pairs.queries),
         "split": pairs.split,

@@ -16,6 +16,14 @@ def test_resamples_draw_as_many_queries_as_there_are_and_repeat_by_seed():
     assert not np.array_equal(weights, resample(30, seed=5, resamples=200))
 
 
+def test_queries_of_one_unit_are_drawn_together():
+    weights = resample(np.array([7, 3, 7, 9]), seed=0, resamples=300)
+    assert weights.shape == (300, 4)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()  # three units, three draws
+    assert not np.array_equal(weights[:, 0], weights[:, 1])
+
+
 def test_pooled_auc_of_a_resample_is_the_auc_of_its_copied_pairs():
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 6, 80)

@@ -8,16 +8,19 @@ import numpy as np
 import polars as pl
 
 from mercato.evaluation.dataset import EvaluationSet
-from mercato.evaluation.metrics.arrays import FloatArray
-from mercato.evaluation.systems import PairScores
+from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 
 PRIOR = 20  # impressions, at the rate of all products, that every product is given beforehand
 
 
-def impressions(dataset: EvaluationSet) -> PairScores | None:
+def impressions(dataset: EvaluationSet) -> tuple[IntArray, IntArray, FloatArray] | None:
     """How often each pair was shown in the measured period itself; None where nobody knows.
 
     No system could know it beforehand: it is the confounder that a label "engaged at least once" invites.
+
+    Returns:
+        The queries and products of the pairs, as rows, and their impressions: (P,) each. A pair may be there twice, as
+        one of the pairs table and by counting displayed lists, of which the larger number holds.
     """
     found = []
     if dataset.engagement and not np.isnan(dataset.engagement.impressions).all():
@@ -29,8 +32,8 @@ def impressions(dataset: EvaluationSet) -> PairScores | None:
         found.append((keys[0], keys[1], counts.astype(np.float64)))
     if not found:
         return None
-    queries, products, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    return PairScores.of(queries, products, scores, len(dataset.product_ids))
+    queries, products, counts = zip(*found, strict=True)
+    return np.concatenate(queries), np.concatenate(products), np.concatenate(counts)
 
 
 def popularity(earlier: pl.DataFrame, product_ids: Sequence[str]) -> FloatArray | None:
@@ -50,10 +53,10 @@ def popularity(earlier: pl.DataFrame, product_ids: Sequence[str]) -> FloatArray 
     engaged = pl.when(pl.col("label") >= 1).then(pl.col("weight").fill_null(1.0)).otherwise(0.0)
     known = earlier.filter(pl.col("impressions").is_not_null())
     counted = known.group_by("product_id").agg(engaged=engaged.sum(), shown=pl.col("impressions").sum())
-    total = counted["shown"].sum()
+    total = int(counted["shown"].sum())
     if not total:
         return None
-    rate = counted["engaged"].sum() / total
+    rate = float(counted["engaged"].sum()) / total
     rows = pl.DataFrame({"product_id": product_ids}, schema={"product_id": pl.String})
     rows = rows.join(counted, on="product_id", how="left", maintain_order="left").fill_null(0)
     scores: FloatArray = ((rows["engaged"] + PRIOR * rate) / (rows["shown"] + PRIOR)).to_numpy()

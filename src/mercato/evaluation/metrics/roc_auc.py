@@ -50,8 +50,9 @@ def comparisons(groups_P: IntArray, relevant_P: FloatArray, scores_P: npt.ArrayL
     negative_Q = np.bincount(groups_G, negative_G)
     earlier_queries_G = (np.cumsum(negative_Q) - negative_Q)[groups_G]
     below_G = np.cumsum(negative_G) - negative_G - earlier_queries_G
-    won_Q = np.bincount(groups_G, positive_G * (below_G + negative_G / 2))
-    return won_Q, positive_Q * negative_Q
+    won_Q: FloatArray = np.bincount(groups_G, positive_G * (below_G + negative_G / 2)).astype(np.float64)
+    made_Q: FloatArray = (positive_Q * negative_Q).astype(np.float64)
+    return won_Q, made_Q
 
 
 # --- public
