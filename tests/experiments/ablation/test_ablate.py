@@ -21,6 +21,7 @@ from mercato.cli import app
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.experiments.ablation.ablate import measure_study
+from mercato.experiments.ablation.rows import RowFigures
 from mercato.experiments.ablation.table import MeasuredMetric, Table, metric_result
 from tests.support.studies import BOTH, ROWS, TWO_METRICS, calls, study, threads
 
@@ -109,24 +110,78 @@ def test_a_killed_study_picks_up(
     arguments = ["ablate", str(tmp_path / "study.toml"), "--market", str(tiny_market.path), "--out", str(out)]
     code = f"from mercato.experiments.ablation import jobs; jobs.TRIAL = {fake_trial!r}\n"
     code += "from mercato.cli import app; app()"
-    monkeypatch.setenv("FAKE_TRIALS", "3")
+    monkeypatch.setenv("FAKE_TRIALS", "5")  # all of row a, the first of row b
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments, "--jobs", "1"], stderr=subprocess.DEVNULL, start_new_session=True
     )
     started = out / "runs" / "calls.txt"
-    while not (started.exists() and len(started.read_text().splitlines()) == 4):
+    while not (started.exists() and len(started.read_text().splitlines()) == 6):
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)  # the trial too
     process.wait()
     done = {path.parent.name for path in out.glob("runs/*/measures.json")}
-    assert len(done) == 3
+    assert len(done) == 5
+    assert [path.name for path in (out / "killed").iterdir()] == ["01-a.json"]
     assert not (out / "killed.json").exists()
     monkeypatch.delenv("FAKE_TRIALS")
     told = CliRunner().invoke(app, ["-q", *arguments, "--json"])
     assert told.exit_code == 0, told.output
     assert len(set(calls(out))) == 8
     assert all(calls(out).count(run) == 1 for run in done)
+    assert sorted(path.name for path in (out / "killed").iterdir()) == ["01-a.json", "02-b.json"]
+
+
+def test_rows_are_done_one_by_one(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    table = ablate(study(rows=ROWS[:3], seeds=[0, 1]), recipes, tiny_market, tmp_path / "out", jobs=1)
+    assert calls(tmp_path / "out") == [run for row in table["rows"] for run in row["runs"]]
+
+
+def test_a_row_has_its_figures_in_a_file(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = study(name="toy", rows=ROWS[:3], set=["typos=0.5"])
+    table = ablate(given, recipes, tiny_market, out, jobs=2)
+    files = sorted((out / "toy").iterdir())
+    assert [file.name for file in files] == ["01-small.json", "02-larger.json", "03-a-second-stage.json"]
+    written = json.loads(files[2].read_text())
+    assert written == RowFigures.from_dict(written).as_dict()
+    assert (written["study"], written["row"], written["from"]) == ("toy", "+ a second stage", "larger")
+    assert written["recipe"] == "tiny.toml"
+    assert written["set"] == ["typos=0.5", "dimension=24", "stages.1.loss='in_batch_softmax'"]
+    assert written["market"] == table["market"]
+    assert written["seeds"] == [0, 1, 2]
+    assert written["figures"]["relevance"]["roc_auc"] == [0.24, 0.241, 0.242]
+    assert written["figures"]["batch"]["recall@1"] == [0.08, 0.080333, 0.080667]
+    assert written["n"]["engagement"] == {"queries": 1525, "pairs": 22_806}
+    assert (written["seconds"], written["epochs"]) == ([12.0] * 3, [6] * 3)
+    assert (written["mercato"][0], written["measured"]) == ("0.0.1", ["2026-05-01", "2026-05-02", "2026-05-03"])
+    assert written["runs"] == table["rows"][2]["runs"]
+    assert all(file.stat().st_size < 10_000 for file in files)
+    before = [file.read_bytes() for file in files]
+    files[1].unlink()
+    ablate(given, recipes, tiny_market, out)  # nothing to do: what is there is written as before
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_failed_row_has_no_file_and_a_metric_of_one_seed_alone_is_no_figure_of_the_others(
+    tiny_market: Market, recipes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = [ROWS[0], {"name": "too much", "set": ["dropout=0.9"]}, {"name": "++", "set": ["dimension=8"]}]
+    with pytest.raises(MercatoError):
+        ablate(study(rows=rows, seeds=[0, 1]), recipes, tiny_market, out, jobs=1)
+    rows[2]["from"] = "small"
+    table = ablate(study(rows=[rows[0], rows[2]], seeds=[0, 1]), recipes, tiny_market, out)
+    assert sorted(file.name for file in (out / "toy-table").iterdir()) == ["01-small.json", "02-row.json"]
+    measures = out / "runs" / table["rows"][0]["runs"][1] / "measures.json"
+    tree = json.loads(measures.read_text())
+    del tree["figures"]["batch"]
+    measures.write_text(json.dumps(tree))
+    ablate(study(rows=[rows[0]], seeds=[0, 1]), recipes, tiny_market, out)
+    written = json.loads((out / "toy-table" / "01-small.json").read_text())
+    assert written["figures"]["batch"]["recall@1"] == [pytest.approx(0.16 / 3, abs=1e-6), None]
+    with pytest.raises(MercatoError, match=r"measures\.json has no batch\.recall@1, only .*delete it to measure anew"):
+        ablate(study(rows=[rows[0]], seeds=[0, 1], metrics=["batch.recall@1"]), recipes, tiny_market, out)
 
 
 def test_what_cannot_be_measured_is_said_before_anything_is_trained(
@@ -140,7 +195,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(
     judged.with_columns(pl.col("grade") * 0).write_parquet(file)
     with pytest.raises(MercatoError, match=r"metrics: relevance.roc_auc is undefined .* defined there: nothing"):
         ablate(study(), recipes, one_class, tmp_path / "out")
-    for table in ("judgments", "pairs"):
+    for table in ("judgments", "pairs", "lists"):
         (one_class.path / f"{table}.parquet").unlink()
     with pytest.raises(MercatoError, match="it has no test judgments, no engaged pairs"):
         ablate(study(), recipes, one_class, tmp_path / "out")

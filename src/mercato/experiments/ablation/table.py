@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from mercato.errors import MercatoError
 from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.evaluation.metrics.bootstrap import Interval
 from mercato.evaluation.results import ByMetric, PartCounts, Result
-from mercato.experiments.ablation.measures import Epoch, Measures, Training, read_replicates
+from mercato.experiments.ablation.measures import MEASURES, Epoch, Measures, Training, read_replicates
 from mercato.experiments.ablation.statistics import Difference, difference, seed_half_width
 from mercato.experiments.ablation.study import Study
 
@@ -223,10 +224,13 @@ def _step(study: Study, number: int, parent: int, metric: str, measured: Measure
 
 def _measured(metric: str, runs: Sequence[Sequence[Path]], measures: Sequence[Sequence[Measures]]) -> MeasuredMetric:
     part, _, name = metric.partition(".")
-    for each in (each for row in measures for each in row):
+    for run, each in zip(chain(*runs), chain(*measures), strict=True):
         if name not in each.figures.get(part, {}):
             known = ", ".join(f"{some}.{one}" for some, figures in each.figures.items() for one in figures)
-            raise MercatoError(f"metrics: {metric} cannot be measured on this market; it allows {known}")
+            raise MercatoError(
+                f"metrics: {run / MEASURES} has no {metric}, only {known}: where it was measured before there was one,"
+                " delete it to measure anew"
+            )
     return MeasuredMetric(
         np.array([[each.figures[part][name] for each in row] for row in measures]),
         np.array([[read_replicates(run, metric) for run in row] for row in runs]),
