@@ -38,10 +38,14 @@ def _panel(marks: Sequence[Mark], left: float, width: float, top: float, step: f
         return left + width * (value - low) / (high - low)
 
     svg = []
-    for tick in ticks(low, high):
+    marks_of_axis = ticks(low, high)
+    apart = 1 if width > 200 else 2 if len(marks_of_axis) < 5 else 3  # labels need their room
+    zero = marks_of_axis.index(0) if 0 in marks_of_axis else 0
+    for place, tick in enumerate(marks_of_axis):
         svg.append(f'<line class="grid" x1="{at(tick):.1f}" y1="{top}" x2="{at(tick):.1f}" y2="{bottom}"/>')
         label = f"{tick:+g}".replace("-", "−") if tick else "0"
-        svg.append(f'<text class="tick" x="{at(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+        if (place - zero) % apart == 0:
+            svg.append(f'<text class="tick" x="{at(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
     svg.append(f'<line class="zero" x1="{at(0):.1f}" y1="{top}" x2="{at(0):.1f}" y2="{bottom}"/>')
     for line, (css, value, interval, paper) in enumerate(marks):
         y = top + step * line + step / 2
