@@ -44,7 +44,8 @@ def test_json_markdown_and_html_agree(
     ]
     assert in_markdown[2:] == expected
     assert in_markdown[0] == ["row", *table.metrics, "training"]
-    assert _texts(page) == [[text.replace("<br>", "") for text in row] for row in expected]
+    shown = [[name + cost, *figures] for name, *figures, cost in expected]
+    assert _texts(page) == [[text.replace("<br>", "") for text in row] for row in shown]
     for shown in (page, text):
         assert "of another market" in shown
         assert "Measured by Mercato 0.0.1, 2026-05-01 to 2026-05-03" in shown

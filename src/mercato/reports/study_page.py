@@ -17,12 +17,11 @@ STYLE = """
 main { max-width: 1180px; }
 .panel + .soft { margin-top: 10px; max-width: 110ch; }
 dl { grid-template-columns: minmax(140px, 26%) 1fr; } dd { overflow-wrap: anywhere; }
-.study { font-size: 13px; } .study th, .study td { padding-right: 10px; }
-.study td small, .study td b, .study th small { display: block; }
-.study th { color: var(--ink); white-space: normal; vertical-align: bottom; min-width: 96px; }
-.study .effort { white-space: normal; }
+.study { font-size: 12.5px; } .study th, .study td { padding-right: 8px; }
+.study small { display: block; font-size: 11.5px; } .study td b { display: block; }
+.study th { color: var(--ink); font-size: 12px; white-space: normal; vertical-align: bottom; }
 .panel.flush { padding-left: 0; }
-.study .query { min-width: 160px; padding-left: 20px; position: sticky; left: 0; background: var(--card); }
+.study .query { min-width: 150px; padding-left: 20px; position: sticky; left: 0; background: var(--card); }
 @media (max-width: 640px) { .study .query { min-width: 128px; max-width: 128px; overflow-wrap: anywhere; } }
 svg.whiskers { min-width: 860px; } svg.tradeoff { min-width: 680px; }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px; margin-top: 16px; }
@@ -57,16 +56,16 @@ def _table(table: Table) -> str:
     head = "".join(f'<th class="number">{_metric_name(metric)}</th>' for metric in table.metrics)
     body = []
     for row in table.rows:
-        line = [f'<td class="query">{escape(row.name)}</td>']
+        line = [f'<td class="query">{escape(row.name)}<small>{escape(training_cost(row))}</small></td>']
         for metric in table.metrics:
             mean, *more = map(escape, cell(row, table, metric))
             step = f'<b class="{_mark_of(row.metrics[metric].step)}">{more.pop(0)}</b>' if row.from_ else ""
             small = "".join(f"<small>{each}</small>" for each in more)
             line.append(f'<td class="number">{mean}{step}{small}</td>')
-        body.append(f'<tr>{"".join(line)}<td class="number effort">{escape(training_cost(row))}</td></tr>')
+        body.append(f"<tr>{''.join(line)}</tr>")
     return (
-        f'<div class="panel scroll flush"><table class="study"><tr><th class="query"></th>{head}'
-        f'<th class="number">training</th></tr>{"".join(body)}</table></div>'
+        f'<div class="panel scroll flush"><table class="study"><tr><th class="query"></th>{head}</tr>'
+        f"{''.join(body)}</table></div>"
         f'<p class="soft"><small>{escape(caption(table))}</small></p>'
     )
 
@@ -126,9 +125,11 @@ def _first(table: Table) -> str:
     panels = []
     for metric in table.metrics:
         found = [table.differences[metric][name][first] for name in rest]
-        panels.append((metric, [("s0", each.value, each.interval, None) for each in found]))
+        marks = [("unsure" if each.interval[0] <= 0 <= each.interval[1] else "s0", each) for each in found]
+        panels.append((metric, [(css, each.value, each.interval, None) for css, each in marks]))
     return (
-        f'<h2>All against {escape(first)}</h2><p class="soft">Difference to the first row, with its 95 % interval.</p>'
+        f'<h2>All against {escape(first)}</h2><p class="soft">Difference to the first row, with its 95 % interval,'
+        " which is not corrected for their number.</p>"
         f'<div class="panel">{_forests(rest, panels)}</div>'
     )
 

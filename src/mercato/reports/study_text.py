@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from mercato.experiments.ablation.table import MetricResult, Step, Table, TableRow
 
 VERDICTS = {"agrees": "✓", "disagrees": "✗", "unsure": "≈"}
-SIGNS = "✓ the paper's sign, ✗ the other sign"
+SIGNS = "Paper: its figure, and its step where it has one; ✓ the paper's sign, ✗ the other sign"
 ABREAST = 3  # metrics side by side on a terminal
 
 
