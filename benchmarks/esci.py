@@ -31,7 +31,8 @@ from mercato.benchmarks.machine import machine
 from mercato.config import load_recipe
 from mercato.data.importing import import_market
 from mercato.data.market import Market
-from mercato.evaluation.baselines.bm25 import BM25, FIELDS
+from mercato.evaluation.baselines.bm25 import BM25
+from mercato.evaluation.baselines.lexical import FIELDS
 from mercato.evaluation.baselines.zero_shot import DESCRIPTION, TOKENS, ZeroShot
 from mercato.evaluation.dataset import EvaluationSet, LabelledPairs
 from mercato.evaluation.metrics.arrays import FloatArray

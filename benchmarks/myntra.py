@@ -33,7 +33,8 @@ from mercato.data.market import Market, atomic_market, write_market_toml
 from mercato.data.pairs import recipe_pairs, split_cutoff
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
-from mercato.evaluation.baselines.bm25 import BM25, FIELDS
+from mercato.evaluation.baselines.bm25 import BM25
+from mercato.evaluation.baselines.lexical import FIELDS
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, resample
 from mercato.evaluation.metrics.knn import recall_and_precision

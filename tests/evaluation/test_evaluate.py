@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ from mercato.evaluation.results import Metrics
 from tests.support.garments import Constant, Words, write_table
 
 SHAPE = {
-    "relevance": {"roc_auc", "roc_auc_per_query", "ndcg@10", "recall@10"},
+    "relevance": {"roc_auc", "roc_auc_per_query", "ndcg@10", "recall@10", "unjudged@10"},
     "engagement": {"roc_auc", "roc_auc_per_query"},
     "batch": {"recall@1", "recall@10"},
     "knn": {"recall@10", "recall@100", "precision@10"},
@@ -35,8 +36,8 @@ def _shape(tree):
 
 def test_the_object_has_the_contracts_shape(market, words):
     metrics = evaluate(words, market, others={"constant": Constant()})
-    assert set(metrics) == {*SHAPE, "baselines", "n", "intervals"}
-    assert set(metrics["baselines"]) == {"bm25", "random", "constant"}
+    assert set(metrics) == {*SHAPE, "baselines", "n", "intervals", "tuned"}
+    assert list(metrics["baselines"]) == ["constant", "bm25f", "bm25", "random"]
     for tree in (metrics, metrics["intervals"], *metrics["baselines"].values()):
         assert _shape(tree) == SHAPE
     for tree in (metrics["intervals"]["baselines"], metrics["intervals"]["differences"]):
@@ -137,6 +138,26 @@ def test_queries_and_products_are_encoded_once_with_their_country(market, words)
     assert words.products_seen == 24
 
 
+@pytest.mark.parametrize(("split", "day"), [("test", 20), ("validation", 10)])
+def test_listings_are_as_old_as_when_the_split_begins_whenever_it_is_measured(market, split, day):
+    asked = set()
+
+    class Clocked(Words):
+        def encode_products(self, products, *, as_of=None):
+            asked.add(as_of)
+            return super().encode_products(products, as_of=as_of)
+
+    ends = {"train": 10, "validation": 20, "future": 30}
+    seen = {name: datetime(2025, 3, end, tzinfo=UTC) for name, end in ends.items()}
+    pairs = market.frame("pairs")
+    pairs = pl.concat([pairs, pairs.head(8).with_columns(split=pl.lit("validation"))]).with_columns(
+        last_seen=pl.col("split").replace_strict(seen, return_dtype=pl.Datetime("us", "UTC"))
+    )
+    pairs.write_parquet(market.path / "pairs.parquet")
+    evaluate(Clocked(), market, split=split, others={"other": Clocked()})
+    assert asked == {datetime(2025, 3, day, tzinfo=UTC)}
+
+
 def test_the_seed_decides_everything(market):
     assert evaluate(Words(), market, seed=1) == evaluate(Words(), market, seed=1)
     assert evaluate(Words(), market, seed=1)["baselines"] != evaluate(Words(), market, seed=2)["baselines"]
@@ -156,7 +177,8 @@ def test_the_order_of_the_products_table_does_not_matter(market, words, tmp_path
 def test_a_missing_table_is_an_absent_part(market, words):
     (market.path / "pairs.parquet").unlink()
     only_judged = evaluate(words, market)
-    assert set(only_judged) == {"relevance", "baselines", "n", "intervals"}
+    assert set(only_judged) == {"relevance", "baselines", "n", "intervals", "tuned"}
+    assert set(only_judged["relevance"]) == SHAPE["relevance"] - {"unjudged@10"}  # only judged products are ranked
     (market.path / "judgments.parquet").unlink()
     with pytest.raises(MercatoError, match="nothing to evaluate on"):
         evaluate(words, market)
@@ -284,6 +306,57 @@ def test_where_nobody_crosses_a_border_a_search_stays_within_its_country(market,
     assert across.dataset.countries is None
 
 
+def test_unjudged_products_are_counted_in_the_first_ten_of_the_searchers_catalogue(market, words):
+    """Of 24 products the raters saw 16 for one query, and one for the other."""
+    titles = dict(market.frame("products", ["product_id", "title"]).iter_rows())
+    judged = [product for product, title in titles.items() if title != "red dress"][:16]
+    rows = [{"query": "red dress", "country": "us", "product_id": product, "grade": 1.0} for product in judged]
+    rows += [{"query": "sofa", "country": "us", "product_id": "p8", "grade": 1.0}]
+    write_table(market.path, "judgments", rows)
+    metrics = evaluate(words, market)
+    seen = {name: part["relevance"]["unjudged@10"] for name, part in metrics["baselines"].items()}
+    assert metrics["relevance"]["unjudged@10"] > 4  # the four red dresses, and of ten for a sofa one is judged
+    assert seen["bm25"] == (4 + 7) / 2  # ten red things or dresses, of which four are unjudged; all eight sofas but one
+    assert all(0 <= count <= 10 for count in seen.values())
+
+
+def test_judged_queries_that_nobody_engaged_with_before_are_measured_apart(market, words):
+    future = market.frame("pairs").filter(pl.col("split") == "future")
+    engaged = future.filter(pl.col("label") == 1)
+    seen = ["red dress", "vestido rojo", "blue sofa"]
+    earlier = engaged.filter(pl.col("query").is_in(seen)).with_columns(
+        split=pl.lit("train"), query=pl.col("query").str.to_uppercase()
+    )
+    left = future.filter((pl.col("query") == "blue dress") & (pl.col("label") == 0)).with_columns(split=pl.lit("train"))
+    abroad = engaged.filter(pl.col("query") == "red sofa").with_columns(split=pl.lit("train"), country=pl.lit("gb"))
+    pairs = pl.concat([future, earlier, left, abroad])
+    assert set(EvaluationSet.read(market, pairs=pairs).relevance_unseen.queries) == {
+        row
+        for row, query in enumerate(EvaluationSet.read(market, pairs=pairs).queries["query"])
+        if query in {"red shirt", "red sofa", "blue dress", "blue shirt", "camisa azul"}
+    }
+    metrics = evaluate(words, market, pairs=pairs)
+    assert metrics["n"]["relevance_unseen"]["queries"] == 5 and metrics["n"]["relevance"]["queries"] == 8
+    assert set(metrics["relevance_unseen"]) == SHAPE["relevance"]
+    for every in (future, pl.concat([future, engaged.with_columns(split=pl.lit("train"))])):  # none is known, or all
+        assert "relevance_unseen" not in evaluate(words, market, pairs=every)
+
+
+def test_bm25f_is_tuned_on_validation_and_never_where_validation_is_measured(market, words):
+    metrics = measure(words, market)
+    tuned = metrics.tuned["bm25f"]
+    assert (tuned.split, tuned.queries, tuned.pairs) == ("validation", 1, 12)
+    assert tuned.tuned_ndcg >= tuned.untuned_ndcg
+    assert json.loads(json.dumps(metrics.as_dict()))["tuned"]["bm25f"]["weights"] == tuned.weights
+    assert "tuned" not in evaluate(words, market, split="validation")
+    shown = market.frame("judgments").filter(pl.col("split").is_null())
+    write_table(market.path, "judgments", shown.to_dicts())
+    assert "tuned" not in evaluate(words, market)  # no validation judgments, and no validation pairs
+    frame = market.frame("pairs").with_columns(pl.col("split").replace("train", "validation"))
+    frame.drop("weight", "last_seen").write_parquet(market.path / "pairs.parquet")
+    assert evaluate(words, market)["tuned"]["bm25f"]["pairs"] == frame.filter(pl.col("split") == "validation").height
+
+
 # --- what the log knows
 
 
@@ -363,7 +436,7 @@ def test_pairs_that_are_given_leave_the_markets_log_out(logged, words):
     future = logged.frame("pairs").filter(pl.col("split") == "future").drop("impressions", "clicks")
     metrics = evaluate(words, logged, pairs=future)
     assert "lists" not in metrics and set(metrics["engagement"]) == SHAPE["engagement"]
-    assert set(metrics["baselines"]) == {"bm25", "random"}
+    assert set(metrics["baselines"]) == {"bm25f", "bm25", "random"}
 
 
 def test_clicked_and_left_are_held_against_engaged(logged, words):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from mercato.data.market import Market
+from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.attention import Mean, mean_weights, short_and_long, weights_by_length
 from mercato.evaluation.dataset import EvaluationSet
@@ -21,6 +22,7 @@ from mercato.evaluation.importance import ablated_cosines, importance
 from mercato.evaluation.interpretation import Explanation, explain_run
 from mercato.fields import channel_groups
 from mercato.models.channels import Channels
+from mercato.models.fusion import AttentionFusion, ConcatFusion
 from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.torch_encoder import TorchEncoder
 
@@ -127,6 +129,54 @@ def test_channels_that_stand_in_for_each_other_count_as_a_group():
     assert alone["a"] == alone["b"] == pytest.approx([0.5**0.5])
 
 
+class Hand:
+    """A tower of one fusion."""
+
+    def __init__(self, channels: str, fusion: torch.nn.Module) -> None:
+        self.channels, self.fusion = tuple(channels), fusion
+
+    @torch.no_grad()
+    def fuse(self, channels: Channels) -> tuple[torch.Tensor, torch.Tensor | None]:
+        fused, weights = self.fusion(channels)
+        return F.normalize(fused, dim=-1), weights
+
+
+def test_a_missing_channel_leaves_the_weights_of_equation_1_as_they_are():
+    fusion = AttentionFusion(3, 2)
+    tower = Hand("abc", fusion)
+    channels = Channels(torch.tensor([[EAST, NORTH, DIAGONAL]]), torch.ones(1, 3, dtype=torch.bool), torch.arange(3))
+    unit_ND, weights_NC = tower.fuse(channels)
+    found = EncodedTower(tower, channels, unit_ND, weights_NC.double().numpy())
+    _, b, c = weights_NC[0].tolist()
+    summed = np.array([c * DIAGONAL[0], b + c * DIAGONAL[1]])
+    to_east = ablated_cosines(found, np.array([0]), torch.tensor([EAST]), {name: (name,) for name in "abc"}, "missing")
+    assert to_east["a"] == pytest.approx(summed[0] / np.linalg.norm(summed), abs=1e-6)
+    shared_anew = tower.fuse(channels.without([0]))[0][0, 0]
+    assert abs(to_east["a"][0] - float(shared_anew)) > 1e-3
+
+
+def test_a_fusion_without_weights_reads_zeros_for_what_is_missing():
+    tower = Hand("ab", ConcatFusion(2, 2))
+    channels = Channels(torch.tensor([[EAST, DIAGONAL]]), torch.ones(1, 2, dtype=torch.bool), torch.arange(2))
+    found = EncodedTower(tower, channels, tower.fuse(channels)[0], None)
+    zeros = tower.fuse(channels._replace(vectors_BSE=torch.tensor([[[0.0, 0.0], DIAGONAL]])))[0][0, 0]
+    to_east = ablated_cosines(found, np.array([0]), torch.tensor([EAST]), EACH, "missing")
+    assert to_east["a"] == pytest.approx(float(zeros), abs=1e-6)
+
+
+def test_a_fusion_transformer_keeps_the_positions_of_what_is_missing():
+    class Counted(Sum):
+        """Every position that counts pulls a little to the north, as one of zeros with its mark does."""
+
+        def fuse(self, channels: Channels) -> tuple[torch.Tensor, None]:
+            marked = channels.vectors_BSE + torch.tensor(NORTH)
+            return F.normalize((marked * channels.present_BS.unsqueeze(-1)).sum(1), dim=-1), None
+
+    tower = encoded(Counted(a=1.0, b=1.0), [[EAST, EAST]])
+    to_east = ablated_cosines(tower, np.array([0]), torch.tensor([EAST]), EACH, "missing")
+    assert to_east["a"] == pytest.approx([1 / 5**0.5])  # east + 2 north: both positions remain
+
+
 def test_channels_are_grouped_by_the_field_they_read():
     names = ("title_text", "title_trigrams", "description_text", "images")
     assert channel_groups(names) == {
@@ -139,7 +189,9 @@ def test_channels_are_grouped_by_the_field_they_read():
 
 def test_without_pairs_of_both_kinds_there_is_no_auc():
     tower = encoded(Sum(a=1.0, b=0.5), [[EAST, NORTH], [NORTH, NORTH]])
-    found = importance(tower, np.array([0, 1]), torch.tensor([EAST, EAST]), EACH, np.array([0, 0]), np.ones(2, bool), np.arange(1))
+    found = importance(
+        tower, np.array([0, 1]), torch.tensor([EAST, EAST]), EACH, np.array([0, 0]), np.ones(2, bool), np.arange(1)
+    )
     assert found["a"]["missing"].roc_auc is None and found["a"]["missing"].change > 0
 
 
@@ -158,15 +210,21 @@ def test_channels_fused_late_are_the_towers_own_vectors_and_weights(tiny_run: Pa
     np.testing.assert_allclose(found.weights_NC.sum(1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(("group", "fields"), [("description", {"description": None}), ("country", {"country": None})])
-def test_a_channel_that_is_replaced_by_nothing_is_a_field_left_out(tiny_run, tiny_market, group, fields):
+@pytest.mark.parametrize("group", ["description", "country"])
+def test_attention_is_not_shared_anew_over_what_is_missing(tiny_run, tiny_market, group):
+    """A missing channel's summand is gone; a field left out, whose weight the others get, is another vector."""
     model = TorchEncoder.load(tiny_run)
     table = products_with_vectors(tiny_market, model, tiny_run).slice(0, 20)
     found = encode_products(model, table)
     towards = torch.from_numpy(model.encode_queries(["red sofa"] * 20, "us"))
-    cosines = ablated_cosines(found, np.arange(20), towards, channel_groups(found.names), "missing")[group]
-    without = model.encode_products([row | fields for row in table.to_pylist()])
-    np.testing.assert_allclose(cosines, (without * towards.numpy()).sum(1), atol=1e-4)
+    groups = channel_groups(found.names)
+    cosines = ablated_cosines(found, np.arange(20), towards, groups, "missing")[group]
+    kept_C = np.array([name not in groups[group] for name in found.names])
+    weighted_ND = ((found.weights_NC * kept_C)[..., None] * found.channels.vectors_BSE.numpy()).sum(1)
+    unit_ND = weighted_ND / np.linalg.norm(weighted_ND, axis=1, keepdims=True)
+    np.testing.assert_allclose(cosines, (unit_ND * towards.numpy()).sum(1), atol=1e-5)
+    without = model.encode_products([row | {group: None} for row in table.to_pylist()])
+    assert np.abs(cosines - (without * towards.numpy()).sum(1)).max() > 1e-3
 
 
 def test_a_run_is_explained_on_its_test_questions(tiny_run: Path, tiny_market: Market):
@@ -186,6 +244,11 @@ def test_a_run_is_explained_on_its_test_questions(tiny_run: Path, tiny_market: M
                 assert sum(kinds[replacement]["share"] for kinds in section.values()) == pytest.approx(1)
     assert set(result["importance"]["query"]["groups"]) == {"text", "country"}
     assert set(result["importance"]["product"]["groups"]) == {"title", "description", "language", "country", "images"}
+
+
+def test_listings_are_explained_at_the_age_at_which_they_are_measured(tiny_run, tiny_market, moments):
+    explain_run(tiny_run, tiny_market)
+    assert moments == {split_cutoff(tiny_market, ("train", "validation"))}
 
 
 def test_nothing_to_explain_on_is_said(tiny_run, tiny_market, tmp_path):

@@ -202,10 +202,11 @@ def test_a_derived_number_stands_for_what_it_is_computed_from():
 
 
 def test_groups_hold_the_texts_and_the_rest_of_the_context():
-    engage = spec("title_text", "images", "context", numbers=("price", "image_count"), categories=("country",))
+    numbers = ("price", "image_count", "title_length")
+    engage = spec("title_text", "images", "context", numbers=numbers, categories=("country",))
     fields = fields_and_groups([spec(*QUE2SEARCH), engage])
     assert fields["text"] == ("title", "description")
-    assert fields["context"] == ("country", "price")  # not the images, whose count is read
+    assert fields["context"] == ("country", "price")  # not the images and the title, whose count and length are read
     assert fields["images"] == ("images",)
     assert "context" not in fields_and_groups([spec(*QUE2SEARCH)])
 

@@ -24,6 +24,15 @@ def test_by_hand(scale, threshold):
     )
 
 
+def test_as_printed_there_is_no_threshold():
+    assert engagement_bce(COSINE, ENGAGED, 20.0).item() == pytest.approx(by_hand(20.0, 0.0))
+
+
+def test_the_mean_of_one_row_is_that_row():
+    row = engagement_bce(COSINE[:1], ENGAGED[:1], 2.0).item()
+    assert row == pytest.approx(-math.log(1 / (1 + math.exp(-2 * 0.9))))
+
+
 def test_a_learned_threshold_lets_what_is_relevant_be_unlikely():
     """As printed a shown pair is only unlikely below cos = 0; the threshold moves up until .5 is unlikely too."""
     cosine, threshold = torch.tensor([0.9, 0.5]), torch.zeros((), requires_grad=True)

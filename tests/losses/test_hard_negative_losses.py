@@ -63,6 +63,13 @@ def test_scaled_bce_neither_overflows_nor_rewards_a_likely_negative():
     assert loss.item() == pytest.approx(1e4 / 2) and far.grad[0, 1] > 0  # the misprint's sign would be negative
 
 
+def test_the_mean_of_the_only_row_with_a_negative_is_that_row():
+    only_the_second = excluded((0, 1), (0, 2), (2, 0), (2, 1))  # .3 against .5
+    assert margin_ranking(COSINE, only_the_second, 0.1, "mean").item() == pytest.approx(0.3)
+    expected = math.log(1 + math.exp(-0.3)) + math.log(1 + math.exp(0.5))
+    assert scaled_bce(COSINE, only_the_second, 1.0).item() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("loss", [margin_ranking, scaled_bce])
 def test_a_batch_without_negatives_teaches_nothing(loss):
     cosine = COSINE.clone().requires_grad_()

@@ -118,3 +118,13 @@ def test_photos_are_a_set():
     torch.testing.assert_close(images(vectors[1:, :1], mask[1:, :1]), got[1:])
     assert not torch.allclose(images(vectors, mask | True), got), "a photo more is something else"
     assert torch.isfinite(images(vectors, mask & False)).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_so_many_photos_weigh_as_the_square_root_of_their_number(count):
+    """A sum would let five photos drown the text, a mean would say nothing of how many there are."""
+    torch.manual_seed(1)
+    images = ImageSet(5, D, dropout=0.5).eval()
+    vector, one = torch.randn(1, 1, 5), torch.ones(1, 1, dtype=torch.bool)
+    alone, together = (images(vector.expand(1, n, 5), one.expand(1, n)) - images.after.bias for n in (1, count))
+    torch.testing.assert_close(together, alone * count**0.5)

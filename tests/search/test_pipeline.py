@@ -38,14 +38,19 @@ def catalogue(market, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def search(catalogue):
-    """Make the search of a policy."""
+def index():
     url, encoder = f"memory://{uuid4()}", TrigramEncoder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENGINES, "memory", reference_engine.MODULE)
         build_index(url, map(record_from_product, products(), encoder.encode_products(products())), encoder.dimension)
         with open_index(url) as index:
-            yield lambda **policy: Searcher(encoder, index, catalogue, RetrievalPolicy(**policy)).search
+            yield index
+
+
+@pytest.fixture(scope="module")
+def search(index, catalogue):
+    """Make the search of a policy."""
+    return lambda **policy: Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(**policy)).search
 
 
 def ids(page):
@@ -70,6 +75,21 @@ def test_the_pages_together_are_the_ranking(search, request_, min_cosine):
         cursor = pages[-1].cursor
     assert [key for page in pages for key in ids(page)] == ids(whole)
     assert len({page.query_id for page in pages}) == 1
+
+
+def test_the_first_page_is_cheap_and_every_later_one_digs_deeper(index, search, monkeypatch):
+    efforts, find = [], search(first_ef_search=10, later_ef_search=70)
+    asked = type(index).search
+    monkeypatch.setattr(
+        type(index), "search", lambda self, expression, *given: efforts.append(expression.ef_search)
+        or asked(self, expression, *given)
+    )  # fmt: skip
+    cursor = None
+    for effort in (10, 70, 70):
+        cursor = find(SearchRequest(query="red chair", page_size=3, cursor=cursor)).cursor
+        assert set(efforts) == {effort}
+        efforts.clear()
+    assert RetrievalPolicy().first_ef_search < RetrievalPolicy().later_ef_search
 
 
 def test_no_search_shows_more_than_its_depth(search):

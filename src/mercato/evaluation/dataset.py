@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from mercato.data.market import Market
+from mercato.data.normalize import normalize
 from mercato.errors import MercatoError
 from mercato.evaluation.kinds import leaf_categories
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
@@ -74,6 +75,7 @@ class EvaluationSet:
     queries: pl.DataFrame
     product_ids: list[str]
     relevance: LabelledPairs | None  # graded by raters
+    relevance_unseen: LabelledPairs | None  # of these, queries never engaged with before; None where all or none are
     engagement: LabelledPairs | None  # 1 engaged, 0 unengaged: an impression that nobody engaged with
     lists: DisplayedLists | None  # of the split, where earlier ones tell the propensity of a position
     engaged: LabelledPairs | None  # the engaged ones among them: the truth of KNN
@@ -88,6 +90,7 @@ class EvaluationSet:
         """What a part is measured on, one of `mercato.evaluation.metrics.registry.SEARCH_PARTS`; None: nothing."""
         return {
             "relevance": self.relevance,
+            "relevance_unseen": self.relevance_unseen,
             "engagement": self.engagement,
             "lists": self.lists.shown if self.lists else None,
             "batch": self.batch,
@@ -133,6 +136,7 @@ class EvaluationSet:
         catalogue = market.frame("products", ["product_id", "country", "category"])
         product_ids = catalogue["product_id"].to_list()
         judgments = pairs_of = fresh = fallback = lists = propensities_K = None
+        known: set[tuple[str, str | None]] = set()  # queries that somebody engaged with in an earlier split
         if market.has("judgments"):
             wanted = [*KEY, "grade", "split"]
             judgments = _of_split(_valid(market.frame("judgments", wanted), "judgments", "grade"), split, null="test")
@@ -142,6 +146,7 @@ class EvaluationSet:
             null = "future" if pairs is not None else "train"  # a table of pairs without splits is one to learn from
             pairs_of = _of_split(table, "future" if split == "test" else split, null)
             earlier = table.filter(pl.col("split").fill_null(null).is_in(EARLIER[split]))
+            known = {(normalize(q), c) for q, c in earlier.filter(pl.col("grade") >= 1).select(KEY[:2]).unique().rows()}
             fresh = pairs_of.join(earlier, on=KEY, how="anti", nulls_equal=True, maintain_order="left")
             if split == "test" and not (pairs_of["grade"] >= 1).any():
                 fallback = _of_split(table, "validation", null)
@@ -181,6 +186,7 @@ class EvaluationSet:
             queries=queries,
             product_ids=product_ids,
             relevance=_nonempty(relevance),
+            relevance_unseen=_unseen(_nonempty(relevance), queries, known),
             engagement=_nonempty(engagement),
             lists=displayed,
             engaged=engaged,
@@ -199,6 +205,17 @@ def _within(engaged: LabelledPairs, queries: pl.DataFrame, countries: list[str |
     both = [(searched[q], countries[p]) for q, p in zip(engaged.queries, engaged.products, strict=True)]
     known = [(here, there) for here, there in both if here and there]
     return bool(known) and sum(here == there for here, there in known) >= 0.99 * len(known)
+
+
+def _unseen(
+    judged: LabelledPairs | None, queries: pl.DataFrame, known: set[tuple[str, str | None]]
+) -> LabelledPairs | None:
+    """The judged pairs of queries, in normal form, that are not known; None where that is all or none of them."""
+    if judged is None:
+        return None
+    unseen_Q = np.array([(normalize(query), country) not in known for query, country in queries.rows()])
+    unseen_P = unseen_Q[judged.queries]
+    return judged.only(unseen_P) if unseen_P.any() and not unseen_P.all() else None
 
 
 def _pairs_split(split: Split) -> str:

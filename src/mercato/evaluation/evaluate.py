@@ -1,9 +1,9 @@
-"""Every metric that a market's tables allow, for an encoder, BM25, random and any other encoder, with intervals."""
+"""Every metric that a market's tables allow, for an encoder, any other, BM25F, BM25 and random, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +13,9 @@ import pyarrow as pa
 from mercato.data.market import Market
 from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
-from mercato.evaluation.baselines.bm25 import BM25, FIELDS
+from mercato.evaluation.baselines.bm25 import BM25
+from mercato.evaluation.baselines.bm25f import BM25F
+from mercato.evaluation.baselines.lexical import FIELDS
 from mercato.evaluation.baselines.log import impressions, popularity
 from mercato.evaluation.baselines.price import cheapness
 from mercato.evaluation.baselines.registry import BASELINES
@@ -32,7 +34,7 @@ from mercato.evaluation.metrics.metric import (
 )
 from mercato.evaluation.metrics.registry import LOG_PARTS, METRICS, SEARCH_PARTS
 from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
-from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts
+from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts, Tuning
 from mercato.evaluation.systems import LexicalSystem, PairScores, ProductScores, RandomSystem, Scorer, System, encode
 from mercato.features.drop import drop_columns
 from mercato.progress import track
@@ -83,8 +85,8 @@ def evaluate(
 class Evaluation:
     """Encoded systems and the set they are measured on.
 
-    `systems` holds ours (`mercato`), others, `bm25` and `random`; `scorers` what cannot search: it is measured in
-    `LOG_PARTS` only.
+    `systems` holds ours (`mercato`), others, `bm25f`, `bm25` and `random`; `scorers` what cannot search: it is
+    measured in `LOG_PARTS` only.
     """
 
     market: Market
@@ -92,6 +94,7 @@ class Evaluation:
     systems: dict[str, System]
     seed: int
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
+    tuned: dict[str, Tuning] = field(default_factory=dict)  # the baselines that were
 
     @classmethod
     def of(
@@ -110,7 +113,8 @@ class Evaluation:
         """Read the evaluation set and encode queries and products once for each encoder (arguments as `evaluate`).
 
         `products` stands in for the market's table, the same rows, e.g. with images already turned into vectors.
-        Without `baselines` there are only encoders. To a run, listings are as old as where the split begins.
+        Without `baselines` there are only encoders. BM25F is tuned on the validation split where the test split is
+        measured. To a run, listings are as old as where the split begins.
         """
         reserved = RESERVED & set(others or {})
         if reserved:
@@ -121,15 +125,20 @@ class Evaluation:
         products = drop_columns(market.arrow("products") if products is None else products, dropped)
         as_of = split_cutoff(market, EARLIER[split])
         systems: dict[str, System] = {}
+        tuned: dict[str, Tuning] = {}
         for name, model in {OURS: encoder, **(others or {})}.items():
             systems[name] = encode(model, name, dataset.queries, products, dataset.rows, as_of=as_of)
         if baselines:
-            lexical = BM25(products.select(["product_id", *FIELDS]))
-            systems["bm25"] = LexicalSystem(lexical, dataset.queries["query"].to_list())
+            lexical, texts = products.select(["product_id", "language", *FIELDS]), dataset.queries["query"].to_list()
+            bm25f = BM25F(lexical)
+            if split == "test" and (tuning := _tune(bm25f, EvaluationSet.read(market, "validation", pairs))):
+                tuned["bm25f"] = tuning
+            systems["bm25f"] = LexicalSystem(bm25f, texts)
+            systems["bm25"] = LexicalSystem(BM25(lexical), texts)
             systems["random"] = RandomSystem(products.num_rows, seed)
         logged = baselines and any(dataset.pairs(part) for part in LOG_PARTS)
         scorers = _scorers(market, dataset, split, products, pairs) if logged else {}
-        return cls(market, dataset, systems, seed, scorers)
+        return cls(market, dataset, systems, seed, scorers, tuned)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -170,6 +179,7 @@ class Evaluation:
             baselines=figures,
             differences=differences,
             simultaneous_differences=simultaneous,
+            tuned=self.tuned,
             n=Counts(
                 products=len(self.dataset.product_ids),
                 queries=len(self.dataset.queries),
@@ -199,9 +209,10 @@ class Evaluation:
         assert pairs is not None, part
         inputs: Any
         counted: dict[str, Any] = {}
-        if part == "relevance":
+        if part in ("relevance", "relevance_unseen"):
             labels_P = pairs.grades >= self.market.config.relevant_grade
-            inputs, counted = _scored(scorer, pairs, labels_P), {"relevant": int(labels_P.sum())}
+            inputs = replace(_scored(scorer, pairs, labels_P), found=self._found(name, pairs))
+            counted = {"relevant": int(labels_P.sum())}
         elif part == "engagement":
             labels_P = pairs.grades >= 1
             inputs, counted = _engagement(scorer, pairs, labels_P, self.dataset), {"engaged": int(labels_P.sum())}
@@ -224,6 +235,17 @@ class Evaluation:
         for places, among_M in self.dataset.areas(queries_Q):
             found_QK[places] = self.systems[name].top(queries_Q[places], k, among_M)
         return found_QK
+
+    def _found(self, name: str, judged: LabelledPairs) -> RankedCatalogue | None:
+        """What a system finds first for the judged queries; None where only judged products were encoded."""
+        if self.dataset.batch is None:
+            return None
+        return _ranked(self.top(name, judged.query_rows, 10), judged, len(self.dataset.product_ids))
+
+
+def _tune(bm25f: BM25F, validation: EvaluationSet) -> Tuning | None:
+    pairs = validation.relevance or validation.engagement
+    return bm25f.tune(validation.queries["query"].to_list(), pairs) if pairs else None
 
 
 def _scorers(

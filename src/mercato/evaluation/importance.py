@@ -1,7 +1,7 @@
 """What each channel of a tower is worth, by feature ablation within the tower while the other is held (§3.7.2).
 
-Captum's `FeatureAblation` flips switches, one a channel: a channel that is off is replaced, the tower fuses anew, and
-the cosine with the other tower's unchanged vector moves. Channels are encoded once; only the fusion runs again.
+Captum's `FeatureAblation` flips switches, one a channel: a channel that is off is replaced, and the cosine with the
+other tower's unchanged vector moves. Channels are encoded once.
 Letters: docs/notation.md.
 """
 
@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from captum.attr import FeatureAblation
 from torch import Tensor
 
@@ -25,8 +26,11 @@ from mercato.models.channels import Channels
 from mercato.progress import track
 
 Replacement = Literal["missing", "other"]
-"""`missing`: absent, as where a seller left the field out, so that attention is shared anew among what is left;
-`other`: the channel of another row drawn at random, a query or product of the test split."""
+"""`missing`: a vector of zeros, as in the paper. Attention weights stay as they are: the channel's summand is gone,
+and nothing is shared anew among the rest, as it is where a seller leaves the field out. A fusion without weights reads
+zeros: the MLP at the channel's place, the fusion transformer at each of the channel's positions, which remain to be
+attended to and counted in the mean, marked as the channel's.
+`other`: the channel of another row drawn at random, a query or product of the test split; the tower fuses anew."""
 
 BATCH = 2048
 RESAMPLES = 300
@@ -67,17 +71,23 @@ def ablated_cosines(
     place_of = {channel: place for place, channels in enumerate(groups.values()) for channel in channels}
     mask_1C = torch.tensor([[place_of[name] for name in encoded.names]])
     rows, other = torch.tensor(rows_P), torch.tensor(_others(rows_P, len(encoded.unit_ND), seed))
-    ablation = FeatureAblation(_cosine_with(encoded))
+    ablation = FeatureAblation(_zeroed(encoded) if replacement == "missing" else _replaced(encoded))
+    weights_NC = (
+        torch.empty(len(encoded.unit_ND), 0) if encoded.weights_NC is None else torch.tensor(encoded.weights_NC)
+    )
     found_PC = torch.empty(len(rows_P), len(encoded.names))
     for start in track(range(0, len(rows_P), BATCH), f"ablation of {len(groups)} parts ({replacement})"):
         part = slice(start, start + BATCH)
-        own, drawn = _take(encoded.channels, rows[part]), _take(encoded.channels, other[part])
+        own = _take(encoded.channels, rows[part])
+        given: tuple[Tensor, ...]
         if replacement == "missing":
-            drawn = drawn.without(range(len(encoded.names)))
+            given = (*own[:2], weights_NC[rows[part]])
+        else:
+            given = (*own[:2], *_take(encoded.channels, other[part])[:2])
         found_PC[part] = ablation.attribute(
             torch.ones(len(own.present_BS), len(encoded.names)),
             baselines=0.0,
-            additional_forward_args=(*own[:2], *drawn[:2], opposite_PD[part]),
+            additional_forward_args=(*given, opposite_PD[part]),
             feature_mask=mask_1C,
         )
     whole_P = (encoded.unit_ND[rows] * opposite_PD).sum(1)
@@ -128,7 +138,25 @@ def importance(
     return found
 
 
-def _cosine_with(encoded: EncodedTower) -> Callable[..., Tensor]:
+def _zeroed(encoded: EncodedTower) -> Callable[..., Tensor]:
+    """The cosine where channels that are not kept are zeros."""
+    channel_S = encoded.channels.channel_S
+
+    def cosine(kept_BC: Tensor, own_BSE: Tensor, present_BS: Tensor, weights_BC: Tensor, opposite_BD: Tensor) -> Tensor:
+        vectors_BSE = own_BSE * kept_BC[:, channel_S].unsqueeze(-1)
+        if weights_BC.shape[1]:
+            unit_BD = F.normalize(
+                (weights_BC.unsqueeze(-1) * vectors_BSE).sum(1), dim=-1
+            )  # Eq. 1, a position a channel
+        else:
+            unit_BD = encoded.tower.fuse(Channels(vectors_BSE, present_BS, channel_S))[0]
+        return (unit_BD * opposite_BD).sum(1)
+
+    return cosine
+
+
+def _replaced(encoded: EncodedTower) -> Callable[..., Tensor]:
+    """The cosine where channels that are not kept are another row's."""
     channel_S = encoded.channels.channel_S
 
     def cosine(

@@ -16,6 +16,7 @@ T = TypeVar("T")
 ByMetric = dict[str, dict[str, T]]  # part → metric → …
 
 OURS = "mercato"
+NO_PARTS = ("baselines", "n", "intervals", "tuned")  # keys of `evaluate --json` beside the parts
 ABSENT = {"absent": True}  # a field that is None leaves its key out of the JSON
 
 
@@ -118,6 +119,19 @@ class Counts(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuning(Result):
+    """What a baseline's parameters were chosen on, none of it what is measured, and what became of them."""
+
+    queries: int
+    pairs: int
+    split: str
+    untuned_ndcg: float  # nDCG@10 on these
+    tuned_ndcg: float
+    weights: dict[str, float]  # by field
+    b: dict[str, float]  # length normalisation, by field
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metrics(Result):
     """What `mercato evaluate --json` prints: figures of our model and of every baseline, and their differences."""
 
@@ -126,6 +140,7 @@ class Metrics(Result):
     differences: dict[str, ByMetric[Interval | None]]  # ours less the baseline, paired: the 95 % interval
     simultaneous_differences: dict[str, ByMetric[Interval | None]] = field(default_factory=dict)  # see `simultaneous`
     n: Counts
+    tuned: dict[str, Tuning] = field(default_factory=dict)  # the baselines that were tuned
 
     def of(self, system: str) -> ByMetric[Figure]:
         """The figures of ours (`mercato`) or of a baseline."""
@@ -169,6 +184,7 @@ class Metrics(Result):
             "baselines": {name: mapped(_value, figures) for name, figures in self.baselines.items()},
             "n": self.n.as_dict(),
             "intervals": intervals,
+            **({"tuned": _plain(self.tuned)} if self.tuned else {}),
             **_only(values, last),
         }
 
@@ -176,7 +192,7 @@ class Metrics(Result):
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:
         """The metrics that `as_dict` gave."""
         spans = tree["intervals"]
-        ours = {part: values for part, values in tree.items() if part not in ("baselines", "n", "intervals")}
+        ours = {part: values for part, values in tree.items() if part not in NO_PARTS}
         return cls(
             ours=mapped(_figure, ours, spans),
             baselines={
@@ -187,6 +203,7 @@ class Metrics(Result):
                 name: mapped(_interval, ends) for name, ends in spans.get("simultaneous", {}).items()
             },
             n=Counts.from_dict(tree["n"]),
+            tuned={name: Tuning.from_dict(given) for name, given in tree.get("tuned", {}).items()},
         )
 
 

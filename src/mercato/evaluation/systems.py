@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from mercato.errors import MercatoError
-from mercato.evaluation.baselines.bm25 import BM25
+from mercato.evaluation.baselines.lexical import Lexical
 from mercato.evaluation.exact_search import nearest
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray, Vectors
 from mercato.progress import track
@@ -71,27 +71,27 @@ class VectorSystem:
 
 @dataclass(frozen=True)
 class LexicalSystem:
-    """Ranks by BM25."""
+    """Ranks by the words that a query and a product share."""
 
-    bm25: BM25
+    index: Lexical
     texts: Sequence[str]
 
     def score(self, queries_P: IntArray, products_P: IntArray) -> FloatArray:
-        """The BM25 score of each pair: (P,)."""
+        """The score of each pair: (P,)."""
         scores_P = np.empty(len(queries_P))
         order_P = np.argsort(queries_P, kind="stable")
         for pairs in np.split(order_P, np.flatnonzero(np.diff(queries_P[order_P])) + 1):
             if len(pairs):
-                scores_P[pairs] = self.bm25.all_scores(self.texts[queries_P[pairs[0]]])[products_P[pairs]]
+                scores_P[pairs] = self.index.all_scores(self.texts[queries_P[pairs[0]]])[products_P[pairs]]
         return scores_P
 
     def grid(self, queries_B: IntArray, products_J: IntArray) -> FloatArray:
-        """The BM25 score of every query with every product: (B, J)."""
-        return np.stack([self.bm25.all_scores(self.texts[query])[products_J] for query in queries_B])
+        """The score of every query with every product: (B, J)."""
+        return np.stack([self.index.all_scores(self.texts[query])[products_J] for query in queries_B])
 
     def top(self, queries_Q: IntArray, k: int, among_M: IntArray) -> IntArray:
         """The k best products that share a word with the query: (Q, k)."""
-        return self.bm25.top([self.texts[query] for query in queries_Q], k, among_M)
+        return self.index.top([self.texts[query] for query in queries_Q], k, among_M)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,16 @@ from mercato.files import write_atomic
 from mercato.reports import charts
 from mercato.reports.charts import decimal
 from mercato.reports.details import Details, Example, PredictedProduct, Tile
-from mercato.reports.headlines import CARDS, Headline, metric_label
+from mercato.reports.headlines import CARDS, Headline, directed, metric_label
 from mercato.reports.html import document, legend, signed, today
 from mercato.runs.folder import monitored
 
 TITLES = {
     "relevance": ("Relevance", "on what raters judged: relevant products before irrelevant ones"),
+    "relevance_unseen": (
+        "Relevance of queries new to the log",
+        "of these, queries that nobody had engaged with before",
+    ),
     "engagement": ("Engagement", "on future days: products people engaged with before those they saw and left"),
     "lists": ("Displayed lists", "what searches of future days displayed, put in order anew"),
     "knn": (
@@ -30,7 +34,7 @@ TITLES = {
     "batch": ("Batch recall", "a query's own product among the products of one batch"),
 }
 SHORT = {"knn": "Catalogue", "unseen": "New pairs"}
-NAMES = {OURS: "Mercato", "bm25": "BM25", "random": "Random", "popular": "Most popular"}
+NAMES = {OURS: "Mercato", "bm25f": "BM25F", "bm25": "BM25", "random": "Random", "popular": "Most popular"}
 
 
 def write_report(
@@ -130,11 +134,11 @@ def _card(metrics: Metrics, headline: Headline) -> str:
     )
 
 
-def _delta(difference: Figure | None, against: str = "") -> str:
+def _delta(difference: Figure | None, against: str = "", coloured: bool = True) -> str:
     if difference is None or difference.interval is None:
         return ""
     low, high = difference.interval
-    verdict = "better" if low > 0 else "worse" if high < 0 else "unsure"
+    verdict = "better" if low > 0 and coloured else "worse" if high < 0 and coloured else "unsure"
     return f'<span class="delta {verdict}">{signed(difference.value)}{against} [{signed(low)}, {signed(high)}]</span>'
 
 
@@ -144,7 +148,11 @@ def _comparison(metrics: Metrics) -> str:
     for part in ("relevance", "engagement", "knn", "unseen", "batch"):
         if part not in metrics.ours:
             continue
-        rows = [(metric_label(part, metric), _marks(metrics, systems, part, metric)) for metric in metrics.ours[part]]
+        rows = [
+            (metric_label(part, metric), _marks(metrics, systems, part, metric))
+            for metric in metrics.ours[part]
+            if directed(part, metric)  # the others are counts, off the scale of 0 … 1
+        ]
         title, meaning = TITLES[part]
         panels.append(
             f'<div class="panel"><h3>{title} <small>{meaning} · {_counted(metrics.n.parts[part])}</small></h3>'
@@ -285,7 +293,9 @@ def _table(metrics: Metrics) -> str:
         rows.append(f'<tr><td class="group" colspan="{width}">{TITLES[part][0]} <small>{counted}</small></td></tr>')
         for metric in metrics.ours[part]:
             cells = [_figure(metrics.of(system).get(part, {}).get(metric)) for system in systems]
-            cells += [_delta(metrics.difference(system, part, metric)) for system in rivals]
+            cells += [
+                _delta(metrics.difference(system, part, metric), coloured=directed(part, metric)) for system in rivals
+            ]
             row = "".join(f'<td class="number">{cell}</td>' for cell in cells)
             rows.append(f"<tr><td>{metric_label(part, metric)}</td>{row}</tr>")
     return (

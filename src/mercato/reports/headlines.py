@@ -12,6 +12,7 @@ T = TypeVar("T")
 
 PARTS = {  # what stands around the metric's own label
     "relevance": "relevance {}",
+    "relevance_unseen": "relevance {}, queries new to the log",
     "engagement": "engagement {}",
     "lists": "displayed lists {}",
     "batch": "batch {}",
@@ -43,6 +44,11 @@ class Headline:
 def metric_label(part: str, metric: str) -> str:
     """What people call a metric among those of its part: "ROC AUC"."""
     return next(each.label for each in METRICS[part] if each.name == metric)
+
+
+def directed(part: str, metric: str) -> bool:
+    """Whether more of it is better; else neither more nor less is."""
+    return next(each.directed for each in METRICS[part] if each.name == metric)
 
 
 _PLACES = sorted(

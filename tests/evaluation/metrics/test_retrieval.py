@@ -28,6 +28,7 @@ def test_batch_recall_by_definition():
         expected = np.mean([i in np.argsort(-scores[i])[:k] for i in range(60)])
         assert batch_recall(queries, products, k) == pytest.approx(expected)
     assert batch_recall(queries, queries, 1) == 1
+    assert batch_recall(queries, products) == batch_recall(queries, products, 1)
     assert np.isnan(batch_recall(queries[:0], products[:0]))
 
 
@@ -62,6 +63,12 @@ def test_nearest_is_exact_and_recall_counts_the_found():
     np.testing.assert_allclose(recall, [0.5, 1.0, np.nan])
     np.testing.assert_allclose(precision, [0.1, 0.1, 0.0])
     np.testing.assert_allclose(recall_and_precision(top[:2], groups, wanted, 300, 100)[0], [1, 1])
+
+
+def test_the_first_product_of_the_table_counts_as_found_and_an_empty_place_never():
+    top, groups = np.array([[0, -1], [-1, 0]]), np.array([0, 1])
+    recall, precision = recall_and_precision(top, groups, np.array([0, 0]), catalogue=1, k=1)
+    assert recall.tolist() == [1, 0] and precision.tolist() == [1, 0]
 
 
 def test_equal_vectors_do_not_come_back_in_table_order():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mercato.config.stages import InBatchSoftmax
+from mercato.config.stages import CoSENT, InBatchSoftmax
 from mercato.errors import MercatoError
 from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.models.tower import TwoTower
@@ -109,6 +109,36 @@ def test_batches_are_even(tables):
     data = word_examples(tables, PAIRS)
     assert [len(batch) for batch in PairBatches(data, data.engaged, InBatchSoftmax(batch_size=4), 0)] == [3, 3]
     assert len(PairBatches(data, data.engaged, InBatchSoftmax(batch_size=4), 0)) == 2
+    assert [len(batch) for batch in PairBatches(data, data.engaged, InBatchSoftmax(batch_size=2), 0)] == [2, 2, 2]
+    assert len(PairBatches(data, data.engaged[:1], InBatchSoftmax(batch_size=4), 0)) == 1
+
+
+def test_a_graded_stage_has_rows_of_every_pair(tables):
+    data = word_examples(tables, PAIRS, [(1, 2), (0, 1)])
+    assert data.rows(CoSENT()).tolist() == [*range(8)] and data.rows(InBatchSoftmax()).tolist() == [*range(6)]
+
+
+def test_no_pair_is_known_that_was_not_engaged_where_queries_outnumber_products(tables):
+    few = FeatureTables(queries=tables.queries, products=take(tables.products, np.arange(2), SPEC), spec=SPEC)
+    excluded = word_examples(few, [(0, 1), (2, 1), (3, 0)]).batch(np.arange(3)).excluded_BJ
+    assert excluded.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+
+
+def test_an_epoch_draws_by_weight_and_reads_typos(tables):
+    data = word_examples(
+        tables, [(0, 0), (1, 1), (2, 2)], grade_N=np.arange(3, dtype=np.float32),
+        weight_N=np.array([0.0, 1.0, 0.0]), weight_power=1.0, typos_QK=np.full((5, 1), 4), typo_share=0.999999,
+    )  # fmt: skip
+    (batch,) = PairBatches(data, data.engaged, InBatchSoftmax(batch_size=3), seed=0)
+    assert batch.grade_B.tolist() == [1, 1, 1]
+    read = tables.query_inputs(np.array([4]))
+    assert all(torch.equal(batch.query[name], read[name]) for name in read)
+
+
+def test_each_query_of_a_batch_slips_in_its_own_way(tables):
+    data = word_examples(tables, [(0, 0)] * 40, typos_QK=np.array([[3, 4]] * 5), typo_share=0.999999)
+    batch = data.batch(np.arange(40), np.random.default_rng(0))
+    assert 0 < batch.query_B.sum() < 40
 
 
 def test_half_precision_photos_become_whole(tables):
@@ -224,6 +254,7 @@ def test_some_pairs_of_a_batch_keep_the_unengaged_ones(tables):
     whole = data.batch(np.arange(3), unengaged=np.array([3, 4]), mixed=np.array([4, 3]))
     some = whole.only(torch.tensor([0, 2]))
     assert torch.equal(some.excluded_BJ, whole.excluded_BJ[[0, 2]][:, [0, 2, 3, 4]])
+    assert torch.equal(some.grade_B, whole.grade_B[[0, 2]])
     assert torch.equal(some.query_B, whole.query_B[[0, 2]]) and torch.equal(some.product_B, whole.product_B[[0, 2]])
     assert len(some) == 2 and len(some.unengaged_query_U) == 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -14,7 +16,7 @@ from mercato.data.schema import LISTS
 from mercato.errors import MercatoError
 from mercato.training.data.pairs import index_of
 from mercato.training.data.prepare import prepare
-from tests.support.toys import make_market, toy_recipe
+from tests.support.toys import make_market, pairs, products, toy_recipe
 
 
 def test_index_of():
@@ -29,6 +31,22 @@ def test_a_graded_stage_reads_every_pair_and_an_in_batch_stage_the_engaged(toys,
     table = toys.frame("pairs").filter(pl.col("split") == "train")
     assert len(graded) == len(table) and len(graded.engaged) == len(plain) == int((table["label"] == 1).sum())
     assert graded.grade_N.tolist() == graded.engaged_N.astype(float).tolist()  # no grades given: the labels
+
+
+def test_a_listing_in_a_batch_is_as_old_as_when_its_pair_was_last_seen(tmp_path):
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    goods = [row | {"created_at": start - timedelta(days=7 * number)} for number, row in enumerate(products())]
+    links = [row | {"last_seen": start + timedelta(days=number % 9)} for number, row in enumerate(pairs(goods))]
+    seen = {row["product_id"]: row["last_seen"] for row in links if row["split"] == "train"}
+    goods[0]["created_at"], goods[1]["created_at"] = None, seen["p1"]  # of no known age, and seen on its first day
+    changes = ('product_tower.channels=["title_text", "context"]', 'product_tower.context.numbers=["age"]')
+    found = prepare(make_market(tmp_path / "market", goods, links), toy_recipe(*changes), tmp_path)
+    batch = found.examples.batch(np.arange(len(found.examples)))
+    ages = batch.product["context_numbers"][batch.product_B].numpy()
+    for place, age in zip(found.examples.product_N, ages, strict=True):
+        expected = found.featurizer.products([goods[place]], None, seen[goods[place]["product_id"]])
+        np.testing.assert_allclose(age, expected["context_numbers"][0], atol=1e-6)
+    assert len(np.unique(ages, axis=0)) > 10
 
 
 @pytest.mark.parametrize(("number", "reads_age"), [("price", False), ("age", True)])

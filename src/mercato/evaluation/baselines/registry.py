@@ -15,7 +15,12 @@ class Baseline:
 
 
 BASELINES: Mapping[str, Baseline] = {
-    "bm25": Baseline("BM25", "Words that query and product share, the rare ones first: a search without learning."),
+    "bm25f": Baseline(
+        "BM25F",
+        "Words in common, each field with a weight of its own, stemmed, unknown words forgiven a slip: a search without"
+        " learning that is tuned.",
+    ),
+    "bm25": Baseline("BM25", "Words that query and product share, the rare ones first, all fields alike."),
     "random": Baseline("Random", "Chance."),
     "impressions": Baseline(
         "Impressions",

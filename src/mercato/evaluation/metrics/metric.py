@@ -30,6 +30,7 @@ class Metric(Generic[Inputs, Computed]):
     meaning: str  # what it says, in a sentence for people
     compute: Callable[[Inputs], Computed]
     headline: int | None = None  # its place among the headlines, 1 the first; None: it is none
+    directed: bool = True  # more is better; False: neither more nor less is, and no report calls it better or worse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class ScoredPairs:
     grades_P: FloatArray
     labels_P: BoolArray  # relevant, or engaged
     scores_P: FloatArray
+    found: RankedCatalogue | None = None  # the first products for the same queries; None: only labelled ones are ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +72,10 @@ class ScoredBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class RankedCatalogue:
-    """The products that a system finds first in the catalogue for each query, and those that it should find."""
+    """The products that a system finds first in the catalogue for each query, beside the labelled ones."""
 
     top_QK: IntArray  # rows of products, best first, -1 where nothing more was found
-    groups_P: IntArray  # the query of each engaged pair, 0 … Q - 1
+    groups_P: IntArray  # the query of each engaged (or judged) pair, 0 … Q - 1
     products_P: IntArray  # the row of its product
     catalogue: int  # how many products there are
 

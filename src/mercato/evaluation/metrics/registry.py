@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mercato.evaluation.metrics.arrays import FloatArray
@@ -24,6 +25,7 @@ from mercato.evaluation.metrics.ndcg_ips import mean_ndcg_ips
 from mercato.evaluation.metrics.predicted_queries import precision_at, recall_at
 from mercato.evaluation.metrics.recall import mean_recall
 from mercato.evaluation.metrics.roc_auc import mean_roc_auc, pooled_roc_auc
+from mercato.evaluation.metrics.unjudged import mean_unjudged
 
 RELEVANCE: tuple[Metric[ScoredPairs, Statistic], ...] = (
     Metric(
@@ -54,7 +56,15 @@ RELEVANCE: tuple[Metric[ScoredPairs, Statistic], ...] = (
         mean_recall(10),
         headline=3,
     ),
+    Metric(
+        "unjudged@10",
+        "unjudged in the top 10",
+        "How many of the first ten that are found in the whole catalogue no rater has seen.",
+        mean_unjudged(10),
+        directed=False,
+    ),
 )
+RELEVANCE_UNSEEN = tuple(replace(metric, headline=None) for metric in RELEVANCE)
 ENGAGEMENT: tuple[Metric[EngagementPairs, Statistic], ...] = (
     Metric(
         "roc_auc",
@@ -190,6 +200,7 @@ QUERY_PREDICTION: tuple[Metric[PredictedQueries, FloatArray], ...] = (
 
 METRICS: Mapping[str, tuple[Metric[Any, Any], ...]] = {
     "relevance": RELEVANCE,
+    "relevance_unseen": RELEVANCE_UNSEEN,
     "engagement": ENGAGEMENT,
     "lists": LISTS,
     "batch": BATCH,
@@ -198,7 +209,7 @@ METRICS: Mapping[str, tuple[Metric[Any, Any], ...]] = {
     "understanding": QUERY_PREDICTION,
     "understanding_new": QUERY_PREDICTION,
 }
-SEARCH_PARTS = ("relevance", "engagement", "lists", "batch", "knn", "unseen")
+SEARCH_PARTS = ("relevance", "relevance_unseen", "engagement", "lists", "batch", "knn", "unseen")
 LOG_PARTS = (
     "engagement",
     "lists",
