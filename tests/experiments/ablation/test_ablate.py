@@ -22,7 +22,8 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.experiments.ablation.ablate import measure_study
 from mercato.experiments.ablation.rows import RowFigures
-from mercato.experiments.ablation.table import MeasuredMetric, Table, metric_result
+from mercato.experiments.ablation.statistics import Residual, holm
+from mercato.experiments.ablation.table import MeasuredMetric, Table, adjusted_ps, metric_result
 from tests.support.studies import BOTH, ROWS, TWO_METRICS, calls, study, threads
 
 pytestmark = pytest.mark.usefixtures("fake_trial")
@@ -188,7 +189,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(
     tiny_market: Market, recipes: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(MercatoError, match="metrics: relevance has no auc; it has roc_auc"):
-        ablate(study(metrics=[BOTH[0], "relevance.auc"], rows=TWO_METRICS), recipes, tiny_market, tmp_path / "out")
+        ablate(study(metrics=[BOTH[0], "relevance.auc"], rows=[{"name": "a"}]), recipes, tiny_market, tmp_path / "out")
     one_class = Market.open(shutil.copytree(tiny_market.path, tmp_path / "one class"))
     judged, file = one_class.frame("judgments"), one_class.path / "judgments.parquet"
     file.unlink()
@@ -271,11 +272,41 @@ def test_a_row_that_starts_from_zero_has_no_relative_step_and_a_paper_step_of_ze
     ]
     values = np.array([[0.0] * 3, [0.2] * 3, [0.2] * 3])
     measured = MeasuredMetric(values, np.repeat(values[:, :, None], 4, axis=2))
-    results = (metric_result(study(rows=rows), number, "relevance.roc_auc", measured) for number in (1, 2))
+    results = (metric_result(study(rows=rows), number, "relevance.roc_auc", measured, 0.0) for number in (1, 2))
     relative, same = (result.step for result in results)
     assert relative is not None and same is not None
     assert (relative.relative, relative.verdict) == (None, "agrees")
     assert (same.paper, same.verdict) == (0, None)
+
+
+def test_a_step_is_sure_where_its_interval_leaves_0_and_all_steps_of_the_page_still_let_it() -> None:
+    rows: list[dict[str, Any]] = [{"name": "a", "paper": 0.5}, {"name": "b", "paper": 0.6}]
+    values_WZ = np.array([[0.0] * 3, [0.2, 0.21, 0.19]])
+    rng = np.random.default_rng(0)
+    near = MeasuredMetric(values_WZ, values_WZ[:, :, None] + rng.normal(0, 0.001, (2, 3, 50)))
+    wide = MeasuredMetric(values_WZ, values_WZ[:, :, None] + rng.normal(0, 1, (2, 3, 50)))
+    for measured, p, sure in ((near, 0.04, True), (near, 0.06, False), (wide, 0.04, False)):
+        step = metric_result(study(rows=rows), 1, "relevance.roc_auc", measured, p).step
+        assert step is not None
+        assert (step.p, step.sure, step.verdict) == (p, sure, "agrees" if sure else "unsure")
+
+
+def test_the_steps_of_all_metrics_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    given = study(metrics=BOTH, rows=[{"name": "a"}, {"name": "b"}, {"name": "c", "from": "a"}])
+    values_WZ = np.array([[0.5, 0.51, 0.49], [0.53, 0.54, 0.53], [0.505, 0.51, 0.5]])
+    measured = {
+        metric: MeasuredMetric(values_WZ + rng.normal(0, 0.002, (3, 3)), values_WZ[:, :, None] + np.zeros(5))
+        for metric in BOTH
+    }
+    alone = {
+        (number, metric): of.compare(number, parent).p(Residual.of(of.values_WZ))
+        for metric, of in measured.items()
+        for number, parent in ((1, 0), (2, 0))
+    }
+    found = adjusted_ps(given, measured)
+    assert found == dict(zip(alone, holm(list(alone.values())), strict=True))
+    assert found[min(alone, key=lambda key: alone[key])] == pytest.approx(4 * min(alone.values()))
 
 
 def test_the_cores_are_shared_by_the_runs_there_are(
