@@ -18,38 +18,9 @@ from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.robustness import Robustness, robustness
 from mercato.features.context import ContextSpec
 from mercato.features.drop import drop_fields
-from mercato.features.featurizer import FeatureSpec
 from mercato.models.build import build_towers, text_configs
 from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.torch_encoder import TorchEncoder
-
-QUE2SEARCH = ("title_text", "title_trigrams", "description_text", "language", "country", "images")
-PRODUCT = {
-    "product_id": "a",
-    "title": "Red sofa",
-    "description": "Soft",
-    "category": "Home > Sofas",
-    "price": 90.0,
-    "condition": "used",
-    "created_at": datetime(2025, 1, 1, tzinfo=UTC),
-    "attributes": [("colour", "red"), ("seats", "2")],
-    "image_embeddings": [[1.0, 0.0]],
-}
-
-
-def spec(*channels: str, **context: tuple[str, ...]) -> FeatureSpec:
-    """A run that reads these; `numbers` and `categories` are of its context."""
-    read = None
-    if context:
-        declared = Context(**{"numbers": (), "categories": ()} | context)
-        read = ContextSpec.fit(declared, [PRODUCT], datetime(2025, 2, 1, tzinfo=UTC))
-    return FeatureSpec(
-        query_channels=(), product_channels=channels, pad_id=0, vocabulary=1, buckets=1, query_tokens=8,
-        query_characters=8, title_tokens=8, description_tokens=8, countries=(), languages=(), context=read,
-    )  # fmt: skip
-
-
-# --- what is lost
 
 
 class Without:

@@ -15,15 +15,17 @@ from rich.console import Console
 from mercato.data.market import Market
 from mercato.reports.study import ablate
 from mercato.reports.study_page import page as html_page
-from mercato.reports.study_text import cells, columns, figure, signed, terminal, training_cost
-from tests.support.studies import BOTH, TWO_METRICS, study
+from mercato.reports.study_text import cell, figure, mark, of_paper, signed, terminal, training_cost
+from tests.support.studies import BOTH, MANY, ROWS, TWO_METRICS, study
+
+MARKS = [("agrees", True), ("disagrees", True), ("unsure", False), (None, True), (None, False)]
 
 pytestmark = pytest.mark.usefixtures("fake_trial")
 
 
 def _texts(page: str) -> list[list[str]]:
-    """The cells of a page's first table, without its two lines of headers."""
-    lines = page[page.index("<table") : page.index("</table>")].split("<tr>")[3:]
+    """The cells of a page's first table, without its header."""
+    lines = page[page.index("<table") : page.index("</table>")].split("<tr>")[2:]
     return [[unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<td.*?</td>", line)] for line in lines]
 
 
@@ -37,11 +39,13 @@ def test_json_markdown_and_html_agree(
     marked = [line for line in text.splitlines() if line.startswith("| ")]
     in_markdown = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in marked]
     expected = [
-        [row.name, *(cell for group in cells(row, table) for cell in group), training_cost(row)] for row in table.rows
+        [row.name, *("<br>".join(cell(row, table, metric)) for metric in table.metrics), training_cost(row)]
+        for row in table.rows
     ]
-    assert {len(line) for line in in_markdown + expected} == {2 + 5 * len(table.metrics)}
     assert in_markdown[2:] == expected
-    assert _texts(page) == expected
+    assert in_markdown[0] == ["row", *table.metrics, "training"]
+    shown = [[name + cost, *figures] for name, *figures, cost in expected]
+    assert _texts(page) == [[text.replace("<br>", "") for text in row] for row in shown]
     for shown in (page, text):
         assert "of another market" in shown
         assert "Measured by Mercato 0.0.1, 2026-05-01 to 2026-05-03" in shown
@@ -81,24 +85,49 @@ def _tradeoff_of(page: str) -> str:
 
 def test_without_a_paper_nothing_of_it_is_shown(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
     rows = [{"name": row["name"], "set": row.get("set", [])} for row in TWO_METRICS]
-    table = ablate(study(metrics=BOTH, rows=rows), recipes, tiny_market, tmp_path, jobs=2)
-    assert columns(table) == ("mean", "step [95 %]")
+    ablate(study(metrics=BOTH, rows=rows), recipes, tiny_market, tmp_path, jobs=2)
     for kind in ("md", "html"):
         assert "paper" not in re.sub("<style>.*</style>", "", (tmp_path / f"toy-table.{kind}").read_text(), flags=re.S)
 
 
-def test_two_metrics_fit_on_a_terminal(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
-    table = ablate(study(metrics=BOTH, rows=TWO_METRICS), recipes, tiny_market, tmp_path, jobs=2)
+def test_many_metrics_fit_on_a_terminal(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    table = ablate(study(metrics=MANY, rows=TWO_METRICS), recipes, tiny_market, tmp_path, jobs=2)
     console = Console(width=100)
     with console.capture() as capture:
         console.print(terminal(table))
     told = capture.get()
     assert "…" not in told
     for row in table.rows:
-        for group in cells(row, table):
-            assert all(
-                half in told for cell in group for half in cell.replace(" [", "\n[").replace(" ±", "\n±").split("\n")
-            )
+        for metric in table.metrics:
+            assert all(line in told for line in cell(row, table, metric))
+
+
+def test_the_papers_figures_stand_by_their_metrics_alone(tiny_market: Market, recipes: Path, tmp_path: Path) -> None:
+    table = ablate(study(metrics=MANY, rows=TWO_METRICS), recipes, tiny_market, tmp_path, jobs=2)
+    assert of_paper(table) == ["engagement.roc_auc", "relevance.roc_auc"]
+    for metric in MANY:
+        shown = ["paper .5500, −.0100", "paper .6800, +.0100"][metric == "relevance.roc_auc"]
+        assert (cell(table.rows[1], table, metric)[-1] == shown) == (metric in of_paper(table))
+    page = html_page(table)
+    assert _tradeoff_of(page).count("<circle") == 3
+    assert "engagement.roc_auc_exposure_matched against relevance.ndcg@10" in page
+    assert page.count('class="hollow"') == 2 * 2  # the paper's step, in two of five panels
+
+
+def test_a_step_that_is_not_sure_is_marked_with_or_without_a_paper(
+    tiny_market: Market, recipes: Path, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [{"name": "a"}, {"name": "b", "set": ["dimension=24"]}, dict(ROWS[2], name="c")]
+    for paper in ({}, {"paper": 0.5}):
+        table = ablate(study(rows=[row | paper for row in rows]), recipes, tiny_market, tmp_path, jobs=2)
+        first, sure, unsure = (cell(row, table, "relevance.roc_auc") for row in table.rows)
+        assert len(first) == len(paper) + 1
+        assert not sure[1].endswith("≈")
+        assert unsure[1].endswith("≈")
+    step = table.rows[1].metrics["relevance.roc_auc"].step
+    assert step is not None
+    marks = [mark(replace(step, verdict=verdict, sure=sure)) for verdict, sure in MARKS]
+    assert marks == ["✓", "✗", "≈", "", "≈"]
 
 
 def test_a_row_is_held_against_the_first_where_that_is_not_its_step(

@@ -31,7 +31,7 @@ curve = [
 measures = {
     "figures": {
         "relevance": {"roc_auc": value, "ndcg@10": value / 2},
-        "engagement": {"roc_auc": 1 - value},
+        "engagement": {"roc_auc": 1 - value, "roc_auc_exposure_matched": 1 - value / 2},
         "batch": {"recall@1": value / 3},
     },
     "n": {
@@ -44,7 +44,11 @@ measures = {
     "measured": f"2026-05-0{seed + 1}",
 }
 run.mkdir(parents=True, exist_ok=True)
-replicates = {"relevance.roc_auc": value + noise + own, "engagement.roc_auc": 1 - value + noise + own}
+replicates = {
+    f"{part}.{metric}": figure + noise + own
+    for part, figures in measures["figures"].items()
+    for metric, figure in figures.items()
+}
 np.savez(run / "replicates.npz", **replicates)
 if "--keep" in sys.argv:
     (run / "model.safetensors").touch()

@@ -19,10 +19,21 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 BOTH = ["engagement.roc_auc", "relevance.roc_auc"]
+MANY = [
+    "engagement.roc_auc_exposure_matched",
+    "engagement.roc_auc",
+    "batch.recall@1",
+    "relevance.ndcg@10",
+    "relevance.roc_auc",
+]
+PAPERS = (
+    {"engagement.roc_auc": 0.56, "relevance.roc_auc": 0.67},
+    {"engagement.roc_auc": 0.55, "relevance.roc_auc": 0.68},
+)
 TWO_METRICS: list[dict[str, Any]] = [
-    {"name": "small", "paper": [0.56, 0.67]},
-    {"name": "larger", "set": ["dimension=24"], "paper": [0.55, 0.68]},
-    {"name": "smaller", "from": "small", "set": ["dimension=8"], "paper": [0.55, 0.68]},
+    {"name": "small", "paper": PAPERS[0]},
+    {"name": "larger", "set": ["dimension=24"], "paper": PAPERS[1]},
+    {"name": "smaller", "from": "small", "set": ["dimension=8"], "paper": PAPERS[1]},
 ]
 
 

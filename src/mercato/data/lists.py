@@ -14,21 +14,29 @@ def list_up(db: duckdb.DuckDBPyConnection) -> None:
     """
     db.execute(
         """
+        CREATE TEMP TABLE displayed AS
+        SELECT search, period, split, query, country, product_id, position, depth, first_shown
+        FROM told SEMI JOIN catalogue USING (product_id) WHERE position IS NOT NULL
+        """
+    )
+    # The sum of the rows' digests needs no sorting.
+    db.execute(
+        """
+        CREATE TEMP TABLE named AS
+        WITH content AS (
+            SELECT search, period, any_value(query) AS query, any_value(country) AS country,
+                   min(first_shown)::DATE AS day,
+                   sum(md5_number_lower(concat_ws(' ', position, coalesce(depth, -1), product_id))) AS rows
+            FROM displayed GROUP BY search, period)
+        SELECT search, period, day,
+               md5(concat_ws(' ', period, day, coalesce(country, '-'), rows, query,
+                             row_number() OVER (PARTITION BY period, query, country, day, rows))) AS list_id
+        FROM content
+        """
+    )
+    db.execute(
+        """
         CREATE TEMP TABLE lists AS
-        WITH displayed AS (
-            SELECT search, period, split, query, country, product_id, position, depth,
-                   min(first_shown) OVER (PARTITION BY search, period)::DATE AS day
-            FROM told SEMI JOIN catalogue USING (product_id) WHERE position IS NOT NULL),
-        content AS (
-            SELECT search, period, concat_ws(' ', period, any_value(day), coalesce(any_value(country), '-'),
-                                             length(any_value(query)), any_value(query)) AS head,
-                   string_agg(concat_ws(' ', position, coalesce(depth::VARCHAR, '-'), length(product_id), product_id),
-                              ' ' ORDER BY position, product_id) AS body
-            FROM displayed GROUP BY search, period),
-        named AS (
-            SELECT search, period,
-                   md5(concat_ws(' ', head, row_number() OVER (PARTITION BY head, body), body)) AS list_id
-            FROM content)
         SELECT list_id, query, country, day, product_id, position, depth, split, period
         FROM displayed JOIN named USING (search, period)
         """

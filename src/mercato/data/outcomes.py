@@ -98,16 +98,18 @@ def pair_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
     db.execute(
         """
         CREATE TEMP TABLE pairs AS
-        SELECT query, country, product_id, label, count(DISTINCT session) FILTER (outcome = label)::DOUBLE AS weight,
-               max(time) FILTER (outcome = label) AS last_seen, split, max(depth) / $all AS grade,
+        WITH by_outcome AS (
+            SELECT period, split, query, country, product_id,
+                   CASE WHEN depth = $all THEN 1
+                        WHEN depth IS NOT NULL AND ($left_counts OR NOT stepped) THEN 0 END AS outcome,
+                   count(DISTINCT session) AS sessions, max(time) AS time, max(depth) AS depth,
+                   sum(impressions) AS impressions, sum(clicks) AS clicks, sum(places) AS places, sum(placed) AS placed
+            FROM told GROUP BY ALL)
+        SELECT query, country, product_id, max(outcome) AS label, max_by(sessions, outcome)::DOUBLE AS weight,
+               max_by(time, outcome) AS last_seen, split, max(depth) / $all AS grade,
                sum(impressions)::BIGINT AS impressions, sum(clicks)::BIGINT AS clicks, max(depth) AS depth,
                sum(places) / sum(placed) AS position, period
-        FROM (SELECT *, max(outcome) OVER (PARTITION BY period, query, country, product_id) AS label
-              FROM (SELECT *, CASE WHEN depth = $all THEN 1
-                                   WHEN depth IS NOT NULL AND ($left_counts OR NOT stepped) THEN 0 END AS outcome
-                    FROM told))
-        WHERE label IS NOT NULL
-        GROUP BY period, split, query, country, product_id, label
+        FROM by_outcome GROUP BY period, split, query, country, product_id HAVING label IS NOT NULL
         """,
         {"all": len(engagement.steps), "left_counts": engagement.left != "ignored"},
     )

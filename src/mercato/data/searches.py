@@ -33,6 +33,10 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
         """,
         {"latest": latest},
     )
+    bounds = {
+        "future_days": timedelta(days=engagement.future_days),
+        "held_out_days": timedelta(days=engagement.future_days + engagement.validation_days),
+    }
     db.execute(
         """
         CREATE TEMP TABLE cuts AS
@@ -40,10 +44,7 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
                unnest([last_time - $held_out_days, last_time - $future_days, last_time]) AS ends
         FROM clock
         """,
-        {
-            "future_days": timedelta(days=engagement.future_days),
-            "held_out_days": timedelta(days=engagement.future_days + engagement.validation_days),
-        },
+        bounds,
     )
     db.register(
         "spellings", _spellings(db.sql("SELECT DISTINCT user_query FROM events").to_arrow_table()["user_query"])
@@ -55,11 +56,12 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
                nullif(client_id, '') AS client, nullif(country, '') AS country,
                hash(CASE WHEN query_id IS NOT NULL THEN 'id ' || query_id
                          ELSE 'session ' || length(session_id) || ' ' || session_id || query END) AS search,
-               (SELECT min(period) FROM cuts WHERE timestamp <= ends) AS period
-        FROM events LEFT JOIN spellings USING (user_query)
-        WHERE timestamp <= (SELECT last_time FROM clock)
-              AND session_id IS NOT NULL AND (query_id IS NOT NULL OR query IS NOT NULL)
-        """
+               CASE WHEN timestamp > last_time - $future_days THEN 2
+                    WHEN timestamp > last_time - $held_out_days THEN 1 ELSE 0 END::TINYINT AS period
+        FROM events CROSS JOIN clock LEFT JOIN spellings USING (user_query)
+        WHERE timestamp <= last_time AND session_id IS NOT NULL AND (query_id IS NOT NULL OR query IS NOT NULL)
+        """,
+        bounds,
     )
     events, future_events = db.execute("SELECT events, future_events FROM clock").fetchall()[0]
     return int(events), int(future_events)

@@ -140,7 +140,7 @@ class EvaluationSet:
         catalogue = market.frame("products", ["product_id", "country", "category"])
         product_ids = catalogue["product_id"].to_list()
         judgments = pairs_of = fresh = fallback = displays = propensities_K = None
-        known: set[tuple[str, str | None]] = set()  # queries that somebody engaged with in an earlier split
+        before: set[tuple[str, str | None]] = set()  # queries that somebody engaged with in an earlier split
         if market.has("judgments"):
             wanted = [*KEY, "grade", "split"]
             judgments = _of_split(_valid(market.frame("judgments", wanted), "judgments", "grade"), split, null="test")
@@ -150,7 +150,8 @@ class EvaluationSet:
             null = "future" if pairs is not None else "train"  # a table of pairs without splits is one to learn from
             pairs_of = _of_split(table, "future" if split == "test" else split, null)
             earlier = table.filter(pl.col("split").fill_null(null).is_in(EARLIER[split]))
-            known = {(normalize(q), c) for q, c in earlier.filter(pl.col("grade") >= 1).select(KEY[:2]).unique().rows()}
+            taught = earlier.filter(pl.col("grade") >= 1).select(KEY[:2]).unique()
+            before = {(normalize(query), country) for query, country in taught.rows()}
             fresh = pairs_of.join(earlier, on=KEY, how="anti", nulls_equal=True, maintain_order="left")
             if split == "test" and not (pairs_of["grade"] >= 1).any():
                 fallback = _of_split(table, "validation", null)
@@ -191,7 +192,7 @@ class EvaluationSet:
             queries=queries,
             product_ids=product_ids,
             relevance=_nonempty(relevance),
-            relevance_unseen=_unseen(_nonempty(relevance), queries, known),
+            relevance_unseen=_unseen(_nonempty(relevance), queries, before),
             engagement=_nonempty(engagement),
             lists=displayed,
             engaged=engaged,

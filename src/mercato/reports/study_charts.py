@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -11,10 +12,12 @@ from mercato.reports.study_text import signed
 Point = tuple[float, float]
 Mark = tuple[str, float, Point, float | None]  # css class, value, interval, the paper's value
 
+LABEL = 40  # a tick's label with some room beside it
+
 
 def forest(names: Sequence[str], panels: Sequence[tuple[str, Sequence[Mark]]]) -> str:
     """Differences, a line a name: in each panel (title, marks) a dot with its whisker, a diamond for the paper's."""
-    left, width, step, top = 300, 520 // len(panels), 34, 24
+    left, width, step, top = 300, 520 // len(panels), 34, 40
     height = top + step * len(names) + 34
     svg = [f'<svg viewBox="0 0 {left + (width + 90) * len(panels)} {height}" role="img" class="whiskers">']
     for line, name in enumerate(names):
@@ -22,7 +25,9 @@ def forest(names: Sequence[str], panels: Sequence[tuple[str, Sequence[Mark]]]) -
         svg.append(f'<text class="name" x="{left - 16}" y="{y:.1f}" text-anchor="end">{escape(short(name))}</text>')
     for place, (title, marks) in enumerate(panels):
         begin = left + place * (width + 90)
-        svg.append(f'<text class="axis" x="{begin}" y="12">{escape(title)}</text>')
+        part, _, metric = title.partition(".")
+        svg.append(f'<text x="{begin}" y="12">{escape(part)}</text>')
+        svg.append(f'<text class="axis" x="{begin}" y="28">{escape(metric)}</text>')
         svg += _panel(marks, begin, width, top, step)
     return "".join([*svg, "</svg>"])
 
@@ -38,10 +43,14 @@ def _panel(marks: Sequence[Mark], left: float, width: float, top: float, step: f
         return left + width * (value - low) / (high - low)
 
     svg = []
-    for tick in ticks(low, high):
+    found = ticks(low, high)
+    apart = math.ceil(LABEL * len(found) / width)  # of so many ticks one has its label, 0 always
+    zero = found.index(0.0)
+    for place, tick in enumerate(found):
         svg.append(f'<line class="grid" x1="{at(tick):.1f}" y1="{top}" x2="{at(tick):.1f}" y2="{bottom}"/>')
         label = f"{tick:+g}".replace("-", "−") if tick else "0"
-        svg.append(f'<text class="tick" x="{at(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+        if (place - zero) % apart == 0:
+            svg.append(f'<text class="tick" x="{at(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
     svg.append(f'<line class="zero" x1="{at(0):.1f}" y1="{top}" x2="{at(0):.1f}" y2="{bottom}"/>')
     for line, (css, value, interval, paper) in enumerate(marks):
         y = top + step * line + step / 2
@@ -57,7 +66,7 @@ def _panel(marks: Sequence[Mark], left: float, width: float, top: float, step: f
     return svg
 
 
-def short(name: str, most: int = 42) -> str:
+def short(name: str, most: int = 40) -> str:
     """A name with its end cut off where it is too long for a chart."""
     return name if len(name) <= most else name[: most - 1] + "…"
 

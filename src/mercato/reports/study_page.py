@@ -6,24 +6,23 @@ from collections.abc import Sequence
 from html import escape
 
 from mercato.experiments.ablation.measures import Epoch
+from mercato.experiments.ablation.study import axes
 from mercato.experiments.ablation.table import MetricResult, Step, Table, TableRow
 from mercato.reports.html import document, legend, today
 from mercato.reports.study_charts import Mark, forest, learning
-from mercato.reports.study_text import caption, cells, columns, has_paper, made, score, training_cost
+from mercato.reports.study_text import caption, cell, made, of_paper, score, training_cost
 from mercato.reports.study_tradeoff import Place, tradeoff
 
 STYLE = """
 main { max-width: 1180px; }
 .panel + .soft { margin-top: 10px; max-width: 110ch; }
 dl { grid-template-columns: minmax(140px, 26%) 1fr; } dd { overflow-wrap: anywhere; }
-td.verdict { font-weight: 700; }
-.study { font-size: 13px; } .study th, .study td { padding-right: 10px; } .study td small { display: block; }
-.study .effort { white-space: normal; }
-.study th.metric { border-bottom: 0; color: var(--ink); padding-bottom: 0; }
-.study .first:not(:nth-child(2)) { padding-left: 16px; }
+.study { font-size: 12.5px; } .study th, .study td { padding-right: 8px; }
+.study small { display: block; font-size: 11.5px; } .study td b { display: block; }
+.study th { color: var(--ink); font-size: 12px; white-space: normal; vertical-align: bottom; }
 .panel.flush { padding-left: 0; }
-.study td.query { min-width: 160px; padding-left: 20px; position: sticky; left: 0; background: var(--card); }
-@media (max-width: 640px) { .study td.query { min-width: 128px; max-width: 128px; overflow-wrap: anywhere; } }
+.study .query { min-width: 150px; padding-left: 20px; position: sticky; left: 0; background: var(--card); }
+@media (max-width: 640px) { .study .query { min-width: 128px; max-width: 128px; overflow-wrap: anywhere; } }
 svg.whiskers { min-width: 860px; } svg.tradeoff { min-width: 680px; }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px; margin-top: 16px; }
 .curves .panel { margin: 0; padding: 14px 16px 10px; } .curves h3 { margin: 0 0 4px; }
@@ -32,6 +31,7 @@ svg .zero { stroke: var(--soft); stroke-dasharray: 3 4; }
 svg .axis { font-weight: 600; }
 svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
 """
+ABREAST = 4  # metrics side by side in a chart
 MARKS = {"agrees": "better", "disagrees": "worse", "unsure": "unsure"}
 
 
@@ -53,38 +53,34 @@ def page(table: Table) -> str:
 
 
 def _table(table: Table) -> str:
-    names, metrics = columns(table), table.metrics
-    groups = "".join(f'<th class="first metric" colspan="{len(names)}">{escape(metric)}</th>' for metric in metrics)
-    head = "".join(_cell("th", escape(name), place) for _ in metrics for place, name in enumerate(names))
+    head = "".join(f'<th class="number">{_metric_name(metric)}</th>' for metric in table.metrics)
     body = []
     for row in table.rows:
-        line = [f'<td class="query">{escape(row.name)}</td>']
-        for metric, group in zip(metrics, cells(row, table), strict=True):
-            verdict = _mark_of(row.metrics[metric].step)
-            for place, (name, text) in enumerate(zip(names, group, strict=True)):
-                line.append(_cell("td", _two_lines(text), place, "" if name else f" verdict {verdict}"))
-        body.append(f'<tr>{"".join(line)}<td class="number first effort">{escape(training_cost(row))}</td></tr>')
+        line = [f'<td class="query">{escape(row.name)}<small>{escape(training_cost(row))}</small></td>']
+        for metric in table.metrics:
+            mean, *more = map(escape, cell(row, table, metric))
+            step = f'<b class="{_mark_of(row.metrics[metric].step)}">{more.pop(0)}</b>' if row.from_ else ""
+            small = "".join(f"<small>{each}</small>" for each in more)
+            line.append(f'<td class="number">{mean}{step}{small}</td>')
+        body.append(f"<tr>{''.join(line)}</tr>")
     return (
-        f'<div class="panel scroll flush"><table class="study"><tr><td class="query" rowspan="2"></td>{groups}'
-        f'<th class="number first" rowspan="2">training</th></tr><tr>{head}</tr>{"".join(body)}</table></div>'
+        f'<div class="panel scroll flush"><table class="study"><tr><th class="query"></th>{head}</tr>'
+        f"{''.join(body)}</table></div>"
         f'<p class="soft"><small>{escape(caption(table))}</small></p>'
     )
 
 
-def _cell(tag: str, content: str, place: int, css: str = "") -> str:
-    return f'<{tag} class="number{"" if place else " first"}{css}">{content}</{tag}>'
-
-
-def _two_lines(text: str) -> str:
-    """A step, with its interval small below it."""
-    step, bracket, interval = map(escape, text.partition(" ["))
-    return f"{step}<small>{bracket}{interval}</small>" if bracket else step
+def _metric_name(metric: str) -> str:
+    """A part and its metric on lines of their own, which may break at underscores."""
+    part, _, name = metric.partition(".")
+    return f"<small>{escape(part)}</small>{escape(name).replace('_', '_<wbr>')}"
 
 
 def _tradeoff(table: Table) -> str:
-    if len(table.metrics) < 2:
+    shown = axes(table.metrics)
+    if len(shown) < 2:
         return ""
-    up, right = table.metrics[:2]
+    up, right = shown
     places = [Place(row.name, _span(row.metrics[right]), _span(row.metrics[up])) for row in table.rows]
     chart = tradeoff(places, right, up, connected=table.curve)
     bars = "" if len(table.seeds) == 1 else ", with the 95 % intervals over seeds"
@@ -105,17 +101,20 @@ def _steps(table: Table) -> str:
     if not steps:
         return ""
     panels = [(metric, [_mark(row, parent, metric) for row, parent in steps]) for metric in table.metrics]
-    key = (
-        '<div class="legend"><span class="better"><i></i><b>the paper\'s sign</b></span>'
-        '<span class="worse"><i></i><b>the other sign</b></span>'
-        '<span class="unsure"><i></i><b>cannot be told from 0</b></span>'
-        '<span class="s0"><i></i><b>no sign in the paper</b></span><span><b>◇ the paper\'s step</b></span></div>'
-    )
+    papers = of_paper(table)
+    signs = [("the paper's sign", "better"), ("the other sign", "worse"), ("no sign in the paper", "s0")]
+    entries = [*(signs if papers else [("a step", "s0")]), ("cannot be told from 0", "unsure")]
+    key = legend(entries) + ('<p class="soft"><small>◇ the paper\'s step</small></p>' if papers else "")
     return (
         '<h2>What each step is worth</h2><p class="soft">Difference to the row that a row starts from, with its 95 %'
-        f' interval.</p><div class="panel"><div class="scroll">{forest([row.name for row, _ in steps], panels)}</div>'
-        f"{key if has_paper(table) else ''}</div>"
+        f' interval.</p><div class="panel">{_forests([row.name for row, _ in steps], panels)}{key}</div>'
     )
+
+
+def _forests(names: Sequence[str], panels: Sequence[tuple[str, Sequence[Mark]]]) -> str:
+    """Charts of as many metrics as stand well side by side."""
+    blocks = [panels[start : start + ABREAST] for start in range(0, len(panels), ABREAST)]
+    return "".join(f'<div class="scroll">{forest(names, block)}</div>' for block in blocks)
 
 
 def _first(table: Table) -> str:
@@ -126,10 +125,12 @@ def _first(table: Table) -> str:
     panels = []
     for metric in table.metrics:
         found = [table.differences[metric][name][first] for name in rest]
-        panels.append((metric, [("s0", each.value, each.interval, None) for each in found]))
+        marks = [("unsure" if each.interval[0] <= 0 <= each.interval[1] else "s0", each) for each in found]
+        panels.append((metric, [(css, each.value, each.interval, None) for css, each in marks]))
     return (
-        f'<h2>All against {escape(first)}</h2><p class="soft">Difference to the first row, with its 95 % interval.</p>'
-        f'<div class="panel scroll">{forest(rest, panels)}</div>'
+        f'<h2>All against {escape(first)}</h2><p class="soft">Difference to the first row, with its 95 % interval,'
+        " which is not corrected for their number.</p>"
+        f'<div class="panel">{_forests(rest, panels)}</div>'
     )
 
 
@@ -140,12 +141,14 @@ def _mark(row: TableRow, parent: TableRow, metric: str) -> Mark:
     paper = step.paper
     if paper is None and step.paper_relative is not None:
         paper = parent.metrics[metric].mean * step.paper_relative / 100
-    return _mark_of(step) or "s0", step.value, step.interval, paper
+    return _mark_of(step), step.value, step.interval, paper
 
 
 def _mark_of(step: Step | None) -> str:
-    """The colour class of a step's verdict; "" for none."""
-    return MARKS.get((step and step.verdict) or "", "")
+    """The colour class of a step."""
+    if step is None:
+        return ""
+    return MARKS[step.verdict] if step.verdict else "s0" if step.sure else "unsure"
 
 
 def _curves(table: Table) -> str:
@@ -165,9 +168,10 @@ def _curves(table: Table) -> str:
     stages = max(len(stages) for curves in by_row.values() for stages in curves)
     numbered = legend([(f"stage {stage + 1}", f"s{stage % 5}") for stage in range(stages)]) if stages > 1 else ""
     return (
-        '<h2>Learning curves</h2><p class="soft">Validation ROC AUC by epoch, one line a seed; the steep beginning is'
-        " left out. Where a row learns from impressions too it is the mean of relevance and engagement: compare"
-        " the shapes then, not the heights. A later stage starts from the best epoch of the one before.</p>"
+        '<h2>Learning curves</h2><p class="soft">The validation ROC AUC that early stopping goes by, one line a seed;'
+        " the steep beginning is left out. It is relevance, engagement or the mean of both, as a row's recipe has it"
+        " (monitor): where rows differ in that, compare the shapes, not the heights. A later stage starts from the"
+        " best epoch of the one before.</p>"
         f'{numbered}<div class="curves">{panels}</div>'
     )
 

@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from mercato.experiments.ablation.table import MetricResult, Table, TableRow
+from mercato.experiments.ablation.table import MetricResult, Step, Table, TableRow
 
 VERDICTS = {"agrees": "✓", "disagrees": "✗", "unsure": "≈"}
-KEY = "✓ the paper's sign, ✗ the other sign, ≈ our interval holds 0"
+SIGNS = "Paper: its figure, and its step where it has one; ✓ the paper's sign, ✗ the other sign"
+ABREAST = 3  # metrics side by side on a terminal
 
 
 # --- cells
 
 
-def columns(table: Table) -> tuple[str, ...]:
-    """What stands under each metric; without a paper, nothing of it."""
-    if has_paper(table):
-        return ("paper", "ours", "paper's step", "our step [95 %]", "")
-    return ("mean", "step [95 %]")
+def cell(row: TableRow, table: Table, metric: str) -> list[str]:
+    """One metric of one row, a line each: our mean, the step with its mark, its interval, what the paper has."""
+    result, lines = row.metrics[metric], [with_spread(row.metrics[metric])]
+    if result.step:
+        step, _, interval = our_step(result).partition(" [")
+        lines += [f"{step} {mark(result.step)}".rstrip(), f"[{interval}"]
+    theirs = paper_step(result, row.paper_note if metric == _noted(table) else None)
+    figures = [*([] if result.paper is None else [figure(result.paper)]), *([theirs] if theirs else [])]
+    return [*lines, f"paper {', '.join(figures)}"] if figures else lines
 
 
-def cells(row: TableRow, table: Table) -> list[tuple[str, ...]]:
-    """For each metric one row's text under `columns`; the same in Markdown and HTML."""
-    found: list[tuple[str, ...]] = []
-    for place, metric in enumerate(table.metrics):
-        result = row.metrics[metric]
-        verdict = (result.step and result.step.verdict) or ""
-        mean, ours = with_spread(result), our_step(result)
-        if not has_paper(table):
-            found.append((mean, ours))
-            continue
-        paper = "–" if result.paper is None else figure(result.paper)
-        theirs = paper_step(result, row.paper_note if place == 0 else None)
-        found.append((paper, mean, theirs, ours, VERDICTS.get(verdict, "")))
-    return found
+def mark(step: Step) -> str:
+    """✓, ✗ or ≈; nothing where a step is sure and the paper has no sign."""
+    return VERDICTS[step.verdict] if step.verdict else "" if step.sure else VERDICTS["unsure"]
 
 
-def has_paper(table: Table) -> bool:
-    """Whether the rows stand against a paper's: the table then notes whose figures those are."""
-    return bool(table.note)
+def _noted(table: Table) -> str:
+    """The metric that the paper's words are about: the first with figures of the paper, else the first."""
+    return next(iter(of_paper(table)), table.metrics[0])
+
+
+def of_paper(table: Table) -> list[str]:
+    """The metrics of which the paper has figures."""
+    return [metric for metric in table.metrics if any(_has_paper(row.metrics[metric]) for row in table.rows)]
+
+
+def _has_paper(result: MetricResult) -> bool:
+    return result.paper is not None or (result.step is not None and result.step.paper_relative is not None)
 
 
 def with_spread(result: MetricResult) -> str:
@@ -102,12 +108,8 @@ def score(table: Table) -> str:
 
 
 def source(table: Table) -> str:
-    """Metrics, market, seeds and counts, in one line."""
-    counts = [
-        f"{metric}: {n.queries:,} queries, {n.pairs:,} pairs"
-        for metric in table.metrics
-        for n in [table.n[metric.partition(".")[0]]]
-    ]
+    """Counts, market, recipes and seeds, in one line."""
+    counts = [f"{part}: {n.queries:,} queries, {n.pairs:,} pairs" for part, n in table.n.items()]
     recipes = dict.fromkeys([table.recipe, *(row.recipe for row in table.rows if row.recipe)])
     return (
         f"{'; '.join(counts)}; on {table.market['name']} ({table.market['fingerprint']});"
@@ -117,8 +119,8 @@ def source(table: Table) -> str:
 
 
 def caption(table: Table) -> str:
-    """What was measured on what, what the marks mean, by which Mercato and when."""
-    return f"{source(table)}. {table.method}" + (f" {KEY}." if has_paper(table) else "")
+    """What was measured on what, and what the marks mean."""
+    return f"{source(table)}. {table.method}" + (f" {SIGNS}." if of_paper(table) else "")
 
 
 def made(table: Table) -> str:
@@ -135,17 +137,13 @@ def made(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """The table as GitHub shows it."""
-    several = len(table.metrics) > 1
-    head = ["row"]
-    for metric in table.metrics:
-        first, *rest = (name or "sign" for name in columns(table))
-        head += [f"{metric}: {first}" if several else first, *rest]
-    head.append("training")
-    aligned = [":--", *((":-:" if name == "sign" else "--:") for name in head[1:])]
+    head = ["row", *table.metrics, "training"]
     body = [
-        [row.name, *(cell for group in cells(row, table) for cell in group), training_cost(row)] for row in table.rows
+        [row.name, *("<br>".join(cell(row, table, metric)) for metric in table.metrics), training_cost(row)]
+        for row in table.rows
     ]
-    lines = [head, aligned, *([cell.replace("|", "\\|") for cell in line] for line in body)]
+    aligned = [":--", *("--:" for _ in head[1:])]
+    lines = [head, aligned, *([text.replace("|", "\\|") for text in line] for line in body)]
     reference = f" ({table.reference})" if table.reference else ""
     paragraphs = (
         f"# {table.title}{reference}",
@@ -156,20 +154,19 @@ def markdown(table: Table) -> str:
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
 
-def terminal(table: Table) -> RichTable:
-    """The table for a person at a terminal, which is narrow: the paper's step, spreads, intervals on second lines."""
-    grid = RichTable(title=escape(table.title), caption=escape(caption(table)))
+def terminal(table: Table) -> Group:
+    """The table for a person at a terminal, which is narrow: a few metrics side by side, then the next."""
+    blocks = [table.metrics[start : start + ABREAST] for start in range(0, len(table.metrics), ABREAST)]
+    grids = [_grid(table, metrics) for metrics in blocks]
+    grids[0].title, grids[-1].caption = escape(table.title), escape(caption(table))
+    return Group(*grids)
+
+
+def _grid(table: Table, metrics: Sequence[str]) -> RichTable:
+    grid = RichTable()
     grid.add_column(min_width=12, overflow="fold")
-    for metric in table.metrics:
-        for name in (*(["paper"] if has_paper(table) else []), metric.replace(".", "\n."), "step"):
-            grid.add_column(name, justify="right", overflow="fold")
+    for metric in metrics:
+        grid.add_column(escape(metric.replace(".", "\n.", 1)), justify="right", overflow="fold")
     for row in table.rows:
-        line = [row.name]
-        for group in cells(row, table):
-            if has_paper(table):
-                paper, ours, theirs, step, sign = group
-                line += [f"{paper}\n{theirs}".rstrip(), ours, f"{sign} {step}".lstrip()]
-            else:
-                line += group
-        grid.add_row(*(escape(cell.replace(" [", "\n[").replace(" ±", "\n±")) for cell in line))
+        grid.add_row(escape(row.name), *(escape("\n".join(cell(row, table, metric))) for metric in metrics))
     return grid

@@ -6,7 +6,7 @@ import pytest
 
 from mercato.config import Recipe
 from mercato.errors import MercatoError
-from mercato.experiments.ablation.study import load_study
+from mercato.experiments.ablation.study import axes, load_study
 from tests.support.studies import study
 
 ROOT = Path(__file__).parents[3]
@@ -23,10 +23,11 @@ WRONG = {
     GOOD.replace("relevance.roc_auc", "roc_auc") + ROW: "metrics: .*'roc_auc' must be PART.METRIC.*relevance",
     GOOD.replace("roc_auc", 'roc_auc", "relevance.roc_auc') + ROW: "metrics: .*different ones",
     GOOD.replace('"relevance.roc_auc"', "") + ROW: "metrics: ",
-    GOOD + "curve = true\n" + ROW: "curve: there is one metric",
+    GOOD + "curve = true\n" + ROW: "curve: all metrics are of one part",
     GOOD.replace('"s"', '"../s"') + ROW: "name: .*pattern",
     GOOD + ROW + 'paper = "much"': "rows.0.paper: ",
-    GOOD + ROW + 'paper = ["much"]': "rows.0.paper.0: .*number",
+    GOOD + ROW + 'paper = ["much"]': "rows.0.paper.relevance.roc_auc: .*number",
+    GOOD + ROW + 'paper = { "relevance.auc" = 0.8 }': "rows.0.paper: relevance.auc is none of relevance.roc_auc",
     GOOD + ROW + "paper = [0.8, 0.7]": "rows.0.paper: must be a figure for each of relevance.roc_auc",
     GOOD.replace("roc_auc", 'roc_auc", "relevance.ndcg@10') + ROW + "paper = 0.8": "rows.0.paper: must be a figure for",
     GOOD.replace("roc_auc", 'roc_auc", "knn.recall@10') + ROW + "paper_relative = [1]": "rows.0.paper_relative: must",
@@ -114,3 +115,27 @@ def test_changes_append_a_stage_and_take_a_field_back() -> None:
     assert recipe.dropout == Recipe(name="x").dropout
     with pytest.raises(MercatoError, match=r"no place stages\.2\.epochs"):
         Recipe.parse(text, changes=["stages.2.epochs=4"])
+
+
+def test_the_papers_figures_are_of_metrics_by_name_or_by_place() -> None:
+    metrics = ["engagement.roc_auc", "relevance.ndcg@10", "relevance.roc_auc"]
+    rows = [
+        {"name": "by place", "paper": [0.5, 0.6, 0.7]},
+        {"name": "by name", "paper": {"relevance.roc_auc": 0.8, "engagement.roc_auc": 0.9}},
+        {"name": "relative", "paper_relative": {"relevance.roc_auc": 0.91}},
+        {"name": "none"},
+    ]
+    placed, named, relative, none = study(metrics=metrics, rows=rows).rows
+    assert placed.paper == dict(zip(metrics, [0.5, 0.6, 0.7], strict=True))
+    assert named.paper == {"relevance.roc_auc": 0.8, "engagement.roc_auc": 0.9}
+    assert relative.paper_relative == {"relevance.roc_auc": 0.91}
+    assert (named.paper_relative, relative.paper, none.paper) == (None, None, None)
+    assert study(rows=[{"name": "a number", "paper": 0.5}]).rows[0].paper == {"relevance.roc_auc": 0.5}
+
+
+def test_the_axes_are_the_first_metrics_of_the_first_part_and_of_the_last() -> None:
+    assert axes(["knn.recall@10", "lists.ndcg_ips", "relevance.ndcg@10", "relevance.roc_auc"]) == (
+        "knn.recall@10",
+        "relevance.ndcg@10",
+    )
+    assert axes(["relevance.ndcg@10", "relevance.roc_auc"]) == ("relevance.ndcg@10",)

@@ -46,6 +46,12 @@ def test_a_trained_run_is_only_measured_and_then_made_small(
     assert all((run / tower).is_file() for tower in TOWERS)
     assert (run / MEASURES).stat().st_mtime_ns == written
 
+    first = Measures.read(run)
+    (run / MEASURES).unlink()  # to measure anew: nothing is trained
+    trial.run_trial(tiny_recipe, tiny_market, run, keep=True)
+    assert Measures.read(run) == first
+    assert all((run / tower).is_file() for tower in TOWERS)
+
     dropped, unlink = list[str](), Path.unlink
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda path, **given: (dropped.append(path.name), unlink(path, **given)))

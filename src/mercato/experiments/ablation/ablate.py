@@ -16,6 +16,7 @@ from mercato.evaluation.metrics.bootstrap import point
 from mercato.evaluation.results import OURS
 from mercato.evaluation.systems import RandomSystem
 from mercato.experiments.ablation.jobs import Job, do_missing, run_name
+from mercato.experiments.ablation.rows import RowFiles
 from mercato.experiments.ablation.study import Study
 from mercato.experiments.ablation.table import Table, build
 from mercato.progress import note
@@ -27,6 +28,8 @@ def measure_study(
     study: Study, folder: Path, market: Market, out: Path, *, jobs: int | None = None, keep: bool = False
 ) -> Table:
     """Train and measure every row of a study with every seed, as far as `out` lacks them.
+
+    A row whose seeds are all measured is written to `out/STUDY/01-ROW.json` at once (`RowFigures`).
 
     Args:
         study: rows, seeds, metrics (`load_study`).
@@ -53,9 +56,12 @@ def measure_study(
         return Job(f"row {study.rows[number].name!r}, seed {seed}", recipe, out / RUNS / run_name(recipe, fingerprint))
 
     grid = [[job(number, seed) for seed in study.seeds] for number in range(len(recipes))]
-    every_row_first = [row[place] for place in range(len(study.seeds)) for row in grid]  # a first table soon
-    do_missing(every_row_first, market, at_once=jobs, keep=keep)
-    return build(study, market, fingerprint, [[job.run for job in row] for row in grid])
+    runs = [[job.run for job in row] for row in grid]
+    files = RowFiles(study, {"name": market.config.name, "fingerprint": fingerprint}, runs, out / study.name)
+    files.write_ended()  # of rows that are there
+    row_by_row = [job for row in grid for job in row]  # an interruption loses one row
+    do_missing(row_by_row, market, at_once=jobs, keep=keep, ended=files.write_ended)
+    return build(study, market, fingerprint, runs)
 
 
 def require_metrics(market: Market, metrics: Sequence[str]) -> None:

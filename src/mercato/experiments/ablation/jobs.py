@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,13 @@ class Job:
 
 def run_name(recipe: Recipe, fingerprint: str) -> str:
     """A folder's name by content: the same recipe on the same market is the same run, in whichever row or study."""
-    slug = re.sub(r"[^a-z0-9]+", "-", recipe.name.lower()).strip("-") or "run"
     digest = hashlib.sha256(f"{recipe.toml()}\n{fingerprint}".encode()).hexdigest()[:12]
-    return f"{slug}-{digest}"
+    return f"{slug(recipe.name) or 'run'}-{digest}"
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's name: "+ two towers" is two-towers; empty where no letter or digit is left."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def is_measured(run: Path, keep: bool) -> bool:
@@ -48,10 +52,13 @@ def is_measured(run: Path, keep: bool) -> bool:
     return all((run / name).is_file() for name in (MEASURES, *((WEIGHTS, PRODUCT_TOWER) if keep else ())))
 
 
-def do_missing(jobs: Sequence[Job], market: Market, *, at_once: int | None, keep: bool) -> None:
-    """Do every job whose run is not there yet, `at_once` processes together, which share the cores.
+def do_missing(
+    jobs: Sequence[Job], market: Market, *, at_once: int | None, keep: bool, ended: Callable[[], None]
+) -> None:
+    """Do every job whose run is not there yet, in order, `at_once` processes together, which share the cores.
 
-    None is one a core, or one in all where there is a GPU. A job that fails does not stop the others.
+    None is one a core, or one in all where there is a GPU. A job that fails does not stop the others; `ended` is called
+    after each.
 
     Raises:
         MercatoError: a job failed, after all were tried; the message names row and seed, and says why.
@@ -76,6 +83,7 @@ def do_missing(jobs: Sequence[Job], market: Market, *, at_once: int | None, keep
         else:
             failures.append(f"{job.label}: {failure}")
             note(f"  [red]{escape(job.label)} failed[/]{after}")
+        ended()
     if failures:
         kept = len(missing) - len(failures)
         raise MercatoError(

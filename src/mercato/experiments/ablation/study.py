@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,14 +23,9 @@ class Row(Frozen):
     changes: tuple[str, ...] = Field((), alias="set")  # as `mercato train --set`: "stages.0.epochs=3"
     start: str | None = Field(None, alias="from")  # an earlier row or "base"; None: the row above
     recipe: str | None = None  # start from this recipe instead; the row that `from` names is then only compared with
-    paper: tuple[float, ...] | None = None  # the paper's figure for each metric of the study; for one, just a number
-    paper_relative: tuple[float, ...] | None = None  # or its changes on the row this one starts from, in percent
+    paper: dict[str, float] | None = None  # the paper's figures by metric; or a list of one for each; for one, a number
+    paper_relative: dict[str, float] | None = None  # or its changes on the row this one starts from, in percent
     paper_note: str = ""  # the paper's own words, where it gives no figure to compare with
-
-    @field_validator("paper", "paper_relative", mode="before")
-    @classmethod
-    def _of_one_metric(cls, given: Any) -> Any:
-        return (given,) if isinstance(given, int | float) else given
 
     @model_validator(mode="after")
     def _one_figure(self) -> Self:
@@ -50,6 +46,25 @@ class Study(Frozen):
     curve: bool = False  # the rows are points of a curve: the plot of two metrics connects them in order
     changes: tuple[str, ...] = Field((), alias="set")  # of every row
     rows: tuple[Row, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_metric(cls, given: Any) -> Any:
+        """Figures in the order of the metrics get their names."""
+        if not isinstance(given, dict) or not isinstance(given.get("rows"), list | tuple):
+            return given
+        metrics = list(given.get("metrics", ()))
+        rows = [dict(row) if isinstance(row, dict) else row for row in given["rows"]]
+        for number, row in enumerate(row for row in rows if isinstance(row, dict)):
+            for field in ("paper", "paper_relative"):
+                figures = row.get(field)
+                if isinstance(figures, int | float):
+                    figures = [figures]
+                if isinstance(figures, list | tuple):
+                    if len(figures) != len(metrics):
+                        raise ValueError(f"rows.{number}.{field}: must be a figure for each of {', '.join(metrics)}")
+                    row[field] = dict(zip(metrics, figures, strict=True))
+        return given | {"rows": rows}
 
     @field_validator("metrics")
     @classmethod
@@ -82,13 +97,13 @@ class Study(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _a_figure_for_each_metric(self) -> Self:
+    def _figures_are_of_metrics(self) -> Self:
         for number, row in enumerate(self.rows):
             for field, figures in (("paper", row.paper), ("paper_relative", row.paper_relative)):
-                if figures is not None and len(figures) != len(self.metrics):
-                    raise ValueError(f"rows.{number}.{field}: must be a figure for each of {', '.join(self.metrics)}")
-        if self.curve and len(self.metrics) < 2:
-            raise ValueError("curve: there is one metric, and a curve has two")
+                if unknown := [metric for metric in figures or {} if metric not in self.metrics]:
+                    raise ValueError(f"rows.{number}.{field}: {unknown[0]} is none of {', '.join(self.metrics)}")
+        if self.curve and len(axes(self.metrics)) < 2:
+            raise ValueError("curve: all metrics are of one part, and a curve has two")
         return self
 
     @property
@@ -121,6 +136,12 @@ class Study(Frozen):
             except MercatoError as error:
                 raise MercatoError(f"study {self.name}, row {row.name!r}: {error}") from None
         return resolved
+
+
+def axes(metrics: Sequence[str]) -> tuple[str, ...]:
+    """What to plot against what: the first metric of the first part and of the last; of one part, only that."""
+    parts = [metric.partition(".")[0] for metric in metrics]
+    return tuple(dict.fromkeys((metrics[0], metrics[parts.index(parts[-1])])))
 
 
 def load_study(name: str | Path) -> tuple[Study, Path]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,20 @@ from mercato.errors import MercatoError
 from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.evaluation.metrics.bootstrap import Interval
 from mercato.evaluation.results import ByMetric, PartCounts, Result
-from mercato.experiments.ablation.measures import Epoch, Measures, Training, read_replicates
-from mercato.experiments.ablation.statistics import Difference, difference, seed_half_width
+from mercato.experiments.ablation.measures import MEASURES, Epoch, Measures, Training, read_replicates
+from mercato.experiments.ablation.statistics import Difference, Residual, difference, holm, seed_half_width
 from mercato.experiments.ablation.study import Study
 
 OTHER_MARKET = (
     "The paper's figures are of another market, with other raters and other queries: only the order of the rows and the"
     " signs of the steps compare."
 )
+
+ADJUSTED = (
+    "≈: the interval holds 0, or the step cannot be told from 0 once all steps and metrics of the page are counted"
+    " (p adjusted by Holm's method ≥ .05)"
+)
+LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,8 @@ class Step(Result):
     relative: float | None  # percent, where the paper's is
     paper: float | None
     paper_relative: float | None  # percent
+    p: float  # adjusted for all steps of the page (`statistics`)
+    sure: bool  # the interval leaves 0, and p is below .05
     verdict: str | None  # agrees | disagrees | unsure; None where the paper has no sign
 
 
@@ -123,12 +132,13 @@ def method(study: Study) -> str:
     if seeds == 1:
         return (
             f"One seed: no ± over seeds. {step}; its 95 % interval covers the choice of queries only (bootstrap), not"
-            " that of the seed."
+            f" that of the seed. {ADJUSTED}."
         )
     return (
         f"±: 95 % t interval over {seeds} seeds. {step}; the half-width of its 95 % interval is"
         " √((t·s_d/√n)² + (1.96·se_q)²), with s_d the deviation of the differences over the n seeds and se_q the"
-        " bootstrap standard error over queries of their mean."
+        f" bootstrap standard error over queries of their mean. {ADJUSTED}, with the variance over seeds that all rows"
+        " share (residual of rows × seeds)."
     )
 
 
@@ -147,6 +157,7 @@ def build(study: Study, market: Market, fingerprint: str, runs: Sequence[Sequenc
     measures = [[Measures.read(run) for run in row] for row in runs]
     every = [each for row in measures for each in row]
     measured = {metric: _measured(metric, runs, measures) for metric in study.metrics}
+    adjusted = adjusted_ps(study, measured)
     rows = []
     for number, (row, parent) in enumerate(zip(study.rows, study.parents, strict=True)):
         own = measures[number]
@@ -157,7 +168,10 @@ def build(study: Study, market: Market, fingerprint: str, runs: Sequence[Sequenc
                 recipe=row.recipe,
                 set_=list(row.changes),
                 paper_note=row.paper_note or None,
-                metrics={metric: metric_result(study, number, metric, of) for metric, of in measured.items()},
+                metrics={
+                    metric: metric_result(study, number, metric, of, adjusted.get((number, metric), 1.0))
+                    for metric, of in measured.items()
+                },
                 figures=_means([each.figures for each in own]),
                 training=_training([each.training for each in own]),
                 curves=[each.training.curve for each in own],
@@ -185,29 +199,43 @@ def build(study: Study, market: Market, fingerprint: str, runs: Sequence[Sequenc
     )
 
 
-def metric_result(study: Study, number: int, metric: str, measured: MeasuredMetric) -> MetricResult:
-    """One metric of the row with this number."""
-    paper, parent = study.rows[number].paper, study.parents[number]
+def adjusted_ps(study: Study, measured: Mapping[str, MeasuredMetric]) -> dict[tuple[int, str], float]:
+    """The p-value of every step (row number, metric), adjusted for the number of all (`holm`)."""
+    steps = [(number, parent) for number, parent in enumerate(study.parents) if parent is not None]
+    keys = [(number, metric) for metric in measured for number, _ in steps]
+    ps = [
+        of.compare(number, parent).p(residual)
+        for of, residual in ((of, Residual.of(of.values_WZ)) for of in measured.values())
+        for number, parent in steps
+    ]
+    return dict(zip(keys, holm(ps), strict=True))
+
+
+def metric_result(study: Study, number: int, metric: str, measured: MeasuredMetric, p: float) -> MetricResult:
+    """One metric of the row with this number, whose step has the adjusted p."""
+    paper, parent = study.rows[number].paper or {}, study.parents[number]
     values_Z = measured.values_WZ[number]
     return MetricResult(
-        paper=None if paper is None else paper[study.metrics.index(metric)],
+        paper=paper.get(metric),
         mean=float(values_Z.mean()),
         half_width=seed_half_width(values_Z),
         values=values_Z.tolist(),
-        step=None if parent is None else _step(study, number, parent, metric, measured),
+        step=None if parent is None else _step(study, number, parent, metric, measured, p),
     )
 
 
-def _step(study: Study, number: int, parent: int, metric: str, measured: MeasuredMetric) -> Step:
+def _step(study: Study, number: int, parent: int, metric: str, measured: MeasuredMetric, p: float) -> Step:
     found = measured.compare(number, parent)
-    row, above, place = study.rows[number], study.rows[parent], study.metrics.index(metric)
-    paper = None if row.paper is None or above.paper is None else row.paper[place] - above.paper[place]
-    relative = None if row.paper_relative is None else row.paper_relative[place]
+    row, above = study.rows[number], study.rows[parent]
+    here, there = ((each.paper or {}).get(metric) for each in (row, above))
+    paper = None if here is None or there is None else here - there
+    relative = (row.paper_relative or {}).get(metric)
     low, high = found.interval
+    sure = p < LEVEL and not low <= 0 <= high
     sign = relative if paper is None else paper
     verdict = None
     if sign:  # a step of 0 in the paper has none
-        verdict = "unsure" if low <= 0 <= high else "agrees" if found.value * sign > 0 else "disagrees"
+        verdict = "unsure" if not sure else "agrees" if found.value * sign > 0 else "disagrees"
     start = float(measured.values_WZ[parent].mean())
     return Step(
         value=found.value,
@@ -217,16 +245,21 @@ def _step(study: Study, number: int, parent: int, metric: str, measured: Measure
         relative=100 * found.value / start if relative is not None and start else None,
         paper=None if paper is None else round(paper, 6),
         paper_relative=relative,
+        p=p,
+        sure=sure,
         verdict=verdict,
     )
 
 
 def _measured(metric: str, runs: Sequence[Sequence[Path]], measures: Sequence[Sequence[Measures]]) -> MeasuredMetric:
     part, _, name = metric.partition(".")
-    for each in (each for row in measures for each in row):
+    for run, each in zip(chain(*runs), chain(*measures), strict=True):
         if name not in each.figures.get(part, {}):
             known = ", ".join(f"{some}.{one}" for some, figures in each.figures.items() for one in figures)
-            raise MercatoError(f"metrics: {metric} cannot be measured on this market; it allows {known}")
+            raise MercatoError(
+                f"metrics: {run / MEASURES} has no {metric}, only {known}: where it was measured before there was one,"
+                " delete it to measure anew"
+            )
     return MeasuredMetric(
         np.array([[each.figures[part][name] for each in row] for row in measures]),
         np.array([[read_replicates(run, metric) for run in row] for row in runs]),
