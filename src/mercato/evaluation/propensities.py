@@ -42,8 +42,7 @@ def estimate_propensities(lists: pl.DataFrame) -> FloatArray | None:
     enough_K = clicks_KK.sum(axis=1) >= FEWEST
     if not enough_K[:1].any() or not enough_K[1:].any():
         return None
-    both_KK = enough_K[:, None] & enough_K[None, :]
-    found_K = most_likely(clicks_KK * both_KK, passes_KK * both_KK)
+    found_K = most_likely(clicks_KK, passes_KK)
     last = int(np.flatnonzero(enough_K)[-1]) + 1
     known_K = np.maximum.accumulate(np.where(enough_K, np.arange(len(enough_K)), 0))[:last]
     propensities_K: FloatArray = np.maximum(found_K[known_K] / found_K[0], FLOOR)

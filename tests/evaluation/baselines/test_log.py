@@ -21,7 +21,7 @@ def test_popularity_is_the_engagement_rate_shrunk_to_that_of_all():
 def test_a_price_is_cheap_against_its_kind_where_it_is_asked():
     rows = [
         ("A > B", "USD", "us", 10.0), ("A > B", "USD", "us", 20.0), ("A > B", "USD", "us", 40.0),
-        ("A > B", "EUR", "de", 5.0), ("A > C", "USD", "us", 99.0), ("A", "USD", "us", 1.0), (None, "USD", "us", 1.0),
+        ("A > B", "EUR", "de", 5.0), ("A > C", "USD", "us", 99.0), ("A", "USD", "us", 1.0), (None, "USD", "us", 7.0),
         ("A > B", "USD", "us", None), ("A > B", "USD", "us", 0.0),
     ]  # fmt: skip
     products = pl.DataFrame(rows, schema=["category", "currency", "country", "price"], orient="row")
