@@ -183,8 +183,8 @@ class EvaluationSet:
             unseen = None
         displayed = None
         if displays is not None and propensities_K is not None:
-            known = _known(displays, queries, products)
-            displayed = _displayed(known, propensities_K, _pairs_split(split), len(displays))
+            shown = _known(displays, queries, products)
+            displayed = _displayed(shown, propensities_K, _pairs_split(split), len(displays))
         batch = engaged or (_nonempty(other.only(other.grades >= 1)) if other else None)
         countries = catalogue["country"].to_list()
         local = engaged is not None and len(set(countries)) > 1 and _within(engaged, queries, countries)
