@@ -67,7 +67,9 @@ def test_relevance_and_engagement_come_first_side_by_side(evaluation, tmp_path):
     _, text, _ = _read(tmp_path / "report.html")
     lead = text[: text.index("Against the baselines")]
     assert re.search(r"the relevant one higher\s+\d+%\s+of the time .* and the engaged one\s+\d+%", lead)
-    places = [lead.index(title) for title in ("Relevance ROC AUC", "Engagement ROC AUC", "Relevance nDCG@10")]
+    places = [
+        lead.index(title) for title in ("Relevance ROC AUC, per query", "Relevance nDCG@10", "Relevance recall@10")
+    ]
     assert places == sorted(places)
     assert re.search(r"on BM25 \[", lead) and re.search(r"on constant \[", lead), "against each, pair by pair"
     assert "Mercato − constant" in text

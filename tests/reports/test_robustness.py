@@ -40,8 +40,8 @@ def made(**less_lost: tuple[float, Interval]) -> Robustness:
         name="old",
         folder="old",
         fusion="concat",
-        whole={"relevance": {"roc_auc": Figure(0.8, None)}},
-        fields={field: FieldLosses(9, {"relevance": {"roc_auc": LOSS}}) for field in less_lost},
+        whole={"relevance": {"roc_auc_per_query": Figure(0.8, None)}},
+        fields={field: FieldLosses(9, {"relevance": {"roc_auc_per_query": LOSS}}) for field in less_lost},
     )
     return Robustness(
         market="a market",
@@ -51,9 +51,9 @@ def made(**less_lost: tuple[float, Interval]) -> Robustness:
         comparison=Comparison(
             first="old",
             second="new",
-            whole={"relevance": {"roc_auc": ahead}},
+            whole={"relevance": {"roc_auc_per_query": ahead}},
             fields={
-                field: {"relevance": {"roc_auc": Compared(Difference(*less), ahead)}}
+                field: {"relevance": {"roc_auc_per_query": Compared(Difference(*less), ahead)}}
                 for field, less in less_lost.items()
             },
         ),
@@ -63,7 +63,7 @@ def made(**less_lost: tuple[float, Interval]) -> Robustness:
 def alone(**losses: Loss) -> Robustness:
     """One run by hand with these losses."""
     both = made(**dict.fromkeys(losses, (0.0, (0.0, 0.0))))
-    fields = {field: FieldLosses(9, {"relevance": {"roc_auc": loss}}) for field, loss in losses.items()}
+    fields = {field: FieldLosses(9, {"relevance": {"roc_auc_per_query": loss}}) for field, loss in losses.items()}
     return replace(both, runs=[replace(both.runs[0], fields=fields)], comparison=None)
 
 

@@ -31,15 +31,15 @@ def found(products: pa.Table, query: str, **given) -> list[int]:
 
 
 def judged(queries: list[int], products: list[int], grades: list[float]) -> LabelledPairs:
-    uncounted = np.full(len(queries), np.nan)
+    unknown = np.full(len(queries), np.nan)
     return LabelledPairs(
         queries=np.array(queries),
         products=np.array(products),
         grades=np.array(grades),
         split="validation",
         unknown=0,
-        impressions=uncounted,
-        clicks=uncounted,
+        impressions=unknown,
+        clicks=unknown,
     )
 
 
