@@ -301,7 +301,14 @@ def test_both_tables_are_written_or_neither(tmp_path: Path, monkeypatch: pytest.
     mine(market)
     before = {name: (tmp_path / name).read_bytes() for name in ("pairs.parquet", "lists.parquet")}
     market = market_of(tmp_path, [*log, event(0.1, "impression", "Q", position=2)])
-    monkeypatch.setattr(pq.ParquetWriter, "close", lambda self: (_ for _ in ()).throw(OSError("disk full")))
+    synced: list[int] = []
+
+    def full_at_the_second(file: int) -> None:
+        synced.append(file)
+        if len(synced) == 2:
+            raise OSError("disk full")
+
+    monkeypatch.setattr("mercato.files.os.fsync", full_at_the_second)
     with pytest.raises(OSError, match="disk full"):
         mine(market)
     monkeypatch.undo()

@@ -19,14 +19,14 @@ def list_up(db: duckdb.DuckDBPyConnection) -> None:
         FROM told SEMI JOIN catalogue USING (product_id) WHERE position IS NOT NULL
         """
     )
-    # The rows' digest takes no sorting. As text, since DuckDB partitions by 128-bit numbers forty times as slowly.
+    # The sum of the rows' digests needs no sorting.
     db.execute(
         """
         CREATE TEMP TABLE named AS
         WITH content AS (
             SELECT search, period, any_value(query) AS query, any_value(country) AS country,
                    min(first_shown)::DATE AS day,
-                   bit_xor(md5_number(concat_ws(' ', position, coalesce(depth, -1), product_id)))::VARCHAR AS rows
+                   sum(md5_number_lower(concat_ws(' ', position, coalesce(depth, -1), product_id))) AS rows
             FROM displayed GROUP BY search, period)
         SELECT search, period, day,
                md5(concat_ws(' ', period, day, coalesce(country, '-'), rows, query,

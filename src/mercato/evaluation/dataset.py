@@ -121,7 +121,9 @@ class EvaluationSet:
             yield np.flatnonzero(searched_Q == country), np.flatnonzero((country_N == country) | (country is None))
 
     @classmethod
-    def read(cls, market: Market, split: Split = "test", pairs: pl.DataFrame | None = None) -> Self:
+    def read(
+        cls, market: Market, split: Split = "test", pairs: pl.DataFrame | None = None, *, lists: bool = True
+    ) -> Self:
         """Read the parts of a split.
 
         Args:
@@ -129,14 +131,16 @@ class EvaluationSet:
             split: `validation` is what training may stop on, `test` what a report may claim.
             pairs: used in place of the market's pairs table (`query`, `product_id`, `label`, and optionally `country`
                 and `split`, where null counts as future).
+            lists: read displayed lists too, which takes seconds where there are many; those of the market say nothing
+                of `pairs` given in place of its own.
 
         Raises:
             MercatoError: a table has a column of a wrong type, a grade or label that is no number, or an empty query.
         """
         catalogue = market.frame("products", ["product_id", "country", "category"])
         product_ids = catalogue["product_id"].to_list()
-        judgments = pairs_of = fresh = fallback = lists = propensities_K = None
-        known: set[tuple[str, str | None]] = set()  # queries that somebody engaged with in an earlier split
+        judgments = pairs_of = fresh = fallback = displays = propensities_K = None
+        before: set[tuple[str, str | None]] = set()  # queries that somebody engaged with in an earlier split
         if market.has("judgments"):
             wanted = [*KEY, "grade", "split"]
             judgments = _of_split(_valid(market.frame("judgments", wanted), "judgments", "grade"), split, null="test")
@@ -146,18 +150,19 @@ class EvaluationSet:
             null = "future" if pairs is not None else "train"  # a table of pairs without splits is one to learn from
             pairs_of = _of_split(table, "future" if split == "test" else split, null)
             earlier = table.filter(pl.col("split").fill_null(null).is_in(EARLIER[split]))
-            known = {(normalize(q), c) for q, c in earlier.filter(pl.col("grade") >= 1).select(KEY[:2]).unique().rows()}
+            taught = earlier.filter(pl.col("grade") >= 1).select(KEY[:2]).unique()
+            before = {(normalize(query), country) for query, country in taught.rows()}
             fresh = pairs_of.join(earlier, on=KEY, how="anti", nulls_equal=True, maintain_order="left")
             if split == "test" and not (pairs_of["grade"] >= 1).any():
                 fallback = _of_split(table, "validation", null)
-        if pairs is None and market.has("lists"):
+        if lists and pairs is None and market.has("lists"):
             table = market.frame("lists", [*KEY, "list_id", "position", "depth", "split"])
             table = table.with_columns(pl.col("split").fill_null("train"))
             propensities_K = estimate_propensities(table.filter(pl.col("split").is_in(EARLIER[split])))
             if propensities_K is not None:
-                lists = _closed(table.filter(pl.col("split") == _pairs_split(split)))
+                displays = _closed(table.filter(pl.col("split") == _pairs_split(split)))
 
-        frames = [frame for frame in (judgments, pairs_of, fallback, lists) if frame is not None]
+        frames = [frame for frame in (judgments, pairs_of, fallback, displays) if frame is not None]
         empty = pl.DataFrame(schema={"query": pl.String, "country": pl.String})
         queries = pl.concat([empty, *(f.select("query", "country") for f in frames)]).unique().sort("query", "country")
         products = pl.DataFrame({"product_id": product_ids}, schema={"product_id": pl.String}).with_row_index("product")
@@ -177,8 +182,9 @@ class EvaluationSet:
         if engaged and unseen and len(unseen.queries) == len(engaged.queries):
             unseen = None
         displayed = None
-        if lists is not None and propensities_K is not None:
-            displayed = _displayed(_known(lists, queries, products), propensities_K, _pairs_split(split), len(lists))
+        if displays is not None and propensities_K is not None:
+            shown = _known(displays, queries, products)
+            displayed = _displayed(shown, propensities_K, _pairs_split(split), len(displays))
         batch = engaged or (_nonempty(other.only(other.grades >= 1)) if other else None)
         countries = catalogue["country"].to_list()
         local = engaged is not None and len(set(countries)) > 1 and _within(engaged, queries, countries)
@@ -186,7 +192,7 @@ class EvaluationSet:
             queries=queries,
             product_ids=product_ids,
             relevance=_nonempty(relevance),
-            relevance_unseen=_unseen(_nonempty(relevance), queries, known),
+            relevance_unseen=_unseen(_nonempty(relevance), queries, before),
             engagement=_nonempty(engagement),
             lists=displayed,
             engaged=engaged,

@@ -131,7 +131,9 @@ class Evaluation:
         if baselines:
             lexical, texts = products.select(["product_id", "language", *FIELDS]), dataset.queries["query"].to_list()
             bm25f = BM25F(lexical)
-            if split == "test" and (tuning := _tune(bm25f, EvaluationSet.read(market, "validation", pairs))):
+            if split == "test" and (
+                tuning := _tune(bm25f, EvaluationSet.read(market, "validation", pairs, lists=False))
+            ):
                 tuned["bm25f"] = tuning
             systems["bm25f"] = LexicalSystem(bm25f, texts)
             systems["bm25"] = LexicalSystem(BM25(lexical), texts)

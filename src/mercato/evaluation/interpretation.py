@@ -105,7 +105,7 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> Explanation:
         MercatoError: not a run, or a market without test judgments and without future pairs.
     """
     model = load(run, market.path)
-    dataset = EvaluationSet.read(market)
+    dataset = EvaluationSet.read(market, lists=False)
     pairs = dataset.relevance or dataset.engagement
     if pairs is None:
         raise MercatoError(f"{market.path} has nothing to explain a run on: no test judgments, no future pairs")

@@ -32,8 +32,8 @@ def impressions(dataset: EvaluationSet) -> tuple[IntArray, IntArray, FloatArray]
         found.append((keys[0], keys[1], counts.astype(np.float64)))
     if not found:
         return None
-    queries_P, products_P, shown_P = (np.concatenate(each) for each in zip(*found, strict=True))
-    return queries_P, products_P, shown_P
+    queries_P, products_P, counts_P = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return queries_P, products_P, counts_P
 
 
 def popularity(earlier: pl.DataFrame, product_ids: Sequence[str]) -> FloatArray | None:
