@@ -188,7 +188,7 @@ def test_a_failed_row_has_no_file_and_a_metric_of_one_seed_alone_is_no_figure_of
 def test_what_cannot_be_measured_is_said_before_anything_is_trained(
     tiny_market: Market, recipes: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(MercatoError, match="metrics: relevance has no auc; it has roc_auc"):
+    with pytest.raises(MercatoError, match="metrics: relevance has no auc; it has roc_auc_per_query"):
         ablate(study(metrics=[BOTH[0], "relevance.auc"], rows=[{"name": "a"}]), recipes, tiny_market, tmp_path / "out")
     one_class = Market.open(shutil.copytree(tiny_market.path, tmp_path / "one class"))
     judged, file = one_class.frame("judgments"), one_class.path / "judgments.parquet"
