@@ -186,6 +186,22 @@ def test_weights_count_sessions_and_engaged_wins(tmp_path: Path) -> None:
     assert {(row["product_id"], row["label"], row["weight"]) for row in rows} == {("P", 1, 2.0), ("N", 0, 3.0)}
 
 
+def test_an_engaged_pair_weighs_and_dates_by_those_who_engaged(tmp_path: Path) -> None:
+    log = full_chain("P", query_id="q0", session_id="s0")
+    for session in "abc":
+        log += [event(10, "impression", "P", query_id=session, session_id=session)]
+    (row,) = mined(tmp_path, log)
+    assert (row["label"], row["weight"], row["last_seen"]) == (1, 1.0, START + timedelta(hours=3))
+    assert (row["impressions"], row["depth"]) == (3, 3)
+
+
+def test_what_a_search_was_for_is_not_told_before_it_is_known(tmp_path: Path) -> None:
+    periods = Engagement(min_sessions=1, validation_days=0, future_days=1)
+    known = [event(0, "impression", "P"), event(48, "search", user_query="other", query_id="end")]
+    later = [event(0, "impression", "Q", query_id="late", user_query=None), event(30, "search", query_id="late")]
+    assert labels(mined(tmp_path, [*known, *later], periods)) == {("train", "P"): 0}
+
+
 def test_queries_are_one_by_their_normal_form_and_countries_apart(tmp_path: Path) -> None:
     log = []
     for number, (query, country) in enumerate([("Ｌamp ", "us"), ("  lamp", "us"), ("LAMP", "mx"), ("lamps", "us")]):
