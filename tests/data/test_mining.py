@@ -146,6 +146,13 @@ def test_a_chain_that_may_still_go_on_when_its_split_ends_is_no_negative(tmp_pat
         assert {row["product_id"] for row in rows if row["split"] == "train"} == told
 
 
+def test_a_chain_that_was_begun_anew_closes_with_its_last_window(tmp_path: Path) -> None:
+    shop = Engagement(chain=("click", "purchase"), min_sessions=1, validation_days=0, future_days=0)
+    log = [event(0, "click", "P"), event(10, "click", "P")]
+    assert mined(tmp_path, [*log, event(33, "search", query_id="end")], shop) == []
+    assert labels(mined(tmp_path, [*log, event(34, "search", query_id="end")], shop)) == {("train", "P"): 0}
+
+
 def test_a_click_in_a_search_that_began_before_the_cut_tells_nothing_after_it(tmp_path: Path) -> None:
     periods = Engagement(min_sessions=1, validation_days=0, future_days=1)
     log = [event(0, "search"), event(0.1, "impression", "P"), event(24.1, "click", "P"), event(48, "search")]

@@ -31,7 +31,16 @@ def found(products: pa.Table, query: str, **given) -> list[int]:
 
 
 def judged(queries: list[int], products: list[int], grades: list[float]) -> LabelledPairs:
-    return LabelledPairs(np.array(queries), np.array(products), np.array(grades), "validation", 0)
+    unknown = np.full(len(queries), np.nan)
+    return LabelledPairs(
+        queries=np.array(queries),
+        products=np.array(products),
+        grades=np.array(grades),
+        split="validation",
+        unknown=0,
+        impressions=unknown,
+        clicks=unknown,
+    )
 
 
 # --- the formula
