@@ -5,12 +5,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from rich.console import Console
 
 from mercato.evaluation.baselines.registry import BASELINES
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.registry import SEARCH_PARTS
-from mercato.evaluation.results import Tuning
+from mercato.evaluation.results import Figure, Tuning
 from mercato.reports.details import collect_details, collect_examples
+from mercato.reports.evaluate import summary
 from mercato.reports.evaluation_page import write_report
 from mercato.reports.headlines import metric_meaning
 from tests.support.garments import Constant
@@ -153,3 +155,23 @@ def test_examples_are_drawn_by_the_seed_and_carry_verdicts_and_images(evaluation
     assert all(result.verdict for result in spanish.ours)
     assert {bool(result.image) for result in spanish.ours} == {True, False}
     assert spanish.ours[0].price == "9.50 USD"
+
+
+def test_the_terminal_has_what_searches_what_the_log_says_alone_and_who_is_beaten(evaluation):
+    metrics = evaluation.metrics()
+    engagement = {name: Figure(0.5, (0.4, 0.6)) for name in metrics.ours["engagement"]}
+    spans = {"engagement": dict.fromkeys(engagement, (0.1, 0.2))}
+    shown = replace(
+        metrics,
+        baselines=metrics.baselines | {"impressions": {"engagement": engagement}},
+        differences=metrics.differences | {"impressions": spans},
+    )
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(summary(shown, "ours"))
+    told = " ".join(capture.get().split())
+    first, second = told.index("bm25f"), told.index("impressions")
+    assert first < told.index("relevance ROC AUC, per query") < told.index("relevance nDCG@10") < second
+    assert second < told.rindex("engagement ROC AUC") and "relevance" not in told[second : told.rindex("seed 0")]
+    assert "intervals over queries in normal form" in told
+    assert "the model" not in told and "ours is " in told and "ahead of Impressions on every headline metric" in told
