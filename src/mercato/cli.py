@@ -117,7 +117,7 @@ def check(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json 
 
 @app.command()
 def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
-    """Mine the event log into pairs: engaged, and unengaged impressions."""
+    """Mine the event log into pairs (engaged, shown, left) and the lists that were displayed."""
     from mercato.data.market import Market
     from mercato.data.mining import mine
 

@@ -33,6 +33,7 @@ from mercato.files import ensure_replaceable, market_lock, write_atomic
 from mercato.progress import console, note
 from mercato.reports.charts import decimal
 from mercato.reports.evaluate import compare_runs, evaluate_runs, summary
+from mercato.reports.headlines import Headline
 from mercato.reports.html import signed
 from mercato.runs.export import parity
 from mercato.runs.folder import RECIPE, SPEC
@@ -45,6 +46,10 @@ from mercato.training.train import partial_folder
 STAGES = ("simulate", "check", "mine", "train", "evaluate", "export", "index")
 RECIPES = ("que2search", "que2engage")
 README, HEADING = "README.md", "# A demo of Mercato\n"
+CHOSEN_BY = {  # by which metrics, the first that is defined, a model is chosen to serve
+    "engagement": ("roc_auc_exposure_matched", "roc_auc"),
+    "relevance": ("roc_auc_per_query", "roc_auc"),
+}
 
 
 def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
@@ -103,33 +108,44 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
 def choose(metrics: Metrics, ours: str, other: str) -> tuple[str, str]:
     """Which of two models to serve, and why in plain words: the one ahead on engagement, unless relevance forbids.
 
-    It does where the paired 95 % interval of the difference lies below 0: the model is behind by more than chance.
+    Engagement is told free of exposure, relevance per query (`CHOSEN_BY`). Relevance forbids where the paired 95 %
+    interval of the difference lies below 0: the model is behind by more than chance.
 
     Args:
         metrics: those of the model called `ours`, with `other` among its baselines; not of the test split.
     """
+    told = {part: _first_of(metrics, other, part) for part in CHOSEN_BY}
 
-    def roc_auc(part: str) -> dict[str, float]:
-        return {ours: metrics.ours[part]["roc_auc"].value, other: metrics.baselines[other][part]["roc_auc"].value}
+    def values(part: str) -> dict[str, float]:
+        by = told[part]
+        return {ours: metrics.ours[part][by.metric].value, other: metrics.baselines[other][part][by.metric].value}
 
     def compared(part: str, leader: str) -> tuple[str, float, float]:
-        """The leader's ROC AUC against the other's, in words, and the interval of the difference."""
-        low, high = _interval(metrics.difference(other, part, "roc_auc"))
+        """The leader's figure against the other's, in words, and the interval of the difference."""
+        low, high = _interval(metrics.difference(other, part, told[part].metric))
         if leader == other:
             low, high = -high, -low
         behind = other if leader == ours else ours
-        figures = roc_auc(part)
+        figures = values(part)
         difference = figures[leader] - figures[behind]
-        words = f"{part} ROC AUC {decimal(figures[leader])} against {decimal(figures[behind])} ({signed(difference)}"
+        words = (
+            f"{told[part].label} {decimal(figures[leader])} against {decimal(figures[behind])} ({signed(difference)}"
+        )
         return f"{words}, 95 % interval {signed(low)} to {signed(high)})", low, high
 
-    leader, behind = (ours, other) if roc_auc("engagement")[ours] >= roc_auc("engagement")[other] else (other, ours)
+    leader, behind = (ours, other) if values("engagement")[ours] >= values("engagement")[other] else (other, ours)
     engagement, low, _ = compared("engagement", leader)
     relevance, _, high = compared("relevance", leader)
     ahead = f"is ahead of {behind} on engagement" + ("" if low > 0 else ", though no more than chance would have it")
     if high < 0:
         return behind, f"{leader} {ahead}, but behind on relevance by more than chance: {engagement}, {relevance}."
     return leader, f"It {ahead}, and not behind on relevance by more than chance: {engagement}, {relevance}."
+
+
+def _first_of(metrics: Metrics, other: str, part: str) -> Headline:
+    """The first metric to choose by that is defined for both; a tiny market may lack what exposure matching needs."""
+    defined = [name for name in CHOSEN_BY[part] if metrics.difference(other, part, name)]
+    return Headline.of_metric(part, defined[0])
 
 
 def _interval(difference: Figure | None) -> tuple[float, float]:

@@ -146,6 +146,13 @@ def test_a_chain_that_may_still_go_on_when_its_split_ends_is_no_negative(tmp_pat
         assert {row["product_id"] for row in rows if row["split"] == "train"} == told
 
 
+def test_a_chain_that_was_begun_anew_closes_with_its_last_window(tmp_path: Path) -> None:
+    shop = Engagement(chain=("click", "purchase"), min_sessions=1, validation_days=0, future_days=0)
+    log = [event(0, "click", "P"), event(10, "click", "P")]
+    assert mined(tmp_path, [*log, event(33, "search", query_id="end")], shop) == []
+    assert labels(mined(tmp_path, [*log, event(34, "search", query_id="end")], shop)) == {("train", "P"): 0}
+
+
 def test_a_click_in_a_search_that_began_before_the_cut_tells_nothing_after_it(tmp_path: Path) -> None:
     periods = Engagement(min_sessions=1, validation_days=0, future_days=1)
     log = [event(0, "search"), event(0.1, "impression", "P"), event(24.1, "click", "P"), event(48, "search")]
@@ -177,6 +184,22 @@ def test_weights_count_sessions_and_engaged_wins(tmp_path: Path) -> None:
     log += full_chain("P", query_id="qb", session_id="b")
     rows = mined(tmp_path, log)
     assert {(row["product_id"], row["label"], row["weight"]) for row in rows} == {("P", 1, 2.0), ("N", 0, 3.0)}
+
+
+def test_an_engaged_pair_weighs_and_dates_by_those_who_engaged(tmp_path: Path) -> None:
+    log = full_chain("P", query_id="q0", session_id="s0")
+    for session in "abc":
+        log += [event(10, "impression", "P", query_id=session, session_id=session)]
+    (row,) = mined(tmp_path, log)
+    assert (row["label"], row["weight"], row["last_seen"]) == (1, 1.0, START + timedelta(hours=3))
+    assert (row["impressions"], row["depth"]) == (3, 3)
+
+
+def test_what_a_search_was_for_is_not_told_before_it_is_known(tmp_path: Path) -> None:
+    periods = Engagement(min_sessions=1, validation_days=0, future_days=1)
+    known = [event(0, "impression", "P"), event(48, "search", user_query="other", query_id="end")]
+    later = [event(0, "impression", "Q", query_id="late", user_query=None), event(30, "search", query_id="late")]
+    assert labels(mined(tmp_path, [*known, *later], periods)) == {("train", "P"): 0}
 
 
 def test_queries_are_one_by_their_normal_form_and_countries_apart(tmp_path: Path) -> None:
@@ -301,7 +324,14 @@ def test_both_tables_are_written_or_neither(tmp_path: Path, monkeypatch: pytest.
     mine(market)
     before = {name: (tmp_path / name).read_bytes() for name in ("pairs.parquet", "lists.parquet")}
     market = market_of(tmp_path, [*log, event(0.1, "impression", "Q", position=2)])
-    monkeypatch.setattr(pq.ParquetWriter, "close", lambda self: (_ for _ in ()).throw(OSError("disk full")))
+    synced: list[int] = []
+
+    def full_at_the_second(file: int) -> None:
+        synced.append(file)
+        if len(synced) == 2:
+            raise OSError("disk full")
+
+    monkeypatch.setattr("mercato.files.os.fsync", full_at_the_second)
     with pytest.raises(OSError, match="disk full"):
         mine(market)
     monkeypatch.undo()

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from rich.console import Console
 
+from mercato.evaluation.baselines.registry import BASELINES
 from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.metrics.registry import SEARCH_PARTS
+from mercato.evaluation.results import Figure, Tuning
 from mercato.reports.details import collect_details, collect_examples
+from mercato.reports.evaluate import summary
 from mercato.reports.evaluation_page import write_report
+from mercato.reports.headlines import metric_meaning
 from tests.support.garments import Constant
 from tests.support.html import Balanced
 
@@ -62,17 +69,44 @@ def test_the_report_is_one_file_that_says_what_was_measured(evaluation, tmp_path
     assert "@media print" in page
 
 
-def test_relevance_and_engagement_come_first_side_by_side(evaluation, tmp_path):
+def test_relevance_per_query_and_engagement_free_of_exposure_come_first(evaluation, tmp_path):
     write_report(evaluation.metrics(), tmp_path / "report.html", title="Both")
-    _, text, _ = _read(tmp_path / "report.html")
+    page, text, _ = _read(tmp_path / "report.html")
     lead = text[: text.index("Against the baselines")]
-    assert re.search(r"the relevant one higher\s+\d+%\s+of the time .* and the engaged one\s+\d+%", lead)
-    places = [
-        lead.index(title) for title in ("Relevance ROC AUC, per query", "Relevance nDCG@10", "Relevance recall@10")
-    ]
+    assert re.search(r"for the same query, a relevant one .* higher\s+\d+%\s+\(BM25F \d+%\) of the time", lead)
+    titles = ("Relevance ROC AUC, per query", "Relevance nDCG@10", "Catalogue recall@10")
+    places = [lead.index(title) for title in titles]
     assert places == sorted(places)
-    assert re.search(r"on BM25 \[", lead) and re.search(r"on constant \[", lead), "against each, pair by pair"
-    assert "Mercato − constant" in text
+    assert "By 95 % intervals that hold all together" in lead and "not told apart" in lead
+    assert 'class="delta better"' in page
+
+
+def test_every_metric_and_baseline_says_what_it_means(evaluation, tmp_path):
+    metrics = evaluation.metrics()
+    write_report(metrics, tmp_path / "report.html", title="Meanings")
+    text = _read(tmp_path / "report.html")[1]
+    for part in set(metrics.ours) & set(SEARCH_PARTS):
+        for metric in metrics.ours[part]:
+            assert text.count(metric_meaning(part, metric)) == 1
+    assert {name for name in metrics.baselines if name in BASELINES} >= {"bm25f", "bm25", "random"}
+    for name in metrics.baselines:
+        if name in BASELINES:
+            assert text.count(BASELINES[name].meaning) == 1
+    n = metrics.n.parts["relevance"]
+    assert f"{n.queries} queries" in text and "queries in normal form" in text
+
+
+def test_counts_say_their_units_and_a_tuned_baseline_on_what(evaluation, tmp_path):
+    metrics = evaluation.metrics()
+    parts = {**metrics.n.parts, "relevance": replace(metrics.n.parts["relevance"], units=3)}
+    tuning = Tuning(queries=7, pairs=80, split="validation", untuned_ndcg=0.5, tuned_ndcg=0.625, weights={}, b={})
+    changed = replace(metrics, n=replace(metrics.n, unit="intent", parts=parts), tuned={"bm25f": tuning})
+    write_report(changed, tmp_path / "report.html", title="Counts")
+    text = _read(tmp_path / "report.html")[1]
+    assert "of 3 intents" in text and "resamples of whole intents" in text
+    assert (
+        "BM25F tuned on" in text and "80 pairs of the validation split: nDCG@10 there .500 before, .625 after" in text
+    )
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -88,7 +122,7 @@ def test_a_report_of_figures_alone_leaves_the_rest_out(market, words, tmp_path):
     evaluation = Evaluation.of(words, market)
     write_report(evaluation.metrics(), tmp_path / "report.html", title="Judged only")
     _, text, _ = _read(tmp_path / "report.html")
-    assert "scores the relevant one higher" in text
+    assert "scores the relevant one higher" in text and "engaged" not in text[: text.index("Against the baselines")]
     for absent in ("Training", "Results to look at", "Where it does worst", "ROC curves", "Recipe"):
         assert absent not in text
 
@@ -116,8 +150,28 @@ def test_examples_are_drawn_by_the_seed_and_carry_verdicts_and_images(evaluation
     assert examples == collect_examples(evaluation, drawn=8, depth=4)
     assert len(examples) == 8
     spanish = next(example for example in examples if example.query == "vestido rojo")
-    assert spanish.bm25 == []
+    assert spanish.lexical == []
     assert [result.title for result in spanish.ours] == ["red dress"] * 4
     assert all(result.verdict for result in spanish.ours)
     assert {bool(result.image) for result in spanish.ours} == {True, False}
     assert spanish.ours[0].price == "9.50 USD"
+
+
+def test_the_terminal_has_what_searches_what_the_log_says_alone_and_who_is_beaten(evaluation):
+    metrics = evaluation.metrics()
+    engagement = {name: Figure(0.5, (0.4, 0.6)) for name in metrics.ours["engagement"]}
+    spans = {"engagement": dict.fromkeys(engagement, (0.1, 0.2))}
+    shown = replace(
+        metrics,
+        baselines=metrics.baselines | {"impressions": {"engagement": engagement}},
+        differences=metrics.differences | {"impressions": spans},
+    )
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(summary(shown, "ours"))
+    told = " ".join(capture.get().split())
+    first, second = told.index("bm25f"), told.index("impressions")
+    assert first < told.index("relevance ROC AUC, per query") < told.index("relevance nDCG@10") < second
+    assert second < told.rindex("engagement ROC AUC") and "relevance" not in told[second : told.rindex("seed 0")]
+    assert "intervals over queries in normal form" in told
+    assert "the model" not in told and "ours is " in told and "ahead of Impressions on every headline metric" in told

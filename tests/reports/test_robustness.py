@@ -25,9 +25,8 @@ from mercato.evaluation.robustness import (
     RobustnessCounts,
     RunRobustness,
 )
-from mercato.reports.headlines import CHARTS
 from mercato.reports.robustness import page_of, robustness, summary
-from mercato.reports.robustness_page import rows, sentences
+from mercato.reports.robustness_page import measured_headlines, rows, sentences
 from tests.support.html import Balanced
 
 LOSS = Loss(0.7, 0.1, (0.05, 0.15))
@@ -96,7 +95,9 @@ def test_the_page_is_one_file_and_whole(number, tiny_run, tiny_market, tmp_path)
     for expected in ("What is lost without each field", "Every metric", "images", "all text", "relevance ROC AUC"):
         assert expected in text, expected
     assert ("Who loses less" in text) == (number == 2)
-    assert [row.field for row in rows(result, CHARTS[1])] == [row.field for row in rows(result, CHARTS[0])]
+    assert [row.field for row in rows(result, measured_headlines(result)[1])] == [
+        row.field for row in rows(result, measured_headlines(result)[0])
+    ]
     assert len(summary(result).renderables) == 3
 
 
@@ -104,7 +105,7 @@ def test_a_field_that_a_run_does_not_read_is_said(tmp_path):
     both = made(images=(0.05, (0.01, 0.09)), price=(0.0, (0.0, 0.0)))
     second = replace(both.runs[1], fields=both.runs[1].fields | {"price": None})
     unread = replace(both, runs=[both.runs[0], second])
-    (price,) = (row for row in rows(unread, CHARTS[0]) if row.field == "price")
+    (price,) = (row for row in rows(unread, measured_headlines(unread)[0]) if row.field == "price")
     assert price.losses == [LOSS, None]
 
 

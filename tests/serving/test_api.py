@@ -447,9 +447,10 @@ def test_images_stay_inside_the_market(start, market):
 
 def test_events_are_taken_and_reach_the_table(start, market):
     client = start(flush_seconds=0.05)
-    assert client.post("/v1/events", json={"events": [event("search"), event()]}).json() == {"accepted": 2}
+    assert client.post("/v1/events", json={"events": [event("search"), event(client_id="c")]}).json() == {"accepted": 2}
     wait_until(lambda: market.has("events"))
     rows = market.frame("events").to_dicts()
+    assert [row["client_id"] for row in rows] == [None, "c"]
     assert [row["action_name"] for row in rows] == ["search", "click"]
     assert rows[1]["product_id"] == "p00" and rows[1]["position"] == 1
 

@@ -12,7 +12,7 @@ Mark = tuple[str, float, Point | None]  # css class, value, interval
 
 def dot_whisker(rows: Sequence[tuple[str, Sequence[Mark]]]) -> str:
     """Metrics, one band each: (metric, [(css class, value, interval)]), dots with whiskers over 0 … 1."""
-    left, width, step = 150, 700, 16
+    left, width, step = 224, 630, 16
     heights = [step * len(marks) + 16 for _, marks in rows]
     height = sum(heights) + 26
     svg = [f'<svg viewBox="0 0 {left + width + 64} {height}" role="img" class="whiskers">']

@@ -24,6 +24,7 @@ from mercato.evaluation.results import OURS
 IMAGE_SIZE = 176
 COLUMNS = ["title", "price", "currency", "images"]  # that a tile shows
 CURVE_POINTS = 200
+LEXICAL = "bm25f"  # what results are held against
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class WorstQuery:
     judged: int
     relevant: int
     ours: float
-    bm25: float
+    lexical: float
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class Example:
-    """The first results of the encoder and of BM25 for one query."""
+    """The first results of the encoder and of BM25F for one query."""
 
     query: str
     country: str | None
     why: str
     ours: list[Tile]
-    bm25: list[Tile]
+    lexical: list[Tile]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def collect_details(evaluation: Evaluation, worst: int = 10) -> Details:
     market_info = {"market": market.config.name, "fingerprint": market.fingerprint()}
     market_info |= {table: f"{count:,} rows" for table, count in rows.items()}
     metric, rows_Q, ours_Q = _per_query(evaluation, OURS)
-    lexical_Q = _per_query(evaluation, "bm25")[2]
+    lexical_Q = _per_query(evaluation, LEXICAL)[2]
     pairs = dataset.relevance or dataset.engaged or dataset.batch
     bottom = [query for query in np.argsort(ours_Q, kind="stable")[:worst] if not np.isnan(ours_Q[query])]
     found = []
@@ -116,20 +117,20 @@ def collect_details(evaluation: Evaluation, worst: int = 10) -> Details:
 
 
 def collect_examples(evaluation: Evaluation, drawn: int = 6, lost: int = 2, depth: int = 6) -> list[Example]:
-    """Result lists from the whole catalogue: `drawn` queries at random, and the `lost` most lost against BM25.
+    """Result lists from the whole catalogue: `drawn` queries at random, and the `lost` most lost against BM25F.
 
     The draw is seeded by the evaluation's seed, so that the examples are not picked by hand.
     """
     _, rows_Q, ours_Q = _per_query(evaluation, OURS)
-    behind_Q = ours_Q - _per_query(evaluation, "bm25")[2]
+    behind_Q = ours_Q - _per_query(evaluation, LEXICAL)[2]
     losers = [int(place) for place in np.argsort(behind_Q, kind="stable")[:lost] if behind_Q[place] < 0]
     rest = [place for place in range(len(rows_Q)) if place not in losers]
     random = np.random.default_rng(evaluation.seed).permutation(rest)[:drawn].astype(np.int64)
     chosen = [(rows_Q[place], "drawn at random") for place in random]
-    chosen += [(rows_Q[place], "where BM25 is furthest ahead") for place in losers]
+    chosen += [(rows_Q[place], "where BM25F is furthest ahead") for place in losers]
     rows = np.array([row for row, _ in chosen], dtype=np.int64)
 
-    tops = {name: evaluation.top(name, rows, depth) for name in (OURS, "bm25")}
+    tops = {name: evaluation.top(name, rows, depth) for name in (OURS, LEXICAL)}
     found = np.unique(np.concatenate([top.ravel() for top in tops.values()]))
     tiles = _tiles(evaluation.market, found[found >= 0])
     verdicts = _verdicts(evaluation, rows)
@@ -141,7 +142,7 @@ def collect_examples(evaluation: Evaluation, drawn: int = 6, lost: int = 2, dept
     queries = evaluation.dataset.queries
     return [
         Example(
-            queries["query"][int(row)], queries["country"][int(row)], why, results(OURS, place), results("bm25", place)
+            queries["query"][int(row)], queries["country"][int(row)], why, results(OURS, place), results(LEXICAL, place)
         )
         for place, (row, why) in enumerate(chosen)
     ]

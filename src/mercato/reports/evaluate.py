@@ -8,22 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from mercato.data.market import Market
 from mercato.data.pairs import held_out_pairs
 from mercato.evaluation.evaluate import Evaluation
-from mercato.evaluation.metrics.registry import PREDICTION_PARTS
+from mercato.evaluation.metrics.registry import LOG_PARTS, PREDICTION_PARTS
 from mercato.evaluation.query_prediction import BASELINES, NEW, PART, QueryPrediction
 from mercato.evaluation.results import OURS, Figure, Metrics
 from mercato.evaluation.systems import System
 from mercato.files import write_atomic
 from mercato.reports.charts import decimal
 from mercato.reports.details import collect_details, collect_examples, collect_predictions
-from mercato.reports.evaluation_page import write_report
+from mercato.reports.evaluation_page import UNITS, write_report
 from mercato.reports.headlines import HEADLINES, Headline
+from mercato.reports.verdicts import beaten, scoring, searching
 from mercato.runs.encoder import Encoder
 from mercato.runs.folder import read_history
 from mercato.runs.image_vectors import products_with_vectors
@@ -110,24 +111,27 @@ def _write_figures(
 
 
 def summary(metrics: Metrics, ours: str = OURS) -> Group:
-    """Ours, by that name, beside BM25, random and whatever else was measured, with 95 % intervals."""
-    return Group(_of_search(metrics, ours), *([_of_products(metrics, ours)] if PART in metrics.ours else []))
+    """Ours, by that name, beside what searches and what the log says alone, with 95 % intervals and who is beaten."""
+    parts: list[RenderableType] = [_figures(metrics, ours, searching(metrics), HEADLINES)]
+    if alone := scoring(metrics):
+        parts.append(_figures(metrics, ours, alone, [each for each in HEADLINES if each.part in LOG_PARTS]))
+    if PART in metrics.ours:
+        parts.append(_of_products(metrics, ours))
+    if said := beaten(metrics):
+        parts.append(escape(said.replace("the model", ours, 1)))
+    return Group(*parts)
 
 
-def _of_search(metrics: Metrics, ours: str) -> Table:
-    baselines = [name for name, figures in metrics.baselines.items() if not {*figures} <= {*PREDICTION_PARTS}]
+def _figures(metrics: Metrics, ours: str, baselines: Sequence[str], headlines: Sequence[Headline]) -> Table:
     grid = Table("", *map(escape, (ours, *baselines)))
-    for headline in HEADLINES:
+    for headline in headlines:
         found = [headline.of(metrics.of(system)) for system in (OURS, *baselines)]
         if any(found):
             grid.add_row(headline.label, *map(_cell, found))
-    counts = metrics.n.parts
-    parts = [
-        f"{part} {counts[part].queries:,} queries"
-        for part in ("relevance", "engagement", "knn", "unseen")
-        if part in counts
-    ]
-    grid.caption = f"95 % bootstrap intervals over queries; {', '.join(parts)}; seed {metrics.n.seed}"
+    n = metrics.n
+    shown = [part for part in dict.fromkeys(each.part for each in headlines) if part in n.parts]
+    counted = [f"{part} {n.parts[part].queries:,} queries" for part in shown]
+    grid.caption = f"95 % bootstrap intervals over {UNITS[n.unit]}; {', '.join(counted)}; seed {n.seed}"
     return grid
 
 

@@ -7,16 +7,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mercato.evaluation.baselines.registry import BASELINES
 from mercato.evaluation.metrics.registry import PREDICTION_PARTS, SEARCH_PARTS
-from mercato.evaluation.query_prediction import BASELINES, PART
-from mercato.evaluation.results import OURS, Figure, Metrics, PartCounts
+from mercato.evaluation.query_prediction import BASELINES as PREDICTORS
+from mercato.evaluation.query_prediction import PART
+from mercato.evaluation.results import OURS, Figure, Metrics
 from mercato.files import write_atomic
 from mercato.reports import charts
 from mercato.reports.charts import decimal
 from mercato.reports.details import Details, Example, PredictedProduct, Tile
-from mercato.reports.headlines import CARDS, Headline, directed, metric_label
+from mercato.reports.headlines import Headline, directed, leading, metric_label, metric_meaning
 from mercato.reports.html import document, legend, signed, today
-from mercato.runs.folder import monitored
+from mercato.reports.training_section import training_section
+from mercato.reports.verdicts import beaten, compared, label, rivals, scoring, searching, verdict
 
 TITLES = {
     "relevance": ("Relevance", "on what raters judged: relevant products before irrelevant ones"),
@@ -34,7 +37,8 @@ TITLES = {
     "batch": ("Batch recall", "a query's own product among the products of one batch"),
 }
 SHORT = {"knn": "Catalogue", "unseen": "New pairs"}
-NAMES = {OURS: "Mercato", "bm25f": "BM25F", "bm25": "BM25", "random": "Random", "popular": "Most popular"}
+COLOURS = {"bm25f": "s1", "bm25": "s5", "random": "s2", "impressions": "s6", "popularity": "s7", "price": "s8"}
+UNITS = {"intent": "intents", "query": "queries in normal form"}
 
 
 def write_report(
@@ -67,7 +71,7 @@ def write_report(
         _examples(examples) if examples else "",
         _predictions(metrics, predicted) if PART in metrics.ours else "",
         _curves(details, metrics) if details else "",
-        _training(history) if history else "",
+        training_section(history) if history else "",
         _worst(details) if details and details.worst else "",
         _table(metrics),
         _facts(metrics, details, recipe_text),
@@ -79,73 +83,79 @@ def write_report(
 
 
 def _head(metrics: Metrics, title: str) -> str:
-    cards = "".join(_card(metrics, headline) for headline in CARDS)
+    cards = "".join(_card(metrics, headline) for headline in leading(lambda each: each.of(metrics.ours) is not None))
+    verdicts = beaten(metrics)
     return (
         f'<div class="eyebrow">Evaluation report · {today()}</div><h1>{escape(title)}</h1>'
-        f'<p class="lead">{_summary(metrics)}</p><div class="cards">{cards}</div>'
+        f'<p class="lead">{_summary(metrics)}</p>{f"<p>{escape(verdicts)}</p>" if verdicts else ""}'
+        f'<div class="cards">{cards}</div>'
+        '<p class="soft"><small>Right: what Mercato is ahead by, in colour where that is more than chance.</small></p>'
     )
 
 
 def _summary(metrics: Metrics) -> str:
     """A sentence or two that a person who knows no metric understands."""
-    ours, bm25 = metrics.ours, metrics.baselines.get("bm25", {})
+    lexical = next((name for name in ("bm25f", "bm25") if name in metrics.baselines), None)
 
-    def theirs(part: str, metric: str, without: float) -> float:
-        found = bm25.get(part, {}).get(metric)
-        return found.value if found else without
+    def share(part: str, metric: str) -> str | None:
+        """How often or how much, ours beside a lexical search's; None where it was not measured."""
+        ours = metrics.ours.get(part, {}).get(metric)
+        theirs = metrics.of(lexical).get(part, {}).get(metric) if lexical else None
+        beside = f" ({label(lexical)} {theirs.value:.0%})" if lexical and theirs else ""
+        return f"<b>{ours.value:.0%}</b>{beside}" if ours else None
 
     said: list[str] = []
-    tasks: list[str] = []
-    for part, kind in (("relevance", "relevant"), ("engagement", "engaged")):
-        if auc := ours.get(part, {}).get("roc_auc"):
-            higher = " higher" if not tasks else ""
-            tasks.append(
-                f"the {kind} one{higher} <b>{auc.value:.0%}</b> of the time (BM25 {theirs(part, 'roc_auc', 0.5):.0%})"
-            )
-    if tasks:
-        said.append(f"Shown a pair of each kind, the model scores {' and '.join(tasks)}; chance is 50%.")
+    if found := share("relevance", "roc_auc_per_query"):
+        said.append(
+            "Of two products for the same query, a relevant one and another, the model scores the relevant one higher"
+            f" {found} of the time; chance is 50%."
+        )
+    if found := share("engagement", "roc_auc_exposure_matched"):
+        said.append(
+            "Of two that were shown for the same query about as often, one that people engaged with and one that they"
+            f" left, it scores the engaged one higher {found} of the time."
+        )
     for part, kind in (("unseen", " and that the log had not shown for the query"), ("knn", "")):
-        if recall := ours.get(part, {}).get("recall@10"):
+        if found := share(part, "recall@10"):
             said.append(
                 f"Of the products that people went on to engage with{kind}, the first ten results out of"
-                f" {metrics.n.products:,} hold <b>{recall.value:.0%}</b>; BM25's first ten hold"
-                f" {theirs(part, 'recall@10', 0.0):.0%}."
+                f" {metrics.n.products:,} hold {found}."
             )
             break
     return " ".join(said) or "The figures that this market's tables allow."
 
 
 def _card(metrics: Metrics, headline: Headline) -> str:
-    figure, part, metric = headline.of(metrics.ours), headline.part, headline.metric
-    if figure is None:
-        return ""
-    against = "".join(
-        f'<span class="{css}"><i></i><b>{escape(_name(system))}</b> {decimal(theirs.value)}</span>'
-        for system, css in _systems(metrics).items()
-        if system != OURS and (theirs := headline.of(metrics.of(system)))
-    )
-    deltas = "".join(
-        _delta(metrics.difference(system, part, metric), f" on {escape(_name(system))}") for system in _rivals(metrics)
-    )
-    label = f"{SHORT.get(part, TITLES[part][0])} {metric_label(part, metric)}"
+    part, metric = headline.part, headline.metric
+    lines = []
+    for system, css in _systems(metrics).items():
+        theirs = headline.of(metrics.of(system))
+        if system != OURS and theirs:
+            delta = _delta(compared(metrics, system, part, metric), ends=False) if system != "random" else ""
+            lines.append(
+                f'<span class="{css}"><i></i><b>{escape(_name(system))}</b> {decimal(theirs.value)}'
+                f"{delta or '<span class=delta></span>'}</span>"
+            )
+    heading = f"{SHORT.get(part, TITLES[part][0])} {metric_label(part, metric)}"
     return (
-        f'<div class="card"><h3>{label}</h3><div class="big">{decimal(figure.value)}</div>'
-        f'<div class="against">{against}</div>{deltas}</div>'
+        f'<div class="card"><h3>{heading}</h3><div class="big">{decimal(metrics.ours[part][metric].value)}</div>'
+        f'<div class="against">{"".join(lines)}</div></div>'
     )
 
 
-def _delta(difference: Figure | None, against: str = "", coloured: bool = True) -> str:
+def _delta(difference: Figure | None, *, coloured: bool = True, ends: bool = True) -> str:
+    """A difference in the colour of its verdict; without an interval there is none, and nothing is shown."""
     if difference is None or difference.interval is None:
         return ""
-    low, high = difference.interval
-    verdict = "better" if low > 0 and coloured else "worse" if high < 0 and coloured else "unsure"
-    return f'<span class="delta {verdict}">{signed(difference.value)}{against} [{signed(low)}, {signed(high)}]</span>'
+    css = verdict(difference) if coloured else "unsure"
+    span = f" [{', '.join(map(signed, difference.interval))}]" if ends else ""
+    return f'<span class="delta {css}">{signed(difference.value)}{span}</span>'
 
 
 def _comparison(metrics: Metrics) -> str:
     systems = _systems(metrics)
-    panels = []
-    for part in ("relevance", "engagement", "knn", "unseen", "batch"):
+    panels, explained = [], set[str]()
+    for part in SEARCH_PARTS:
         if part not in metrics.ours:
             continue
         rows = [
@@ -153,17 +163,28 @@ def _comparison(metrics: Metrics) -> str:
             for metric in metrics.ours[part]
             if directed(part, metric)  # the others are counts, off the scale of 0 … 1
         ]
-        title, meaning = TITLES[part]
+        title, what = TITLES[part]
+        meanings = {metric_label(part, metric): metric_meaning(part, metric) for metric in metrics.ours[part]}
+        new = [(name, meaning) for name, meaning in meanings.items() if meaning not in explained]
+        explained |= {*meanings.values()}
         panels.append(
-            f'<div class="panel"><h3>{title} <small>{meaning} · {_counted(metrics.n.parts[part])}</small></h3>'
-            f'<div class="scroll">{charts.dot_whisker(rows)}</div></div>'
+            f'<div class="panel"><h3>{title} <small>{what} · {_counted(metrics, part)}</small></h3>'
+            f'<div class="scroll">{charts.dot_whisker(rows)}</div>'
+            f"{_meanings(new)}</div>"
         )
+    known = [(_name(name), BASELINES[name].meaning) for name in systems if name in BASELINES]
     names = legend([(_name(system), css) for system, css in systems.items()])
     return (
         "<h2>Against the baselines</h2>"
-        '<p class="soft">Dots are the figures, whiskers 95% bootstrap intervals over queries.</p>'
+        f'<p class="soft">Dots are the figures, whiskers 95% bootstrap intervals over {UNITS[metrics.n.unit]}.</p>'
         f"{names}{''.join(panels)}"
+        + (f'<div class="panel"><h3>The baselines</h3>{_meanings(known)}</div>' if known else "")
     )
+
+
+def _meanings(entries: Sequence[tuple[str, str]]) -> str:
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in entries)
+    return f'<dl class="meanings">{listed}</dl>' if listed else ""
 
 
 def _examples(examples: Sequence[Example]) -> str:
@@ -174,7 +195,7 @@ def _examples(examples: Sequence[Example]) -> str:
             f'<div class="panel example"><header><b>{escape(example.query)}</b>{country}'
             f"<small>{example.why}</small></header>"
             f'<div class="scroll"><div class="results"><div class="who s0">Mercato</div>{_tiles(example.ours)}</div>'
-            f'<div class="results"><div class="who s1">BM25</div>{_tiles(example.bm25)}</div></div></div>'
+            f'<div class="results"><div class="who s1">BM25F</div>{_tiles(example.lexical)}</div></div></div>'
         )
     return (
         "<h2>Results to look at</h2>"
@@ -184,7 +205,7 @@ def _examples(examples: Sequence[Example]) -> str:
 
 
 def _predictions(metrics: Metrics, predicted: Sequence[PredictedProduct]) -> str:
-    systems = {system: f"s{place}" for place, system in enumerate((OURS, *BASELINES))}
+    systems = {system: f"s{place}" for place, system in enumerate((OURS, *PREDICTORS))}
     rows = [
         (Headline.of_metric(part, metric).label, _marks(metrics, systems, part, metric))
         for part in PREDICTION_PARTS
@@ -230,84 +251,63 @@ def _curves(details: Details, metrics: Metrics) -> str:
     )
 
 
-def _training(history: Sequence[Mapping[str, Any]]) -> str:
-    """The validation curve over all stages, each in a colour of its own (Que2Search Figure 3), and their losses."""
-    stages: dict[int, list[Mapping[str, Any]]] = {}
-    for row in history:
-        stages.setdefault(int(row.get("stage", 1)), []).append(row)
-    validated, panels, done, metric = [], [], 0, ""
-    for number, rows in stages.items():
-        found = [(float(done + row["epoch"]), of) for row in rows if (of := monitored(row))]
-        curve = [(epoch, value) for epoch, (_, value) in found]
-        metric = found[0][1][0] if found else metric
-        if curve:
-            validated.append((f"stage {number}", f"s{(number - 1) % 5}", curve))
-        named: dict[str, list[tuple[float, float]]] = {}
-        for row in rows:
-            for name, value in {"loss": row.get("loss"), **row.get("losses", {})}.items():
-                if value is not None:
-                    named.setdefault(name, []).append((float(done + row["epoch"]), float(value)))
-        if named:
-            series = [(name, f"s{place % 5}", points) for place, (name, points) in enumerate(named.items())]
-            chart = charts.lines(series, x_label="epoch", whole_x=True)
-            marks = legend([(name, css) for name, css, _ in series])
-            heading = "Loss" if len(stages) == 1 else f"Loss of stage {number}"
-            panels.append(f'<div class="panel"><h3>{heading}</h3>{chart}{marks}</div>')
-        done += max(int(row["epoch"]) for row in rows)
-    if validated:
-        chart = charts.lines(validated, x_label="epoch", whole_x=True)
-        marks = legend([(name, css) for name, css, _ in validated]) if len(validated) > 1 else ""
-        of_both = any("validation/engagement" in row for row in history)
-        meaning = " <small>the mean of relevance and engagement</small>" if of_both else ""
-        panels.insert(0, f'<div class="panel"><h3>Validation {escape(metric)}{meaning}</h3>{chart}{marks}</div>')
-    seconds = sum(row.get("seconds", 0) for row in history)
-    took = f" in {seconds / 60:.1f} minutes" if seconds >= 60 else f" in {seconds:.0f} s" if seconds else ""
-    text = f"{done} epoch{'s' * (done != 1)}{took}; a stage begins with the best epoch of the one before."
-    return f'<h2>Training</h2><p class="soft">{text}</p><div class="grid2">{"".join(panels)}</div>'
-
-
 def _worst(details: Details) -> str:
     rows = "".join(
         f'<tr><td class="query">{escape(worst.query)}</td><td>{escape(worst.country or "")}</td>'
         f'<td class="number">{worst.relevant} of {worst.judged}</td><td class="number">{decimal(worst.ours)}</td>'
-        f'<td class="number">{decimal(worst.bm25)}</td></tr>'
+        f'<td class="number">{decimal(worst.lexical)}</td></tr>'
         for worst in details.worst
     )
     return (
         f'<h2>Where it does worst</h2><p class="soft">The queries of the lowest {details.worst_metric}.</p>'
         '<div class="panel scroll"><table><tr><th>query</th><th>country</th><th class="number">relevant</th>'
-        f'<th class="number">Mercato</th><th class="number">BM25</th></tr>{rows}</table></div>'
+        f'<th class="number">Mercato</th><th class="number">BM25F</th></tr>{rows}</table></div>'
     )
 
 
 def _table(metrics: Metrics) -> str:
-    systems, rivals = _systems(metrics), _rivals(metrics)
-    width = 1 + len(systems) + len(rivals)
-    head = "".join(f'<th class="number {css}">{escape(_name(system))}</th>' for system, css in systems.items())
-    head += "".join(f'<th class="number">Mercato − {escape(_name(system))}</th>' for system in rivals)
-    rows = []
-    for part in SEARCH_PARTS:
-        if part not in metrics.ours:
-            continue
-        counted = _counted(metrics.n.parts[part])
-        rows.append(f'<tr><td class="group" colspan="{width}">{TITLES[part][0]} <small>{counted}</small></td></tr>')
-        for metric in metrics.ours[part]:
-            cells = [_figure(metrics.of(system).get(part, {}).get(metric)) for system in systems]
-            cells += [
-                _delta(metrics.difference(system, part, metric), coloured=directed(part, metric)) for system in rivals
-            ]
-            row = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-            rows.append(f"<tr><td>{metric_label(part, metric)}</td>{row}</tr>")
+    """A part at a time, a line a system: its figures, and below them what ours is ahead by."""
+    held_against = rivals(metrics)
+    parts = []
+    for part in (part for part in SEARCH_PARTS if part in metrics.ours):
+        names = list(metrics.ours[part])
+        head = "".join(f'<th class="number">{metric_label(part, name)}</th>' for name in names)
+        rows = []
+        for system, css in _systems(metrics).items():
+            figures = metrics.of(system).get(part, {})
+            if not figures:
+                continue
+            cells = [_figure(figures.get(name)) for name in names]
+            if system in held_against:
+                deltas = [(compared(metrics, system, part, name), directed(part, name)) for name in names]
+                cells = [
+                    cell + _delta(delta, coloured=coloured)
+                    for cell, (delta, coloured) in zip(cells, deltas, strict=True)
+                ]
+            line = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+            rows.append(f'<tr><td class="{css}"><b>{escape(_name(system))}</b></td>{line}</tr>')
+        parts.append(
+            f'<div class="panel scroll"><h3>{TITLES[part][0]} <small>{_counted(metrics, part)}</small></h3>'
+            f'<table class="figures"><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+        )
     return (
-        f'<h2>Every figure</h2><div class="panel scroll"><table><tr><th>metric</th>{head}</tr>'
-        f"{''.join(rows)}</table></div>"
+        '<h2>Every figure</h2><p class="soft">With its 95% interval; below it what Mercato is ahead by, with the'
+        " interval that holds together with all the others of the page (against what the log and the price say alone:"
+        " with its own), in colour where that leaves 0.</p>" + "".join(parts)
     )
 
 
 def _facts(metrics: Metrics, details: Details | None, recipe_text: str) -> str:
     n = metrics.n
     facts = dict(details.market_info) if details else {}
-    facts |= {"bootstrap": f"{n.resamples:,} resamples of the queries", "seed": str(n.seed)}
+    facts |= {"bootstrap": f"{n.resamples:,} resamples of whole {UNITS[n.unit]}", "seed": str(n.seed)}
+    for name, tuning in metrics.tuned.items():
+        facts[f"{_name(name)} tuned on"] = (
+            f"{tuning.queries:,} queries, {tuning.pairs:,} pairs of the {tuning.split} split: nDCG@10 there"
+            f" {decimal(tuning.untuned_ndcg)} before, {decimal(tuning.tuned_ndcg)} after"
+        )
+    if (lists := n.parts.get("lists")) and lists.propensities:
+        facts["propensities by position"] = " ".join(map(decimal, lists.propensities))
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
     recipe = f"<details><summary>Recipe</summary><pre>{escape(recipe_text)}</pre></details>" if recipe_text else ""
     return f'<h2>Data and method</h2><div class="panel"><dl>{listed}</dl>{recipe}</div>'
@@ -317,16 +317,11 @@ def _facts(metrics: Metrics, details: Details | None, recipe_text: str) -> str:
 
 
 def _systems(metrics: Metrics) -> dict[str, str]:
-    """Ours, the other encoders, BM25, random: each with its colour class."""
-    others = [name for name in metrics.baselines if name not in ("bm25", "random", *BASELINES)]
-    colours = {OURS: "s0", "bm25": "s1", "random": "s2"} | {name: f"s{3 + i % 2}" for i, name in enumerate(others)}
-    order = [OURS, *others, *(name for name in ("bm25", "random") if name in metrics.baselines)]
-    return {name: colours[name] for name in order}
-
-
-def _rivals(metrics: Metrics) -> list[str]:
-    """What ours is held against, pair by pair: BM25 and the other encoders."""
-    return ["bm25", *(name for name in _systems(metrics) if name not in (OURS, "bm25", "random"))]
+    """Ours, the other encoders, lexical search, chance, the log's baselines: each with its colour class."""
+    names = [*searching(metrics), *scoring(metrics)]
+    others = [name for name in names if name not in COLOURS]
+    colours = {OURS: "s0"} | COLOURS | {name: f"s{3 + place % 2}" for place, name in enumerate(others)}
+    return {name: colours[name] for name in (OURS, *names)}
 
 
 def _marks(metrics: Metrics, systems: Mapping[str, str], part: str, metric: str) -> list[charts.Mark]:
@@ -357,12 +352,14 @@ def _figure(figure: Figure | None) -> str:
     return decimal(figure.value) + (f" <small>{decimal(span[0])}–{decimal(span[1])}</small>" if span else "")
 
 
-def _counted(counts: PartCounts) -> str:
-    kinds = {"relevant": counts.relevant, "engaged": counts.engaged}
-    text = f"{counts.queries:,} queries, {counts.pairs:,} pairs"
+def _counted(metrics: Metrics, part: str) -> str:
+    counts = metrics.n.parts[part]
+    units = f" of {counts.units:,} {UNITS[metrics.n.unit]}" if counts.units not in (None, counts.queries) else ""
+    kinds = {"relevant": counts.relevant, "engaged": counts.engaged, "lists": counts.lists}
+    text = f"{counts.queries:,} queries{units}, {counts.pairs:,} pairs"
     text += "".join(f", {count:,} {kind}" for kind, count in kinds.items() if count is not None)
     return text + ("" if counts.batch_size is None else f", batches of {counts.batch_size:,}")
 
 
 def _name(system: str) -> str:
-    return NAMES.get(system, system)
+    return "Mercato" if system == OURS else label(system)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,6 +46,11 @@ def metric_label(part: str, metric: str) -> str:
     return next(each.label for each in METRICS[part] if each.name == metric)
 
 
+def metric_meaning(part: str, metric: str) -> str:
+    """What a metric says, in a sentence."""
+    return next(each.meaning for each in METRICS[part] if each.name == metric)
+
+
 def directed(part: str, metric: str) -> bool:
     """Whether more of it is better; else neither more nor less is."""
     return next(each.directed for each in METRICS[part] if each.name == metric)
@@ -58,5 +63,10 @@ _PLACES = sorted(
     if metric.headline is not None
 )
 HEADLINES = tuple(Headline.of_metric(part, metric) for _, part, metric in _PLACES)
-CARDS = HEADLINES[:5]  # at the top of an evaluation's page
-CHARTS = HEADLINES[:6]  # of a robustness page
+LEADING = {"relevance": 2, "engagement": 2, "lists": 1, "knn": 1}  # how many of a part stand at the top of a page
+
+
+def leading(measured: Callable[[Headline], bool]) -> list[Headline]:
+    """The weightiest headlines of each part, of those that were measured."""
+    found = [headline for headline in HEADLINES if measured(headline)]
+    return [each for part, most in LEADING.items() for each in [one for one in found if one.part == part][:most]]

@@ -14,7 +14,7 @@ from mercato.evaluation.robustness import Compared, Difference, FieldLosses, Los
 from mercato.fields import label_of
 from mercato.files import write_atomic
 from mercato.reports.charts import decimal, ticks
-from mercato.reports.headlines import CHARTS, Headline
+from mercato.reports.headlines import Headline, leading
 from mercato.reports.html import document, legend, percent, signed, today
 
 GROUPS = {"text": "all text", "context": "all context"}
@@ -52,8 +52,10 @@ def loss_text(value: float) -> str:
 
 
 def measured_headlines(result: Robustness) -> list[Headline]:
-    """The charted headlines that every run has a figure for."""
-    return [headline for headline in CHARTS if all(headline.of(run.whole) for run in result.runs)]
+    """The leading headlines that every run has a figure for, first the first of each part."""
+    found = leading(lambda headline: all(headline.of(run.whole) for run in result.runs))
+    firsts = {headline.part: headline for headline in reversed(found)}
+    return sorted(found, key=lambda headline: firsts[headline.part] != headline)
 
 
 def rows(result: Robustness, headline: Headline) -> list[Row]:
@@ -100,9 +102,8 @@ def _head(result: Robustness) -> str:
 
 def sentences(result: Robustness) -> list[str]:
     """What the page begins with: for the first headlines, which run loses less, or what a single run needs most."""
-    headlines = [headline for headline in CHARTS[:FIRST] if headline in measured_headlines(result)]
     say = _verdict if result.comparison else _worst
-    return [say(result, headline) for headline in headlines]
+    return [say(result, headline) for headline in measured_headlines(result)[:FIRST]]
 
 
 def _worst(result: Robustness, headline: Headline) -> str:
@@ -143,9 +144,9 @@ def _verdict(result: Robustness, headline: Headline) -> str:
 
 def _charts(result: Robustness) -> str:
     drawn = measured_headlines(result)
-    together = [headline for headline in CHARTS[:FIRST] if headline in drawn]
+    together = drawn[:FIRST]
     spans = {headline: _span(_marks(result, headline)) for headline in drawn}
-    low, high = min(spans[one][0] for one in together or drawn), max(spans[one][1] for one in together or drawn)
+    low, high = min(spans[one][0] for one in together), max(spans[one][1] for one in together)
     spans |= dict.fromkeys(together, (low, high))
     panels = "".join(
         f'<div class="panel"><h3>{escape(headline.label)} <small>lost, of {_wholes(result, headline)}</small></h3>'

@@ -188,13 +188,13 @@ def test_a_failed_row_has_no_file_and_a_metric_of_one_seed_alone_is_no_figure_of
 def test_what_cannot_be_measured_is_said_before_anything_is_trained(
     tiny_market: Market, recipes: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(MercatoError, match="metrics: relevance has no auc; it has roc_auc"):
+    with pytest.raises(MercatoError, match="metrics: relevance has no auc; it has roc_auc_per_query"):
         ablate(study(metrics=[BOTH[0], "relevance.auc"], rows=[{"name": "a"}]), recipes, tiny_market, tmp_path / "out")
     one_class = Market.open(shutil.copytree(tiny_market.path, tmp_path / "one class"))
     judged, file = one_class.frame("judgments"), one_class.path / "judgments.parquet"
     file.unlink()
     judged.with_columns(pl.col("grade") * 0).write_parquet(file)
-    with pytest.raises(MercatoError, match=r"metrics: relevance.roc_auc is undefined .* defined there: nothing"):
+    with pytest.raises(MercatoError, match=r"metrics: relevance.roc_auc is undefined .* defined there: unjudged@10"):
         ablate(study(), recipes, one_class, tmp_path / "out")
     for table in ("judgments", "pairs", "lists"):
         (one_class.path / f"{table}.parquet").unlink()

@@ -29,13 +29,6 @@ from mercato.evaluation.metrics.unjudged import mean_unjudged
 
 RELEVANCE: tuple[Metric[ScoredPairs, Statistic], ...] = (
     Metric(
-        "roc_auc",
-        "ROC AUC",
-        "How often a relevant product scores above an irrelevant one, of whatever queries; the papers' figure.",
-        pooled_roc_auc,
-        headline=4,
-    ),
-    Metric(
         "roc_auc_per_query",
         "ROC AUC, per query",
         "How often a relevant product scores above an irrelevant one of the same query.",
@@ -57,6 +50,13 @@ RELEVANCE: tuple[Metric[ScoredPairs, Statistic], ...] = (
         headline=3,
     ),
     Metric(
+        "roc_auc",
+        "ROC AUC",
+        "How often a relevant product scores above an irrelevant one, of whatever queries; the papers' figure.",
+        pooled_roc_auc,
+        headline=4,
+    ),
+    Metric(
         "unjudged@10",
         "unjudged in the top 10",
         "How many of the first ten that are found in the whole catalogue no rater has seen.",
@@ -66,20 +66,6 @@ RELEVANCE: tuple[Metric[ScoredPairs, Statistic], ...] = (
 )
 RELEVANCE_UNSEEN = tuple(replace(metric, headline=None) for metric in RELEVANCE)
 ENGAGEMENT: tuple[Metric[EngagementPairs, Statistic], ...] = (
-    Metric(
-        "roc_auc",
-        "ROC AUC",
-        "How often an engaged product scores above one seen and left, of whatever queries and however often shown.",
-        pooled_roc_auc,
-        headline=8,
-    ),
-    Metric(
-        "roc_auc_per_query",
-        "ROC AUC, per query",
-        "How often an engaged product scores above one of the same query that was seen and left.",
-        mean_roc_auc,
-        headline=12,
-    ),
     Metric(
         "roc_auc_exposure_matched",
         "ROC AUC, exposure matched",
@@ -101,6 +87,20 @@ ENGAGEMENT: tuple[Metric[EngagementPairs, Statistic], ...] = (
         "How often an engaged product scores above one of the same query that was clicked and then left.",
         of_clicked,
         headline=7,
+    ),
+    Metric(
+        "roc_auc",
+        "ROC AUC",
+        "How often an engaged product scores above one seen and left, of whatever queries and however often shown.",
+        pooled_roc_auc,
+        headline=8,
+    ),
+    Metric(
+        "roc_auc_per_query",
+        "ROC AUC, per query",
+        "How often an engaged product scores above one of the same query that was seen and left.",
+        mean_roc_auc,
+        headline=12,
     ),
 )
 LISTS: tuple[Metric[ScoredLists, Statistic], ...] = (
