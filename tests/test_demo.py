@@ -69,15 +69,16 @@ def test_it_says_which_model_is_served_and_why(demo: tuple[Path, str]) -> None:
 def test_a_misspelled_a_spanish_and_a_filtered_search_are_answered(demo: tuple[Path, str], address: str) -> None:
     assert search(address, query="bycicle")
     assert search(address, query="bicicleta roja", country="es")
-    centre = next(hit["product"] for hit in search(address, query="") if hit["product"]["latitude"] is not None)
+    browsed = [hit["product"] for hit in search(address, query="")]
+    centre = next(p for p in browsed if p["latitude"] is not None and p["price"] is not None and p["price"] <= 5000)
     near = search(
         address,
-        query="something",
+        query=centre["title"],
         location={"latitude": centre["latitude"], "longitude": centre["longitude"]},
         radius_miles=50,
         filters={"price_min": 1, "price_max": 5000},
     )
-    assert near
+    assert centre["product_id"] in {hit["product"]["product_id"] for hit in near}
     for hit in near:
         assert hit["distance_km"] <= 50 * 1.609344 + 0.01
         assert 1 <= hit["product"]["price"] <= 5000

@@ -282,6 +282,7 @@ def test_an_image_of_neither_bytes_nor_path_is_dropped_and_said(tmp_path: Path) 
 BAD_MAPS = [
     ("not toml [", "cannot be read"),
     ("[produkts]\n", "unknown section produkts"),
+    ("[lists]\n", "unknown section lists"),
     ("[products]\nrenames = 3\n", "unknown field renames"),
     ('[products]\nrename = { titel = "name" }\n', "no column titel"),
     ('[products]\nrename = { title = "name" }\n', "'name' of .*two.csv; the file has product_id, title"),

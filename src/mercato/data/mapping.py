@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mercato.data.market import MarketConfig
 from mercato.data.normalize import normalize
 from mercato.data.reading import Source
-from mercato.data.schema import TABLES
+from mercato.data.schema import IMPORTED, TABLES
 from mercato.errors import MercatoError
 
 Scalar = bool | int | float | str
@@ -94,14 +94,14 @@ class ImportMap:
             raise MercatoError(f"{path}: cannot be read as TOML: {error}") from None
         try:
             market = MarketConfig.model_validate(content.pop("market")) if "market" in content else None
-            sections = {table: _sections(table, content.pop(table)) for table in TABLES if table in content}
+            sections = {table: _sections(table, content.pop(table)) for table in IMPORTED if table in content}
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise MercatoError(f"{path}: {problems}") from None
         except ValueError as error:
             raise MercatoError(f"{path}: {error}") from None
         if content:
-            raise MercatoError(f"{path}: unknown section {', '.join(content)}; there are market, {', '.join(TABLES)}")
+            raise MercatoError(f"{path}: unknown section {', '.join(content)}; there are market, {', '.join(IMPORTED)}")
         return cls(market, sections)
 
     def section(self, table: str, file: Path) -> Section:

@@ -105,6 +105,8 @@ TABLES: dict[str, pa.Schema] = {
     "intents": INTENTS,
 }
 
+IMPORTED = ("products", "events", "judgments", "pairs")  # from files; lists are mined from events, intents simulated
+
 REQUIRED: dict[str, tuple[str, ...]] = {
     "products": ("product_id", "title"),
     "events": ("timestamp", "session_id", "action_name"),

@@ -16,6 +16,7 @@ from mercato.evaluation.dataset import EARLIER
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.arrays import IntArray, Vectors
 from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, estimates
+from mercato.evaluation.metrics.registry import directed
 from mercato.evaluation.results import OURS, ByMetric, Figure, PartCounts, Result, mapped
 from mercato.evaluation.systems import PRODUCT_BATCH, VectorSystem
 from mercato.evaluation.units import Unit
@@ -247,7 +248,7 @@ def _encoded(
 def _estimates(
     evaluation: Evaluation, vectors: Mapping[str, Vectors], name: str
 ) -> tuple[Estimates, dict[str, Estimates], dict[str, PartCounts]]:
-    """Every metric of a run, whole and without each field, and the parts' counts."""
+    """Every metric of a run of which more is better, whole and without each field, and the parts' counts."""
     whole = evaluation.systems[OURS]
     assert isinstance(whole, VectorSystem)
     without = {field: VectorSystem(whole.queries, products) for field, products in vectors.items()}
@@ -259,7 +260,8 @@ def _estimates(
         statistics, counts[part] = evaluation.part(part, system)
         if system == OURS:
             weights_RQ = evaluation.weights(part)
-        if measured := estimates(statistics, weights_RQ):
+        losable = {metric: statistic for metric, statistic in statistics.items() if directed(part, metric)}
+        if measured := estimates(losable, weights_RQ):
             found[system][part] = measured
     return found.pop(OURS), found, counts
 

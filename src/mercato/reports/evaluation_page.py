@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mercato.evaluation.baselines.registry import BASELINES
-from mercato.evaluation.metrics.registry import PREDICTION_PARTS, SEARCH_PARTS
+from mercato.evaluation.metrics.registry import PREDICTION_PARTS, SEARCH_PARTS, directed
 from mercato.evaluation.query_prediction import BASELINES as PREDICTORS
 from mercato.evaluation.query_prediction import PART
 from mercato.evaluation.results import OURS, Figure, Metrics
@@ -16,7 +16,7 @@ from mercato.files import write_atomic
 from mercato.reports import charts
 from mercato.reports.charts import decimal
 from mercato.reports.details import Details, Example, PredictedProduct, Tile
-from mercato.reports.headlines import Headline, directed, leading, metric_label, metric_meaning
+from mercato.reports.headlines import Headline, leading, metric_label, metric_meaning
 from mercato.reports.html import document, legend, signed, today
 from mercato.reports.training_section import training_section
 from mercato.reports.verdicts import beaten, compared, label, rivals, scoring, searching, verdict

@@ -51,11 +51,6 @@ def metric_meaning(part: str, metric: str) -> str:
     return next(each.meaning for each in METRICS[part] if each.name == metric)
 
 
-def directed(part: str, metric: str) -> bool:
-    """Whether more of it is better; else neither more nor less is."""
-    return next(each.directed for each in METRICS[part] if each.name == metric)
-
-
 _PLACES = sorted(
     (metric.headline, part, metric.name)
     for part, metrics in METRICS.items()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mercato.evaluation.baselines.registry import BASELINES
-from mercato.evaluation.metrics.registry import LOG_PARTS, PREDICTION_PARTS
+from mercato.evaluation.metrics.registry import LOG_PARTS, PREDICTION_PARTS, directed
 from mercato.evaluation.results import Figure, Metrics
-from mercato.reports.headlines import HEADLINES, directed
+from mercato.reports.headlines import HEADLINES
 
 Verdict = Literal["better", "worse", "unsure"]
 

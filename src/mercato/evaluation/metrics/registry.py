@@ -215,3 +215,8 @@ LOG_PARTS = (
     "lists",
 )  # of what was shown: scores that cannot search are measured here
 PREDICTION_PARTS = ("understanding", "understanding_new")
+
+
+def directed(part: str, metric: str) -> bool:
+    """Whether more of it is better; else neither more nor less is."""
+    return next(each.directed for each in METRICS[part] if each.name == metric)
