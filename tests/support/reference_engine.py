@@ -18,7 +18,7 @@ import numpy as np
 
 from mercato.data.words import words
 from mercato.errors import MercatoError
-from mercato.retrieval.hybrid import HybridIndex, Scored
+from mercato.retrieval.hybrid import Found, HybridIndex
 from mercato.retrieval.protocol import Capabilities, IndexRecord
 from mercato.retrieval.samples import satisfies
 
@@ -109,47 +109,49 @@ class MemoryIndex(HybridIndex):
 
 
 class MemorySnapshot:
-    """Keys are product ids."""
+    """Rows are places among the records in the order of their ids."""
 
     def __init__(self, records: dict[str, IndexRecord], mean_tokens: float) -> None:
-        self._records, self._mean = records, mean_tokens
-        self._tokens = {key: Counter(words(record.text)) for key, record in records.items()}
-        self._holding = Counter(word for tokens in self._tokens.values() for word in tokens)
+        self._records, self._mean = [records[key] for key in sorted(records)], mean_tokens
+        self._tokens = [Counter(words(record.text)) for record in self._records]
+        self._holding = Counter(word for tokens in self._tokens for word in tokens)
 
     @property
     def size(self) -> int:
         return len(self._records)
 
-    def within(self, filters) -> set[str]:
-        return {key for key, record in self._records.items() if satisfies(record, filters)}
+    def within(self, filters) -> np.ndarray:
+        return _rows(row for row, record in enumerate(self._records) if satisfies(record, filters))
 
     def nearest(self, vector, filters, limit, ef_search):
-        return _best(self.cosines(vector, self.within(filters)), limit)
+        rows = self.within(filters)
+        return _best(rows, self.cosines(vector, rows), limit)
 
-    def matching(self, words, filters, limit, among=None):
-        within = self.within(filters)
-        return _best(self.bm25s(words, within if among is None else within & among), limit)
+    def matching(self, words, filters, limit, among_K=None):
+        rows = self.within(filters)
+        rows = rows if among_K is None else np.intersect1d(rows, among_K)
+        scores = self.bm25s(words, rows)
+        return _best(rows[scores > 0], scores[scores > 0], limit)
 
     def newest(self, filters, limit):
-        created = {key: self._records[key].created_at for key in self.within(filters)}
-        return _best({key: (at and float(int(at.timestamp()))) or 0.0 for key, at in created.items()}, limit)
+        rows = self.within(filters)
+        created = [self._records[row].created_at for row in rows]
+        return _best(rows, np.array([int(at.timestamp()) if at else 0 for at in created], float), limit)
 
-    def cosines(self, vector, keys):
-        ordered = [key for key in keys if key in self._records]
-        if not ordered:
-            return {}
-        vectors = np.stack([self._records[key].vector for key in ordered])
-        return dict(zip(ordered, (vectors @ vector).tolist(), strict=True))
+    def cosines(self, vector, rows_K):
+        return np.array([self._records[row].vector @ vector for row in rows_K], float)
 
-    def bm25s(self, words, keys):
-        scores = {key: sum(self._bm25(word, key) for word in words) for key in keys if key in self._records}
-        return {key: score for key, score in scores.items() if score > 0}
+    def bm25s(self, words, rows_K):
+        return np.array([sum(self._bm25(word, row) for word in words) for row in rows_K], float)
 
     def holders(self, word, limit):
-        return set(islice((key for key, tokens in self._tokens.items() if word in tokens), limit))
+        return _rows(islice((row for row, tokens in enumerate(self._tokens) if word in tokens), limit))
 
-    def _bm25(self, word: str, key: str) -> float:
-        tokens = self._tokens[key]
+    def product_ids(self, rows_K):
+        return [self._records[row].product_id for row in rows_K]
+
+    def _bm25(self, word: str, row: int) -> float:
+        tokens = self._tokens[row]
         if word not in tokens:
             return 0.0
         holding = self._holding[word]
@@ -157,6 +159,10 @@ class MemorySnapshot:
         return math.log(1 + (self.size - holding + 0.5) / (holding + 0.5)) * tokens[word] * 2.2 / (tokens[word] + norm)
 
 
-def _best(scores: dict[str, float], limit: int) -> list[Scored]:
-    ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-    return [Scored(key, key, score) for key, score in ranked[:limit]]
+def _rows(rows: Iterable[int]) -> np.ndarray:
+    return np.array(list(rows), np.int64)
+
+
+def _best(rows: np.ndarray, scores: np.ndarray, limit: int) -> Found:
+    order = np.lexsort([rows, -scores])[:limit]
+    return Found(rows[order], scores[order])

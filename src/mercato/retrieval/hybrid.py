@@ -3,35 +3,42 @@
 An engine says how it finds products by vector and by words (`Snapshot`); what is made of them is the same for all:
 `HybridIndex.search`. An engine that can do several primitives in one go may override it; the contract in
 `mercato.retrieval.testing` holds it to the same answers.
+
+Shapes: F products found, K rows asked about, H hits.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from itertools import chain
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mercato.data.words import words
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression, Filters, Vector
-from mercato.retrieval.protocol import Capabilities, Hit, Part
+from mercato.retrieval.protocol import Capabilities, Hits
 
-Key = Hashable  # how an engine names a product within one snapshot: a row id, a UUID
+Rows = NDArray[np.int64]  # how an engine numbers products; a number means one product for as long as a snapshot is held
+Scores = NDArray[np.float64]
 
 # A word is rare where so many products at most have it, and no more than this part of the index (or one product).
 _RARE, _RARE_PART = 10, 0.001
 _EXACT_WORDS = 16  # a query of more words names nothing by number, and to look for rare ones costs .1 ms a word
 
 
-class Scored(NamedTuple):
-    """One product of a primitive's answer: `score` is the cosine, the BM25 score, or the time it was created."""
+class Found(NamedTuple):
+    """A primitive's answer, best first. `scores_F`: the cosine, the BM25 score, or the time it was created."""
 
-    key: Key
-    product_id: str
-    score: float
+    rows_F: Rows
+    scores_F: Scores
+
+
+NOTHING = Found(np.zeros(0, np.int64), np.zeros(0, np.float64))
 
 
 class Snapshot(Protocol):
@@ -46,33 +53,35 @@ class Snapshot(Protocol):
         """The number of products; an estimate will do."""
         ...
 
-    def nearest(self, vector: Vector, filters: Filters, limit: int, ef_search: int) -> Sequence[Scored]:
+    def nearest(self, vector: Vector, filters: Filters, limit: int, ef_search: int) -> Found:
         """Return the `limit` products of the highest cosine within `filters`, approximately, and fewer only of fewer.
 
         `ef_search` is the least width of a graph search. Whether to search a graph or exactly is the engine's choice.
         """
         ...
 
-    def matching(
-        self, words: Sequence[str], filters: Filters, limit: int, among: Set[Key] | None = None
-    ) -> Sequence[Scored]:
+    def matching(self, words: Sequence[str], filters: Filters, limit: int, among_K: Rows | None = None) -> Found:
         """Return the `limit` products of the highest BM25 score within `filters` that hold any of `words`."""
         ...
 
-    def newest(self, filters: Filters, limit: int) -> Sequence[Scored]:
+    def newest(self, filters: Filters, limit: int) -> Found:
         """Return the `limit` products created last within `filters`; one without a time is the oldest."""
         ...
 
-    def cosines(self, vector: Vector, keys: Set[Key]) -> dict[Key, float]:
-        """Return the cosine of each of these products."""
+    def cosines(self, vector: Vector, rows_K: Rows) -> Scores:
+        """Return the cosine of each of these products (K,), NaN for one that is gone."""
         ...
 
-    def bm25s(self, words: Sequence[str], keys: Set[Key]) -> dict[Key, float]:
-        """Return the BM25 score of those of these products that hold any of `words`."""
+    def bm25s(self, words: Sequence[str], rows_K: Rows) -> Scores:
+        """Return the BM25 score of each of these products (K,), 0 for one that holds none of the words."""
         ...
 
-    def holders(self, word: str, limit: int) -> set[Key]:
+    def holders(self, word: str, limit: int) -> Rows:
         """Return the products that hold `word`, at most `limit` of them: its document frequency, up to there."""
+        ...
+
+    def product_ids(self, rows_K: Rows) -> list[str]:
+        """Return the ids of these products. It may be called after the snapshot was let go."""
         ...
 
 
@@ -97,7 +106,7 @@ class HybridIndex(ABC):
     def close(self) -> None:
         """Close the index; closing twice does nothing."""
 
-    def search(self, expression: Expression, limit: int) -> list[Hit]:
+    def search(self, expression: Expression, limit: int) -> Hits:
         """See `mercato.retrieval.protocol.Index.search`."""
         if limit < 1:
             raise MercatoError(f"limit: at least 1 hit must be asked for, not {limit}")
@@ -124,54 +133,93 @@ class HybridIndex(ABC):
         self.close()
 
 
-def merged(snapshot: Snapshot, expression: Expression, limit: int) -> list[Hit]:
+def merged(snapshot: Snapshot, expression: Expression, limit: int) -> Hits:
     """Return the hits of `expression` in its order: what either part found, scored by both, and all exact hits."""
     vector, filters = expression.vector, expression.filters
     if vector is None and expression.text is None:
-        newest = sorted(snapshot.newest(filters, limit), key=lambda found: (-found.score, found.product_id))
-        return [Hit(found.product_id, 0.0, 0.0, ()) for found in newest]
+        return _browsed(snapshot, snapshot.newest(filters, limit))
 
     sought = list(dict.fromkeys(words(expression.text or "")))  # none: the text was punctuation, an emoji
-    ann = [] if vector is None else snapshot.nearest(vector, filters, limit, expression.ef_search)
+    ann = NOTHING if vector is None else snapshot.nearest(vector, filters, limit, expression.ef_search)
     if expression.min_cosine is not None:
-        ann = [found for found in ann if found.score >= expression.min_cosine]
-    text = snapshot.matching(sought, filters, limit) if sought else []
-    exact = _exact(snapshot, sought, filters) if sought and vector is not None else []
+        near_F = ann.scores_F >= expression.min_cosine
+        ann = Found(ann.rows_F[near_F], ann.scores_F[near_F])
+    text = snapshot.matching(sought, filters, limit) if sought else NOTHING
+    exact = _exact(snapshot, sought, filters) if sought and vector is not None else NOTHING
 
-    product_ids = {found.key: found.product_id for found in chain(ann, text, exact)}
-    cosines = {found.key: found.score for found in ann}
-    bm25s = {found.key: found.score for found in chain(text, exact)}
-    by_ann, by_text, are_exact = set(cosines), set(bm25s), {found.key for found in exact}
-    if vector is not None and (rest := product_ids.keys() - by_ann):
-        cosines |= snapshot.cosines(vector, rest)
-    if sought and (rest := product_ids.keys() - by_text):
-        bm25s |= snapshot.bm25s(sought, rest)
-
-    hits = []
-    for key, product_id in product_ids.items():
-        if vector is not None and key not in cosines:
-            continue  # deleted between two primitives
-        ways: tuple[tuple[Part, Set[Key]], ...] = (("ann", by_ann), ("text", by_text))
-        found_by = tuple(part for part, keys in ways if key in keys)
-        cosine = min(1.0, max(-1.0, cosines.get(key, 0.0)))
-        hits.append(Hit(product_id, cosine, bm25s.get(key, 0.0), found_by, key in are_exact))
+    rows_H = np.unique(np.concatenate([ann.rows_F, text.rows_F, exact.rows_F]))
+    by_text_H = np.isin(rows_H, np.concatenate([text.rows_F, exact.rows_F]))
+    cosine_H, bm25_H = np.zeros(len(rows_H)), np.zeros(len(rows_H))
+    if vector is not None:
+        cosine_H[:] = np.nan
+        _fill(cosine_H, rows_H, ann)
+        rest_H = np.isnan(cosine_H)
+        cosine_H[rest_H] = snapshot.cosines(vector, rows_H[rest_H])
+    if sought:
+        _fill(bm25_H, rows_H, text)
+        _fill(bm25_H, rows_H, exact)
+        bm25_H[~by_text_H] = snapshot.bm25s(sought, rows_H[~by_text_H])
+    hits = Hits(
+        snapshot.product_ids,
+        rows_H,
+        cosine_H=np.clip(cosine_H, -1, 1),
+        bm25_H=bm25_H,
+        by_ann_H=np.isin(rows_H, ann.rows_F),
+        by_text_H=by_text_H,
+        exact_H=np.isin(rows_H, exact.rows_F),
+    )
+    hits = hits.take(np.flatnonzero(~np.isnan(cosine_H)))  # the others were deleted between two primitives
     if expression.order == "bm25":
-        return sorted(hits, key=lambda hit: (-hit.bm25, -hit.cosine, hit.product_id))
-    return sorted(hits, key=lambda hit: (not hit.exact, -hit.cosine, -hit.bm25, hit.product_id))
+        return _ordered(hits, -hits.bm25_H, -hits.cosine_H)
+    return _ordered(hits, ~hits.exact_H, -hits.cosine_H, -hits.bm25_H)
 
 
-def _exact(snapshot: Snapshot, sought: Sequence[str], filters: Filters) -> Sequence[Scored]:
+def _browsed(snapshot: Snapshot, found: Found) -> Hits:
+    nothing_H, never_H = np.zeros(len(found.rows_F)), np.zeros(len(found.rows_F), bool)
+    hits = Hits(
+        snapshot.product_ids,
+        found.rows_F,
+        cosine_H=nothing_H,
+        bm25_H=nothing_H,
+        by_ann_H=never_H,
+        by_text_H=never_H,
+        exact_H=never_H,
+    )
+    return _ordered(hits, -found.scores_F)
+
+
+def _fill(scores_H: Scores, rows_H: Rows, found: Found) -> None:
+    """Put what was found where it belongs among `rows_H`, which are sorted and hold all of it."""
+    scores_H[np.searchsorted(rows_H, found.rows_F)] = found.scores_F
+
+
+def _ordered(hits: Hits, *keys: NDArray[np.float64] | NDArray[np.bool_]) -> Hits:
+    """The hits by these keys (H,), the first counting most, ascending, and those alike in all of them by their ids."""
+    order_H = np.lexsort(keys[::-1])
+    alike_H = np.ones(max(0, len(order_H) - 1), bool)
+    for key_H in keys:
+        alike_H &= key_H[order_H][1:] == key_H[order_H][:-1]
+    if alike_H.any():  # only then are ids worth reading
+        run_H = np.cumsum(np.concatenate([[0], ~alike_H]))  # numbers the runs of equals
+        places = np.flatnonzero(np.isin(run_H, run_H[1:][alike_H]))
+        ids = hits.take(order_H[places]).product_ids
+        by_id = sorted(range(len(places)), key=lambda place: (run_H[places[place]], ids[place]))
+        order_H[places] = order_H[places[by_id]]
+    return hits.take(order_H)
+
+
+def _exact(snapshot: Snapshot, sought: Sequence[str], filters: Filters) -> Found:
     """Find the products that hold every sought word, one of which is rare; there are at most `_RARE` of them."""
     if len(sought) > _EXACT_WORDS:
-        return []
+        return NOTHING
     rare = min(_RARE, max(1, int(_RARE_PART * snapshot.size)))
     for word in sought:
-        holders = snapshot.holders(word, rare + 1)
-        if len(holders) <= rare:
+        holders_K = snapshot.holders(word, rare + 1)
+        if len(holders_K) <= rare:
             break
     else:
-        return []
+        return NOTHING
     for other in sought:  # most are gone after the first
-        if other != word and holders:
-            holders &= snapshot.bm25s([other], holders).keys()
-    return snapshot.matching(sought, filters, len(holders), among=holders) if holders else []
+        if other != word and len(holders_K):
+            holders_K = holders_K[snapshot.bm25s([other], holders_K) > 0]
+    return snapshot.matching(sought, filters, len(holders_K), among_K=holders_K) if len(holders_K) else NOTHING

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression, Filters, Vector, category_path, unit_vector
@@ -30,6 +33,73 @@ class Hit:
     bm25: float
     found_by: tuple[Part, ...]
     exact: bool = False
+
+
+class Hits(Sequence[Hit]):
+    """The hits of a search as columns, best first; a `Hit` is made where one is asked for, as the shown few are.
+
+    Shapes: H hits. `cosine_H` and `bm25_H` are float64, `by_ann_H`, `by_text_H` and `exact_H` bool.
+    """
+
+    def __init__(
+        self,
+        product_ids: Callable[[NDArray[np.int64]], list[str]],
+        rows_H: NDArray[np.int64],
+        *,
+        cosine_H: NDArray[np.float64],
+        bm25_H: NDArray[np.float64],
+        by_ann_H: NDArray[np.bool_],
+        by_text_H: NDArray[np.bool_],
+        exact_H: NDArray[np.bool_],
+    ) -> None:
+        """`product_ids` names the products of some rows, which the engine numbers as it likes."""
+        self._product_ids, self.rows_H = product_ids, rows_H
+        self.cosine_H, self.bm25_H = cosine_H, bm25_H
+        self.by_ann_H, self.by_text_H, self.exact_H = by_ann_H, by_text_H, exact_H
+
+    def __len__(self) -> int:
+        return len(self.rows_H)
+
+    @overload
+    def __getitem__(self, place: int) -> Hit: ...
+    @overload
+    def __getitem__(self, place: slice) -> Hits: ...
+    def __getitem__(self, place: int | slice) -> Hit | Hits:
+        """One hit, or some of them, still as columns."""
+        if isinstance(place, slice):
+            return self.take(np.arange(len(self))[place])
+        (product_id,) = self._product_ids(self.rows_H[[place]])
+        return self._hit(place, product_id)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return map(self._hit, range(len(self)), self.product_ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def product_ids(self) -> list[str]:
+        """The ids of all of them."""
+        return self._product_ids(self.rows_H)
+
+    def take(self, places_h: NDArray[np.int64]) -> Hits:
+        """Some of the hits, in that order."""
+        columns = ("cosine_H", "bm25_H", "by_ann_H", "by_text_H", "exact_H")
+        return Hits(
+            self._product_ids, self.rows_H[places_h], **{name: getattr(self, name)[places_h] for name in columns}
+        )
+
+    def _hit(self, place: int, product_id: str) -> Hit:
+        ways: tuple[tuple[Part, bool], ...] = (("ann", self.by_ann_H[place]), ("text", self.by_text_H[place]))
+        return Hit(
+            product_id,
+            float(self.cosine_H[place]),
+            float(self.bm25_H[place]),
+            tuple(part for part, found in ways if found),
+            bool(self.exact_H[place]),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +222,7 @@ class Index(Protocol):
         """The number of products."""
         ...
 
-    def search(self, expression: Expression, limit: int) -> list[Hit]:
+    def search(self, expression: Expression, limit: int) -> Hits:
         """Return the candidates of `expression`, sorted by its order and then by product_id.
 
         Each part brings its own best `limit` products, so up to 2 · `limit` hits come back: the union is real, and the

@@ -22,7 +22,7 @@ def served(folder):
 
 
 def generations(folder):
-    return [path.name for path in folder.iterdir() if path.is_dir()]
+    return [path.name for path in folder.glob("generation-*")]
 
 
 def test_a_build_that_fails_leaves_the_old_generation_served(tmp_path):

@@ -1,25 +1,50 @@
 """The folder of an embedded index: generations side by side, and one small file that says which of them is served.
 
     INDEX/current             the name of the served generation, swapped by one rename
-    INDEX/generation-…/  shard/ (the engine's files), meta.json, lock (held by whoever has it open)
+    INDEX/generation-…/  shard/ (the engine's files), columns/, meta.json, lock (shared by whoever has it open)
+    INDEX/log-…/              what is written since: of a generation, and of those that a compaction made of it
 
-A reader keeps the generation that it opened. One that is neither served nor held is removed when the next is built.
+A reader keeps the generation that it opened. One that is neither served nor held is removed when the next is built, and
+with it the log, or its segments, that no generation reads.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
-
 from mercato.errors import MercatoError
 from mercato.files import atomic_directory, write_atomic
+from mercato.retrieval.engines.qdrant_edge.log import segment, segments
 
-_POINTER = "current"
+META = "meta.json"
+_POINTER, _LOCK = "current", "lock"
+
+
+@dataclass
+class Held:
+    """A generation that will not be removed until it is released."""
+
+    generation: Path
+    _file: int
+
+    @classmethod
+    def of(cls, generation: Path) -> Held:
+        """Hold a generation, beside anybody else who does."""
+        file = os.open(generation / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return cls(generation, file)
+
+    def release(self) -> None:
+        """Let go of it."""
+        os.close(self._file)
 
 
 def current(folder: Path) -> Path:
@@ -30,30 +55,22 @@ def current(folder: Path) -> Path:
         raise MercatoError(
             f"{folder} holds no index: build one with `mercato index RUN --market DIR --to {folder}`"
         ) from None
-    if not (generation / "meta.json").is_file():
+    if not (generation / META).is_file():
         raise MercatoError(f"{folder} is broken: its generation {generation.name} is missing. Build the index again")
     return generation
 
 
-def _lock(generation: Path) -> FileLock:
-    return FileLock(generation / "lock", thread_local=False)  # opened in one thread, closed in another
-
-
-def hold_current(folder: Path) -> tuple[Path, FileLock]:
-    """Return the served generation and its lock, now held; a MercatoError says that somebody else holds it."""
+def hold_current(folder: Path) -> Held:
+    """Hold the served generation."""
     while True:
         generation = current(folder)
-        lock = _lock(generation)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise MercatoError(
-                f"{folder} is open elsewhere, and an embedded index has one owner: close it there first (a running "
-                "`mercato serve`?), or build a new generation, which needs no lock"
-            ) from None
+            held = Held.of(generation)
+        except FileNotFoundError:
+            continue  # removed in between, as another is served
         if current(folder) == generation:
-            return generation, lock
-        lock.release()  # a new generation came in between
+            return held
+        held.release()  # a new generation came in between
 
 
 @contextmanager
@@ -63,22 +80,35 @@ def next_generation(folder: Path) -> Iterator[Path]:
     name = f"generation-{uuid4().hex[:12]}"
     with ExitStack() as held:
         with atomic_directory(folder / name) as fresh:
-            held.enter_context(_lock(fresh))
+            held.callback(Held.of(fresh).release)
             yield fresh
         write_atomic(folder / _POINTER, name + "\n")
     sweep(folder)
 
 
 def sweep(folder: Path) -> None:
-    """Remove the generations that are neither served nor held, and what a killed build has left."""
+    """Remove the generations that are neither served nor held, what a killed build has left, and logs nobody reads."""
     served = current(folder)
     for generation in (*folder.glob("generation-*"), *folder.glob(".generation-*")):
         if generation == served:
             continue
-        lock = _lock(generation)
+        file = os.open(generation / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(generation, ignore_errors=True)
+        except BlockingIOError:
             continue
-        shutil.rmtree(generation, ignore_errors=True)
-        lock.release()
+        finally:
+            os.close(file)
+    read = [
+        json.loads(meta.read_text())
+        for meta in (*folder.glob("generation-*/" + META), *folder.glob(".generation-*/" + META))
+    ]
+    for log in folder.glob("log-*"):
+        first = min((meta["segment"] for meta in read if meta["log"] == log.name), default=None)
+        if first is None:
+            shutil.rmtree(log, ignore_errors=True)
+        else:
+            for number in segments(log):
+                if number < first:
+                    segment(log, number).unlink(missing_ok=True)

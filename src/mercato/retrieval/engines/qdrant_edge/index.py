@@ -1,28 +1,27 @@
-"""The embedded engine: one Qdrant Edge shard in this process, one owner at a time."""
+"""The embedded engine: a sealed Qdrant Edge shard and columns, and a log of what is written since, in this process."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from io import SEEK_CUR
 from itertools import chain, islice
 from pathlib import Path
 from threading import Condition, Lock
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
-
-import qdrant_edge as qdrant
-from filelock import FileLock
+from uuid import uuid4
 
 from mercato.errors import MercatoError
 from mercato.files import write_atomic
-from mercato.retrieval.engines.qdrant_edge.generations import current, hold_current, next_generation, sweep
-from mercato.retrieval.engines.qdrant_edge.shard import Points, build_graph, create, mean_tokens, point_id
+from mercato.retrieval.engines.qdrant_edge.build import build
+from mercato.retrieval.engines.qdrant_edge.generations import META, current, next_generation, sweep
+from mercato.retrieval.engines.qdrant_edge.log import Entry, LogWriter, Timeout
+from mercato.retrieval.engines.qdrant_edge.opened import Opened
+from mercato.retrieval.engines.qdrant_edge.shard import ENGINE, Points, mean_tokens
 from mercato.retrieval.engines.qdrant_edge.snapshot import EdgeSnapshot
 from mercato.retrieval.expression import Filters
 from mercato.retrieval.hybrid import HybridIndex
@@ -30,10 +29,9 @@ from mercato.retrieval.protocol import Capabilities, IndexRecord
 
 T = TypeVar("T")
 
-ENGINE = f"qdrant-edge {version('qdrant-edge-py')}, words 2"  # an index of another engine or other words is refused
 CAPABILITIES = Capabilities(flush=True, compaction=True, one_owner=True, text=True)
 
-_BATCH = 256  # points an update: the engine holds the GIL for about 15 ms of it
+_BATCH = 256  # records
 
 
 def open_index(url: str) -> EdgeIndex:
@@ -48,45 +46,19 @@ def build_index(url: str, records: Iterable[IndexRecord], dimension: int, finger
         first = next(batches, [])
         tokens = mean_tokens(record.text for record in first)
         points = Points(dimension, tokens)
-        shard = create(fresh / "shard", dimension)
-        try:
-            for batch in chain([first], batches):
-                shard.update(qdrant.UpdateOperation.upsert_points([points.point(record) for record in batch]))
-            count = shard.count(qdrant.CountRequest(exact=True))
-        finally:
-            shard.close()
-        build_graph(fresh / "shard")
+        entries = (points.entry(record) for record in chain(first, chain.from_iterable(batches)))
         meta = {
             "engine": ENGINE,
             "dimension": dimension,
-            "count": count,
+            "count": build(fresh, dimension, entries),
             "mean_tokens": tokens,
             "fingerprint": fingerprint,
             "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "log": f"log-{uuid4().hex[:12]}",
+            "segment": 1,
         }
-        write_atomic(fresh / "meta.json", json.dumps(meta, indent=2))
+        write_atomic(fresh / META, json.dumps(meta, indent=2))
     return meta
-
-
-@dataclass
-class _Opened:
-    generation: Path
-    lock: FileLock
-    meta: dict[str, Any]
-    shard: qdrant.EdgeShard
-    searches: int = 0  # under way
-
-    @classmethod
-    def current(cls, folder: Path) -> Self:
-        generation, lock = hold_current(folder)
-        try:
-            meta = json.loads((generation / "meta.json").read_text())
-            if meta["engine"] != ENGINE:
-                raise MercatoError(f"{folder} was built by {meta['engine']}, this is {ENGINE}: build the index again")
-            return cls(generation, lock, meta, qdrant.EdgeShard.load(str(generation / "shard")))
-        except BaseException:
-            lock.release()
-            raise
 
 
 class EdgeIndex(HybridIndex):
@@ -94,14 +66,21 @@ class EdgeIndex(HybridIndex):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        opened = _Opened.current(folder)
-        self._opened: _Opened | None = opened
+        opened = Opened.current(folder)
+        try:
+            self._log = LogWriter(folder / opened.meta["log"])
+        except Timeout:
+            opened.close()
+            raise MercatoError(
+                f"{folder} is open elsewhere, and an embedded index has one owner: close it there first (a running "
+                "`mercato serve`?), or build a new generation, which needs no lock"
+            ) from None
+        self._opened: Opened | None = opened
         self._fingerprint: str = opened.meta["fingerprint"]
-        self._points = Points(opened.meta["dimension"], opened.meta["mean_tokens"])
+        self._dimension: int = opened.meta["dimension"]
         self._searching = Condition()
         self._writing = Lock()
         self._compacting = Lock()
-        self._journal: list[qdrant.UpdateOperation] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -111,7 +90,7 @@ class EdgeIndex(HybridIndex):
     @property
     def dimension(self) -> int:
         """The length of its vectors."""
-        return self._points.dimension
+        return self._dimension
 
     @property
     def fingerprint(self) -> str:
@@ -120,7 +99,7 @@ class EdgeIndex(HybridIndex):
 
     def __len__(self) -> int:
         with self.snapshot() as snapshot:
-            return int(snapshot.shard.info().points_count)
+            return snapshot.size
 
     @contextmanager
     def snapshot(self) -> Iterator[EdgeSnapshot]:
@@ -129,7 +108,8 @@ class EdgeIndex(HybridIndex):
             opened = self._open()
             opened.searches += 1
         try:
-            yield EdgeSnapshot(opened.shard, self._points)
+            opened.follow()
+            yield EdgeSnapshot(opened)
         finally:
             with self._searching:
                 opened.searches -= 1
@@ -144,98 +124,79 @@ class EdgeIndex(HybridIndex):
 
     def upsert(self, records: Iterable[IndexRecord]) -> None:
         """See `mercato.retrieval.protocol.Index.upsert`. Survives kill -9 from here on, a power cut after `flush`."""
-        points = [self._points.point(record) for record in records]
-        for batch in _batches(points):
-            self._write(qdrant.UpdateOperation.upsert_points(batch))
+        points = self._open().points
+        self._write([points.entry(record) for record in records])
 
     def delete(self, product_ids: Iterable[str]) -> None:
         """See `mercato.retrieval.protocol.Index.delete`."""
-        for batch in _batches(product_ids):
-            self._write(qdrant.UpdateOperation.delete_points([point_id(product_id) for product_id in batch]))
+        self._write([Entry(product_id) for product_id in product_ids])
 
     def flush(self) -> None:
         """See `mercato.retrieval.protocol.Index.flush`."""
         with self._writing:
-            self._open().shard.flush()
+            self._open()
+            self._log.flush()
 
     def compact(self) -> None:
-        """Build a generation whose graph holds every row, and go on with it.
+        """Build a generation that holds every row, its graph too, and go on with it.
 
-        What came in since the graph was built is searched row by row (5 ms at 200k rows), so call this now and then.
-        A copy of the shard is optimised in another process while searches and writes go on here; the writes are then
-        repeated on the copy, and the two change places. The old generation's files are gone when this returns. Raises a
-        MercatoError where a newer generation has been built meanwhile: open the index again to get it.
+        What came in since the graph was built is searched row by row, so call this now and then. Another process builds
+        the generation from the sealed one and the log, while searches and writes go on here: these lie in the log's
+        next segment, which the new generation goes on with. The old generation's files are gone when this returns.
+        Raises a MercatoError where a newer generation has been built meanwhile: open the index again to get it.
         """
         with self._compacting, ExitStack() as held:
             with next_generation(self._folder) as fresh:
-                try:
-                    with self._writing:
-                        old = self._open()
-                        old.shard.flush()
-                        shutil.copy2(old.generation / "meta.json", fresh)
-                        shutil.copytree(old.generation / "shard", fresh / "shard", copy_function=_copy_sparse)
-                        self._journal = []
-                    build_graph(fresh / "shard")
-                    held.enter_context(self._writing)  # searches go on, writes wait for the new generation
-                    if current(self._folder) != old.generation:
-                        raise MercatoError(f"{self._folder} has got a newer generation meanwhile: open it again")
-                    _repeat(self._journal, fresh / "shard")
-                finally:
-                    self._journal = None
-            self._go_on_with(_Opened.current(self._folder))
+                with self._writing:
+                    old = self._open()
+                    upto = self._log.rotate()
+                _compact(old.generation, fresh, upto)
+                held.enter_context(self._writing)
+                self._open()
+                if current(self._folder) != old.generation:
+                    raise MercatoError(f"{self._folder} has got a newer generation meanwhile: open it again")
+            self._go_on_with(Opened.current(self._folder))
         sweep(self._folder)
 
     def close(self) -> None:
         """See `mercato.retrieval.protocol.Index.close`."""
         with self._writing:
+            if self._opened is not None:
+                self._log.close()
             self._go_on_with(None)
 
-    def _write(self, operation: qdrant.UpdateOperation) -> None:
+    def _write(self, entries: list[Entry]) -> None:
         with self._writing:
-            self._open().shard.update(operation)
-            if self._journal is not None:
-                self._journal.append(operation)
+            self._open()
+            self._log.append(entries)
 
-    def _open(self) -> _Opened:
+    def _open(self) -> Opened:
         if self._opened is None:
             raise MercatoError("the index is closed")
         return self._opened
 
-    def _go_on_with(self, new: _Opened | None) -> None:
+    def _go_on_with(self, new: Opened | None) -> None:
         """Searches that come from now on go to `new`; what was open is closed once those under way in it have ended."""
         with self._searching:
             old, self._opened = self._opened, new
             if old is None:
                 return
             self._searching.wait_for(lambda: old.searches == 0)
-        old.shard.close()
-        old.lock.release()
+        old.close()
+
+
+def _compact(old: Path, fresh: Path, upto: int) -> None:
+    """Build a generation of another's sealed rows and the log before a segment, in a process of its own."""
+    module = "mercato.retrieval.engines.qdrant_edge.build"
+    command = [sys.executable, "-m", module, str(old), str(fresh), str(upto)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise MercatoError(f"the index could not be compacted: {last}")
 
 
 def _folder(url: str) -> Path:
     return Path(unquote(urlsplit(url).path) if "://" in url else url)
-
-
-def _copy_sparse(source: str, target: str) -> None:
-    """Copy a file, leaving holes where it has zeros: the engine allocates its files 32 MB ahead."""
-    zeros = bytes(1 << 20)
-    with Path(source).open("rb") as old, Path(target).open("wb") as new:
-        while block := old.read(len(zeros)):
-            if block == zeros[: len(block)]:
-                new.seek(len(block), SEEK_CUR)
-            else:
-                new.write(block)
-        new.truncate()
-
-
-def _repeat(operations: list[qdrant.UpdateOperation], path: Path) -> None:
-    shard = qdrant.EdgeShard.load(str(path))
-    try:
-        for operation in operations:
-            shard.update(operation)
-        shard.flush()
-    finally:
-        shard.close()
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

@@ -30,7 +30,6 @@ def payload(record: IndexRecord) -> dict[str, Any]:
     A category is stored with all of its ancestors ("A", "A > B", "A > B > C"), which makes a subtree one keyword.
     """
     fields: dict[str, Any] = {
-        "product_id": record.product_id,
         "category": _ancestors(record.category) if record.category else None,
         "condition": record.condition,
         "country": record.country.strip().lower() if record.country else None,
@@ -50,14 +49,20 @@ def condition(filters: Filters) -> qdrant.Filter | None:
     return qdrant.Filter(must=must) if must else None
 
 
-def _conditions(filters: Filters) -> Iterator[qdrant.FieldCondition]:
+def keywords(filters: Filters) -> Iterator[tuple[str, list[str]]]:
+    """The keywords that filters ask for: a field, and those of which a product must have one."""
     for name in ("category", "country", "seller_id"):
         if (value := getattr(filters, name)) is not None:
-            yield qdrant.FieldCondition(name, match=qdrant.MatchValue(value))
+            yield name, [value]
     if filters.conditions:
-        yield qdrant.FieldCondition("condition", match=qdrant.MatchAny(list(filters.conditions)))
+        yield "condition", list(filters.conditions)
     for key, value in filters.attributes.items():
-        yield qdrant.FieldCondition("attributes", match=qdrant.MatchValue(_attribute(key, value)))
+        yield "attributes", [_attribute(key, value)]
+
+
+def _conditions(filters: Filters) -> Iterator[qdrant.FieldCondition]:
+    for name, any_of in keywords(filters):
+        yield qdrant.FieldCondition(name, match=qdrant.MatchAny(any_of))
     if filters.price_min is not None or filters.price_max is not None:
         yield qdrant.FieldCondition("price", range=qdrant.RangeFloat(gte=filters.price_min, lte=filters.price_max))
     if filters.near is not None:

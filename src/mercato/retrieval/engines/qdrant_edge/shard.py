@@ -1,8 +1,8 @@
 """One Qdrant Edge shard on disk: how it is made, what a product is in it, and how its graph is built.
 
-BM25 is a sparse vector: term weights are stored, the engine applies the IDF of the whole shard. That prunes, and scores
-a handful of ids in .05 ms, where a scored text index scores every product with a query token again (up to 3 ms at
-200k). The words are those of `mercato.data.words`: the engine only counts and hashes what stands between spaces.
+A point's id is its row in the columns. BM25 is a sparse vector: term weights are stored, and a query brings the IDF of
+its terms. That prunes, where a scored text index scores every product with a query token again (up to 3 ms at 200k).
+The words are those of `mercato.data.words`: the engine only counts and hashes what stands between spaces.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid5
 
+import numpy as np
 import qdrant_edge as qdrant
+from numpy.typing import NDArray
 
 from mercato.data.words import words
 from mercato.errors import MercatoError
+from mercato.retrieval.engines.qdrant_edge.log import Entry
 from mercato.retrieval.engines.qdrant_edge.payload import INDEXES, payload
 from mercato.retrieval.protocol import IndexRecord
 
+ENGINE = f"qdrant-edge {version('qdrant-edge-py')}, columns 1, words 2"  # an index of any other is refused
 DENSE, WORDS = "", "bm25"  # the names of the two vectors of a point
 
 GRAPH_FROM_KB = 10_000  # less than this much of vectors (20,000 × 128-d) has no graph: scanning it is as fast
 
-_NAMESPACE = UUID("6f4a2b52-8d57-5c0e-9a63-3f1d1c6f6a11")
 _BUILD_GRAPH = """
 import sys, qdrant_edge
 shard = qdrant_edge.EdgeShard.load(sys.argv[1])
@@ -39,13 +42,13 @@ def create(path: Path, dimension: int) -> qdrant.EdgeShard:
     """Make an empty shard, its payload indexes first: only then does the graph link along them."""
     config = qdrant.EdgeConfig(
         vectors={DENSE: qdrant.EdgeVectorParams(size=dimension, distance=qdrant.Distance.Cosine)},
-        sparse_vectors={WORDS: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)},
+        sparse_vectors={WORDS: qdrant.EdgeSparseVectorParams()},
         hnsw_config=qdrant.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=GRAPH_FROM_KB),
         optimizers=qdrant.EdgeOptimizersConfig(
             default_segment_number=1, max_segment_size=2**31, indexing_threshold=GRAPH_FROM_KB
         ),
         payload_memory=qdrant.Memory.Cached,
-        wal_enabled=True,  # an update survives kill -9 before any flush, and a second owner is refused
+        wal_enabled=True,
     )
     shard = qdrant.EdgeShard.create(str(path), config)
     for name, parameters in INDEXES.items():
@@ -61,11 +64,6 @@ def build_graph(path: Path) -> None:
         raise MercatoError(f"the index's graph could not be built: {last}")
 
 
-def point_id(product_id: str) -> str:
-    """Return the UUID under which a product stands, always the same one."""
-    return str(uuid5(_NAMESPACE, product_id))
-
-
 def mean_tokens(texts: Iterable[str]) -> float:
     """Return the mean number of tokens of `texts`, at least 1.
 
@@ -77,26 +75,38 @@ def mean_tokens(texts: Iterable[str]) -> float:
 
 
 class Points:
-    """Turns records into points and texts into queries; `mean_tokens` is BM25's average document length."""
+    """Turns records into log entries and points; `mean_tokens` is BM25's average document length."""
 
     def __init__(self, dimension: int, mean_tokens: float) -> None:
         self.dimension = dimension
         self._bm25 = _bm25(avg_len=mean_tokens)
 
-    def point(self, record: IndexRecord) -> qdrant.Point:
-        """Raise a MercatoError where the record's vector has another dimension."""
+    def entry(self, record: IndexRecord) -> Entry:
+        """What is kept of a record. Raises a MercatoError where its vector has another dimension."""
         record.check_dimension(self.dimension)
-        vectors = {DENSE: record.vector.tolist(), WORDS: self._bm25.embed_document(_spaced(record.text))}
-        return qdrant.Point(id=point_id(record.product_id), vector=vectors, payload=payload(record))
+        counted = self._bm25.embed_document(_spaced(record.text))
+        return Entry(
+            record.product_id,
+            record.vector,
+            np.array(counted.indices, np.uint32),
+            np.array(counted.values, np.float32),
+            payload(record),
+        )
 
-    def numbers(self, words: Sequence[str]) -> list[int]:
-        """Return the numbers under which the shard knows these words."""
-        return list(self._bm25.embed_query(" ".join(words)).indices)
+    def terms(self, words: Sequence[str]) -> NDArray[np.uint32]:
+        """The numbers under which these words are known, (T,)."""
+        return np.array(self._bm25.embed_query(" ".join(words)).indices, np.uint32)
 
 
-def bm25_query(numbers: list[int]) -> qdrant.Query:
-    """Return the BM25 query of these words' numbers."""
-    return qdrant.Query.Nearest(qdrant.SparseVector(numbers, [1.0] * len(numbers)), using=WORDS)
+def point(row: int, entry: Entry) -> qdrant.Point:
+    """The point of a product."""
+    words = qdrant.SparseVector(entry.terms.tolist(), entry.weights.tolist())
+    return qdrant.Point(id=row, vector={DENSE: entry.vector.tolist(), WORDS: words}, payload=dict(entry.fields))
+
+
+def bm25_query(terms_T: NDArray[np.uint32], idf_T: NDArray[np.float64]) -> qdrant.Query:
+    """The BM25 query of these terms."""
+    return qdrant.Query.Nearest(qdrant.SparseVector(terms_T.tolist(), idf_T.tolist()), using=WORDS)
 
 
 def _spaced(text: str) -> str:

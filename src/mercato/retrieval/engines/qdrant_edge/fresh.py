@@ -1,0 +1,190 @@
+"""What was written since the generation was sealed, in memory: found by looking at every row, as there are few.
+
+Shapes: N rows of all, K rows asked about, T terms, L matching rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mercato.retrieval.engines.qdrant_edge.columns import gathered
+from mercato.retrieval.engines.qdrant_edge.log import Entry
+from mercato.retrieval.engines.qdrant_edge.payload import keywords
+from mercato.retrieval.expression import Filters, GeoRadius
+from mercato.retrieval.hybrid import Rows
+
+EARTH_KM = 6371.0088
+
+
+class Growing:
+    """An array that grows at its end. A view that was taken stays as it was, whatever comes after."""
+
+    def __init__(self, kind: type, *width: int) -> None:
+        self._array: NDArray[Any] = np.empty((64, *width), kind)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Put values (n, …) behind the others."""
+        end = self._length + len(values)
+        if end > len(self._array):
+            larger = np.empty((max(end, 2 * len(self._array)), *self._array.shape[1:]), self._array.dtype)
+            larger[: self._length] = self._array[: self._length]
+            self._array = larger
+        self._array[self._length : end] = values
+        self._length = end  # last: a reader beside never sees what is not there yet
+
+    def view(self) -> NDArray[Any]:
+        """What is there, (N, …); writing into it changes what is there."""
+        return self._array[: self._length]
+
+
+class FilterTable:
+    """What filters ask of some products, one row each."""
+
+    def __init__(self) -> None:
+        self._numbers = Growing(np.float64, 3)  # price, latitude, longitude; NaN where absent
+        self._holding: defaultdict[tuple[str, str], list[int]] = defaultdict(list)  # field and keyword → rows
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def append(self, fields: Mapping[str, Any]) -> None:
+        """Add the row of a product, of which these are the fields (`payload`)."""
+        place = fields.get("location", {})
+        row = len(self)
+        for name, value in fields.items():
+            for keyword in value if isinstance(value, list) else [value] if isinstance(value, str) else ():
+                self._holding[name, keyword].append(row)
+        numbers = [fields.get("price"), place.get("lat"), place.get("lon")]
+        self._numbers.extend(np.array([[np.nan if number is None else number for number in numbers]]))
+
+    def within(self, filters: Filters) -> NDArray[np.bool_]:
+        """Which rows satisfy the filters, (N,)."""
+        price_N, latitude_N, longitude_N = self._numbers.view().T
+        within_N = np.ones(len(price_N), bool)
+        for name, any_of in keywords(filters):
+            holding_N = np.zeros(len(within_N), bool)
+            for keyword in any_of:
+                rows = np.array(self._holding.get((name, keyword), ()), np.int64)
+                holding_N[rows[rows < len(within_N)]] = True
+            within_N &= holding_N
+        if filters.price_min is not None:
+            within_N &= price_N >= filters.price_min
+        if filters.price_max is not None:
+            within_N &= price_N <= filters.price_max
+        if filters.near is not None:
+            within_N &= kilometres(latitude_N, longitude_N, filters.near) <= filters.near.radius_km
+        return within_N
+
+
+class Fresh:
+    """The rows of a delta; a product that is written again gets another row and leaves the old one dead."""
+
+    def __init__(self, dimension: int) -> None:
+        self.filters = FilterTable()
+        self.row_of: dict[str, int] = {}  # of the living
+        self.holding: Counter[int] = Counter()  # term → living rows that hold it
+        self._ids: list[str] = []
+        self._vectors, self._created, self._alive = Growing(np.float32, dimension), Growing(np.int64), Growing(np.bool_)
+        self._terms, self._weights, self._term_ends = Growing(np.uint32), Growing(np.float32), Growing(np.int64)
+        self._postings: defaultdict[int, list[int]] = defaultdict(list)  # term → rows, dead ones too
+
+    def __len__(self) -> int:
+        """The rows that may be read, dead ones too."""
+        return len(self._alive)
+
+    @property
+    def living(self) -> int:
+        """The number of products."""
+        return len(self.row_of)
+
+    def add(self, entry: Entry) -> None:
+        """A product as it was written; an earlier row of it dies."""
+        self.drop(entry.product_id)
+        row = len(self)
+        self._ids.append(entry.product_id)
+        self._vectors.extend(entry.vector[None])
+        self._created.extend(np.array([entry.fields.get("created_at", 0)]))
+        self._terms.extend(entry.terms)
+        self._weights.extend(entry.weights)
+        self._term_ends.extend(np.array([len(self._terms)]))
+        for term in entry.terms.tolist():
+            self._postings[term].append(row)
+            self.holding[term] += 1
+        self.filters.append(entry.fields)
+        self.row_of[entry.product_id] = row
+        self._alive.extend(np.array([True]))  # last: from here on it is found
+
+    def drop(self, product_id: str) -> bool:
+        """Take a product out; False where it has no row."""
+        row = self.row_of.pop(product_id, None)
+        if row is None:
+            return False
+        self._alive.view()[row] = False
+        self.holding.subtract(self.terms_of(row).tolist())
+        return True
+
+    def within(self, filters: Filters) -> NDArray[np.bool_]:
+        """Which living rows satisfy the filters, (N,)."""
+        within_N = self.filters.within(filters)
+        alive_N = self.alive()
+        count = min(len(within_N), len(alive_N))
+        return within_N[:count] & alive_N[:count]
+
+    def alive(self) -> NDArray[np.bool_]:
+        """Which rows are alive, (N,)."""
+        alive_N: NDArray[np.bool_] = self._alive.view()
+        return alive_N
+
+    def vectors(self, rows_K: Rows | slice = slice(None)) -> NDArray[np.float32]:
+        """The vectors of some rows, (K, d)."""
+        found_KD: NDArray[np.float32] = self._vectors.view()[rows_K]
+        return found_KD
+
+    def created(self) -> NDArray[np.int64]:
+        """When each was created, seconds, (N,)."""
+        created_N: NDArray[np.int64] = self._created.view()
+        return created_N
+
+    def product_ids(self, rows_K: Rows) -> list[str]:
+        """The ids of some rows."""
+        return [self._ids[row] for row in rows_K.tolist()]
+
+    def terms_of(self, row: int) -> NDArray[np.uint32]:
+        """The terms that a row holds."""
+        ends = self._term_ends.view()
+        found: NDArray[np.uint32] = self._terms.view()[int(ends[row - 1]) if row else 0 : int(ends[row])]
+        return found
+
+    def weights(self, terms_T: NDArray[np.uint32], rows_K: Rows) -> NDArray[np.float32]:
+        """The BM25 weight, before the IDF, of each of these terms in each of these rows: (K, T)."""
+        ends = self._term_ends.view()
+        starts_K = np.where(rows_K > 0, ends[np.maximum(rows_K - 1, 0)], 0) if len(rows_K) else np.zeros(0, np.int64)
+        return gathered(self._terms.view(), self._weights.view(), starts_K, ends[rows_K], terms_T)
+
+    def holders(self, terms: Iterable[int]) -> Rows:
+        """The living rows that hold any of these terms, ascending: (L,)."""
+        rows = [np.array(self._postings.get(term, ()), np.int64) for term in terms]
+        rows_L = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.int64)
+        rows_L = rows_L[rows_L < len(self)]
+        living_L: Rows = rows_L[self.alive()[rows_L]]
+        return living_L
+
+
+def kilometres(
+    latitude_N: NDArray[np.float64], longitude_N: NDArray[np.float64], near: GeoRadius
+) -> NDArray[np.float64]:
+    """Great-circle distances (haversine), NaN where there is no place."""
+    phi_N, other = np.radians(latitude_N), np.radians(near.latitude)
+    half_N = np.sin((phi_N - other) / 2) ** 2
+    half_N += np.cos(phi_N) * np.cos(other) * np.sin(np.radians(longitude_N - near.longitude) / 2) ** 2
+    found_N: NDArray[np.float64] = 2 * EARTH_KM * np.arcsin(np.sqrt(np.minimum(half_N, 1)))
+    return found_N

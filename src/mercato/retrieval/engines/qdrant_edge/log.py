@@ -1,0 +1,171 @@
+"""The log of what was written since a generation was sealed: entries end to end, in segments, one writer, any readers.
+
+    LOG/00000001 …   segments; a new one is begun when a compaction begins, and the last one grows
+    LOG/owner        locked by whoever may write
+
+An entry is whole or not there: its length and checksum come first. What has been appended survives `kill -9`, and a
+power cut once `flush` has returned.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from mercato.retrieval.expression import Vector
+
+_FRAME = struct.Struct("<II")  # length, CRC-32
+_NO_VECTOR = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A product as it was written; one without a vector was deleted. `fields` are those of `payload`."""
+
+    product_id: str
+    vector: Vector = field(default_factory=lambda: _NO_VECTOR)
+    terms: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    weights: NDArray[np.float32] = field(default_factory=lambda: _NO_VECTOR)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it says that the product is gone."""
+        return len(self.vector) == 0
+
+    def packed(self) -> bytes:
+        """As it stands in the log."""
+        head = orjson.dumps([self.product_id, len(self.vector), len(self.terms), dict(self.fields)])
+        body = b"".join(
+            (len(head).to_bytes(4, "little"), head, self.vector.tobytes(), self.terms.tobytes(), self.weights.tobytes())
+        )
+        return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+    @classmethod
+    def unpacked(cls, body: bytes) -> Entry:
+        """What `packed` wrote, without its frame."""
+        start = 4 + int.from_bytes(body[:4], "little")
+        product_id, dimension, terms, fields = orjson.loads(body[4:start])
+        at = start + 4 * dimension
+        return cls(
+            product_id,
+            np.frombuffer(body, np.float32, dimension, start),
+            np.frombuffer(body, np.uint32, terms, at),
+            np.frombuffer(body, np.float32, terms, at + 4 * terms),
+            fields,
+        )
+
+
+def segment(log: Path, number: int) -> Path:
+    """The file of a segment."""
+    return log / f"{number:08}"
+
+
+def segments(log: Path) -> list[int]:
+    """The segments that there are, ascending."""
+    return sorted(int(file.name) for file in log.iterdir() if file.name.isdigit())
+
+
+class LogWriter:
+    """Appends to a log, alone: raises `Timeout` where somebody else has it."""
+
+    def __init__(self, log: Path) -> None:
+        log.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        self._owned = FileLock(log / "owner", thread_local=False)  # taken in one thread, given back in another
+        self._owned.acquire(timeout=0)
+        self.number = (segments(log) or [1])[-1]
+        self._file = self._begun(self.number)
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Write some entries; they survive `kill -9` from here on."""
+        whole = b"".join(entry.packed() for entry in entries)
+        while whole:
+            whole = whole[os.write(self._file, whole) :]
+
+    def flush(self) -> None:
+        """Return once they would survive a power cut."""
+        os.fsync(self._file)
+
+    def rotate(self) -> int:
+        """Begin a new segment and return its number: all that was written before lies in earlier ones."""
+        self.flush()
+        os.close(self._file)
+        self.number += 1
+        self._file = self._begun(self.number)
+        return self.number
+
+    def close(self) -> None:
+        """Flush and let go."""
+        self.flush()
+        os.close(self._file)
+        self._owned.release()
+
+    def _begun(self, number: int) -> int:
+        """The open file of a segment, behind its last whole entry: what a killed writer left half is cut off."""
+        file = segment(self._log, number)
+        whole = sum(_FRAME.size + len(body) for body in _bodies(file.read_bytes())) if file.is_file() else 0
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
+        os.ftruncate(opened, whole)
+        os.lseek(opened, whole, os.SEEK_SET)
+        return opened
+
+
+class LogReader:
+    """Follows a log from a segment on, up to before another one where that is given."""
+
+    def __init__(self, log: Path, first: int, before: int | None = None) -> None:
+        self._log, self._number, self._before, self._place = log, first, before, 0
+        self._file: int | None = None
+
+    def news(self) -> Iterator[Entry]:
+        """What was written since the last call."""
+        while self._before is None or self._number < self._before:
+            ended = segment(self._log, self._number + 1).is_file()  # asked before reading: nothing comes after it
+            for body in self._read():
+                self._place += _FRAME.size + len(body)
+                yield Entry.unpacked(body)
+            if not ended:
+                return
+            self.close()
+            self._number, self._place = self._number + 1, 0
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _read(self) -> Iterator[bytes]:
+        if self._file is None:
+            try:
+                self._file = os.open(segment(self._log, self._number), os.O_RDONLY)
+            except FileNotFoundError:
+                return iter(())
+        size = os.fstat(self._file).st_size
+        return _bodies(os.pread(self._file, size - self._place, self._place)) if size > self._place else iter(())
+
+
+def _bodies(content: bytes) -> Iterator[bytes]:
+    """The whole entries at the beginning of some bytes."""
+    at = 0
+    while at + _FRAME.size <= len(content):
+        length, checksum = _FRAME.unpack_from(content, at)
+        body = content[at + _FRAME.size : at + _FRAME.size + length]
+        if len(body) < length or zlib.crc32(body) != checksum:
+            return
+        yield body
+        at += _FRAME.size + length
+
+
+__all__ = ["Entry", "LogReader", "LogWriter", "Timeout", "segment", "segments"]

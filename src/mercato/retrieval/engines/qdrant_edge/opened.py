@@ -1,0 +1,149 @@
+"""An open generation: its sealed shard and columns, and the log followed behind them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from threading import Lock
+from typing import Any, Self
+from uuid import uuid4
+
+import numpy as np
+import qdrant_edge as qdrant
+from numpy.typing import NDArray
+
+from mercato.errors import MercatoError
+from mercato.retrieval.engines.qdrant_edge.columns import Columns
+from mercato.retrieval.engines.qdrant_edge.fresh import FilterTable, Fresh
+from mercato.retrieval.engines.qdrant_edge.generations import META, Held, hold_current
+from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
+from mercato.retrieval.engines.qdrant_edge.shard import ENGINE, Points
+from mercato.retrieval.hybrid import Rows
+
+SHARD = "shard"
+_LINKED_FROM = 1 << 20  # bytes: the engine rewrites smaller files of a shard that it opens
+
+
+class Opened:
+    """One process's view of a generation. A product is a row: of the columns, or behind them of what is fresh.
+
+    The shard's large files are hard links to the sealed ones, which nothing ever writes to: any number of processes
+    open one generation.
+    """
+
+    def __init__(self, held: Held, log: Path) -> None:
+        generation = held.generation
+        self.generation, self.searches = generation, 0  # searches under way
+        self.meta: dict[str, Any] = json.loads((generation / META).read_text())
+        if self.meta["engine"] != ENGINE:
+            raise MercatoError(
+                f"{generation.parent} was built by {self.meta['engine']}, this is {ENGINE}: build the index again"
+            )
+        self._held, self._folder = held, generation / f"open-{uuid4().hex[:12]}"
+        link(generation / SHARD, self._folder)
+        self.shard = qdrant.EdgeShard.load(str(self._folder))
+        self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
+        self.columns, self.fresh = Columns(generation, self.meta["dimension"]), Fresh(self.meta["dimension"])
+        self.gone_G: NDArray[np.int64] = np.zeros(0, np.int64)  # sealed rows replaced or deleted since, ascending
+        self.gone_fields = FilterTable()  # of the same
+        self._gone: set[int] = set(self.columns.whole("gone").tolist())
+        self._gone_terms: dict[int, int] = {}  # term → sealed rows that held it and are gone since
+        self._reader, self._following = LogReader(log, self.meta["segment"]), Lock()
+
+    @classmethod
+    def current(cls, folder: Path) -> Self:
+        """The served generation of the index in `folder`."""
+        held = hold_current(folder)
+        try:
+            meta = json.loads((held.generation / META).read_text())
+            return cls(held, folder / meta["log"])
+        except BaseException:
+            held.release()
+            raise
+
+    @property
+    def sealed(self) -> int:
+        """The number of sealed rows: what is fresh is numbered from there on."""
+        return len(self.columns)
+
+    @property
+    def living(self) -> int:
+        """The number of products."""
+        return self.meta["count"] - len(self.gone_G) + self.fresh.living
+
+    def follow(self) -> None:
+        """Take in what was written since the last time, by whichever process."""
+        with self._following:
+            gone: list[int] = []
+            for entry in self._reader.news():
+                if (row := self._lose(entry)) is not None:
+                    gone.append(row)
+                if entry.deleted:
+                    self.fresh.drop(entry.product_id)
+                else:
+                    self.fresh.add(entry)
+            if gone:
+                for record in self.shard.retrieve(gone, with_payload=True, with_vector=False):
+                    self.gone_fields.append(record.payload or {})
+                self.gone_G = np.union1d(self.gone_G, gone)
+
+    def idf(self, terms_T: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Each term's inverse document frequency over the living products, (T,)."""
+        living = self.living
+        fresh_T = np.array([self.fresh.holding[term] - self._gone_terms.get(term, 0) for term in terms_T.tolist()])
+        holding_T = self.columns.holders(terms_T) + fresh_T.astype(np.int64)
+        idf_T: NDArray[np.float64] = np.log1p((living - holding_T + 0.5) / (holding_T + 0.5))
+        return idf_T
+
+    def product_ids(self, rows_K: Rows) -> list[str]:
+        """The ids of some rows."""
+        sealed_K = rows_K < self.sealed
+        ids = iter(self.columns.product_ids(rows_K[sealed_K]))
+        others = iter(self.fresh.product_ids(rows_K[~sealed_K] - self.sealed))
+        return [next(ids) if sealed else next(others) for sealed in sealed_K.tolist()]
+
+    def close(self) -> None:
+        """Let go of everything; ids of rows may still be asked for."""
+        self.shard.close()
+        self._reader.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._held.release()
+
+    def _lose(self, entry: Entry) -> int | None:
+        """The sealed row of a product, from here on gone; None where it has none."""
+        row = self.columns.row_of(entry.product_id)
+        if row is None or row in self._gone:
+            return None
+        self._gone.add(row)
+        for term in self.columns.terms_of(row).tolist():
+            self._gone_terms[term] = self._gone_terms.get(term, 0) + 1
+        return row
+
+
+def link(source: Path, target: Path) -> None:
+    """Make a shard of hard links to a sealed one's large files, and copies of its small ones."""
+    for folder, _, names in os.walk(source):
+        own = target / Path(folder).relative_to(source)
+        own.mkdir(parents=True)
+        for name in names:
+            file = Path(folder) / name
+            if file.stat().st_size < _LINKED_FROM:
+                shutil.copy2(file, own / name)
+            elif own.name == "wal":
+                copy_sparse(file, own / name)
+            else:
+                os.link(file, own / name)
+
+
+def copy_sparse(source: str | Path, target: str | Path) -> None:
+    """Copy a file, leaving holes where it has zeros: the engine allocates its files 32 MB ahead."""
+    zeros = bytes(1 << 20)
+    with Path(source).open("rb") as old, Path(target).open("wb") as new:
+        while block := old.read(len(zeros)):
+            if block == zeros[: len(block)]:
+                new.seek(len(block), os.SEEK_CUR)
+            else:
+                new.write(block)
+        new.truncate()
