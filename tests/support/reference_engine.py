@@ -144,6 +144,9 @@ class MemorySnapshot:
     def bm25s(self, words, rows_K):
         return np.array([sum(self._bm25(word, row) for word in words) for row in rows_K], float)
 
+    def frequencies(self, words):
+        return np.array([self._holding[word] for word in words], np.int64)
+
     def holders(self, word, limit):
         return _rows(islice((row for row, tokens in enumerate(self._tokens) if word in tokens), limit))
 

@@ -76,8 +76,12 @@ class Snapshot(Protocol):
         """Return the BM25 score of each of these products (K,), 0 for one that holds none of the words."""
         ...
 
+    def frequencies(self, words: Sequence[str]) -> NDArray[np.int64]:
+        """Return how many products hold each of these words."""
+        ...
+
     def holders(self, word: str, limit: int) -> Rows:
-        """Return the products that hold `word`, at most `limit` of them: its document frequency, up to there."""
+        """Return the products that hold `word`, at most `limit` of them."""
         ...
 
     def product_ids(self, rows_K: Rows) -> list[str]:
@@ -148,27 +152,27 @@ def merged(snapshot: Snapshot, expression: Expression, limit: int) -> Hits:
     exact = _exact(snapshot, sought, filters) if sought and vector is not None else NOTHING
 
     rows_H = np.unique(np.concatenate([ann.rows_F, text.rows_F, exact.rows_F]))
-    by_text_H = np.isin(rows_H, np.concatenate([text.rows_F, exact.rows_F]))
+    ann_F, text_F, exact_F = (np.searchsorted(rows_H, part.rows_F) for part in (ann, text, exact))
+    by_ann_H, by_text_H, exact_H = (np.zeros(len(rows_H), bool) for _ in range(3))
+    by_ann_H[ann_F] = by_text_H[text_F] = by_text_H[exact_F] = exact_H[exact_F] = True
     cosine_H, bm25_H = np.zeros(len(rows_H)), np.zeros(len(rows_H))
     if vector is not None:
-        cosine_H[:] = np.nan
-        _fill(cosine_H, rows_H, ann)
-        rest_H = np.isnan(cosine_H)
-        cosine_H[rest_H] = snapshot.cosines(vector, rows_H[rest_H])
+        cosine_H[ann_F] = ann.scores_F
+        cosine_H[~by_ann_H] = snapshot.cosines(vector, rows_H[~by_ann_H])
     if sought:
-        _fill(bm25_H, rows_H, text)
-        _fill(bm25_H, rows_H, exact)
+        bm25_H[text_F], bm25_H[exact_F] = text.scores_F, exact.scores_F
         bm25_H[~by_text_H] = snapshot.bm25s(sought, rows_H[~by_text_H])
     hits = Hits(
         snapshot.product_ids,
         rows_H,
-        cosine_H=np.clip(cosine_H, -1, 1),
+        cosine_H=np.minimum(np.maximum(cosine_H, -1), 1),
         bm25_H=bm25_H,
-        by_ann_H=np.isin(rows_H, ann.rows_F),
+        by_ann_H=by_ann_H,
         by_text_H=by_text_H,
-        exact_H=np.isin(rows_H, exact.rows_F),
+        exact_H=exact_H,
     )
-    hits = hits.take(np.flatnonzero(~np.isnan(cosine_H)))  # the others were deleted between two primitives
+    if (gone_H := np.isnan(cosine_H)).any():  # deleted between two primitives
+        hits = hits.take(np.flatnonzero(~gone_H))
     if expression.order == "bm25":
         return _ordered(hits, -hits.bm25_H, -hits.cosine_H)
     return _ordered(hits, ~hits.exact_H, -hits.cosine_H, -hits.bm25_H)
@@ -186,11 +190,6 @@ def _browsed(snapshot: Snapshot, found: Found) -> Hits:
         exact_H=never_H,
     )
     return _ordered(hits, -found.scores_F)
-
-
-def _fill(scores_H: Scores, rows_H: Rows, found: Found) -> None:
-    """Put what was found where it belongs among `rows_H`, which are sorted and hold all of it."""
-    scores_H[np.searchsorted(rows_H, found.rows_F)] = found.scores_F
 
 
 def _ordered(hits: Hits, *keys: NDArray[np.float64] | NDArray[np.bool_]) -> Hits:
@@ -213,13 +212,12 @@ def _exact(snapshot: Snapshot, sought: Sequence[str], filters: Filters) -> Found
     if len(sought) > _EXACT_WORDS:
         return NOTHING
     rare = min(_RARE, max(1, int(_RARE_PART * snapshot.size)))
-    for word in sought:
-        holders_K = snapshot.holders(word, rare + 1)
-        if len(holders_K) <= rare:
-            break
-    else:
+    held_W = snapshot.frequencies(sought)
+    rarest = int(held_W.argmin())
+    if not 0 < held_W[rarest] <= rare:
         return NOTHING
-    for other in sought:  # most are gone after the first
-        if other != word and len(holders_K):
-            holders_K = holders_K[snapshot.bm25s([other], holders_K) > 0]
+    holders_K = snapshot.holders(sought[rarest], rare)
+    for word in sought:  # most are gone after the first
+        if word != sought[rarest] and len(holders_K):
+            holders_K = holders_K[snapshot.bm25s([word], holders_K) > 0]
     return snapshot.matching(sought, filters, len(holders_K), among_K=holders_K) if len(holders_K) else NOTHING

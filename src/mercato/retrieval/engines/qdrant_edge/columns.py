@@ -153,7 +153,7 @@ class Columns:
 
     def weights(self, terms_T: NDArray[np.uint32], rows_K: Rows) -> NDArray[np.float32]:
         """The BM25 weight, before the IDF, of each of these terms in each of these rows: (K, T)."""
-        ends = self._arrays["term_ends"].astype(np.int64, copy=False)
+        ends = self._arrays["term_ends"]
         stops_K = ends[rows_K].astype(np.int64)
         starts_K = np.where(rows_K > 0, ends[np.maximum(rows_K - 1, 0)].astype(np.int64), 0)
         return gathered(self._arrays["terms"], self._arrays["weights"], starts_K, stops_K, terms_T)
@@ -203,4 +203,4 @@ def counted(known: NDArray[np.uint32], counts: NDArray[np.uint32], terms_T: NDAr
 
 
 def _mapped(file: Path, kind: type) -> NDArray[Any]:
-    return np.memmap(file, kind, "r") if file.stat().st_size else np.zeros(0, kind)
+    return np.asarray(np.memmap(file, kind, "r")) if file.stat().st_size else np.zeros(0, kind)

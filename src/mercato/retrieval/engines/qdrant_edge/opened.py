@@ -89,12 +89,15 @@ class Opened:
                     self.gone_fields.append(record.payload or {})
                 self.gone_G = np.union1d(self.gone_G, gone)
 
+    def frequencies(self, terms_T: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """How many living products hold each term, (T,)."""
+        fresh = [self.fresh.holding[term] - self._gone_terms.get(term, 0) for term in terms_T.tolist()]
+        return self.columns.holders(terms_T) + np.array(fresh, np.int64)
+
     def idf(self, terms_T: NDArray[np.uint32]) -> NDArray[np.float64]:
         """Each term's inverse document frequency over the living products, (T,)."""
-        living = self.living
-        fresh_T = np.array([self.fresh.holding[term] - self._gone_terms.get(term, 0) for term in terms_T.tolist()])
-        holding_T = self.columns.holders(terms_T) + fresh_T.astype(np.int64)
-        idf_T: NDArray[np.float64] = np.log1p((living - holding_T + 0.5) / (holding_T + 0.5))
+        holding_T = self.frequencies(terms_T)
+        idf_T: NDArray[np.float64] = np.log1p((self.living - holding_T + 0.5) / (holding_T + 0.5))
         return idf_T
 
     def product_ids(self, rows_K: Rows) -> list[str]:

@@ -94,8 +94,8 @@ class Points:
         )
 
     def terms(self, words: Sequence[str]) -> NDArray[np.uint32]:
-        """The numbers under which these words are known, (T,)."""
-        return np.array(self._bm25.embed_query(" ".join(words)).indices, np.uint32)
+        """The numbers under which these words are known, in their order, (T,)."""
+        return np.array([self._bm25.embed_query(word).indices[0] for word in words], np.uint32)
 
 
 def point(row: int, entry: Entry) -> qdrant.Point:

@@ -99,6 +99,10 @@ class EdgeSnapshot:
         scores_K: Scores = weights_KT @ opened.idf(terms_T)
         return scores_K
 
+    def frequencies(self, words: Sequence[str]) -> NDArray[np.int64]:
+        """Return how many products hold each word."""
+        return self._opened.frequencies(self._opened.points.terms(words))
+
     def holders(self, word: str, limit: int) -> Rows:
         """Return up to `limit` rows that hold the word."""
         terms_T = self._opened.points.terms([word])
@@ -123,6 +127,8 @@ class EdgeSnapshot:
     def _living(self, sealed: Callable[[int], Found], limit: int) -> Found:
         """The best `limit` sealed rows that are not gone, by a search that knows nothing of it."""
         gone_G = self._opened.gone_G
+        if not len(gone_G):
+            return sealed(limit)
         wanted = limit
         while True:
             found = sealed(wanted)
