@@ -10,3 +10,7 @@ class MercatoError(Exception):
 
 class NotFoundError(MercatoError):
     """What was asked for is not there; the HTTP API answers it as 404."""
+
+
+class ExpiredError(MercatoError):
+    """What was asked for is over; the HTTP API answers it as 410."""

@@ -6,28 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mercato.errors import MercatoError
-from mercato.search.paging import CursorSigner, Position, digest
+from mercato.errors import ExpiredError, MercatoError
+from mercato.search.paging import CURSOR_SECONDS, Cursor, CursorSigner, digest, shown_as
 
 SIGNER = CursorSigner(b"k" * 32)
-HERE = Position(False, 0.25, "product-7", 24, "q1")
+HERE = Cursor("0123456789abcdef01234567", 1, frozenset(map(shown_as, ("product-7", "product-8"))))
 SEARCH = digest({"query": "sofa"})
 
-positions = st.builds(
-    Position,
-    exact=st.booleans(),
-    score=st.floats(allow_nan=False, allow_infinity=False),
-    product_id=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
-    shown=st.integers(0, 10_000),
-    query_id=st.text("0123456789abcdef", max_size=24),
+cursors = st.builds(
+    Cursor,
+    query_id=st.text("0123456789abcdef", min_size=24, max_size=24),
+    pages=st.integers(0, 1000),
+    shown=st.frozensets(st.binary(min_size=8, max_size=8), max_size=40),
 )
 
 
-@given(positions)
-def test_a_cursor_comes_back_as_it_was(position):
-    cursor = SIGNER.encode(position, SEARCH)
-    assert SIGNER.decode(cursor, SEARCH) == position
-    assert cursor.isascii() and not set(cursor) & set("+/= ")
+@given(cursors)
+def test_a_cursor_comes_back_as_it_was(cursor):
+    text = SIGNER.encode(cursor, SEARCH)
+    assert SIGNER.decode(text, SEARCH) == cursor
+    assert text.isascii() and not set(text) & set("+/= ")
+
+
+def test_a_cursor_of_the_deepest_page_is_as_long_as_a_request_allows():
+    shown = Cursor(HERE.query_id, 42, frozenset()).and_shown(f"product-{number}" for number in range(1000))
+    assert len(shown.shown) == 1000 and shown.pages == 43
+    assert len(SIGNER.encode(shown, SEARCH)) <= 10_800
 
 
 @given(st.text(max_size=200))
@@ -49,6 +53,17 @@ def test_another_key_and_another_search_are_refused():
         CursorSigner(b"other").decode(SIGNER.encode(HERE, SEARCH), SEARCH)
     with pytest.raises(MercatoError, match="another search"):
         SIGNER.decode(SIGNER.encode(HERE, SEARCH), digest({"query": "lamp"}))
+
+
+def test_a_cursor_expires():
+    now = [1_000_000.0]
+    signer = CursorSigner(b"k" * 32, clock=lambda: now[0])
+    text = signer.encode(HERE, SEARCH)
+    now[0] += CURSOR_SECONDS
+    assert signer.decode(text, SEARCH) == HERE
+    now[0] += 1
+    with pytest.raises(ExpiredError, match="too old"):
+        signer.decode(text, SEARCH)
 
 
 def test_a_search_is_named_by_its_content_not_its_order():

@@ -15,9 +15,10 @@ from mercato.errors import MercatoError, NotFoundError
 from mercato.retrieval.expression import Filters
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
+from mercato.runs.folder import RETRIEVAL
 from mercato.search.market_info import Place, market_info
 from mercato.search.pipeline import Searcher
-from mercato.search.policy import RetrievalPolicy
+from mercato.search.policy import Effort, RetrievalPolicy
 from mercato.search.query_prediction import QueryPredictor
 from mercato.search.request import Location, SearchRequest
 from tests.support import reference_engine
@@ -67,8 +68,10 @@ def test_a_page_says_what_was_found_where_and_how_far(search):
 
 @pytest.mark.parametrize("request_", [{"query": "red chair"}, {"query": "chair", "mode": "text"}, {"query": " "}])
 @pytest.mark.parametrize("min_cosine", [None, 0.4])
-def test_the_pages_together_are_the_ranking(search, request_, min_cosine):
-    find = search(min_cosine=min_cosine)
+@pytest.mark.parametrize("candidates", [(100,), (6, 1000), (3, 9, 27)])
+def test_the_pages_together_are_the_ranking(search, request_, min_cosine, candidates):
+    """Whichever of them the first retrieval reaches; equal scores stand in one order however many were asked for."""
+    find = search(pages=tuple(Effort(ef_search=16, candidates=n, min_cosine=min_cosine) for n in candidates))
     whole, pages, cursor = find(SearchRequest(**request_, page_size=100)), [], None
     while not pages or cursor:
         pages.append(find(SearchRequest(**request_, page_size=5, cursor=cursor)))
@@ -78,22 +81,39 @@ def test_the_pages_together_are_the_ranking(search, request_, min_cosine):
 
 
 def test_the_first_page_is_cheap_and_every_later_one_digs_deeper(index, search, monkeypatch):
-    efforts, find = [], search(first_ef_search=10, later_ef_search=70)
+    efforts = []
+    find = search(pages=(Effort(ef_search=10, candidates=4, min_cosine=0.1), Effort(ef_search=70, candidates=40)))
     asked = type(index).search
     monkeypatch.setattr(
-        type(index), "search", lambda self, expression, *given: efforts.append(expression.ef_search)
-        or asked(self, expression, *given)
+        type(index), "search", lambda self, expression, limit: efforts.append((expression.ef_search, limit))
+        or asked(self, expression, limit)
     )  # fmt: skip
     cursor = None
-    for effort in (10, 70, 70):
+    for effort in ([(10, 4)], [(70, 40)], []):  # the third page is in the second one's window
         cursor = find(SearchRequest(query="red chair", page_size=3, cursor=cursor)).cursor
-        assert set(efforts) == {effort}
+        assert efforts == effort
         efforts.clear()
-    assert RetrievalPolicy().first_ef_search < RetrievalPolicy().later_ef_search
+    policy = RetrievalPolicy()
+    assert policy.effort(0).ef_search < policy.effort(1).ef_search == policy.effort(99).ef_search
 
 
-def test_no_search_shows_more_than_its_depth(search):
-    assert len(search(depth=10)(SearchRequest(query="red chair", mode="semantic", page_size=100)).hits) == 10
+def test_a_run_says_how_its_index_is_searched(tmp_path):
+    file = tmp_path / RETRIEVAL
+    file.write_text('{"min_cosine": 0.25}')
+    usual = RetrievalPolicy.of_run(tmp_path)
+    assert {effort.min_cosine for effort in usual.pages} == {0.25} and len(usual.pages) == len(RetrievalPolicy().pages)
+    file.write_text('{"min_cosine": 0.25, "pages": [{"ef_search": 8, "candidates": 50, "min_cosine": 0.5}]}')
+    assert RetrievalPolicy.of_run(tmp_path).pages == (Effort(ef_search=8, candidates=50, min_cosine=0.5),)
+    file.write_text('{"min_cosine": 0.25, "pages": [{"ef": 8}]}')
+    with pytest.raises(MercatoError, match=r"retrieval.json: pages: .*'ef'"):
+        RetrievalPolicy.of_run(tmp_path)
+
+
+def test_no_search_shows_more_than_the_deepest_page_allows(search):
+    find = search(deepest=10)
+    first = find(SearchRequest(query="red chair", page_size=7))
+    last = find(SearchRequest(query="red chair", page_size=7, cursor=first.cursor))
+    assert (len(first.hits), len(last.hits), last.cursor) == (7, 3, None)
 
 
 def test_a_cursor_belongs_to_everything_that_decides_the_ranking(search):

@@ -1,7 +1,8 @@
-"""Keyset paging: an opaque signed cursor says where a page ended, and the next one starts behind its last hit.
+"""Paging: an opaque signed cursor says which search goes on, and what of it has been shown.
 
-Paging by key instead of by offset means that products written between two pages neither repeat a hit nor hide one.
-The signature keeps a client from asking for a depth or a query that the server never offered.
+What a search finds changes between two pages: products come, go and change, the index is swapped, another process
+answers. So a page is not a place in an order, it is what comes first of what has not been shown yet. The signature
+keeps a client from asking for what the server never offered.
 """
 
 from __future__ import annotations
@@ -10,59 +11,77 @@ import base64
 import binascii
 import hashlib
 import hmac
-from dataclasses import astuple, dataclass
+import struct
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import orjson
 
-from mercato.errors import MercatoError
+from mercato.errors import ExpiredError, MercatoError
 
+CURSOR_SECONDS = 3600  # that a cursor is good for
 _SIGNATURE = 16  # bytes of HMAC-SHA256 kept
+_HASH = 8  # bytes by which a shown product is known: two of a thousand are alike with a chance of 10^-14
+_HEAD = struct.Struct("<12s16sIH")  # query id, search, time it was written, pages shown
 
 
 @dataclass(frozen=True)
-class Position:
-    """The last hit shown (its place in the order), how many were shown, and the id that the whole search logs under."""
+class Cursor:
+    """Where a search stands: its id, under which all its pages are logged, the pages and the products shown."""
 
-    exact: bool
-    score: float
-    product_id: str
-    shown: int
-    query_id: str
+    query_id: str  # 24 hexadecimal digits
+    pages: int
+    shown: frozenset[bytes]
+
+    def and_shown(self, product_ids: Iterable[str]) -> Cursor:
+        """After one more page."""
+        return Cursor(self.query_id, self.pages + 1, self.shown | frozenset(map(shown_as, product_ids)))
 
 
-def digest(search: object) -> str:
+def shown_as(product_id: str) -> bytes:
+    """What a cursor remembers of a product that was shown."""
+    return hashlib.blake2b(product_id.encode(), digest_size=_HASH).digest()
+
+
+def digest(search: object) -> bytes:
     """Name a search (any JSON value: everything that decides its ranking) so that a cursor can say whose it is."""
-    return hashlib.sha256(orjson.dumps(search, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+    return hashlib.sha256(orjson.dumps(search, option=orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
 class CursorSigner:
     """Writes and reads cursors under one key; replicas that share the key read each other's."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._key, self._clock = key, clock
 
-    def encode(self, position: Position, search: str) -> str:
-        """The cursor text (URL-safe) of a position in the search of this digest."""
-        body = orjson.dumps([*astuple(position), search])
+    def encode(self, cursor: Cursor, search: bytes) -> str:
+        """The text (URL-safe) of a cursor in the search of this digest."""
+        head = _HEAD.pack(bytes.fromhex(cursor.query_id), search, int(self._clock()), cursor.pages)
+        body = head + b"".join(sorted(cursor.shown))
         return base64.urlsafe_b64encode(self._sign(body) + body).decode().rstrip("=")
 
-    def decode(self, cursor: str, search: str) -> Position:
+    def decode(self, text: str, search: bytes) -> Cursor:
         """Read a cursor back.
 
         Raises:
+            ExpiredError: its time is over.
             MercatoError: it was not written under this key, or belongs to another search.
         """
         try:
-            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise MercatoError("cursor: not a cursor of this server; start again without one") from None
         signature, body = raw[:_SIGNATURE], raw[_SIGNATURE:]
-        if not hmac.compare_digest(signature, self._sign(body)):
+        if not hmac.compare_digest(signature, self._sign(body)) or len(body) < _HEAD.size:
             raise MercatoError("cursor: not a cursor of this server; start again without one")
-        *position, owner = orjson.loads(body)
+        query_id, owner, written, pages = _HEAD.unpack_from(body)
         if not hmac.compare_digest(owner, search):
             raise MercatoError("cursor: belongs to another search; start again without one")
-        return Position(*position)
+        if self._clock() - written > CURSOR_SECONDS:
+            raise ExpiredError("cursor: too old; start again without one")
+        shown = frozenset(body[at : at + _HASH] for at in range(_HEAD.size, len(body), _HASH))
+        return Cursor(query_id.hex(), pages, shown)
 
     def _sign(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, "sha256")[:_SIGNATURE]

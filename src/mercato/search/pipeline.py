@@ -6,18 +6,24 @@ import dataclasses
 import math
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
 
 from mercato.catalogue.products import ProductDocument
 from mercato.catalogue.store import Catalogue
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.protocol import Hit, Index
+from mercato.runs.cache import TTLCache
 from mercato.runs.encoder import Encoder
-from mercato.search.candidates import Candidates, Slice
-from mercato.search.paging import CursorSigner, Position, digest
-from mercato.search.policy import RetrievalPolicy
+from mercato.search.paging import CURSOR_SECONDS, Cursor, CursorSigner, digest
+from mercato.search.policy import Effort, RetrievalPolicy
 from mercato.search.request import Location, SearchRequest
+from mercato.search.window import Window, satisfies
 
+WINDOWS = 2_000  # kept for their next pages; one that is not there any more is retrieved again
 _EARTH_KM = 6371.0088
 
 
@@ -48,34 +54,79 @@ class Searcher:
     def __init__(self, encoder: Encoder, index: Index, catalogue: Catalogue, policy: RetrievalPolicy) -> None:
         self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
         self._signer = CursorSigner(catalogue.settings.secret("cursor"))
+        self._windows: TTLCache[str, Window] = TTLCache(WINDOWS, CURSOR_SECONDS)
 
     def search(self, request: SearchRequest) -> Page:
-        """One page of results.
+        """One page of results: the best that has not been shown, exists and still meets the filters.
 
         Raises:
+            ExpiredError: the cursor is too old.
             MercatoError: the cursor is forged or belongs to another search.
         """
         start = time.perf_counter()
         owner = _digest(request)
-        behind = self._signer.decode(request.cursor, owner) if request.cursor else None
-        found = self._slice(self._expression(request, later=behind is not None), behind, request.page_size)
-        shown, query_id = (behind.shown, behind.query_id) if behind else (0, secrets.token_hex(12))
-        cursor = None
-        if found.more:
-            last = found.candidates[-1]
-            end = Position(last.hit.exact, last.score, last.hit.product_id, shown + len(found.candidates), query_id)
-            cursor = self._signer.encode(end, owner)
-        products = self._catalogue.products.get_many([candidate.hit.product_id for candidate in found.candidates])
-        hits = tuple(
-            PageHit(position, candidate.hit, product, _distance_km(request.location, product))
-            for position, candidate in enumerate(found.candidates, start=shown + 1)
-            if (product := products.get(candidate.hit.product_id))  # the index may still hold what was just deleted
-        )
+        cursor = self._signer.decode(request.cursor, owner) if request.cursor else _begun()
+        size = min(request.page_size, self._policy.deepest - len(cursor.shown))
+        hits, more = self._page(request, cursor, size)
+        shown = cursor.and_shown(hit.product["product_id"] for hit in hits)
+        more = more and len(shown.shown) < self._policy.deepest
         total = self._index.count(request.filters)
         took_ms = round((time.perf_counter() - start) * 1000, 3)
-        return Page(query_id=query_id, hits=hits, cursor=cursor, total=total, took_ms=took_ms)
+        following = self._signer.encode(shown, owner) if more else None
+        return Page(query_id=cursor.query_id, hits=hits, cursor=following, total=total, took_ms=took_ms)
 
-    def _expression(self, request: SearchRequest, later: bool) -> Expression:
+    def _page(self, request: SearchRequest, cursor: Cursor, size: int) -> tuple[tuple[PageHit, ...], bool]:
+        """The next `size` hits, and whether more follow: from the window as it is, then from deeper ones."""
+        window = self._windows.get(cursor.query_id) if request.cursor else None
+        expression: Expression | None = None
+        efforts = self._efforts(cursor, size)
+        while True:
+            hits = self._cut(window, request, cursor, size + 1) if window else ()
+            if window and (len(hits) > size or window.whole):
+                break
+            effort = next(efforts, None)
+            if effort is None:
+                break
+            if window is None or effort.candidates > window.candidates:
+                expression = expression or self._expression(request)
+                window = self._retrieved(expression, effort)
+        if window is not None:
+            self._windows.put(cursor.query_id, window)
+        return hits[:size], len(hits) > size
+
+    def _efforts(self, cursor: Cursor, size: int) -> Iterator[Effort]:
+        """The page's effort, made large enough for what was shown; then the deepest."""
+        effort, deepest = self._policy.effort(cursor.pages), self._policy.effort(len(self._policy.pages))
+        wanted = max(effort.candidates, len(cursor.shown) + size + 1)
+        yield dataclasses.replace(effort, candidates=wanted)
+        yield dataclasses.replace(deepest, candidates=max(deepest.candidates, wanted))
+
+    def _retrieved(self, expression: Expression, effort: Effort) -> Window:
+        hits = self._index.search(
+            expression.model_copy(update={"ef_search": effort.ef_search, "min_cosine": effort.min_cosine}),
+            effort.candidates,
+        )
+        browse = expression.vector is None and expression.text is None
+        parts = [len(hits)] if browse else [int(hits.by_ann_H.sum()), int(hits.by_text_H.sum())]
+        return Window(hits, effort.candidates, whole=max(parts) < effort.candidates)
+
+    def _cut(self, window: Window, request: SearchRequest, cursor: Cursor, count: int) -> tuple[PageHit, ...]:
+        """The first `count` of a window that have not been shown, as pages show them."""
+        found: list[PageHit] = []
+        unseen = window.unseen(cursor.shown)
+        while len(found) < count and (places := list(islice(unseen, count - len(found)))):
+            some = list(window.hits.take(np.array(places, np.int64)))
+            products = self._catalogue.products.get_many([hit.product_id for hit in some])
+            for hit in some:
+                product = products.get(hit.product_id)  # the index may still hold what was just deleted
+                if product is None or not satisfies(product, request.filters):
+                    continue  # since it was indexed it has changed, so that no page of this search may show it
+                distance = _distance_km(request.location, product)
+                position = len(cursor.shown) + len(found) + 1
+                found.append(PageHit(position, hit, product, distance))
+        return tuple(found)
+
+    def _expression(self, request: SearchRequest) -> Expression:
         query = request.query.strip()
         return Expression(
             vector=self._encoder.encode_queries([query], request.country)[0]
@@ -83,21 +134,14 @@ class Searcher:
             else None,
             text=query if query and request.mode != "semantic" else None,
             filters=request.filters,
-            min_cosine=self._policy.min_cosine,
-            ef_search=self._policy.later_ef_search if later else self._policy.first_ef_search,
         )
 
-    def _slice(self, expression: Expression, behind: Position | None, size: int) -> Slice:
-        """The `size` candidates that follow `behind`: a little more than is shown is retrieved, more until certain."""
-        limit: int | None = min((behind.shown if behind else 0) + size + 1, self._policy.depth)
-        while limit is not None:
-            candidates = Candidates.retrieve(self._index, self._catalogue, expression, limit)
-            found = candidates.after(behind, size)
-            limit = candidates.next_limit(found, self._policy.depth)
-        return found
+
+def _begun() -> Cursor:
+    return Cursor(secrets.token_hex(12), 0, frozenset())
 
 
-def _digest(request: SearchRequest) -> str:
+def _digest(request: SearchRequest) -> bytes:
     """Name a search by everything that decides its ranking: a cursor says whose it is."""
     values = {each.name: getattr(request, each.name) for each in dataclasses.fields(request)}
     location = request.location and dataclasses.astuple(request.location)

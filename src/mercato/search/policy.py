@@ -1,15 +1,53 @@
-"""The retrieval policy: how hard the index is searched for a page (Que2Search §6.3, §6.4)."""
+"""The retrieval policy: how hard the index is searched for each page (Que2Search §6.3, §6.4)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from mercato.errors import MercatoError
+from mercato.runs.folder import RETRIEVAL, load_min_cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How hard the index is searched for one page."""
+
+    ef_search: int  # HNSW's
+    candidates: int  # that the vector and the words bring each
+    min_cosine: float | None = None  # the least of a hit found by its vector
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalPolicy:
-    """Retrieval settings by page: the first page is cheap, later pages, which few ask for, dig deeper."""
+    """Efforts by page: the first page is cheap, later pages, which few ask for, dig deeper."""
 
-    min_cosine: float | None = None  # the least cosine of a hit found by its vector
-    first_ef_search: int = 96  # HNSW's ef on the first page
-    later_ef_search: int = 256  # and on every page after it
-    depth: int = 1000  # no search shows more hits than this
+    pages: tuple[Effort, ...] = (
+        Effort(ef_search=96, candidates=100),
+        Effort(ef_search=256, candidates=300),
+        Effort(ef_search=256, candidates=1000),
+    )  # of the first page, the second, …; the last is that of all pages after it too
+    deepest: int = 1000  # no search shows more products than this
+
+    def effort(self, page: int) -> Effort:
+        """The effort for a page, counted from 0."""
+        return self.pages[min(page, len(self.pages) - 1)]
+
+    @classmethod
+    def of_run(cls, run: Path) -> Self:
+        """What `retrieval.json` of a run says: its `pages` where it has some, else the usual ones at its `min_cosine`.
+
+        Raises:
+            MercatoError: its pages are no list of efforts.
+        """
+        stored = json.loads((run / RETRIEVAL).read_text())
+        if "pages" not in stored:
+            least = load_min_cosine(run)
+            return cls(pages=tuple(replace(effort, min_cosine=least) for effort in cls().pages))
+        try:
+            pages = tuple(Effort(**page) for page in stored["pages"])
+        except TypeError as error:
+            raise MercatoError(f"{run / RETRIEVAL}: pages: {error}") from None
+        return cls(pages=pages)

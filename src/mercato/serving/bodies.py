@@ -109,7 +109,7 @@ class SearchIn(_In):
     filters: FiltersIn = FiltersIn()
     mode: Literal["hybrid", "semantic", "text"] = "hybrid"
     page_size: Annotated[int, Field(ge=1, le=100)] = 24
-    cursor: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    cursor: Annotated[str, Field(min_length=1, max_length=12_000)] | None = None  # of 1,000 shown products: 10,800
 
     @model_validator(mode="after")
     def _radius_has_a_centre(self) -> Self:

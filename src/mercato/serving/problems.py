@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from mercato.errors import MercatoError, NotFoundError
+from mercato.errors import ExpiredError, MercatoError, NotFoundError
 from mercato.serving import bodies
 from mercato.serving.executor import OverloadError
 
@@ -17,6 +17,7 @@ _MEANINGS = {
     400: "The request cannot be done as it stands",
     401: "The API key is missing or wrong",
     404: "There is no such thing",
+    410: "The cursor is too old",
     413: "The body is too large",
     422: "A field is wrong",
     503: "At capacity; Retry-After says when to come back",
@@ -38,7 +39,8 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(MercatoError)
     async def refused(_: Request, error: MercatoError) -> Response:
-        return _problem(404 if isinstance(error, NotFoundError) else 400, str(error))
+        statuses = {NotFoundError: 404, ExpiredError: 410}
+        return _problem(statuses.get(type(error), 400), str(error))
 
     @app.exception_handler(OverloadError)
     async def overload(_: Request, error: OverloadError) -> Response:

@@ -23,7 +23,7 @@ _KEY = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]  # for OpenA
 _IMAGES: dict[int | str, dict[str, Any]] = {200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}}}
 
 
-@router.post("/v1/search", response_model=bodies.SearchOut, responses=problems(400, 413, 422, 503))
+@router.post("/v1/search", response_model=bodies.SearchOut, responses=problems(400, 410, 413, 422, 503))
 async def search(body: bodies.SearchIn, served: Served) -> Response:
     """Search; or browse the filtered catalogue with an empty query."""
     return await served.reading.run(lambda: json_response(page_json(served.searcher.search(body.request()))))

@@ -14,7 +14,6 @@ from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
 from mercato.files import market_lock
 from mercato.retrieval.open import open_index
-from mercato.runs.folder import load_min_cosine
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.search.policy import RetrievalPolicy
 from mercato.serving.app import create_app
@@ -50,7 +49,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int) -> None
                 model_name=encoder.recipe.name,
                 index_name=index.fingerprint,
                 worker="server",  # the market's lock allows one: what a killed server held is its own
-                policy=RetrievalPolicy(min_cosine=load_min_cosine(run)),
+                policy=RetrievalPolicy.of_run(run),
                 image_dimension=encoder.featurizer.spec.image_dimension,
             )
             app = create_app(market, encoder, index, catalogue, settings)
