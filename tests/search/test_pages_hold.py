@@ -1,4 +1,4 @@
-"""Whatever happens between two pages, nothing is shown twice, nothing that is gone or dear, and nothing is passed over."""
+"""Whatever happens between two pages: nothing is shown twice, nothing that is gone or too dear, nothing is skipped."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from PIL import Image
 from mercato.catalogue import images as pictures
 from mercato.data.mining import mine
 from mercato.data.schema import PRODUCTS
-from mercato.search.policy import RetrievalPolicy
+from mercato.search.policy import Effort, RetrievalPolicy
 from mercato.serving.guard import RequestGuard
 from mercato.serving.prometheus import Metrics
 from tests.support.served import WRITE, event, ids, search, server, wait_until
@@ -108,7 +108,7 @@ def test_the_pages_together_are_the_ranking(client, mode, page_size):
 
 
 def test_pages_are_whole_beyond_a_radius(start):
-    client = start(policy=RetrievalPolicy(min_cosine=0.4))
+    client = start(policy=RetrievalPolicy(pages=(Effort(ef_search=96, candidates=100, min_cosine=0.4),)))
     whole = search(client, query="red chair", page_size=100)
     beyond = [hit for hit in whole["hits"] if hit["cosine"] < 0.4]
     assert 0 < len(beyond) < len(whole["hits"]) and all(hit["found_by"] == ["text"] for hit in beyond)
@@ -146,7 +146,7 @@ def test_a_model_number_is_found_first(tmp_path, page_size):
 
 
 def test_what_only_words_found_follows_what_is_near_enough(start):
-    client = start(policy=RetrievalPolicy(min_cosine=0.9))
+    client = start(policy=RetrievalPolicy(pages=(Effort(ef_search=96, candidates=100, min_cosine=0.9),)))
     first_page = search(client, query="red chair", page_size=6)["hits"]
     assert {hit["found_by"] == ["text"] for hit in first_page} == {True, False}
     assert all(hit["cosine"] < 0.9 for hit in first_page if "ann" not in hit["found_by"])

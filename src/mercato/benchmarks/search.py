@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -246,7 +246,7 @@ def _recalls(
     catalogue: _Catalogue,
     bm25: _Bm25,
     searches: list[_Query],
-    answers: list[list[Hit]],
+    answers: Sequence[Sequence[Hit]],
     mask: NDArray[np.bool_],
     name: str,
 ) -> tuple[float, float]:
@@ -263,7 +263,7 @@ def _recalls(
     return float(np.mean(ann)), float(np.mean(hybrid))
 
 
-def _found(scores: NDArray[Any], hits: list[Hit], part: str, nothing: float) -> tuple[int, int]:
+def _found(scores: NDArray[Any], hits: Sequence[Hit], part: str, nothing: float) -> tuple[int, int]:
     best = scores[_best(scores)]
     best = best[best > nothing]
     rows = [int(hit.product_id[1:]) for hit in hits if part in hit.found_by]

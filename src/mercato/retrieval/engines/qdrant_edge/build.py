@@ -36,7 +36,7 @@ def build(fresh: Path, dimension: int, entries: Iterable[Entry]) -> int:
         count = _write(shard, ColumnsWriter(fresh), entries)
     finally:
         shard.close()
-    build_graph(fresh / SHARD)
+    build_graph(fresh / SHARD, count)
     return count
 
 
@@ -53,7 +53,7 @@ def compact(old: Path, fresh: Path, upto: int) -> None:
         count = _write(shard, ColumnsWriter(fresh, begin=columns), (e for e in last.values() if not e.deleted), gone)
     finally:
         shard.close()
-    build_graph(fresh / SHARD)
+    build_graph(fresh / SHARD, count)
     meta |= {"count": count, "segment": upto, "built_at": datetime.now(UTC).isoformat(timespec="seconds")}
     write_atomic(fresh / META, json.dumps(meta, indent=2))
 
@@ -69,7 +69,7 @@ def _write(shard: qdrant.EdgeShard, columns: ColumnsWriter, entries: Iterable[En
         shard.update(qdrant.UpdateOperation.upsert_points(points))
     dead = columns.seal(gone)
     if dead:
-        shard.update(qdrant.UpdateOperation.delete_points(dead))
+        shard.update(qdrant.UpdateOperation.delete_points([*dead]))
     return columns.length - len(dead)
 
 

@@ -84,10 +84,11 @@ class ColumnsWriter:
         replaced = order_N[:-1][sorted_N[1:] == sorted_N[:-1]]
         gone_G = np.union1d(np.fromiter(gone, np.int64), replaced)
         terms = np.fromfile(self._folder / "terms", np.uint32)
-        starts = np.diff(np.fromfile(self._folder / "term_ends", np.uint64).astype(np.int64), prepend=0)
+        ends_N = np.fromfile(self._folder / "term_ends", np.uint64).astype(np.int64)
+        lengths_N: NDArray[np.int64] = np.diff(ends_N, prepend=np.int64(0))
         alive_N = np.ones(self.length, bool)
         alive_N[gone_G] = False
-        common, holders = np.unique(terms[np.repeat(alive_N, starts)], return_counts=True)
+        common, holders = np.unique(terms[np.repeat(alive_N, lengths_N)], return_counts=True)
         for name, values in (
             ("hashes", sorted_N), ("rows", order_N), ("common", common), ("holders", holders), ("gone", gone_G),
         ):  # fmt: skip

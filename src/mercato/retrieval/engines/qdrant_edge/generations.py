@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -90,20 +90,13 @@ def sweep(folder: Path) -> None:
     """Remove the generations that are neither served nor held, what a killed build has left, and logs nobody reads."""
     served = current(folder)
     for generation in (*folder.glob("generation-*"), *folder.glob(".generation-*")):
-        if generation == served:
-            continue
-        file = os.open(generation / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(generation, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(file)
-    read = [
-        json.loads(meta.read_text())
-        for meta in (*folder.glob("generation-*/" + META), *folder.glob(".generation-*/" + META))
-    ]
+        if generation != served:
+            with suppress(FileNotFoundError):  # removed, or renamed, by somebody else meanwhile
+                _remove_free(generation)
+    read = []
+    for meta in (*folder.glob(f"generation-*/{META}"), *folder.glob(f".generation-*/{META}")):
+        with suppress(FileNotFoundError):
+            read.append(json.loads(meta.read_text()))
     for log in folder.glob("log-*"):
         first = min((meta["segment"] for meta in read if meta["log"] == log.name), default=None)
         if first is None:
@@ -112,3 +105,15 @@ def sweep(folder: Path) -> None:
             for number in segments(log):
                 if number < first:
                     segment(log, number).unlink(missing_ok=True)
+
+
+def _remove_free(generation: Path) -> None:
+    """Remove a generation unless somebody holds it."""
+    file = os.open(generation / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(generation, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(file)

@@ -17,11 +17,11 @@ from uuid import uuid4
 
 from mercato.errors import MercatoError
 from mercato.files import write_atomic
-from mercato.retrieval.engines.qdrant_edge.build import build
+from mercato.retrieval.engines.qdrant_edge.build import build, compact
 from mercato.retrieval.engines.qdrant_edge.generations import META, current, next_generation, sweep
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogWriter, Timeout
 from mercato.retrieval.engines.qdrant_edge.opened import Opened
-from mercato.retrieval.engines.qdrant_edge.shard import ENGINE, Points, mean_tokens
+from mercato.retrieval.engines.qdrant_edge.shard import AT_ONCE, ENGINE, Points, mean_tokens
 from mercato.retrieval.engines.qdrant_edge.snapshot import EdgeSnapshot
 from mercato.retrieval.expression import Filters
 from mercato.retrieval.hybrid import HybridIndex
@@ -150,7 +150,10 @@ class EdgeIndex(HybridIndex):
                 with self._writing:
                     old = self._open()
                     upto = self._log.rotate()
-                _compact(old.generation, fresh, upto)
+                if old.living <= AT_ONCE:
+                    compact(old.generation, fresh, upto)
+                else:
+                    _compact_elsewhere(old.generation, fresh, upto)
                 held.enter_context(self._writing)
                 self._open()
                 if current(self._folder) != old.generation:
@@ -185,8 +188,8 @@ class EdgeIndex(HybridIndex):
         old.close()
 
 
-def _compact(old: Path, fresh: Path, upto: int) -> None:
-    """Build a generation of another's sealed rows and the log before a segment, in a process of its own."""
+def _compact_elsewhere(old: Path, fresh: Path, upto: int) -> None:
+    """`compact` in a process of its own."""
     module = "mercato.retrieval.engines.qdrant_edge.build"
     command = [sys.executable, "-m", module, str(old), str(fresh), str(upto)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

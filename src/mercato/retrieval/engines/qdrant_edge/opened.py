@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -71,7 +72,7 @@ class Opened:
     @property
     def living(self) -> int:
         """The number of products."""
-        return self.meta["count"] - len(self.gone_G) + self.fresh.living
+        return int(self.meta["count"]) - len(self.gone_G) + self.fresh.living
 
     def follow(self) -> None:
         """Take in what was written since the last time, by whichever process."""
@@ -85,7 +86,7 @@ class Opened:
                 else:
                     self.fresh.add(entry)
             if gone:
-                for record in self.shard.retrieve(gone, with_payload=True, with_vector=False):
+                for record in self.shard.retrieve([*gone], with_payload=True, with_vector=False):
                     self.gone_fields.append(record.payload or {})
                 self.gone_G = np.union1d(self.gone_G, gone)
 
@@ -141,12 +142,17 @@ def link(source: Path, target: Path) -> None:
 
 
 def copy_sparse(source: str | Path, target: str | Path) -> None:
-    """Copy a file, leaving holes where it has zeros: the engine allocates its files 32 MB ahead."""
-    zeros = bytes(1 << 20)
+    """Copy a file with its holes: the engine allocates its files 32 MB ahead."""
     with Path(source).open("rb") as old, Path(target).open("wb") as new:
-        while block := old.read(len(zeros)):
-            if block == zeros[: len(block)]:
-                new.seek(len(block), os.SEEK_CUR)
-            else:
-                new.write(block)
-        new.truncate()
+        size, at = os.fstat(old.fileno()).st_size, 0
+        new.truncate(size)
+        while at < size:
+            try:
+                at = os.lseek(old.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # a hole up to the end
+            end = os.lseek(old.fileno(), at, os.SEEK_HOLE)
+            while at < end:
+                at += os.sendfile(new.fileno(), old.fileno(), at, end - at) if new.seek(at) == at else 0

@@ -29,6 +29,8 @@ DENSE, WORDS = "", "bm25"  # the names of the two vectors of a point
 
 GRAPH_FROM_KB = 10_000  # less than this much of vectors (20,000 × 128-d) has no graph: scanning it is as fast
 
+AT_ONCE = 2_000  # points that the engine optimises in a moment
+
 _BUILD_GRAPH = """
 import sys, qdrant_edge
 shard = qdrant_edge.EdgeShard.load(sys.argv[1])
@@ -56,8 +58,14 @@ def create(path: Path, dimension: int) -> qdrant.EdgeShard:
     return shard
 
 
-def build_graph(path: Path) -> None:
-    """Optimise a closed shard, in a process of its own: the engine holds the GIL for as long as that takes."""
+def build_graph(path: Path, points: int) -> None:
+    """Optimise a closed shard of so many points; in a process of its own where that would hold the GIL for long."""
+    if points <= AT_ONCE:
+        shard = qdrant.EdgeShard.load(str(path))
+        shard.optimize()
+        shard.flush()
+        shard.close()
+        return
     done = subprocess.run([sys.executable, "-c", _BUILD_GRAPH, str(path)], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
