@@ -52,11 +52,13 @@ def holding(url: str, records: Iterable[IndexRecord] = ()) -> Iterator[Index]:
 class IndexContract:
     """What callers rely on, whatever the engine."""
 
+    rounds = 12  # of drawn products; an engine whose writes are slow may want fewer
+
     def test_a_search_returns_exactly_what_satisfies_the_filters(self, url: str) -> None:
         """By vector, by vector and text, and in a browse; `count` says how many."""
         random = np.random.default_rng(0)
         with holding(url) as index:
-            for _ in range(12):
+            for _ in range(self.rounds):
                 records = [drawn_record(random, number) for number in range(12)]
                 index.upsert(records)
                 for filters in (drawn_filters(random) for _ in range(20)):
@@ -74,7 +76,7 @@ class IndexContract:
         """The cosine is the vectors', BM25 is above 0 where a word is shared, and the ANN part is the nearest."""
         random = np.random.default_rng(1)
         with holding(url) as index:
-            for number in range(30):
+            for number in range(2 * self.rounds):
                 order: Literal["cosine", "bm25"] = "bm25" if number % 2 else "cosine"
                 records = {record.product_id: record for record in (drawn_record(random, n) for n in range(12))}
                 text, limit = " ".join(random.choice(WORDS, 3)), int(random.integers(1, 13))

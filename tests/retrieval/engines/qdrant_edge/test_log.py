@@ -1,0 +1,90 @@
+"""The log: what is whole comes back in order, to whoever follows it; what is not, never."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from filelock import Timeout
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader, LogWriter, segment, segments
+
+
+def entry(number: int, **fields: object) -> Entry:
+    vector = np.full(3, number, np.float32)
+    terms, weights = np.arange(number % 4, dtype=np.uint32), np.ones(number % 4, np.float32)
+    return Entry(f"p{number}", vector, terms, weights, fields)
+
+
+def told(entries) -> list[tuple]:
+    return [(e.product_id, e.vector.tolist(), e.terms.tolist(), e.weights.tolist(), dict(e.fields)) for e in entries]
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    st.lists(st.floats(width=32, allow_nan=False), max_size=5),
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.none() | st.text("añ\0") | st.integers(0, 9)),
+)
+def test_an_entry_comes_back_as_it_was(product_id, vector, fields):
+    there = Entry(
+        product_id, np.array(vector, np.float32), np.array([7], np.uint32), np.array([0.5], np.float32), fields
+    )
+    back = Entry.unpacked(there.packed()[8:])
+    assert told([back]) == told([there]) and back.deleted == (not vector)
+
+
+def test_readers_follow_a_writer_from_segment_to_segment(tmp_path):
+    writer, first, late = LogWriter(tmp_path), LogReader(tmp_path, 1), LogReader(tmp_path, 2)
+    assert list(first.news()) == []
+    writer.append([entry(1), entry(2, price=5.0)])
+    assert told(first.news()) == told([entry(1), entry(2, price=5.0)])
+    writer.append([entry(3)])
+    assert writer.rotate() == 2
+    writer.append([Entry("p1")])
+    assert [(e.product_id, e.deleted) for e in first.news()] == [("p3", False), ("p1", True)]
+    assert [e.product_id for e in late.news()] == ["p1"] and list(late.news()) == []
+    assert [e.product_id for e in LogReader(tmp_path, 1, before=2).news()] == ["p1", "p2", "p3"]
+    writer.close()
+    assert segments(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("cut", [1, 7, 8, 20, 40])
+def test_what_a_killed_writer_left_half_is_never_read_and_is_cut_off(tmp_path, cut):
+    writer = LogWriter(tmp_path)
+    writer.append([entry(1), entry(2)])
+    writer.close()
+    file = segment(tmp_path, 1)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-cut])
+    assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1"]
+    writer = LogWriter(tmp_path)
+    writer.append([entry(3)])
+    writer.close()
+    assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1", "p3"]
+
+
+def test_a_reader_waits_for_the_rest_of_an_entry(tmp_path):
+    LogWriter(tmp_path).close()
+    reader, packed = LogReader(tmp_path, 1), entry(1).packed()
+    for upto in (5, 20, len(packed)):
+        segment(tmp_path, 1).write_bytes(packed[:upto])
+        assert [e.product_id for e in reader.news()] == (["p1"] if upto == len(packed) else [])
+
+
+def test_a_changed_byte_ends_what_is_read(tmp_path):
+    writer = LogWriter(tmp_path)
+    writer.append([entry(1), entry(2)])
+    writer.close()
+    raw = bytearray(segment(tmp_path, 1).read_bytes())
+    raw[-1] ^= 1
+    segment(tmp_path, 1).write_bytes(raw)
+    assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1"]
+
+
+def test_a_log_has_one_writer(tmp_path):
+    writer = LogWriter(tmp_path)
+    with pytest.raises(Timeout):
+        LogWriter(tmp_path)
+    writer.close()
+    LogWriter(tmp_path).close()
