@@ -246,6 +246,21 @@ def test_a_query_of_too_few_sessions_is_never_mined(tmp_path: Path) -> None:
     assert report.queries_below_floor == 1
 
 
+def test_an_empty_client_or_country_is_none(tmp_path: Path) -> None:
+    """Else a thousand people without an id would be one, and a country without a name a country of its own."""
+    log = [event(0, "search", query_id=f"q{n}", session_id=f"s{n}", client_id="", country="") for n in range(3)]
+    log += [event(1, "impression", "P", query_id="q0", session_id="s0", client_id="", country="")]
+    (row,) = mined(tmp_path, log, ONE_SESSION.model_copy(update={"min_sessions": 3}))
+    assert row["country"] is None and row["label"] == 0
+
+
+def test_a_query_id_that_looks_like_a_session_is_another_search(tmp_path: Path) -> None:
+    """Without a query id a search is named by its session and query; an id of the same letters is not it."""
+    unnamed = [event(0, "search", query_id=None), event(1, "click", "P", query_id=None)]
+    named = [event(2, a, "P", query_id="session 2 s1lamp", session_id="s2") for a in ("message", "seller_reply")]
+    assert labels(mined(tmp_path, [*unnamed, *named], IGNORED)) == {}
+
+
 def test_one_person_of_many_sessions_does_not_pass_the_floor(tmp_path: Path) -> None:
     floor = Engagement(min_sessions=3, validation_days=0, future_days=0)
     log = [e for s in "abc" for e in full_chain("P", query_id=s, session_id=s)]
