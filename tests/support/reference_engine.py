@@ -35,7 +35,7 @@ class _Generation:
     lock: Lock = field(default_factory=Lock)
 
 
-def open_index(url: str) -> MemoryIndex:
+def open_index(url: str, read_only: bool = False) -> MemoryIndex:
     if url not in _GENERATIONS:
         raise MercatoError(f"{url} holds no index")
     return MemoryIndex(_GENERATIONS[url], text="text=no" not in url)

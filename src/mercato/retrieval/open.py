@@ -19,13 +19,16 @@ ENGINES = {  # a URL's scheme → the module of its engine
 }
 
 
-def open_index(url: str | Path) -> Index:
+def open_index(url: str | Path, *, read_only: bool = False) -> Index:
     """Open the index at `url`: a folder or a file:// URL is an embedded one.
+
+    One that is opened `read_only`, by as many processes as like, sees what its owner writes, and goes on with the
+    owner's next generation where it is of the same `fingerprint`; to write to it is an error.
 
     Raises a MercatoError where there is none, where its engine allows one owner and it is open elsewhere, and for a
     URL that no engine knows.
     """
-    return _engine(url).open_index(str(url))
+    return _engine(url).open_index(str(url), read_only)
 
 
 def build_index(

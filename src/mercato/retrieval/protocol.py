@@ -190,7 +190,7 @@ class Capabilities:
 
     `flush`: a write survives a power cut only once `flush` has returned; without it, once the write has.
     `compaction`: upserts leave products outside the index proper until `compact` takes them in.
-    `one_owner`: one `Index` at a time holds it; another attempt to open it raises a MercatoError.
+    `one_owner`: one `Index` at a time may write to it; another attempt to open it for that raises a MercatoError.
     `text`: products are scored by BM25; without it `bm25` is 0, and an expression of text alone raises a MercatoError.
     """
 
@@ -270,7 +270,7 @@ class Index(Protocol):
 class Engine(Protocol):
     """A module that `mercato.retrieval.open` loads: how one engine's indexes are opened and built."""
 
-    def open_index(self, url: str) -> Index:
+    def open_index(self, url: str, read_only: bool) -> Index:
         """See `mercato.retrieval.open.open_index`."""
         ...
 

@@ -60,6 +60,15 @@ def current(folder: Path) -> Path:
     return generation
 
 
+def served(folder: Path) -> tuple[int, int]:
+    """Something that is another one whenever another generation is served; cheap enough to ask for each search."""
+    try:
+        stat = (folder / _POINTER).stat()
+    except FileNotFoundError:
+        return 0, 0
+    return stat.st_ino, stat.st_mtime_ns
+
+
 def hold_current(folder: Path) -> Held:
     """Hold the served generation."""
     while True:
@@ -88,9 +97,9 @@ def next_generation(folder: Path) -> Iterator[Path]:
 
 def sweep(folder: Path) -> None:
     """Remove the generations that are neither served nor held, what a killed build has left, and logs nobody reads."""
-    served = current(folder)
+    kept = current(folder)
     for generation in (*folder.glob("generation-*"), *folder.glob(".generation-*")):
-        if generation != served:
+        if generation != kept:
             with suppress(FileNotFoundError):  # removed, or renamed, by somebody else meanwhile
                 _remove_free(generation)
     read = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
-from threading import Condition, Lock
+from threading import Condition, Lock, Thread
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
@@ -18,7 +19,7 @@ from uuid import uuid4
 from mercato.errors import MercatoError
 from mercato.files import write_atomic
 from mercato.retrieval.engines.qdrant_edge.build import build, compact
-from mercato.retrieval.engines.qdrant_edge.generations import META, current, next_generation, sweep
+from mercato.retrieval.engines.qdrant_edge.generations import META, current, next_generation, served, sweep
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogWriter, Timeout
 from mercato.retrieval.engines.qdrant_edge.opened import Opened
 from mercato.retrieval.engines.qdrant_edge.shard import AT_ONCE, ENGINE, Points, mean_tokens
@@ -29,14 +30,16 @@ from mercato.retrieval.protocol import Capabilities, IndexRecord
 
 T = TypeVar("T")
 
+log = logging.getLogger("mercato.retrieval")
+
 CAPABILITIES = Capabilities(flush=True, compaction=True, one_owner=True, text=True)
 
 _BATCH = 256  # records
 
 
-def open_index(url: str) -> EdgeIndex:
+def open_index(url: str, read_only: bool) -> EdgeIndex:
     """See `mercato.retrieval.open.open_index`."""
-    return EdgeIndex(_folder(url))
+    return EdgeIndex(_folder(url), read_only)
 
 
 def build_index(url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str) -> dict[str, Any]:
@@ -62,13 +65,14 @@ def build_index(url: str, records: Iterable[IndexRecord], dimension: int, finger
 
 
 class EdgeIndex(HybridIndex):
-    """An open generation of the index in `folder`; it stays with that generation until it is closed or compacted."""
+    """An open generation of the index in `folder`, and those that compactions make of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, read_only: bool = False) -> None:
         self._folder = folder
+        self._served = served(folder)
         opened = Opened.current(folder)
         try:
-            self._log = LogWriter(folder / opened.meta["log"])
+            self._log = None if read_only else LogWriter(folder / opened.meta["log"])
         except Timeout:
             opened.close()
             raise MercatoError(
@@ -81,6 +85,7 @@ class EdgeIndex(HybridIndex):
         self._searching = Condition()
         self._writing = Lock()
         self._compacting = Lock()
+        self._reopening = Lock()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -104,6 +109,8 @@ class EdgeIndex(HybridIndex):
     @contextmanager
     def snapshot(self) -> Iterator[EdgeSnapshot]:
         """Hold the open generation; a compaction in between changes nothing for the block."""
+        if self._log is None:
+            self._notice_swap()
         with self._searching:
             opened = self._open()
             opened.searches += 1
@@ -135,7 +142,8 @@ class EdgeIndex(HybridIndex):
         """See `mercato.retrieval.protocol.Index.flush`."""
         with self._writing:
             self._open()
-            self._log.flush()
+            if self._log is not None:
+                self._log.flush()
 
     def compact(self) -> None:
         """Build a generation that holds every row, its graph too, and go on with it.
@@ -149,7 +157,7 @@ class EdgeIndex(HybridIndex):
             with next_generation(self._folder) as fresh:
                 with self._writing:
                     old = self._open()
-                    upto = self._log.rotate()
+                    upto = self._own().rotate()
                 if old.living <= AT_ONCE:
                     compact(old.generation, fresh, upto)
                 else:
@@ -163,15 +171,40 @@ class EdgeIndex(HybridIndex):
 
     def close(self) -> None:
         """See `mercato.retrieval.protocol.Index.close`."""
-        with self._writing:
-            if self._opened is not None:
+        with self._reopening, self._writing:
+            if self._opened is not None and self._log is not None:
                 self._log.close()
             self._go_on_with(None)
 
     def _write(self, entries: list[Entry]) -> None:
         with self._writing:
             self._open()
-            self._log.append(entries)
+            self._own().append(entries)
+
+    def _own(self) -> LogWriter:
+        if self._log is None:
+            raise MercatoError(f"{self._folder} was opened to be read: write where it has its owner")
+        return self._log
+
+    def _notice_swap(self) -> None:
+        """Where another generation is served, open it beside this one; searches go on meanwhile."""
+        if served(self._folder) != self._served and self._reopening.acquire(blocking=False):
+            Thread(target=self._follow_swap, name="index-swap", daemon=True).start()
+
+    def _follow_swap(self) -> None:
+        """Go on with the served generation, unless its vectors are another run's."""
+        try:
+            self._served = served(self._folder)
+            new = Opened.current(self._folder)
+            if self._opened is None or new.meta["fingerprint"] != self._fingerprint:
+                new.close()
+                return
+            new.follow()
+            self._go_on_with(new)
+        except (MercatoError, OSError) as error:  # of another version, or gone again: what is open goes on
+            log.warning("%s: the new generation could not be opened: %s", self._folder, error)
+        finally:
+            self._reopening.release()
 
     def _open(self) -> Opened:
         if self._opened is None:

@@ -1,0 +1,83 @@
+"""Readers of an embedded index: any number, in any process, that see what its owner writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mercato.errors import MercatoError
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.samples import DIMENSION, QUERY, product
+
+
+def found(index) -> set[str]:
+    return {hit.product_id for hit in index.search(Expression(vector=QUERY, text="lamp"), 100)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    build_index(tmp_path, [product(n) for n in range(5)], DIMENSION, "run 1")
+    return tmp_path
+
+
+def test_the_next_search_of_every_reader_sees_what_the_owner_wrote(folder):
+    program = f"""
+import sys
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.open import open_index
+with open_index({str(folder)!r}, read_only=True) as index:
+    for _ in sys.stdin:
+        print(*sorted(hit.product_id for hit in index.search(Expression(text="lamp"), 100)), flush=True)
+"""
+    command = [sys.executable, "-c", program]
+    with (
+        open_index(folder, read_only=True) as reader,
+        open_index(folder) as owner,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
+    ):
+
+        def elsewhere() -> set[str]:
+            other.stdin.write("\n")
+            other.stdin.flush()
+            return set(other.stdout.readline().split())
+
+        assert found(reader) == elsewhere() == {"p0", "p1", "p2", "p3", "p4"} and len(reader) == 5
+        owner.upsert([product(7), product(1, title="chair")])
+        owner.delete(["p2"])
+        assert found(owner) == found(reader) == {"p0", "p1", "p3", "p4", "p7"} and len(reader) == 5
+        assert elsewhere() == {"p0", "p3", "p4", "p7"}
+        for write in (lambda: reader.upsert([product(8)]), lambda: reader.delete(["p0"]), reader.compact):
+            with pytest.raises(MercatoError, match="opened to be read"):
+                write()
+        reader.flush()
+        other.stdin.close()
+
+
+def test_a_reader_goes_on_with_the_owners_next_generation(folder):
+    with open_index(folder) as owner, open_index(folder, read_only=True) as reader:
+        owner.upsert([product(7)])
+        owner.compact()
+        owner.upsert([product(8)])
+        until = time.monotonic() + 60
+        while len(list(folder.glob("generation-*/open-*"))) != 2 or reader._opened.meta["segment"] != 2:
+            assert found(reader) == {"p0", "p1", "p2", "p3", "p4", "p7", "p8"}, "in the old one too"
+            assert time.monotonic() < until
+        assert found(reader) == {"p0", "p1", "p2", "p3", "p4", "p7", "p8"}
+        owner.compact()
+        assert found(reader) == found(owner)
+    with open_index(folder) as index:
+        index.compact()
+        assert len(list(folder.glob("generation-*"))) == 1 and len(list(folder.glob("log-*/0*"))) == 1
+
+
+def test_a_reader_stays_with_the_vectors_of_its_run(folder):
+    with open_index(folder, read_only=True) as reader:
+        build_index(folder, [product(9)], DIMENSION, "run 2")
+        for _ in range(3):
+            assert found(reader) == {"p0", "p1", "p2", "p3", "p4"} and reader.fingerprint == "run 1"
+    with open_index(folder, read_only=True) as reader:
+        assert found(reader) == {"p9"}
