@@ -63,7 +63,7 @@ def test_a_reader_goes_on_with_the_owners_next_generation(folder):
         owner.compact()
         owner.upsert([product(8)])
         until = time.monotonic() + 60
-        while len(list(folder.glob("generation-*/open-*"))) != 2 or reader._opened.meta["segment"] != 2:
+        while len(list(folder.glob("generation-*/open-*[0-9a-f]"))) != 2 or reader._opened.meta["segment"] != 2:
             assert found(reader) == {"p0", "p1", "p2", "p3", "p4", "p7", "p8"}, "in the old one too"
             assert time.monotonic() < until
         assert found(reader) == {"p0", "p1", "p2", "p3", "p4", "p7", "p8"}
@@ -81,3 +81,19 @@ def test_a_reader_stays_with_the_vectors_of_its_run(folder):
             assert found(reader) == {"p0", "p1", "p2", "p3", "p4"} and reader.fingerprint == "run 1"
     with open_index(folder, read_only=True) as reader:
         assert found(reader) == {"p9"}
+
+
+def test_what_a_killed_reader_had_open_is_cleared_by_the_next(folder):
+    program = f"""
+import os
+from mercato.retrieval.open import open_index
+index = open_index({str(folder)!r}, read_only=True)
+os.kill(os.getpid(), 9)
+"""
+    with open_index(folder, read_only=True) as living:
+        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+        assert len(list(folder.glob("generation-*/open-*[0-9a-f]"))) == 2
+        with open_index(folder, read_only=True) as other:
+            assert len(list(folder.glob("generation-*/open-*[0-9a-f]"))) == 2
+            assert found(living) == found(other)
+    assert not list(folder.glob("generation-*/open-*"))

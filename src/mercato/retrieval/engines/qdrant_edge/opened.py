@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -42,7 +43,10 @@ class Opened:
             raise MercatoError(
                 f"{generation.parent} was built by {self.meta['engine']}, this is {ENGINE}: build the index again"
             )
+        _clear_left(generation)
         self._held, self._folder = held, generation / f"open-{uuid4().hex[:12]}"
+        self._lock = os.open(_lock_of(self._folder), os.O_RDWR | os.O_CREAT, 0o644)  # before there is a folder to clear
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         link(generation / SHARD, self._folder)
         self.shard = qdrant.EdgeShard.load(str(self._folder))
         self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
@@ -113,6 +117,8 @@ class Opened:
         self.shard.close()
         self._reader.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        _lock_of(self._folder).unlink(missing_ok=True)
+        os.close(self._lock)
         self._held.release()
 
     def _lose(self, entry: Entry) -> int | None:
@@ -124,6 +130,27 @@ class Opened:
         for term in self.columns.terms_of(row).tolist():
             self._gone_terms[term] = self._gone_terms.get(term, 0) + 1
         return row
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def _clear_left(generation: Path) -> None:
+    """Remove the shards that killed processes had opened: whoever lives holds the lock of his own."""
+    for lock in generation.glob("open-*.lock"):
+        try:
+            file = os.open(lock, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(file)
 
 
 def link(source: Path, target: Path) -> None:
