@@ -8,11 +8,12 @@ from uuid import uuid4
 
 import pytest
 
+from mercato.catalogue.products import StoredProduct
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
 from mercato.errors import MercatoError, NotFoundError
-from mercato.retrieval.expression import Filters
+from mercato.retrieval.expression import Filters, GeoRadius
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.runs.folder import RETRIEVAL
@@ -95,6 +96,29 @@ def test_the_first_page_is_cheap_and_every_later_one_digs_deeper(index, search, 
         efforts.clear()
     policy = RetrievalPolicy()
     assert policy.effort(0).ef_search < policy.effort(1).ef_search == policy.effort(99).ef_search
+
+
+def test_a_later_page_may_accept_what_the_first_one_did_not(search):
+    """However few the first threshold leaves: that is not all there is."""
+    strict = Effort(ef_search=16, candidates=100, min_cosine=0.95)
+    find = search(pages=(strict, Effort(ef_search=16, candidates=100, min_cosine=0.1)))
+    everything = search(pages=(Effort(ef_search=16, candidates=100, min_cosine=0.1),))
+    request = {"query": "red chair", "mode": "semantic"}
+    first = find(SearchRequest(**request, page_size=1))
+    rest = find(SearchRequest(**request, page_size=100, cursor=first.cursor))
+    assert ids(first) + ids(rest) == ids(everything(SearchRequest(**request, page_size=100)))
+    assert len(ids(rest)) > 10
+
+
+def test_what_has_moved_out_of_the_radius_is_not_shown(search, catalogue):
+    near = Filters(near=GeoRadius(latitude=51.5, longitude=-0.1, radius_km=50))
+    before = ids(search()(SearchRequest(query="red chair", filters=near, page_size=100)))
+    (moved,) = catalogue.products.load([before[0]])
+    catalogue.products.upsert([StoredProduct({**moved.document, "latitude": 40.0})])
+    try:
+        assert ids(search()(SearchRequest(query="red chair", filters=near, page_size=100))) == before[1:]
+    finally:
+        catalogue.products.upsert([moved])
 
 
 def test_a_run_says_how_its_index_is_searched(tmp_path):

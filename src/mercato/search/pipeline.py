@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
 import time
 from collections.abc import Iterator
@@ -20,11 +19,10 @@ from mercato.runs.cache import TTLCache
 from mercato.runs.encoder import Encoder
 from mercato.search.paging import CURSOR_SECONDS, Cursor, CursorSigner, digest
 from mercato.search.policy import Effort, RetrievalPolicy
-from mercato.search.request import Location, SearchRequest
-from mercato.search.window import Window, satisfies
+from mercato.search.request import SearchRequest
+from mercato.search.window import Window, distance_km, satisfies
 
 WINDOWS = 2_000  # kept for their next pages; one that is not there any more is retrieved again
-_EARTH_KM = 6371.0088
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Searcher:
             effort = next(efforts, None)
             if effort is None:
                 break
-            if window is None or effort.candidates > window.candidates:
+            if window is None or effort.digs_deeper_than(window.effort):
                 expression = expression or self._expression(request)
                 window = self._retrieved(expression, effort)
         if window is not None:
@@ -108,7 +106,8 @@ class Searcher:
         )
         browse = expression.vector is None and expression.text is None
         parts = [len(hits)] if browse else [int(hits.by_ann_H.sum()), int(hits.by_text_H.sum())]
-        return Window(hits, effort.candidates, whole=max(parts) < effort.candidates)
+        loosest = effort.min_cosine == self._policy.effort(len(self._policy.pages)).min_cosine
+        return Window(hits, effort, whole=loosest and max(parts) < effort.candidates)
 
     def _cut(self, window: Window, request: SearchRequest, cursor: Cursor, count: int) -> tuple[PageHit, ...]:
         """The first `count` of a window that have not been shown, as pages show them."""
@@ -121,7 +120,7 @@ class Searcher:
                 product = products.get(hit.product_id)  # the index may still hold what was just deleted
                 if product is None or not satisfies(product, request.filters):
                     continue  # since it was indexed it has changed, so that no page of this search may show it
-                distance = _distance_km(request.location, product)
+                distance = distance_km(request.location, product)
                 position = len(cursor.shown) + len(found) + 1
                 found.append(PageHit(position, hit, product, distance))
         return tuple(found)
@@ -147,14 +146,3 @@ def _digest(request: SearchRequest) -> bytes:
     location = request.location and dataclasses.astuple(request.location)
     decisive = values | {"location": location, "filters": request.filters.model_dump(mode="json")}
     return digest({name: value for name, value in decisive.items() if name not in ("cursor", "page_size")})
-
-
-def _distance_km(location: Location | None, product: ProductDocument) -> float | None:
-    """Great-circle distance (haversine)."""
-    latitude, longitude = product["latitude"], product["longitude"]
-    if location is None or latitude is None or longitude is None:
-        return None
-    phi, other = math.radians(location.latitude), math.radians(latitude)
-    half = math.sin((other - phi) / 2) ** 2
-    half += math.cos(phi) * math.cos(other) * math.sin(math.radians(longitude - location.longitude) / 2) ** 2
-    return round(2 * _EARTH_KM * math.asin(math.sqrt(min(1.0, half))), 3)

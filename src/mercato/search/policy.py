@@ -19,6 +19,10 @@ class Effort:
     candidates: int  # that the vector and the words bring each
     min_cosine: float | None = None  # the least of a hit found by its vector
 
+    def digs_deeper_than(self, other: Effort) -> bool:
+        """Whether it may find what the other has not."""
+        return self.candidates > other.candidates or self.min_cosine != other.min_cosine
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalPolicy:

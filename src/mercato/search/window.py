@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from mercato.catalogue.products import ProductDocument
-from mercato.retrieval.expression import Filters, category_path
+from mercato.retrieval.expression import Filters, GeoRadius, category_path
 from mercato.retrieval.protocol import Hits
 from mercato.search.paging import shown_as
+from mercato.search.policy import Effort
+from mercato.search.request import Location
 
 _AT_ONCE = 32  # ids read
+_EARTH_KM = 6371.0088
+_LEEWAY = 1.001  # of a radius: the index has an Earth of its own
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class Window:
     """The best candidates of a search, in its order; `whole` where the index has no more of them."""
 
     hits: Hits
-    candidates: int  # that each part was asked for
+    effort: Effort  # that it was retrieved with
     whole: bool
 
     def unseen(self, shown: Set[bytes]) -> Iterator[int]:
@@ -29,7 +34,7 @@ class Window:
 
 
 def satisfies(product: ProductDocument, filters: Filters) -> bool:
-    """Whether a product as it is stored now meets the filters, but for `near`, which its distance tells."""
+    """Whether a product as it is stored now meets the filters."""
     price = product["price"]
     own = {key.casefold(): (value or "").casefold() for key, value in (product["attributes"] or {}).items()}
     path = category_path(product["category"] or "")
@@ -40,5 +45,22 @@ def satisfies(product: ProductDocument, filters: Filters) -> bool:
         and (not filters.conditions or product["condition"] in filters.conditions)
         and (filters.country is None or (product["country"] or "").strip().lower() == filters.country)
         and (filters.seller_id is None or product["seller_id"] == filters.seller_id)
+        and (filters.near is None or _is_near(product, filters.near))
         and all(own.get(key.casefold()) == value.casefold() for key, value in filters.attributes.items())
     )
+
+
+def _is_near(product: ProductDocument, near: GeoRadius) -> bool:
+    distance = distance_km(near, product)
+    return distance is not None and distance <= _LEEWAY * near.radius_km
+
+
+def distance_km(location: Location | GeoRadius | None, product: ProductDocument) -> float | None:
+    """Great-circle distance (haversine)."""
+    latitude, longitude = product["latitude"], product["longitude"]
+    if location is None or latitude is None or longitude is None:
+        return None
+    phi, other = math.radians(location.latitude), math.radians(latitude)
+    half = math.sin((other - phi) / 2) ** 2
+    half += math.cos(phi) * math.cos(other) * math.sin(math.radians(longitude - location.longitude) / 2) ** 2
+    return round(2 * _EARTH_KM * math.asin(math.sqrt(min(1.0, half))), 3)

@@ -21,7 +21,7 @@ from mercato.retrieval.engines.qdrant_edge.columns import Columns, ColumnsWriter
 from mercato.retrieval.engines.qdrant_edge.generations import META
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.opened import SHARD, copy_sparse
-from mercato.retrieval.engines.qdrant_edge.shard import build_graph, create, point
+from mercato.retrieval.engines.qdrant_edge.shard import build_graph, create, optimise, point
 
 _BATCH = 256  # points an update
 
@@ -53,7 +53,7 @@ def compact(old: Path, fresh: Path, upto: int) -> None:
         count = _write(shard, ColumnsWriter(fresh, begin=columns), (e for e in last.values() if not e.deleted), gone)
     finally:
         shard.close()
-    build_graph(fresh / SHARD, count)
+    optimise(fresh / SHARD)
     meta |= {"count": count, "segment": upto, "built_at": datetime.now(UTC).isoformat(timespec="seconds")}
     write_atomic(fresh / META, json.dumps(meta, indent=2))
 

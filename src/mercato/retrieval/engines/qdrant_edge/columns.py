@@ -101,7 +101,7 @@ class ColumnsWriter:
     def _repeat(self, old: Columns) -> None:
         for name in _APPENDED:
             values = old.hash_of_rows() if name == "hashes" else old.whole(name)
-            self._sinks[name].write(np.ascontiguousarray(values).tobytes())
+            self._sinks[name].write(np.ascontiguousarray(values).data)
         self.length = len(old)
         self._id_end, self._term_end = len(old.whole("ids")), len(old.whole("terms"))
 

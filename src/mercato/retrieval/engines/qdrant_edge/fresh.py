@@ -25,7 +25,7 @@ class Growing:
     """An array that grows at its end. A view that was taken stays as it was, whatever comes after."""
 
     def __init__(self, kind: type, *width: int) -> None:
-        self._array: NDArray[Any] = np.empty((64, *width), kind)
+        self._array: NDArray[Any] = np.empty((4, *width), kind)
         self._length = 0
 
     def __len__(self) -> int:
@@ -46,12 +46,16 @@ class Growing:
         return self._array[: self._length]
 
 
+def _rows() -> Growing:
+    return Growing(np.int64)
+
+
 class FilterTable:
     """What filters ask of some products, one row each."""
 
     def __init__(self) -> None:
         self._numbers = Growing(np.float64, 3)  # price, latitude, longitude; NaN where absent
-        self._holding: defaultdict[tuple[str, str], list[int]] = defaultdict(list)  # field and keyword → rows
+        self._holding: defaultdict[tuple[str, str], Growing] = defaultdict(_rows)  # field and keyword → rows
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -62,7 +66,7 @@ class FilterTable:
         row = len(self)
         for name, value in fields.items():
             for keyword in value if isinstance(value, list) else [value] if isinstance(value, str) else ():
-                self._holding[name, keyword].append(row)
+                self._holding[name, keyword].extend(np.array([row]))
         numbers = [fields.get("price"), place.get("lat"), place.get("lon")]
         self._numbers.extend(np.array([[np.nan if number is None else number for number in numbers]]))
 
@@ -73,8 +77,9 @@ class FilterTable:
         for name, any_of in keywords(filters):
             holding_N = np.zeros(len(within_N), bool)
             for keyword in any_of:
-                rows = np.array(self._holding.get((name, keyword), ()), np.int64)
-                holding_N[rows[rows < len(within_N)]] = True
+                if (holding := self._holding.get((name, keyword))) is not None:
+                    rows = holding.view()
+                    holding_N[rows[: np.searchsorted(rows, len(within_N))]] = True
             within_N &= holding_N
         if filters.price_min is not None:
             within_N &= price_N >= filters.price_min
@@ -95,7 +100,8 @@ class Fresh:
         self._ids: list[str] = []
         self._vectors, self._created, self._alive = Growing(np.float32, dimension), Growing(np.int64), Growing(np.bool_)
         self._terms, self._weights, self._term_ends = Growing(np.uint32), Growing(np.float32), Growing(np.int64)
-        self._postings: defaultdict[int, list[int]] = defaultdict(list)  # term → rows, dead ones too
+        self._postings: defaultdict[int, Growing] = defaultdict(_rows)  # term → rows, ascending, dead ones too
+        self._posted: defaultdict[int, Growing] = defaultdict(lambda: Growing(np.float32))  # their weights of the term
 
     def __len__(self) -> int:
         """The rows that may be read, dead ones too."""
@@ -116,8 +122,9 @@ class Fresh:
         self._terms.extend(entry.terms)
         self._weights.extend(entry.weights)
         self._term_ends.extend(np.array([len(self._terms)]))
-        for term in entry.terms.tolist():
-            self._postings[term].append(row)
+        for term, weight in zip(entry.terms.tolist(), entry.weights, strict=True):
+            self._posted[term].extend(weight[None])
+            self._postings[term].extend(np.array([row]))
             self.holding[term] += 1
         self.filters.append(entry.fields)
         self.row_of[entry.product_id] = row
@@ -145,7 +152,7 @@ class Fresh:
         return alive_N
 
     def vectors(self, rows_K: Rows | slice = slice(None)) -> NDArray[np.float32]:
-        """The vectors of some rows, (K, d)."""
+        """The vectors of some rows, (K, d); of a slice uncopied."""
         found_KD: NDArray[np.float32] = self._vectors.view()[rows_K]
         return found_KD
 
@@ -170,9 +177,19 @@ class Fresh:
         starts_K = np.where(rows_K > 0, ends[np.maximum(rows_K - 1, 0)], 0) if len(rows_K) else np.zeros(0, np.int64)
         return gathered(self._terms.view(), self._weights.view(), starts_K, ends[rows_K], terms_T)
 
+    def bm25(self, terms_T: NDArray[np.uint32], idf_T: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+        """The BM25 score of each of the first `length` rows, dead ones too: (N,)."""
+        scores_N = np.zeros(length)
+        for term, idf in zip(terms_T.tolist(), idf_T, strict=True):
+            if term in self._postings:
+                rows = self._postings[term].view()
+                rows = rows[: np.searchsorted(rows, length)]
+                scores_N[rows] += idf * self._posted[term].view()[: len(rows)]
+        return scores_N
+
     def holders(self, terms: Iterable[int]) -> Rows:
         """The living rows that hold any of these terms, ascending: (L,)."""
-        rows = [np.array(self._postings.get(term, ()), np.int64) for term in terms]
+        rows = [self._postings[term].view() for term in terms if term in self._postings]
         rows_L = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.int64)
         rows_L = rows_L[rows_L < len(self)]
         living_L: Rows = rows_L[self.alive()[rows_L]]

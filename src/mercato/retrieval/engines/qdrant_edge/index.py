@@ -12,15 +12,17 @@ from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 from threading import Condition, Lock, Thread
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
+
+from filelock import Timeout
 
 from mercato.errors import MercatoError
 from mercato.files import write_atomic
 from mercato.retrieval.engines.qdrant_edge.build import build, compact
 from mercato.retrieval.engines.qdrant_edge.generations import META, current, next_generation, served, sweep
-from mercato.retrieval.engines.qdrant_edge.log import Entry, LogWriter, Timeout
+from mercato.retrieval.engines.qdrant_edge.log import Entry, LogWriter
 from mercato.retrieval.engines.qdrant_edge.opened import Opened
 from mercato.retrieval.engines.qdrant_edge.shard import AT_ONCE, ENGINE, Points, mean_tokens
 from mercato.retrieval.engines.qdrant_edge.snapshot import EdgeSnapshot
@@ -28,13 +30,11 @@ from mercato.retrieval.expression import Filters
 from mercato.retrieval.hybrid import HybridIndex
 from mercato.retrieval.protocol import Capabilities, IndexRecord
 
-T = TypeVar("T")
-
 log = logging.getLogger("mercato.retrieval")
 
 CAPABILITIES = Capabilities(flush=True, compaction=True, one_owner=True, text=True)
 
-_BATCH = 256  # records
+_SAMPLED = 256  # records whose texts tell the average length
 
 
 def open_index(url: str, read_only: bool) -> EdgeIndex:
@@ -45,11 +45,11 @@ def open_index(url: str, read_only: bool) -> EdgeIndex:
 def build_index(url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str) -> dict[str, Any]:
     """See `mercato.retrieval.open.build_index`. BM25's average document length is that of the first 256 records."""
     with next_generation(_folder(url)) as fresh:
-        batches = _batches(records)
-        first = next(batches, [])
+        coming = iter(records)
+        first = list(islice(coming, _SAMPLED))
         tokens = mean_tokens(record.text for record in first)
         points = Points(dimension, tokens)
-        entries = (points.entry(record) for record in chain(first, chain.from_iterable(batches)))
+        entries = (points.entry(record) for record in chain(first, coming))
         meta = {
             "engine": ENGINE,
             "dimension": dimension,
@@ -233,9 +233,3 @@ def _compact_elsewhere(old: Path, fresh: Path, upto: int) -> None:
 
 def _folder(url: str) -> Path:
     return Path(unquote(urlsplit(url).path) if "://" in url else url)
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch

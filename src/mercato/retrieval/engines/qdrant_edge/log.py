@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from mercato.retrieval.expression import Vector
@@ -166,6 +166,3 @@ def _bodies(content: bytes) -> Iterator[bytes]:
             return
         yield body
         at += _FRAME.size + length
-
-
-__all__ = ["Entry", "LogReader", "LogWriter", "Timeout", "segment", "segments"]

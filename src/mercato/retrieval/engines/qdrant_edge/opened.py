@@ -35,7 +35,7 @@ class Opened:
     open one generation.
     """
 
-    def __init__(self, held: Held, log: Path) -> None:
+    def __init__(self, held: Held) -> None:
         generation = held.generation
         self.generation, self.searches = generation, 0  # searches under way
         self.meta: dict[str, Any] = json.loads((generation / META).read_text())
@@ -55,15 +55,14 @@ class Opened:
         self.gone_fields = FilterTable()  # of the same
         self._gone: set[int] = set(self.columns.whole("gone").tolist())
         self._gone_terms: dict[int, int] = {}  # term → sealed rows that held it and are gone since
-        self._reader, self._following = LogReader(log, self.meta["segment"]), Lock()
+        self._reader, self._following = LogReader(generation.parent / self.meta["log"], self.meta["segment"]), Lock()
 
     @classmethod
     def current(cls, folder: Path) -> Self:
         """The served generation of the index in `folder`."""
         held = hold_current(folder)
         try:
-            meta = json.loads((held.generation / META).read_text())
-            return cls(held, folder / meta["log"])
+            return cls(held)
         except BaseException:
             held.release()
             raise

@@ -31,14 +31,6 @@ GRAPH_FROM_KB = 10_000  # less than this much of vectors (20,000 × 128-d) has n
 
 AT_ONCE = 2_000  # points that the engine optimises in a moment
 
-_BUILD_GRAPH = """
-import sys, qdrant_edge
-shard = qdrant_edge.EdgeShard.load(sys.argv[1])
-shard.optimize()
-shard.flush()
-shard.close()
-"""
-
 
 def create(path: Path, dimension: int) -> qdrant.EdgeShard:
     """Make an empty shard, its payload indexes first: only then does the graph link along them."""
@@ -58,15 +50,22 @@ def create(path: Path, dimension: int) -> qdrant.EdgeShard:
     return shard
 
 
+def optimise(path: Path) -> None:
+    """Build the graph of a closed shard, here."""
+    shard = qdrant.EdgeShard.load(str(path))
+    try:
+        shard.optimize()
+        shard.flush()
+    finally:
+        shard.close()
+
+
 def build_graph(path: Path, points: int) -> None:
     """Optimise a closed shard of so many points; in a process of its own where that would hold the GIL for long."""
     if points <= AT_ONCE:
-        shard = qdrant.EdgeShard.load(str(path))
-        shard.optimize()
-        shard.flush()
-        shard.close()
+        optimise(path)
         return
-    done = subprocess.run([sys.executable, "-c", _BUILD_GRAPH, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", __name__, str(path)], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise MercatoError(f"the index's graph could not be built: {last}")
@@ -131,3 +130,7 @@ def _bm25(**parameters: Any) -> qdrant.Bm25:
             **parameters,
         )
     )
+
+
+if __name__ == "__main__":
+    optimise(Path(sys.argv[1]))

@@ -48,8 +48,10 @@ class EdgeSnapshot:
                 found = self._run(query, wanted, where, qdrant.SearchParams(exact=True))
             return found
 
-        rows_F = np.flatnonzero(self._opened.fresh.within(filters))
-        fresh = Found(rows_F, (self._opened.fresh.vectors(rows_F) @ vector).astype(np.float64))
+        within_N = self._opened.fresh.within(filters)
+        rows_F = np.flatnonzero(within_N)
+        cosines_N = self._opened.fresh.vectors(slice(len(within_N))) @ vector
+        fresh = Found(rows_F, cosines_N[rows_F].astype(np.float64))
         return self._joined(self._living(sealed, limit), fresh, limit)
 
     def matching(self, words: Sequence[str], filters: Filters, limit: int, among_K: Rows | None = None) -> Found:
@@ -61,13 +63,12 @@ class EdgeSnapshot:
         if among_K is not None:
             where = _among(among_K[among_K < opened.sealed], where)
         query = bm25_query(terms_T, idf_T)
-        rows_F = opened.fresh.holders(terms_T.tolist())
         within_N = opened.fresh.within(filters)
-        rows_F = rows_F[rows_F < len(within_N)]
-        rows_F = rows_F[within_N[rows_F]]
+        scores_N = opened.fresh.bm25(terms_T, idf_T, len(within_N))
+        rows_F = np.flatnonzero(within_N & (scores_N > 0))
         if among_K is not None:
             rows_F = np.intersect1d(rows_F, among_K - opened.sealed)
-        fresh = Found(rows_F, opened.fresh.weights(terms_T, rows_F) @ idf_T)
+        fresh = Found(rows_F, scores_N[rows_F])
         return self._joined(self._living(lambda wanted: self._run(query, wanted, where), limit), fresh, limit)
 
     def newest(self, filters: Filters, limit: int) -> Found:
@@ -132,7 +133,7 @@ class EdgeSnapshot:
         wanted = limit
         while True:
             found = sealed(wanted)
-            living_F = ~np.isin(found.rows_F, gone_G)
+            living_F = gone_G[np.searchsorted(gone_G, found.rows_F).clip(max=len(gone_G) - 1)] != found.rows_F
             lost = int((~living_F).sum())
             if not lost or len(found.rows_F) < wanted or wanted - lost >= limit:
                 return Found(found.rows_F[living_F][:limit], found.scores_F[living_F][:limit])
@@ -142,6 +143,9 @@ class EdgeSnapshot:
         """The best `limit` of both; fresh rows are numbered behind the sealed ones."""
         if not len(fresh.rows_F):
             return sealed
+        if len(fresh.rows_F) > limit:
+            best_f = np.argpartition(-fresh.scores_F, limit - 1)[:limit]
+            fresh = Found(fresh.rows_F[best_f], fresh.scores_F[best_f])
         rows_F = np.concatenate([sealed.rows_F, fresh.rows_F + self._opened.sealed])
         scores_F = np.concatenate([sealed.scores_F, fresh.scores_F])
         order_F = np.argsort(-scores_F, kind="stable")[:limit]
