@@ -19,11 +19,11 @@ import numpy as np
 from mercato.data.words import words
 from mercato.errors import MercatoError
 from mercato.retrieval.hybrid import Found, HybridIndex
-from mercato.retrieval.protocol import Capabilities, IndexRecord
+from mercato.retrieval.protocol import Capabilities, Generations, IndexRecord
 from mercato.retrieval.samples import satisfies
 
 MODULE = __name__  # what `mercato.retrieval.open.ENGINES["memory"]` is set to
-_GENERATIONS: dict[str, _Generation] = {}
+_GENERATIONS: dict[str, list[_Generation]] = {}  # what is served, and what stands by
 
 
 @dataclass
@@ -35,13 +35,19 @@ class _Generation:
     lock: Lock = field(default_factory=Lock)
 
 
-def open_index(url: str, read_only: bool = False) -> MemoryIndex:
-    if url not in _GENERATIONS:
-        raise MercatoError(f"{url} holds no index")
-    return MemoryIndex(_GENERATIONS[url], text="text=no" not in url)
+def open_index(url: str, read_only: bool = False, standby: bool = False) -> MemoryIndex:
+    generations(url)
+    if standby and len(_GENERATIONS[url]) == 1:
+        raise MercatoError(f"{url} has no standby")
+    return MemoryIndex(_GENERATIONS[url][int(standby)], text="text=no" not in url)
 
 
-def build_index(url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str) -> dict[str, Any]:
+def build_index(
+    url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str, standby: bool
+) -> dict[str, Any]:
+    if standby:
+        generations(url)
+    before = _GENERATIONS[url][:1] if standby else []
     kept = {}
     counts = []
     for record in records:
@@ -50,9 +56,26 @@ def build_index(url: str, records: Iterable[IndexRecord], dimension: int, finger
         counts.append(len(words(record.text)))
     first = list(islice(counts, 256))
     mean = max(1.0, sum(first) / max(1, len(first)))
-    _GENERATIONS[url] = _Generation(dimension, fingerprint, mean, kept)
+    _GENERATIONS[url] = [*before, _Generation(dimension, fingerprint, mean, kept)]
     description = {"engine": "memory", "dimension": dimension, "count": len(kept)}
     return description | {"fingerprint": fingerprint, "mean_tokens": mean}
+
+
+def generations(url: str) -> Generations:
+    if url not in _GENERATIONS:
+        raise MercatoError(f"{url} holds no index")
+    return Generations(*(generation.fingerprint for generation in _GENERATIONS[url]))
+
+
+def swap_index(url: str) -> None:
+    if generations(url).standby is None:
+        raise MercatoError(f"{url} has no standby")
+    _GENERATIONS[url].reverse()
+
+
+def drop_standby(url: str) -> None:
+    generations(url)
+    del _GENERATIONS[url][1:]
 
 
 class MemoryIndex(HybridIndex):

@@ -1,4 +1,4 @@
-"""An index by its URL: `open_index` and `build_index` choose the engine, and load no other.
+"""An index by its URL: the functions here choose the engine, and load no other.
 
 The one place that names engines: a new one is its folder in `engines/` and its line in `ENGINES`.
 """
@@ -12,38 +12,62 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from mercato.errors import MercatoError
-from mercato.retrieval.protocol import Engine, Index, IndexRecord
+from mercato.retrieval.protocol import Engine, Generations, Index, IndexRecord
 
 ENGINES = {  # a URL's scheme → the module of its engine
     "file": "mercato.retrieval.engines.qdrant_edge.index",
 }
 
 
-def open_index(url: str | Path, *, read_only: bool = False) -> Index:
-    """Open the index at `url`: a folder or a file:// URL is an embedded one.
+def open_index(url: str | Path, *, read_only: bool = False, standby: bool = False) -> Index:
+    """Open the served generation of the index at `url` (a folder or a file:// URL is an embedded one), or the standby.
 
-    One that is opened `read_only`, by as many processes as like, sees what its owner writes, and goes on with the
-    owner's next generation where it is of the same `fingerprint`; to write to it is an error.
+    It goes on with that generation, and with what compactions make of it, through every swap. One that is opened
+    `read_only`, by as many processes as like, sees what its owner writes; to write to it is an error.
 
     Raises a MercatoError where there is none, where its engine allows one owner and it is open elsewhere, and for a
     URL that no engine knows.
     """
-    return _engine(url).open_index(str(url), read_only)
+    return _engine(url).open_index(str(url), read_only, standby)
 
 
 def build_index(
-    url: str | Path, records: Iterable[IndexRecord], dimension: int, fingerprint: str = ""
+    url: str | Path, records: Iterable[IndexRecord], dimension: int, fingerprint: str = "", *, standby: bool = False
 ) -> dict[str, Any]:
     """Build a new generation of the index at `url`, whole or not at all, and return its description.
 
+    It is served from then on, and what stood by is dropped; or with `standby` it stands by, in place of what did.
     A process that holds the generation before goes on with it; whoever opens the index from now on gets the new one. An
-    error, from `records` too, leaves the old generation served. Of records with one product_id the last stands.
+    error, from `records` too, leaves everything as it was. Of records with one product_id the last stands.
     `fingerprint` says which run made the vectors. `dimension` is theirs. The description has `engine`, `dimension`,
     `count` and `fingerprint`, and what the engine adds.
+
+    Raises a MercatoError for a standby where nothing is served yet.
     """
     if dimension < 1:
         raise MercatoError(f"an index's dimension is at least 1, not {dimension}")
-    return _engine(url).build_index(str(url), records, dimension, fingerprint)
+    return _engine(url).build_index(str(url), records, dimension, fingerprint, standby)
+
+
+def generations(url: str | Path) -> Generations:
+    """Say what is served at `url` and what stands by, by their fingerprints; cheap enough to ask every second.
+
+    Raises a MercatoError where there is no index.
+    """
+    return _engine(url).generations(str(url))
+
+
+def swap_index(url: str | Path) -> None:
+    """Let the standby be served and the served generation stand by, in one step; once more, and it is as before.
+
+    Whoever has one of them open keeps it, and its writes. Raises a MercatoError where nothing stands by.
+    """
+    _engine(url).swap_index(str(url))
+
+
+def drop_standby(url: str | Path) -> None:
+    """Let the standby go, where there is one; whoever has it open keeps it until it is closed."""
+    _engine(url).drop_standby(str(url))
 
 
 def _engine(url: str | Path) -> Engine:

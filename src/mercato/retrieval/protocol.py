@@ -267,13 +267,35 @@ class Index(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """A module that `mercato.retrieval.open` loads: how one engine's indexes are opened and built."""
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """What lies at an index's URL: the fingerprint of what is served, and of what stands by where something does."""
 
-    def open_index(self, url: str, read_only: bool) -> Index:
+    served: str
+    standby: str | None = None
+
+
+class Engine(Protocol):
+    """A module that `mercato.retrieval.open` loads: how one engine's indexes are opened, built and swapped."""
+
+    def open_index(self, url: str, read_only: bool, standby: bool) -> Index:
         """See `mercato.retrieval.open.open_index`."""
         ...
 
-    def build_index(self, url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str) -> dict[str, Any]:
+    def build_index(
+        self, url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str, standby: bool
+    ) -> dict[str, Any]:
         """See `mercato.retrieval.open.build_index`; `dimension` is at least 1."""
+        ...
+
+    def generations(self, url: str) -> Generations:
+        """See `mercato.retrieval.open.generations`."""
+        ...
+
+    def swap_index(self, url: str) -> None:
+        """See `mercato.retrieval.open.swap_index`."""
+        ...
+
+    def drop_standby(self, url: str) -> None:
+        """See `mercato.retrieval.open.drop_standby`."""
         ...

@@ -5,7 +5,7 @@
         def url(self, tmp_path_factory):  # where nothing is yet; one for all tests, or one for each
             return f"myengine://{tmp_path_factory.mktemp('index')}"
 
-Every test goes through `open_index` and `build_index`, leaves the index at `url` empty, and skips what the engine's
+Every test goes through `mercato.retrieval.open`, leaves the index at `url` empty, and skips what the engine's
 capabilities leave out. (pytest is not imported here: only who runs the tests needs it.)
 """
 
@@ -23,8 +23,8 @@ import numpy as np
 
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression, Filters
-from mercato.retrieval.open import build_index, open_index
-from mercato.retrieval.protocol import Hit, Index, IndexRecord
+from mercato.retrieval.open import build_index, drop_standby, generations, open_index, swap_index
+from mercato.retrieval.protocol import Generations, Hit, Index, IndexRecord
 from mercato.retrieval.samples import DIMENSION, QUERY, WORDS, drawn_filters, drawn_record, product, satisfies
 
 _EVERYTHING = 10_000
@@ -264,6 +264,66 @@ class IndexContract:
         with open_index(url) as index:
             assert (len(index), index.dimension, index.fingerprint) == (2, DIMENSION, "run 7")
             assert _ids(index.search(Expression(vector=QUERY), 1)) == ["p1"]
+        build_index(url, [], DIMENSION)
+
+    def test_a_standby_takes_the_place_of_what_is_served_and_gives_it_back(self, url: str) -> None:
+        """Both take writes, whichever is served; an open one stays what it is. They may differ in dimension."""
+        build_index(url, [product(1), product(2)], DIMENSION, "run 1")
+        for standing in (lambda: open_index(url, standby=True), lambda: swap_index(url)):
+            with _refused("no standby"):
+                standing()
+        wide = np.ones(DIMENSION + 1, np.float32)
+        build_index(url, [product(3, wide)], DIMENSION + 1, "run 2", standby=True)
+        assert generations(url) == Generations("run 1", "run 2")
+        with open_index(url) as one, open_index(url, standby=True) as two:
+            assert (one.fingerprint, two.fingerprint) == ("run 1", "run 2")
+            swap_index(url)
+            assert generations(url) == Generations("run 2", "run 1")
+            one.upsert([product(4)])
+            two.upsert([product(5, wide)])
+            assert set(_ids(one.search(Expression(vector=QUERY), 9))) == {"p1", "p2", "p4"}
+            assert set(_ids(two.search(Expression(vector=wide), 9))) == {"p3", "p5"}
+        with open_index(url) as two, open_index(url, standby=True) as one:
+            assert set(_ids(two.search(Expression(vector=wide), 9))) == {"p3", "p5"}
+            assert set(_ids(one.search(Expression(vector=QUERY), 9))) == {"p1", "p2", "p4"}
+        swap_index(url)
+        with open_index(url) as one:
+            assert set(_ids(one.search(Expression(vector=QUERY), 9))) == {"p1", "p2", "p4"}
+        build_index(url, [], DIMENSION)
+
+    def test_a_standby_may_be_replaced_and_dropped(self, url: str) -> None:
+        """A build that fails replaces nothing; dropping what is not there is no error; a new index has none."""
+        build_index(url, [product(1)], DIMENSION, "run 1")
+        build_index(url, [product(2)], DIMENSION, "run 2", standby=True)
+        with _refused("field vector"):
+            build_index(url, [product(2, np.ones(DIMENSION + 1, np.float32))], DIMENSION, "run 3", standby=True)
+        assert generations(url) == Generations("run 1", "run 2")
+        build_index(url, [product(3)], DIMENSION, "run 3", standby=True)
+        with open_index(url, standby=True) as index:
+            drop_standby(url)
+            index.upsert([product(4)])
+            assert set(_ids(index.search(Expression(), 9))) == {"p3", "p4"}, "who has it open keeps it"
+        drop_standby(url)
+        assert generations(url) == Generations("run 1")
+        build_index(url, [product(3)], DIMENSION, "run 3", standby=True)
+        build_index(url, [], DIMENSION, "run 4")
+        assert generations(url) == Generations("run 4")
+
+    def test_a_compaction_leaves_served_what_is_served(self, url: str) -> None:
+        """And standing by what stands by, also where the two were swapped since it was opened."""
+        build_index(url, [product(1)], DIMENSION, "run 1")
+        build_index(url, [product(2)], DIMENSION, "run 2", standby=True)
+        with open_index(url) as one, open_index(url, standby=True) as two:
+            if not one.capabilities.compaction:
+                raise SkipTest("this engine needs no compaction")
+            for swapped in (False, True):
+                two.upsert([product(4 + swapped)])
+                for index in (one, two):
+                    index.compact()
+                assert generations(url) == (Generations("run 2", "run 1") if swapped else Generations("run 1", "run 2"))
+                assert _ids(one.search(Expression(), 9)) == ["p1"]
+                swap_index(url)
+            assert set(_ids(two.search(Expression(), 9))) == {"p2", "p4", "p5"}
         build_index(url, [], DIMENSION)
 
     def test_writes_are_there_when_it_is_opened_again(self, url: str) -> None:

@@ -18,7 +18,7 @@ import qdrant_edge as qdrant
 
 from mercato.files import write_atomic
 from mercato.retrieval.engines.qdrant_edge.columns import Columns, ColumnsWriter, Row
-from mercato.retrieval.engines.qdrant_edge.generations import META
+from mercato.retrieval.engines.qdrant_edge.generations import META, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.opened import SHARD, copy_sparse
 from mercato.retrieval.engines.qdrant_edge.shard import build_graph, create, optimise, point
@@ -42,7 +42,7 @@ def build(fresh: Path, dimension: int, entries: Iterable[Entry]) -> int:
 
 def compact(old: Path, fresh: Path, upto: int) -> None:
     """Write a generation into the folder `fresh`: the sealed rows of `old`, then its log's before segment `upto`."""
-    meta = json.loads((old / META).read_text())
+    meta = read_meta(old)
     shutil.copytree(old / SHARD, fresh / SHARD, copy_function=copy_sparse)
     last = {entry.product_id: entry for entry in LogReader(old.parent / meta["log"], meta["segment"], upto).news()}
     columns = Columns(old, meta["dimension"])

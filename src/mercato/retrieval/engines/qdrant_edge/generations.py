@@ -1,11 +1,12 @@
-"""The folder of an embedded index: generations side by side, and one small file that says which of them is served.
+"""The folder of an embedded index: generations side by side, and one small file that says what they are.
 
-    INDEX/current             the name of the served generation, swapped by one rename
+    INDEX/current             the name of the served generation, and that of the standby where there is one
     INDEX/generation-…/  shard/ (the engine's files), columns/, meta.json, lock (shared by whoever has it open)
     INDEX/log-…/              what is written since: of a generation, and of those that a compaction made of it
+    INDEX/changing            locked by whoever changes `current`, which is one rename
 
-A reader keeps the generation that it opened. One that is neither served nor held is removed when the next is built, and
-with it the log, or its segments, that no generation reads.
+A reader keeps the generation that it opened. One that is neither named nor held is removed when `current` changes or an
+owner lets go, and with it the log, or its segments, that no generation reads.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+from filelock import FileLock
 
 from mercato.errors import MercatoError
 from mercato.files import atomic_directory, write_atomic
@@ -47,21 +51,48 @@ class Held:
         os.close(self._file)
 
 
-def current(folder: Path) -> Path:
-    """Return the served generation's folder; a MercatoError says that there is none."""
-    try:
-        generation = folder / (folder / _POINTER).read_text().strip()
-    except OSError:
-        raise MercatoError(
-            f"{folder} holds no index: build one with `mercato index RUN --market DIR --to {folder}`"
-        ) from None
+def current(folder: Path, standby: bool = False) -> Path:
+    """Return the served generation's folder, or the standby's; a MercatoError says that there is none."""
+    names = _names(folder)
+    if not names:
+        raise MercatoError(f"{folder} holds no index: build one with `mercato index RUN --market DIR --to {folder}`")
+    if standby and len(names) == 1:
+        raise MercatoError(f"{folder} has no standby: `mercato backfill RUN --market DIR --index {folder}` builds one")
+    generation = folder / names[int(standby)]
     if not (generation / META).is_file():
         raise MercatoError(f"{folder} is broken: its generation {generation.name} is missing. Build the index again")
     return generation
 
 
-def served(folder: Path) -> tuple[int, int]:
-    """Something that is another one whenever another generation is served; cheap enough to ask for each search."""
+def successor(folder: Path, log: str) -> Path:
+    """Return the generation that goes on with a log, served or standby; a MercatoError says that neither does."""
+    for name in _names(folder):
+        with suppress(FileNotFoundError):
+            if read_meta(folder / name)["log"] == log:
+                return folder / name
+    raise MercatoError(f"{folder} has got a newer generation meanwhile: open it again")
+
+
+def fingerprints(folder: Path) -> list[str]:
+    """Return those of the served generation and of the standby, as far as there is one."""
+    while True:
+        current(folder)
+        names = _names(folder)
+        try:
+            return [read_meta(folder / name)["fingerprint"] for name in names]
+        except FileNotFoundError:
+            if names == _names(folder):
+                raise MercatoError(f"{folder} is broken: a generation is missing. Build the index again") from None
+
+
+def read_meta(generation: Path) -> dict[str, Any]:
+    """What `build` wrote of a generation."""
+    meta: dict[str, Any] = json.loads((generation / META).read_text())
+    return meta
+
+
+def stamp(folder: Path) -> tuple[int, int]:
+    """Something that is another one whenever other generations are named; cheap enough to ask for each search."""
     try:
         stat = (folder / _POINTER).stat()
     except FileNotFoundError:
@@ -69,51 +100,95 @@ def served(folder: Path) -> tuple[int, int]:
     return stat.st_ino, stat.st_mtime_ns
 
 
-def hold_current(folder: Path) -> Held:
-    """Hold the served generation."""
+def hold(find: Callable[[], Path]) -> Held:
+    """Hold the generation that `find` returns, now and once it is held."""
     while True:
-        generation = current(folder)
+        generation = find()
         try:
             held = Held.of(generation)
         except FileNotFoundError:
-            continue  # removed in between, as another is served
-        if current(folder) == generation:
+            continue  # removed in between, as another has taken its place
+        if find() == generation:
             return held
         held.release()  # a new generation came in between
 
 
 @contextmanager
-def next_generation(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes the served generation when the block ends without an error."""
+def next_generation(folder: Path, *, standby: bool = False, instead_of: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder that becomes a generation when the block ends without an error.
+
+    It becomes the served one, and there is no standby from then on; or the standby; or what another one then is.
+    Raises a MercatoError where that is neither served nor standby by then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"generation-{uuid4().hex[:12]}"
     with ExitStack() as held:
         with atomic_directory(folder / name) as fresh:
             held.callback(Held.of(fresh).release)
             yield fresh
-        write_atomic(folder / _POINTER, name + "\n")
+        with _changing(folder) as names:
+            if instead_of is not None:
+                if instead_of.name not in names:
+                    raise MercatoError(f"{folder} has got a newer generation meanwhile: open it again")
+                names[names.index(instead_of.name)] = name
+            else:
+                names[:] = [names[0], name] if standby and names else [name]
+    sweep(folder)
+
+
+def swap(folder: Path) -> None:
+    """Let the standby be served and the served one stand by."""
+    with _changing(folder) as names:
+        current(folder, standby=True)
+        names.reverse()
+
+
+def drop(folder: Path) -> None:
+    """Let the standby go, where there is one."""
+    with _changing(folder) as names:
+        current(folder)
+        del names[1:]
     sweep(folder)
 
 
 def sweep(folder: Path) -> None:
-    """Remove the generations that are neither served nor held, what a killed build has left, and logs nobody reads."""
-    kept = current(folder)
-    for generation in (*folder.glob("generation-*"), *folder.glob(".generation-*")):
-        if generation != kept:
-            with suppress(FileNotFoundError):  # removed, or renamed, by somebody else meanwhile
-                _remove_free(generation)
-    read = []
-    for meta in (*folder.glob(f"generation-*/{META}"), *folder.glob(f".generation-*/{META}")):
-        with suppress(FileNotFoundError):
-            read.append(json.loads(meta.read_text()))
-    for log in folder.glob("log-*"):
-        first = min((meta["segment"] for meta in read if meta["log"] == log.name), default=None)
-        if first is None:
-            shutil.rmtree(log, ignore_errors=True)
-        else:
-            for number in segments(log):
-                if number < first:
-                    segment(log, number).unlink(missing_ok=True)
+    """Remove the generations that are neither named nor held, what a killed build has left, and logs nobody reads."""
+    with _changing(folder) as names:
+        for generation in (*folder.glob("generation-*"), *folder.glob(".generation-*")):
+            if generation.name not in names:
+                with suppress(FileNotFoundError):  # removed, or renamed, by somebody else meanwhile
+                    _remove_free(generation)
+        read = []
+        for meta in (*folder.glob(f"generation-*/{META}"), *folder.glob(f".generation-*/{META}")):
+            with suppress(FileNotFoundError):
+                read.append(read_meta(meta.parent))
+        for log in folder.glob("log-*"):
+            first = min((meta["segment"] for meta in read if meta["log"] == log.name), default=None)
+            if first is None:
+                shutil.rmtree(log, ignore_errors=True)
+            else:
+                for number in segments(log):
+                    if number < first:
+                        segment(log, number).unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> list[str]:
+    """The served generation and the standby, as far as there are."""
+    try:
+        return (folder / _POINTER).read_text().split()
+    except OSError:
+        return []
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[list[str]]:
+    """Yield the names to change; nobody else changes them meanwhile, and one rename writes them."""
+    with FileLock(folder / "changing"):
+        names = _names(folder)
+        before = [*names]
+        yield names
+        if names != before:
+            write_atomic(folder / _POINTER, "\n".join(names) + "\n")
 
 
 def _remove_free(generation: Path) -> None:

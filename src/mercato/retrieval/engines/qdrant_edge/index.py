@@ -21,14 +21,24 @@ from filelock import Timeout
 from mercato.errors import MercatoError
 from mercato.files import write_atomic
 from mercato.retrieval.engines.qdrant_edge.build import build, compact
-from mercato.retrieval.engines.qdrant_edge.generations import META, current, next_generation, served, sweep
+from mercato.retrieval.engines.qdrant_edge.generations import (
+    META,
+    current,
+    drop,
+    fingerprints,
+    next_generation,
+    stamp,
+    successor,
+    swap,
+    sweep,
+)
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogWriter
 from mercato.retrieval.engines.qdrant_edge.opened import Opened
 from mercato.retrieval.engines.qdrant_edge.shard import AT_ONCE, ENGINE, Points, mean_tokens
 from mercato.retrieval.engines.qdrant_edge.snapshot import EdgeSnapshot
 from mercato.retrieval.expression import Filters
 from mercato.retrieval.hybrid import HybridIndex
-from mercato.retrieval.protocol import Capabilities, IndexRecord
+from mercato.retrieval.protocol import Capabilities, Generations, IndexRecord
 
 log = logging.getLogger("mercato.retrieval")
 
@@ -37,14 +47,34 @@ CAPABILITIES = Capabilities(flush=True, compaction=True, one_owner=True, text=Tr
 _SAMPLED = 256  # records whose texts tell the average length
 
 
-def open_index(url: str, read_only: bool) -> EdgeIndex:
+def open_index(url: str, read_only: bool, standby: bool) -> EdgeIndex:
     """See `mercato.retrieval.open.open_index`."""
-    return EdgeIndex(_folder(url), read_only)
+    return EdgeIndex(_folder(url), read_only, standby)
 
 
-def build_index(url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str) -> dict[str, Any]:
+def generations(url: str) -> Generations:
+    """See `mercato.retrieval.open.generations`."""
+    served, *standby = fingerprints(_folder(url))
+    return Generations(served, *standby)
+
+
+def swap_index(url: str) -> None:
+    """See `mercato.retrieval.open.swap_index`."""
+    swap(_folder(url))
+
+
+def drop_standby(url: str) -> None:
+    """See `mercato.retrieval.open.drop_standby`."""
+    drop(_folder(url))
+
+
+def build_index(
+    url: str, records: Iterable[IndexRecord], dimension: int, fingerprint: str, standby: bool
+) -> dict[str, Any]:
     """See `mercato.retrieval.open.build_index`. BM25's average document length is that of the first 256 records."""
-    with next_generation(_folder(url)) as fresh:
+    if standby:
+        current(_folder(url))
+    with next_generation(_folder(url), standby=standby) as fresh:
         coming = iter(records)
         first = list(islice(coming, _SAMPLED))
         tokens = mean_tokens(record.text for record in first)
@@ -65,12 +95,12 @@ def build_index(url: str, records: Iterable[IndexRecord], dimension: int, finger
 
 
 class EdgeIndex(HybridIndex):
-    """An open generation of the index in `folder`, and those that compactions make of it."""
+    """An open generation of the index in `folder`, and those that compactions make of it, served or standing by."""
 
-    def __init__(self, folder: Path, read_only: bool = False) -> None:
+    def __init__(self, folder: Path, read_only: bool = False, standby: bool = False) -> None:
         self._folder = folder
-        self._served = served(folder)
-        opened = Opened.current(folder)
+        self._stamp = stamp(folder)
+        opened = Opened.found(lambda: current(folder, standby))
         try:
             self._log = None if read_only else LogWriter(folder / opened.meta["log"])
         except Timeout:
@@ -110,7 +140,7 @@ class EdgeIndex(HybridIndex):
     def snapshot(self) -> Iterator[EdgeSnapshot]:
         """Hold the open generation; a compaction in between changes nothing for the block."""
         if self._log is None:
-            self._notice_swap()
+            self._notice_compaction()
         with self._searching:
             opened = self._open()
             opened.searches += 1
@@ -146,7 +176,7 @@ class EdgeIndex(HybridIndex):
                 self._log.flush()
 
     def compact(self) -> None:
-        """Build a generation that holds every row, its graph too, and go on with it.
+        """Build a generation that holds every row, its graph too, and go on with it: served or standing by, as it was.
 
         What came in since the graph was built is searched row by row, so call this now and then. Another process builds
         the generation from the sealed one and the log, while searches and writes go on here: these lie in the log's
@@ -154,9 +184,10 @@ class EdgeIndex(HybridIndex):
         Raises a MercatoError where a newer generation has been built meanwhile: open the index again to get it.
         """
         with self._compacting, ExitStack() as held:
-            with next_generation(self._folder) as fresh:
+            old = self._open()
+            with next_generation(self._folder, instead_of=old.generation) as fresh:
                 with self._writing:
-                    old = self._open()
+                    self._open()
                     upto = self._own().rotate()
                 if old.living <= AT_ONCE:
                     compact(old.generation, fresh, upto)
@@ -164,17 +195,19 @@ class EdgeIndex(HybridIndex):
                     _compact_elsewhere(old.generation, fresh, upto)
                 held.enter_context(self._writing)
                 self._open()
-                if current(self._folder) != old.generation:
-                    raise MercatoError(f"{self._folder} has got a newer generation meanwhile: open it again")
-            self._go_on_with(Opened.current(self._folder))
+            self._go_on_with(self._successor(old))
         sweep(self._folder)
 
     def close(self) -> None:
         """See `mercato.retrieval.protocol.Index.close`."""
         with self._reopening, self._writing:
-            if self._opened is not None and self._log is not None:
+            if self._opened is None:
+                return
+            if self._log is not None:
                 self._log.close()
             self._go_on_with(None)
+        if self._log is not None:
+            sweep(self._folder)  # it may have been dropped
 
     def _write(self, entries: list[Entry]) -> None:
         with self._writing:
@@ -186,25 +219,27 @@ class EdgeIndex(HybridIndex):
             raise MercatoError(f"{self._folder} was opened to be read: write where it has its owner")
         return self._log
 
-    def _notice_swap(self) -> None:
-        """Where another generation is served, open it beside this one; searches go on meanwhile."""
-        if served(self._folder) != self._served and self._reopening.acquire(blocking=False):
-            Thread(target=self._follow_swap, name="index-swap", daemon=True).start()
+    def _notice_compaction(self) -> None:
+        """Where other generations are named, see which goes on with this one's log; searches go on meanwhile."""
+        if stamp(self._folder) != self._stamp and self._reopening.acquire(blocking=False):
+            Thread(target=self._follow_compaction, name="index-compacted", daemon=True).start()
 
-    def _follow_swap(self) -> None:
-        """Go on with the served generation, unless its vectors are another run's."""
+    def _follow_compaction(self) -> None:
+        """Go on with what a compaction has made of the open generation, where one has."""
         try:
-            self._served = served(self._folder)
-            new = Opened.current(self._folder)
-            if self._opened is None or new.meta["fingerprint"] != self._fingerprint:
-                new.close()
+            self._stamp = stamp(self._folder)
+            if self._opened is None or successor(self._folder, self._opened.meta["log"]) == self._opened.generation:
                 return
+            new = self._successor(self._opened)
             new.follow()
             self._go_on_with(new)
-        except (MercatoError, OSError) as error:  # of another version, or gone again: what is open goes on
-            log.warning("%s: the new generation could not be opened: %s", self._folder, error)
+        except (MercatoError, OSError) as error:  # dropped, or gone again: what is open goes on
+            log.info("%s: goes on with what is open: %s", self._folder, error)
         finally:
             self._reopening.release()
+
+    def _successor(self, old: Opened) -> Opened:
+        return Opened.found(lambda: successor(self._folder, old.meta["log"]))
 
     def _open(self) -> Opened:
         if self._opened is None:

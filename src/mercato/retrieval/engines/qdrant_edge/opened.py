@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mercato.errors import MercatoError
 from mercato.retrieval.engines.qdrant_edge.columns import Columns
 from mercato.retrieval.engines.qdrant_edge.fresh import FilterTable, Fresh
-from mercato.retrieval.engines.qdrant_edge.generations import META, Held, hold_current
+from mercato.retrieval.engines.qdrant_edge.generations import Held, hold, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.shard import ENGINE, Points
 from mercato.retrieval.hybrid import Rows
@@ -38,7 +38,7 @@ class Opened:
     def __init__(self, held: Held) -> None:
         generation = held.generation
         self.generation, self.searches = generation, 0  # searches under way
-        self.meta: dict[str, Any] = json.loads((generation / META).read_text())
+        self.meta: dict[str, Any] = read_meta(generation)
         if self.meta["engine"] != ENGINE:
             raise MercatoError(
                 f"{generation.parent} was built by {self.meta['engine']}, this is {ENGINE}: build the index again"
@@ -58,9 +58,9 @@ class Opened:
         self._reader, self._following = LogReader(generation.parent / self.meta["log"], self.meta["segment"]), Lock()
 
     @classmethod
-    def current(cls, folder: Path) -> Self:
-        """The served generation of the index in `folder`."""
-        held = hold_current(folder)
+    def found(cls, find: Callable[[], Path]) -> Self:
+        """The generation that `find` returns, which may be another one at any moment."""
+        held = hold(find)
         try:
             return cls(held)
         except BaseException:
