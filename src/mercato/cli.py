@@ -238,6 +238,37 @@ def index(
 
 
 @app.command()
+def backfill(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    market: MarketDir,
+    index: Annotated[str, typer.Option("--index", help="What `mercato index` built.")],
+    as_json: Json = False,
+) -> None:
+    """Embed the catalogue with a run beside what is served, then swap them; interrupted, the same command resumes."""
+    from mercato.catalogue.backfill import backfill
+    from mercato.data.market import Market
+
+    meta = backfill(run, Market.open(market), index)
+    _print(f"{meta['count']:,} products of {run} are served at {index}; `mercato swap` swaps back", meta, as_json)
+
+
+@app.command()
+def swap(
+    index: Annotated[str, typer.Option("--index", help="What `mercato backfill` swapped.")],
+    drop: Annotated[bool, typer.Option("--drop", help="Do not swap: let the standby go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Swap what is served with the standby, which a running server follows; or let the standby go."""
+    from dataclasses import asdict
+
+    from mercato.retrieval.open import drop_standby, generations, swap_index
+
+    (drop_standby if drop else swap_index)(index)
+    named = generations(index)
+    _print(f"served: {named.served}\nstandby: {named.standby or 'none'}", asdict(named), as_json)
+
+
+@app.command()
 def serve(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
     market: MarketDir,

@@ -53,6 +53,17 @@ def market_lock(market_path: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_served(market_path: Path) -> bool:
+    """Whether somebody holds a market's lock."""
+    lock = FileLock(market_path / SERVING, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that becomes `target` when the block ends without an error.

@@ -24,6 +24,7 @@ CALLS = {
     "products.get_many": lambda c: c.products.get_many(IDS),
     "products.image": lambda c: c.products.image("p0000001", 0),
     "products.load": lambda c: c.products.load(IDS),
+    "products.ids": lambda c: c.products.ids("p0000001", 24),
     "products.documents": lambda c: sum(1 for _ in c.products.documents()),
     "products.count": lambda c: c.products.count(),
     "products.upsert": lambda c: c.products.upsert([stored(name) for name in IDS]),
@@ -36,7 +37,8 @@ CALLS = {
     "outbox.release": lambda c: c.outbox.release("other"),
     "outbox.depth": lambda c: c.outbox.depth(),
     "outbox.failures": lambda c: c.outbox.failures(),
-    "outbox.replay": lambda c: c.outbox.replay(),
+    "outbox.oldest": lambda c: c.outbox.oldest(),
+    "outbox.replay": lambda c: (c.outbox.replay(), c.outbox.replay(since=1.0)),
     "events.append": lambda c: c.events.append([{"session_id": "s"}]),
     "events.oldest": lambda c: c.events.oldest(100),
     "events.delete": lambda c: c.events.delete(1, 9),
@@ -51,7 +53,10 @@ MAY_SCAN = {
         "SCAN products USING COVERING INDEX sqlite_autoindex_products_1",  # its pages are counted, not its rows
         "SCAN products USING COVERING INDEX products_deleted",  # holds the deleted products alone
     },
-    "outbox.replay": {"SCAN products USING COVERING INDEX products_written_via_api"},  # holds what it asks for alone
+    "outbox.replay": {  # the index holds what it asks for alone
+        "SCAN products USING COVERING INDEX products_written_via_api",
+        "SCAN products USING INDEX products_written_via_api",
+    },
     "events.oldest": {"SCAN events"},  # in the order of its key, up to the limit
 }
 

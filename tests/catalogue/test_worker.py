@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mercato.catalogue.outbox import OutboxJob
-from mercato.catalogue.worker import IngestionWorker
+from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import open_index
 from tests.support.small_market import TrigramEncoder, make_market
@@ -27,7 +27,8 @@ def index(built):
 
 @pytest.fixture
 def worker(catalogue, index, tmp_path) -> Callable[[str], IngestionWorker]:
-    return lambda name: IngestionWorker(catalogue, TrigramEncoder(), index, tmp_path / "events", name=name)
+    targets = [Target(TrigramEncoder(), index)]
+    return lambda name: IngestionWorker(catalogue, targets, tmp_path / "events", name=name)
 
 
 def best(index, title: str) -> str:

@@ -13,7 +13,7 @@ import httpx
 from mercato.catalogue.event_mover import EventMover
 from mercato.catalogue.products import StoredProduct
 from mercato.catalogue.store import Catalogue
-from mercato.catalogue.worker import IngestionWorker
+from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.data.schema import PRODUCTS
 from mercato.retrieval.open import open_index
 from tests.support.served import WRITE, event, free_port, ids, server, wait_until
@@ -113,7 +113,8 @@ def test_the_index_is_compacted_when_enough_was_written(market):
     calls = []
     with closing(Catalogue.open(market.path / "c.sqlite")) as catalogue, open_index(market.path / "index") as index:
         index.compact = lambda: calls.append(len(index))
-        ingestion = IngestionWorker(catalogue, TrigramEncoder(), index, market.path / "events", "w", compact_after=2)
+        targets = [Target(TrigramEncoder(), index)]
+        ingestion = IngestionWorker(catalogue, targets, market.path / "events", "w", compact_after=2)
         blank = dict.fromkeys(name for name in PRODUCTS.names if name not in ("images", "image_embeddings"))
         for number in range(5):
             catalogue.products.upsert([StoredProduct(blank | {"product_id": f"n{number}", "title": "t"})])

@@ -16,7 +16,7 @@ from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import open_index
 from mercato.runs.folder import RETRIEVAL, WEIGHTS
-from mercato.serving import process, server
+from mercato.serving import deployment, process, server
 from mercato.serving.server import KEY, KEY_FILE, serve_run
 from tests.support.served import event, ids, search
 from tests.support.small_market import TrigramEncoder, make_market, products
@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / WEIGHTS).write_bytes(b"weights")
     (folder / RETRIEVAL).write_text(json.dumps({"radius": None}))
-    monkeypatch.setattr(server, "OnnxEncoder", OnnxEncoder)
+    monkeypatch.setattr(deployment, "OnnxEncoder", OnnxEncoder)
     monkeypatch.setattr(indexing, "OnnxEncoder", OnnxEncoder)
     monkeypatch.delenv(KEY, raising=False)
     return folder

@@ -12,11 +12,12 @@ from fastapi.testclient import TestClient
 
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
-from mercato.catalogue.worker import IngestionWorker
+from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.data.market import Market
 from mercato.retrieval.open import open_index
 from mercato.search.market_info import market_info
 from mercato.serving.app import create_app
+from mercato.serving.deployment import Deployment, Deployments
 from mercato.serving.services import Services, Settings
 from tests.support.small_market import KEY, TrigramEncoder
 
@@ -24,7 +25,9 @@ WRITE = {"X-API-Key": KEY}
 
 
 @contextmanager
-def application(market: Market, encoder=None, flush_seconds=10.0, **settings) -> Iterator[FastAPI]:
+def application(
+    market: Market, encoder=None, flush_seconds=10.0, policy=None, image_dimension=0, **settings
+) -> Iterator[FastAPI]:
     """The application over the market's files; it holds their index until the block ends."""
     encoder = encoder or TrigramEncoder()
     with (
@@ -33,10 +36,11 @@ def application(market: Market, encoder=None, flush_seconds=10.0, **settings) ->
     ):
         seed(catalogue, market)
         info = market_info(market, catalogue.products.documents())
-        settings = Settings(api_key=KEY, **settings)
-        events = market.path / "events"
-        with IngestionWorker(catalogue, encoder, index, events, "server", flush_seconds=flush_seconds) as ingestion:
-            yield create_app(Services(market, info, encoder, index, catalogue, ingestion.wake, settings))
+        deployments = Deployments(Deployment(encoder, index, catalogue, policy=policy, image_dimension=image_dimension))
+        targets, events = [Target(encoder, index)], market.path / "events"
+        with IngestionWorker(catalogue, targets, events, "server", flush_seconds=flush_seconds) as ingestion:
+            settings = Settings(api_key=KEY, **settings)
+            yield create_app(Services(market, info, deployments, catalogue, ingestion.wake, settings))
 
 
 @contextmanager

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mercato.data.market import Market
+from mercato.errors import MercatoError
 from mercato.progress import track
 from mercato.retrieval.open import build_index
 from mercato.retrieval.protocol import IndexRecord, record_from_product
+from mercato.runs.encoder import Encoder
 from mercato.runs.folder import WEIGHTS
 from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.onnx_encoder import OnnxEncoder
@@ -34,6 +39,20 @@ def products_fingerprint(market: Market) -> str:
     return digest.hexdigest()[:16]
 
 
+def finite_vectors(
+    encoder: Encoder, products: Sequence[Mapping[str, Any]], as_of: datetime | None = None
+) -> NDArray[np.float32]:
+    """As `encode_products`: (n, d).
+
+    Raises:
+        MercatoError: the model gave a vector that is not finite.
+    """
+    vectors = encoder.encode_products(products, as_of=as_of)
+    if not np.isfinite(vectors).all():
+        raise MercatoError("the model gave a vector that is not finite")
+    return vectors
+
+
 def index_market(run: Path, market: Market, url: str, as_of: datetime | None = None) -> dict[str, Any]:
     """Embed the market's products with a run and build the index at `url`, whole or not at all.
 
@@ -42,7 +61,7 @@ def index_market(run: Path, market: Market, url: str, as_of: datetime | None = N
     """
     encoder = OnnxEncoder(run, market.path, threads=2)
     # The moment makes every build another: what the API wrote since must be indexed again, also by the same run.
-    made_by = f"{run_fingerprint(run)} {products_fingerprint(market)} {datetime.now(UTC).isoformat(timespec='seconds')}"
+    made_by = f"{run_fingerprint(run)} {products_fingerprint(market)} {datetime.now(UTC).isoformat()}"
     return build_index(url, _records(encoder, market, run, as_of), encoder.dimension, made_by)
 
 

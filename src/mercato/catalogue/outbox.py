@@ -114,13 +114,26 @@ class Outbox:
             columns = (OUTBOX.c.product_id, OUTBOX.c.attempts, OUTBOX.c.reason)
             return [(*row,) for row in connection.execute(sa.select(*columns).where(OUTBOX.c.attempts > 0))]
 
-    def replay(self) -> None:
-        """Put every product written or deleted through the API in the outbox again: a new index has not seen them."""
-        with self._database.write() as connection:
-            wanted = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.deleted).where(PRODUCTS.c.written_via_api.is_(True))
-            rows = connection.execute(wanted).all()
-            self.enqueue(connection, [row[0] for row in rows if not row[1]], "upsert")
-            self.enqueue(connection, [row[0] for row in rows if row[1]], "delete")
+    def oldest(self) -> float | None:
+        """When the oldest job came in (seconds since 1970), those that failed before left out; None: there is none."""
+        with self._database.read() as connection:
+            wanted = sa.select(sa.func.min(OUTBOX.c.enqueued_at)).where(OUTBOX.c.attempts == 0)
+            found: float | None = connection.execute(wanted).scalar()
+        return found
+
+    def replay(self, since: float | None = None) -> None:
+        """Put products written or deleted through the API in the outbox again: an index has not seen them.
+
+        All of them, or those of a moment (seconds since 1970) and later. Others may write meanwhile.
+        """
+        wanted = sa.select(PRODUCTS.c.product_id).where(PRODUCTS.c.written_via_api.is_(True))
+        if since is not None:
+            wanted = wanted.where(PRODUCTS.c.updated_at >= since)
+        with self._database.read() as connection:
+            ids = connection.execute(wanted).scalars().all()
+        for start in range(0, len(ids), _CHUNK):
+            with self._database.write() as connection:
+                self._enqueue_present(connection, ids[start : start + _CHUNK])
 
     def enqueue(self, connection: sa.Connection, product_ids: Sequence[str], operation: str) -> None:
         """Name the products' present versions in the outbox, within the transaction that wrote them.
@@ -146,9 +159,14 @@ class Outbox:
         for start in range(0, len(product_ids), _CHUNK):
             these = PRODUCTS.c.product_id.in_(product_ids[start : start + _CHUNK])
             connection.execute(sa.update(PRODUCTS).where(these).values(version=PRODUCTS.c.version + 1))
-            rows = connection.execute(sa.select(PRODUCTS.c.product_id, PRODUCTS.c.deleted).where(these)).all()
-            self.enqueue(connection, [product_id for product_id, deleted in rows if not deleted], "upsert")
-            self.enqueue(connection, [product_id for product_id, deleted in rows if deleted], "delete")
+            self._enqueue_present(connection, product_ids[start : start + _CHUNK])
+
+    def _enqueue_present(self, connection: sa.Connection, product_ids: Sequence[str]) -> None:
+        """Enqueue what these products, no more than one statement may name, are now: written or deleted."""
+        wanted = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.deleted).where(PRODUCTS.c.product_id.in_(product_ids))
+        rows = connection.execute(wanted).all()
+        self.enqueue(connection, [product_id for product_id, deleted in rows if not deleted], "upsert")
+        self.enqueue(connection, [product_id for product_id, deleted in rows if deleted], "delete")
 
     def _change(self, jobs: Sequence[OutboxJob], change: sa.Update) -> None:
         if jobs:

@@ -124,6 +124,12 @@ class ProductStore:
             for product_id, document, vectors in products
         ]
 
+    def ids(self, after: str, limit: int) -> list[str]:
+        """The next `limit` products' ids behind one, ascending, deleted ones among them; "" is before them all."""
+        wanted = sa.select(PRODUCTS.c.product_id).where(PRODUCTS.c.product_id > after)
+        with self._database.read() as connection:
+            return list(connection.execute(wanted.order_by(PRODUCTS.c.product_id).limit(limit)).scalars())
+
     def documents(self) -> Iterator[ProductDocument]:
         """Every product's document, in no order."""
         wanted = sa.select(PRODUCTS.c.document, PRODUCTS.c.image_count, PRODUCTS.c.deleted)

@@ -1,25 +1,31 @@
-"""The ingestion worker: outbox jobs into the index, events into their table, and the index kept compact."""
+"""The ingestion worker: outbox jobs into the indexes, events into their table, and the indexes kept compact."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Self
 
-import numpy as np
-
 from mercato.catalogue.event_mover import EventMover
+from mercato.catalogue.indexing import finite_vectors
+from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.outbox import LEASE_SECONDS, OutboxJob
 from mercato.catalogue.store import Catalogue
-from mercato.errors import MercatoError
 from mercato.retrieval.protocol import Index, record_from_product
 from mercato.runs.encoder import Encoder
 
 log = logging.getLogger("mercato.ingestion")
 
-_INDEX = "index"  # the setting that names the index's content
+
+@dataclass(frozen=True)
+class Target:
+    """A generation to write to, and the encoder of the run that made its vectors."""
+
+    encoder: Encoder
+    index: Index
 
 
 class IngestionWorker:
@@ -32,21 +38,22 @@ class IngestionWorker:
     def __init__(
         self,
         catalogue: Catalogue,
-        encoder: Encoder,
-        index: Index,
+        targets: Sequence[Target],
         events: Path,
         name: str,
         batch: int = 32,
         flush_seconds: float = 10.0,
         compact_after: int = 20_000,
     ) -> None:
-        self._catalogue, self._encoder, self._index, self._batch = catalogue, encoder, index, batch
+        self._catalogue, self._targets, self._batch = catalogue, tuple(targets), batch
+        self._ledger = GenerationLedger(catalogue)
         self._name = name
         self._events = EventMover(catalogue, events)
         self._compact_after, self._written = compact_after, 0
         self._claimed: list[OutboxJob] = []  # being worked on; after an error they are tried again, not claimed again
         self._searchable: set[OutboxJob] = set()  # in the index but not yet on its disk: acknowledged only then
         self._guard = Lock()
+        self._turn = Lock()  # to write to the targets, or to change which these are
         self._products = _Loop("ingestion", self.drain, pause_seconds=1.0)
         self._loops = (
             self._products,
@@ -63,19 +70,29 @@ class IngestionWorker:
         self.stop()
 
     def start(self) -> None:
-        """Take up what an earlier process left and begin; under a new index, with all that the API wrote."""
-        settings, index = self._catalogue.settings, self._index.fingerprint
-        if settings.get(_INDEX) != index:
-            self._catalogue.outbox.replay()
-            settings.set(_INDEX, index)
-        self._events.recover()
+        """Take up what an earlier process left and begin; a new index gets all that the API wrote since it was made."""
         self._catalogue.outbox.release(self._name)
+        self.retarget(self._targets)
+        self._events.recover()
         for loop in self._loops:
             loop.start()
 
     def wake(self) -> None:
         """Say that the outbox has something."""
         self._products.wake()
+
+    def retarget(self, targets: Sequence[Target]) -> None:
+        """Write to these from now on, and to no other; when this returns, one that is not among them may be closed.
+
+        What one of them has missed is in the outbox again by then.
+        """
+        fingerprints = [target.index.fingerprint for target in targets]
+        self._ledger.lapse(fingerprints)
+        with self._turn:
+            self._settle()  # a job that is acknowledged was done for all targets, so none is left half done here
+            self._targets = tuple(targets)
+        self._ledger.follow(fingerprints)
+        self.wake()
 
     def stop(self) -> None:
         """End the threads; the events are moved, what waits in the outbox stays there, free for any worker."""
@@ -88,40 +105,48 @@ class IngestionWorker:
 
     def drain(self) -> int:
         """Make one batch of the outbox searchable; returns how many jobs it worked on."""
-        if not self._claimed:
-            self._claimed = self._catalogue.outbox.claim(self._name, self._batch)
-        jobs = self._claimed
-        deleted = [job for job in jobs if job.operation == "delete"]
-        if deleted:
-            self._index.delete([job.product_id for job in deleted])
-        written = self._embed([job for job in jobs if job.operation == "upsert"])
-        with self._guard:
-            self._searchable.update(deleted + written)
-            self._claimed = []
+        with self._turn:
+            if not self._claimed:
+                self._claimed = self._catalogue.outbox.claim(self._name, self._batch)
+            jobs = self._claimed
+            deleted = [job for job in jobs if job.operation == "delete"]
+            if deleted:
+                for target in self._targets:
+                    target.index.delete([job.product_id for job in deleted])
+            written = self._embed([job for job in jobs if job.operation == "upsert"])
+            with self._guard:
+                self._searchable.update(deleted + written)
+                self._claimed = []
         return len(jobs)
 
     def settle(self) -> int:
-        """Bring the index to its disk and acknowledge the jobs that are there; returns how many that were.
+        """Bring every index to its disk and acknowledge the jobs that are there; returns how many that were.
 
         A flush costs several syncs of the disk, so it is shared by all that was written meanwhile.
         """
+        with self._turn:
+            return self._settle()
+
+    def _settle(self) -> int:
         with self._guard:
             settled = list(self._searchable)
         if settled:
-            if self._index.capabilities.flush:
-                self._index.flush()
+            for target in self._targets:
+                if target.index.capabilities.flush:
+                    target.index.flush()
             self._catalogue.outbox.ack(settled)
             with self._guard:
                 self._searchable.difference_update(settled)
         return len(settled)
 
     def maintain(self) -> int:
-        """Settle, and compact the index when enough was written since the last time."""
+        """Settle, and compact the indexes when enough was written since the last time."""
         self._written += self.settle()
-        if self._written >= self._compact_after:  # rows that its graph lacks are searched one by one
+        if self._written >= self._compact_after:  # rows that a graph lacks are searched one by one
             self._written = 0
-            if self._index.capabilities.compaction:
-                self._index.compact()
+            for target in self._targets:
+                if target.index.capabilities.compaction:
+                    target.index.compact()
         return 0
 
     def heartbeat(self) -> int:
@@ -138,12 +163,8 @@ class IngestionWorker:
         try:
             stored = self._catalogue.products.load([job.product_id for job in jobs])
             products = [product.row() for product in stored]
-            if products:
-                vectors = self._encoder.encode_products(products)
-                if not np.isfinite(vectors).all():
-                    raise MercatoError("the model gave a vector that is not finite")
-                records = [record_from_product(p, vector) for p, vector in zip(products, vectors, strict=True)]
-                self._index.upsert(records)
+            for target in self._targets if products else ():
+                target.index.upsert(map(record_from_product, products, finite_vectors(target.encoder, products)))
             return list(jobs)
         except Exception as error:
             if len(jobs) > 1:
@@ -167,6 +188,19 @@ class _Loop:
 
     def wake(self) -> None:
         self._woken.set()
+
+    def retarget(self, targets: Sequence[Target]) -> None:
+        """Write to these from now on, and to no other; when this returns, one that is not among them may be closed.
+
+        What one of them has missed is in the outbox again by then.
+        """
+        fingerprints = [target.index.fingerprint for target in targets]
+        self._ledger.lapse(fingerprints)
+        with self._turn:
+            self._settle()  # a job that is acknowledged was done for all targets, so none is left half done here
+            self._targets = tuple(targets)
+        self._ledger.follow(fingerprints)
+        self.wake()
 
     def stop(self) -> None:
         self._ended = True

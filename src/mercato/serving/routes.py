@@ -26,15 +26,23 @@ _IMAGES: dict[int | str, dict[str, Any]] = {200: {"content": {f"image/{kind}": {
 @router.post("/v1/search", response_model=bodies.SearchOut, responses=problems(400, 410, 413, 422, 503))
 async def search(body: bodies.SearchIn, served: Served) -> Response:
     """Search; or browse the filtered catalogue with an empty query."""
-    return await served.reading.run(lambda: json_response(page_json(served.searcher.search(body.request()))))
+
+    def find() -> Response:
+        with served.deployments.using() as deployment:
+            return json_response(page_json(deployment.searcher.search(body.request())))
+
+    return await served.reading.run(find)
 
 
 @router.post("/v1/explain", response_model=bodies.ExplainOut, responses=problems(400, 404, 413, 422, 503))
 async def explain(body: bodies.ExplainIn, served: Served) -> Response:
     """What brings a query and a product together, word by word and field by field."""
-    return await served.explaining.run(
-        lambda: json_response(served.explainer.explain(body.query, body.product_id, body.country))
-    )
+
+    def compare() -> Response:
+        with served.deployments.using() as deployment:
+            return json_response(deployment.explainer.explain(body.query, body.product_id, body.country))
+
+    return await served.explaining.run(compare)
 
 
 @router.post(
@@ -49,7 +57,7 @@ async def upsert(body: bodies.ProductsIn, served: Served) -> Response:
     def write() -> Response:
         if served.behind:
             raise OverloadError("too many products wait to be embedded; try again later")
-        served.catalogue.products.upsert(stored_products(body.products, served.settings.image_dimension))
+        served.catalogue.products.upsert(stored_products(body.products, served.deployments.served.image_dimension))
         served.wake()
         return json_response({"accepted": len(body.products)})
 
@@ -83,7 +91,12 @@ async def image(product_id: bodies.Word, position: bodies.ImagePosition, served:
 )
 async def predict_queries(product_id: bodies.Word, served: Served, k: bodies.QueryCount = 10) -> Response:
     """What people would search a product as, most probable first. The model needs a classification head."""
-    return await served.explaining.run(lambda: json_response({"queries": served.predictor.predict(product_id, k)}))
+
+    def predict() -> Response:
+        with served.deployments.using() as deployment:
+            return json_response({"queries": deployment.predictor.predict(product_id, k)})
+
+    return await served.explaining.run(predict)
 
 
 @router.get("/v1/products/{product_id:path}", response_model=bodies.ProductOut, responses=problems(400, 404, 422, 503))
@@ -137,11 +150,12 @@ async def embed(body: bodies.EmbedIn, request: Request, served: Served) -> Respo
         raise HTTPException(401, "X-API-Key: missing or wrong; embedding products needs the server's key")
 
     def encode() -> Response:
-        if body.queries is not None:
-            vectors = served.encoder.encode_queries(body.queries, body.country)
-        else:
-            stored = stored_products(body.products or [], served.settings.image_dimension)
-            vectors = served.encoder.encode_products([product.row() for product in stored])
+        with served.deployments.using() as deployment:
+            if body.queries is not None:
+                vectors = deployment.encoder.encode_queries(body.queries, body.country)
+            else:
+                stored = stored_products(body.products or [], deployment.image_dimension)
+                vectors = deployment.encoder.encode_products([product.row() for product in stored])
         return json_response({"vectors": np.ascontiguousarray(vectors, np.float32)})
 
     return await served.embedding.run(encode)
@@ -150,12 +164,15 @@ async def embed(body: bodies.EmbedIn, request: Request, served: Served) -> Respo
 @router.get("/v1/market", response_model=bodies.MarketOut, responses=problems(503))
 async def about(served: Served) -> Response:
     """What a search page needs to know about the market."""
-    config, encoder = served.market.config, served.encoder
-    model = {"name": served.settings.model_name, "dimension": encoder.dimension, "queries": served.predictor.queries}
-    named = {"name": config.name, "currency": config.currency, "model": model}
-    return await served.reading.run(
-        lambda: json_response(named | {"products": served.catalogue.products.count()} | market_json(served.market_info))
-    )
+    config = served.market.config
+
+    def describe() -> Response:
+        with served.deployments.using() as by:
+            model = {"name": by.name, "dimension": by.encoder.dimension, "queries": by.predictor.queries}
+        named = {"name": config.name, "currency": config.currency, "model": model}
+        return json_response(named | {"products": served.catalogue.products.count()} | market_json(served.market_info))
+
+    return await served.reading.run(describe)
 
 
 @router.get("/healthz", response_model=bodies.StateOut)
@@ -169,7 +186,8 @@ async def readyz(served: Served) -> Response:
     """The index answers and ingestion keeps up."""
 
     def check() -> Response:
-        served.index.count(Filters())
+        with served.deployments.using() as deployment:
+            deployment.index.count(Filters())
         if served.behind:
             raise OverloadError("too many products wait to be embedded")
         return json_response({"status": "ready"})

@@ -11,19 +11,19 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from mercato.catalogue.indexing import products_fingerprint, run_fingerprint
+from mercato.catalogue.indexing import products_fingerprint
+from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.catalogue.worker import IngestionWorker
 from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
 from mercato.files import market_lock
-from mercato.retrieval.open import open_index
-from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.retrieval.open import generations
 from mercato.search.market_info import MarketInfo, market_info
-from mercato.search.policy import RetrievalPolicy
 from mercato.serving.app import create_app
 from mercato.serving.process import listen, serve, serve_with_workers
+from mercato.serving.rollout import Rollout
 from mercato.serving.services import Services, Settings
 from mercato.serving.wake import WakeReceiver, WakeSender
 
@@ -39,33 +39,23 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
 
     Where MERCATO_API_KEY is not set, a key for writes is made and left in the market's folder (`.api-key`, mode 0600).
 
+    What serves is the index's served generation with the run that made it: `run`, or after a swap another that is known
+    to the catalogue. Swaps are followed.
+
     Raises:
-        MercatoError: the market is served already, or the index was made by another run, whose vectors this one cannot
-            be compared with.
+        MercatoError: the market is served already, or the index was made by another run that is not known.
     """
-    encoder = OnnxEncoder(run, market.path)
-    with (
-        market_lock(market.path),
-        open_index(url) as index,
-        closing(Catalogue.open(market.path / CATALOGUE)) as catalogue,
-    ):
-        made_by, _, rest = index.fingerprint.partition(" ")
-        if made_by != run_fingerprint(run):
-            raise MercatoError(f"{url} was indexed by another run than {run}: run `mercato index {run} …` again")
-        if rest.split(" ")[0] != products_fingerprint(market):
-            _say("warning: the market's tables changed after this index was built: run `mercato index` again")
+    with market_lock(market.path), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue, ExitStack() as opened:
+        _check_served(run, market, url, GenerationLedger(catalogue))
         seed(catalogue, market)
+        rollout = Rollout(url, market, catalogue, writes=True)
+        opened.callback(rollout.close)
         key = os.environ.get(KEY)
-        settings = Settings(
-            api_key=key or secrets.token_urlsafe(24),
-            model_name=encoder.recipe.name,
-            policy=RetrievalPolicy.of_run(run),
-            image_dimension=encoder.featurizer.spec.image_dimension,
-        )
+        settings = Settings(api_key=key or secrets.token_urlsafe(24))
         info = market_info(market, catalogue.products.documents())
         # The market's lock allows one server: what a killed one held on the outbox is this one's.
-        ingestion = IngestionWorker(catalogue, encoder, index, market.path / "events", "server")
-        with listen(port, host) as listening, ingestion:
+        ingestion = IngestionWorker(catalogue, rollout.targets, market.path / "events", "server")
+        with listen(port, host) as listening, ingestion, rollout.watching(ingestion.retarget):
             if not key:
                 file = market.path / KEY_FILE
                 _write_private(file, settings.api_key)
@@ -74,24 +64,40 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
             at = f"http://{address}:{listening.getsockname()[1]}/"
             _say(f"serving {market.config.name}: {at}  (API: /docs; stop with Ctrl-C)")
             if workers == 1:
-                services = Services(market, info, encoder, index, catalogue, ingestion.wake, settings)
+                services = Services(market, info, rollout.deployments, catalogue, ingestion.wake, settings)
                 serve(create_app(services), listening)
             else:
                 with WakeReceiver(ingestion.wake) as receiver:
-                    worker = partial(worker_app, run, market.path, info, url, receiver.sender, settings)
+                    worker = partial(worker_app, market.path, info, url, receiver.sender, settings)
                     serve_with_workers(worker, listening, workers)
 
 
-def worker_app(
-    run: Path, market_path: Path, info: MarketInfo, url: str, wake: WakeSender, settings: Settings
-) -> FastAPI:
+def worker_app(market_path: Path, info: MarketInfo, url: str, wake: WakeSender, settings: Settings) -> FastAPI:
     """The application of a worker process: it reads the index that the server writes."""
     market = Market.open(market_path)
     with ExitStack() as opened:
-        index = opened.enter_context(open_index(url, read_only=True))
         catalogue = opened.enter_context(closing(Catalogue.open(market.path / CATALOGUE)))
-        services = Services(market, info, OnnxEncoder(run, market.path), index, catalogue, wake, settings)
+        rollout = Rollout(url, market, catalogue, writes=False)
+        opened.callback(rollout.close)
+        opened.enter_context(rollout.watching())
+        services = Services(market, info, rollout.deployments, catalogue, wake, settings)
         return create_app(services, opened.pop_all())
+
+
+def _check_served(run: Path, market: Market, url: str, ledger: GenerationLedger) -> None:
+    """Note where the run lies, and say so where another serves in its place or the tables are newer than the index."""
+    noted, fingerprint = ledger.note_run(run), generations(url).served
+    made_by, _, rest = fingerprint.partition(" ")
+    if made_by != noted:
+        try:
+            other = ledger.run_of(fingerprint)
+        except MercatoError as error:
+            raise MercatoError(
+                f"{url} was indexed by another run than {run}: run `mercato index {run} …` again ({error})"
+            ) from None
+        _say(f"note: {url} was swapped, and {other} serves in place of {run}")
+    if rest.split(" ")[0] != products_fingerprint(market):
+        _say("warning: the market's tables changed after this index was built: run `mercato index` again")
 
 
 def _say(line: str) -> None:

@@ -11,14 +11,8 @@ from fastapi import Depends, Request
 
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
-from mercato.retrieval.protocol import Index
-from mercato.runs.cache import TTLCache
-from mercato.runs.encoder import Encoder
-from mercato.search.explain import Explainer
 from mercato.search.market_info import MarketInfo
-from mercato.search.pipeline import Searcher
-from mercato.search.policy import RetrievalPolicy
-from mercato.search.query_prediction import QueryPredictor
+from mercato.serving.deployment import Deployments
 from mercato.serving.executor import BoundedExecutor
 from mercato.serving.prometheus import Metrics
 
@@ -28,34 +22,27 @@ class Settings:
     """How a server runs; the defaults suit one small machine."""
 
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # for writes
-    model_name: str = "model"  # what `GET /v1/market` calls the encoder
-    policy: RetrievalPolicy = field(default_factory=RetrievalPolicy)
     searches: int = 4  # run at once
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
     outbox_bound: int = 100_000  # products waiting to be embedded beyond which writes are refused
-    image_dimension: int = 0  # of the `image_embeddings` that the encoder reads; 0 where it reads none
 
 
 class Services:
-    """One process's search, executors and metrics, over what it was given and does not close."""
+    """One process's deployments, executors and metrics, over what it was given and does not close."""
 
     def __init__(
         self,
         market: Market,
         info: MarketInfo,
-        encoder: Encoder,
-        index: Index,
+        deployments: Deployments,
         catalogue: Catalogue,
         wake: Callable[[], None],
         settings: Settings,
     ) -> None:
         self.market, self.market_info = market, info
-        self.encoder, self.index, self.catalogue = encoder, index, catalogue
+        self.deployments, self.catalogue = deployments, catalogue
         self.wake, self.settings, self.metrics = wake, settings, Metrics()
-        self.searcher = Searcher(encoder, index, catalogue, settings.policy)
-        self.explainer = Explainer(encoder, catalogue)
-        self.predictor = QueryPredictor(encoder, catalogue)
         self.reading = BoundedExecutor("search", settings.searches, settings.waiting, settings.timeout_seconds)
         self.writing = BoundedExecutor("write", 2, settings.waiting, settings.timeout_seconds)
         # Apart: searches must not wait for an embedding, nor an embedding for explanations, which anyone may ask for.
@@ -77,11 +64,14 @@ class Services:
         gauge, outbox = self.metrics.gauge, self.catalogue.outbox
         gauge("mercato_outbox_depth", "Products not yet in the index and on its disk", outbox.depth)
         gauge("mercato_index_failures", "Products that could not be embedded", lambda: len(outbox.failures()))
-        gauge("mercato_index_size", "Products in the index", lambda: len(self.index))
-        cache = getattr(self.encoder, "cache", None)
-        if isinstance(cache, TTLCache):
-            self.metrics.count("mercato_query_cache_hits", "Query vectors found in the cache", lambda: cache.hits)
-            self.metrics.count("mercato_query_cache_misses", "Query vectors computed", lambda: cache.misses)
+        gauge("mercato_index_size", "Products in the index", self._index_size)
+        cached = self.deployments.cached
+        self.metrics.count("mercato_query_cache_hits", "Query vectors found in the cache", lambda: cached()[0])
+        self.metrics.count("mercato_query_cache_misses", "Query vectors computed", lambda: cached()[1])
+
+    def _index_size(self) -> int:
+        with self.deployments.using() as deployment:
+            return len(deployment.index)
 
 
 async def _services(request: Request) -> Services:

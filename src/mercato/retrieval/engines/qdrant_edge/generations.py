@@ -53,15 +53,23 @@ class Held:
 
 def current(folder: Path, standby: bool = False) -> Path:
     """Return the served generation's folder, or the standby's; a MercatoError says that there is none."""
-    names = _names(folder)
-    if not names:
-        raise MercatoError(f"{folder} holds no index: build one with `mercato index RUN --market DIR --to {folder}`")
-    if standby and len(names) == 1:
-        raise MercatoError(f"{folder} has no standby: `mercato backfill RUN --market DIR --index {folder}` builds one")
-    generation = folder / names[int(standby)]
-    if not (generation / META).is_file():
-        raise MercatoError(f"{folder} is broken: its generation {generation.name} is missing. Build the index again")
-    return generation
+    while True:
+        names = _names(folder)
+        if not names:
+            raise MercatoError(
+                f"{folder} holds no index: build one with `mercato index RUN --market DIR --to {folder}`"
+            )
+        if standby and len(names) == 1:
+            raise MercatoError(
+                f"{folder} has no standby: `mercato backfill RUN --market DIR --index {folder}` builds one"
+            )
+        generation = folder / names[int(standby)]
+        if (generation / META).is_file():
+            return generation
+        if names == _names(folder):  # else it was removed in between, as another has taken its place
+            raise MercatoError(
+                f"{folder} is broken: its generation {generation.name} is missing. Build the index again"
+            )
 
 
 def successor(folder: Path, log: str) -> Path:

@@ -1,0 +1,223 @@
+"""`mercato backfill`: the whole catalogue embedded with a run into a standby beside what is served, then the swap.
+
+What has been embedded lies in parts in the market's cache until it is indexed, so that an interrupted backfill goes on
+where it was. What is written meanwhile, the server brings into the standby from the outbox.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from mercato.catalogue.indexing import finite_vectors, products_fingerprint
+from mercato.catalogue.ledger import GenerationLedger
+from mercato.catalogue.products import Product, StoredProduct
+from mercato.catalogue.seeding import seed
+from mercato.catalogue.store import Catalogue
+from mercato.data.market import CATALOGUE, Market
+from mercato.errors import MercatoError
+from mercato.files import is_served, write_atomic
+from mercato.progress import note, track
+from mercato.retrieval.open import build_index, generations, swap_index
+from mercato.retrieval.protocol import IndexRecord, record_from_product
+from mercato.runs.encoder import RunEncoder
+from mercato.runs.image_vectors import CACHE
+from mercato.runs.onnx_encoder import OnnxEncoder
+
+log = logging.getLogger("mercato.backfill")
+
+PART = 512  # products
+_POLL_SECONDS = 0.5
+_COMMITTING_SECONDS = 60.0  # that a write may take from its own moment until it can be read
+_LAST = b"last"  # the metadata of a part: up to which product the catalogue was read
+
+
+def backfill(run: Path, market: Market, url: str) -> dict[str, Any]:
+    """Embed the market's catalogue with a run, build the standby of the index at `url`, and swap the two.
+
+    Interrupted, the same call goes on where it was: with the same moment at which listings have their age. Where a
+    server runs, it brings the standby up to date before the swap; where none does, the next one does. Returns the
+    description of what is served then.
+
+    Raises:
+        MercatoError: there is no index to swap with, another backfill of this market runs, or the server cannot load
+            the run.
+    """
+    generations(url)
+    folder = market.path / CACHE / "backfill"
+    with _alone(folder), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        seed(catalogue, market)
+        ledger = GenerationLedger(catalogue)
+        work = _Work.begin(folder, ledger.note_run(run), market, url, catalogue)
+        named = generations(url)
+        if work.fingerprint not in (named.served, named.standby):
+            ledger.note_read(work.fingerprint, work.began - _COMMITTING_SECONDS)
+            encoder = OnnxEncoder(run, market.path, threads=os.cpu_count() or 1)
+            _embed(encoder, catalogue, work)
+            records = _records(catalogue, work)
+            work.built(build_index(url, records, encoder.dimension, work.fingerprint, standby=True))
+        if named.served != work.fingerprint:
+            _swap_once_up_to_date(ledger, market, url, work.fingerprint)
+        return work.end()
+
+
+@dataclass
+class _Work:
+    """A backfill under way: its folder, and when and as what it began."""
+
+    folder: Path
+    key: list[str]  # run, index and catalogue: of any other the parts are of no use
+    began: float  # seconds since 1970
+    fingerprint: str
+    description: dict[str, Any]
+
+    @classmethod
+    def begin(cls, folder: Path, made_by: str, market: Market, url: str, catalogue: Catalogue) -> _Work:
+        """Go on with the one whose state lies in the folder, or begin anew where that is another's."""
+        index = url if "://" in url else str(Path(url).absolute())
+        key = [made_by, index, catalogue.settings.secret("name").hex()[:8]]
+        state = folder / "state.json"
+        if state.is_file() and (stored := orjson.loads(state.read_bytes()))["key"] == key:
+            note(f"  going on with the backfill begun {_moment(stored['began']).isoformat(timespec='seconds')}")
+            return cls(folder, **stored)
+        for part in folder.glob("part-*"):
+            part.unlink()
+        began = time.time()
+        fingerprint = f"{made_by} {products_fingerprint(market)} {_moment(began).isoformat()}"
+        work = cls(folder, key, began, fingerprint, {})
+        work._save()
+        return work
+
+    @property
+    def as_of(self) -> datetime:
+        """The moment at which listings have their age."""
+        return _moment(self.began)
+
+    @property
+    def parts(self) -> list[Path]:
+        """What has been embedded, in the order of product ids."""
+        return sorted(self.folder.glob("part-*"))
+
+    def built(self, description: dict[str, Any]) -> None:
+        """The standby is there: the parts are not needed any more."""
+        self.description = description
+        self._save()
+        for part in self.parts:
+            part.unlink()
+
+    def end(self) -> dict[str, Any]:
+        """It is served: nothing is left to go on with."""
+        shutil.rmtree(self.folder)
+        return self.description
+
+    def _save(self) -> None:
+        state = {name: getattr(self, name) for name in ("key", "began", "fingerprint", "description")}
+        write_atomic(self.folder / "state.json", orjson.dumps(state))
+
+
+def _embed(encoder: RunEncoder, catalogue: Catalogue, work: _Work) -> None:
+    """Write the parts that are not there yet."""
+    parts = work.parts
+    after = pq.read_schema(parts[-1]).metadata[_LAST].decode() if parts else ""
+    left = max(0, math.ceil(catalogue.products.count() / PART) - len(parts))
+    for number, ids in enumerate(
+        track(_pages(catalogue, after), f"products → vectors ({PART} a part)", left), len(parts)
+    ):
+        products = sorted(
+            (product.row() for product in catalogue.products.load(ids)), key=lambda row: row["product_id"]
+        )
+        kept, vectors = _vectors(encoder, products, work.as_of)
+        if products and not kept:
+            raise MercatoError(f"none of {len(products)} products could be embedded: see the log")
+        columns = {
+            "product_id": pa.array([product["product_id"] for product in kept], pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), encoder.dimension),
+        }
+        content = io.BytesIO()
+        pq.write_table(pa.table(columns).replace_schema_metadata({_LAST: ids[-1].encode()}), content)
+        write_atomic(work.folder / f"part-{number:08}.parquet", content.getvalue())
+
+
+def _pages(catalogue: Catalogue, after: str) -> Iterator[list[str]]:
+    while ids := catalogue.products.ids(after, PART):
+        yield ids
+        after = ids[-1]
+
+
+def _vectors(
+    encoder: RunEncoder, products: Sequence[Product], as_of: datetime
+) -> tuple[list[Product], NDArray[np.float32]]:
+    """The products that can be embedded, and their vectors; one that cannot is left out and hinders no other."""
+    try:
+        return [*products], finite_vectors(encoder, products, as_of)
+    except Exception as error:
+        if len(products) == 1:
+            log.warning("product %s is left out: %s: %s", products[0]["product_id"], type(error).__name__, error)
+            return [], np.zeros((0, encoder.dimension), np.float32)
+        each = [_vectors(encoder, [product], as_of) for product in products]
+        return [product for kept, _ in each for product in kept], np.concatenate([vectors for _, vectors in each])
+
+
+def _records(catalogue: Catalogue, work: _Work) -> Iterator[IndexRecord]:
+    """The records of all that was embedded and still exists, with its fields as they are now."""
+    for part in track(work.parts, "vectors → index"):
+        table = pq.read_table(part)
+        ids, vectors = table["product_id"].to_pylist(), table["vector"].to_pylist()
+        documents = catalogue.products.get_many(ids)
+        for product_id, vector in zip(ids, vectors, strict=True):
+            if document := documents.get(product_id):
+                try:
+                    yield record_from_product(StoredProduct(document).row(), np.array(vector, np.float32))
+                except MercatoError as error:
+                    log.warning("%s: it is left out", error)
+
+
+def _swap_once_up_to_date(ledger: GenerationLedger, market: Market, url: str, fingerprint: str) -> None:
+    """Where a server runs on this index, let it bring the standby up to date first."""
+    ledger.refuse(fingerprint, None)  # what hindered the server before may be mended
+    said = False
+    while is_served(market.path) and ledger.is_followed(generations(url).served):
+        if ledger.is_up_to_date(fingerprint):
+            break
+        if why := ledger.refusal(fingerprint):
+            raise MercatoError(f"the server cannot open the standby: {why}. Then run this again, which goes on here")
+        if not said:
+            note("  the server brings the standby up to date with what was written meanwhile")
+            said = True
+        time.sleep(_POLL_SECONDS)
+    swap_index(url)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise MercatoError(f"another `mercato backfill` runs on this market ({folder.parent.parent})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

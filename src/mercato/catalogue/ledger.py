@@ -1,0 +1,95 @@
+"""The ledger of an index's generations: where the run lies that made one, and which of them know all that was written.
+
+A generation that takes every job of the outbox is *followed*. One that lapsed, or is new, has missed some: they are put
+in the outbox again as it is followed anew, from the moment on at which its products were read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from mercato.catalogue.indexing import run_fingerprint
+from mercato.catalogue.store import Catalogue
+from mercato.errors import MercatoError
+
+_FOLLOWED = "followed generations"  # the setting: {fingerprint: when it began}
+
+
+class GenerationLedger:
+    """What a catalogue's settings hold of generations, which are known by their fingerprints."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._settings, self._outbox = catalogue.settings, catalogue.outbox
+
+    def note_run(self, run: Path) -> str:
+        """Remember where a run lies; returns the first word of the fingerprints of what it makes."""
+        made_by = run_fingerprint(run)
+        self._settings.set(f"run {made_by}", str(run.absolute()))
+        return made_by
+
+    def run_of(self, fingerprint: str) -> Path:
+        """The folder of the run that made a generation.
+
+        Raises:
+            MercatoError: nobody has noted where it lies, or it does not lie there any more.
+        """
+        made_by = fingerprint.split(" ")[0]
+        noted = self._settings.get(f"run {made_by}")
+        if noted is None:
+            raise MercatoError(f"the run {made_by} that made its vectors is unknown: serve or backfill with it once")
+        try:
+            if run_fingerprint(Path(noted)) == made_by:
+                return Path(noted)
+        except OSError:
+            pass
+        raise MercatoError(f"the run {made_by} that made its vectors is not at {noted} any more: put it back there")
+
+    def note_read(self, fingerprint: str, moment: float) -> None:
+        """Remember since when (seconds since 1970) the catalogue may hold writes that a generation was made without."""
+        self._settings.set(f"read {fingerprint}", repr(moment))
+
+    def lapse(self, fingerprints: Sequence[str]) -> None:
+        """From now on none but these is followed; call it before a job is done without one that was."""
+        followed = self._followed()
+        kept = {name: began for name, began in followed.items() if name in fingerprints}
+        if kept != followed:
+            self._set_followed(kept)
+
+    def follow(self, fingerprints: Sequence[str]) -> None:
+        """From now on these are followed; call it once every job is done for all of them."""
+        followed = self._followed()
+        for name in fingerprints:
+            if name not in followed:
+                moment = self._settings.get(f"read {name}")
+                self._outbox.replay(None if moment is None else float(moment))
+                self._set_followed(followed := followed | {name: time.time()})
+
+    def is_followed(self, fingerprint: str) -> bool:
+        """Whether it takes every job, or will as soon as its server works."""
+        return fingerprint in self._followed()
+
+    def is_up_to_date(self, fingerprint: str) -> bool:
+        """Whether it is followed, and holds all that was written before that."""
+        began = self._followed().get(fingerprint)
+        oldest = self._outbox.oldest()
+        return began is not None and (oldest is None or oldest > began)
+
+    def refuse(self, fingerprint: str, why: str | None) -> None:
+        """Note why the server cannot open a generation; None: it can."""
+        if why != self.refusal(fingerprint):
+            self._settings.set(f"refused {fingerprint}", why or "")
+
+    def refusal(self, fingerprint: str) -> str | None:
+        """What `refuse` noted."""
+        return self._settings.get(f"refused {fingerprint}") or None
+
+    def _followed(self) -> dict[str, float]:
+        stored = self._settings.get(_FOLLOWED)
+        return orjson.loads(stored) if stored else {}
+
+    def _set_followed(self, followed: dict[str, float]) -> None:
+        self._settings.set(_FOLLOWED, orjson.dumps(followed).decode())

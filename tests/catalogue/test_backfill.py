@@ -1,0 +1,184 @@
+"""The backfill without a server: the whole catalogue by another run, wherever it was interrupted."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from typing import ClassVar
+
+import pytest
+
+from mercato.catalogue import backfill as module
+from mercato.catalogue import indexing
+from mercato.catalogue.backfill import backfill
+from mercato.catalogue.ledger import GenerationLedger
+from mercato.catalogue.store import Catalogue
+from mercato.data.market import CATALOGUE, Market
+from mercato.errors import MercatoError
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.open import generations, open_index
+from tests.support.salted_runs import SaltedEncoder, make_run
+from tests.support.small_market import make_market
+from tests.support.stored import stored
+
+
+class CountingEncoder(SaltedEncoder):
+    calls: ClassVar[list[tuple[int, object]]] = []  # how many products, and as of when
+
+    def encode_products(self, products, *, as_of=None):
+        self.calls.append((len(products), as_of))
+        return super().encode_products(products, as_of=as_of)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return make_run(tmp_path / "one", "one", 32), make_run(tmp_path / "two", "two", 48)
+
+
+@pytest.fixture
+def market(tmp_path, runs, monkeypatch) -> Market:
+    """A market whose index is of the first run; a backfill reads eight products at once."""
+    monkeypatch.setattr(indexing, "OnnxEncoder", SaltedEncoder)
+    monkeypatch.setattr(module, "OnnxEncoder", CountingEncoder)
+    monkeypatch.setattr(module, "PART", 8)
+    monkeypatch.setattr(CountingEncoder, "calls", [])
+    market = make_market(tmp_path / "market")
+    indexing.index_market(runs[0], market, str(market.path / "index"))
+    return market
+
+
+def writes(market: Market) -> None:
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        catalogue.products.upsert([stored("n1", "orange hammock"), stored("p03", "purple xylophone")])
+        catalogue.products.delete("p07")
+
+
+def cosines(market: Market, run, text="red chair") -> dict[str, float]:
+    (vector,) = SaltedEncoder(run).encode_queries([text])
+    with open_index(market.path / "index") as index:
+        hits = index.search(Expression(vector=vector), 100)
+        return {hit.product_id: round(hit.cosine, 5) for hit in hits}
+
+
+def test_the_catalogue_is_served_by_the_other_run_and_the_first_stands_by(market, runs):
+    index = str(market.path / "index")
+    backfill(runs[0], market, index)  # seeds the catalogue
+    before = generations(index)
+    writes(market)
+    assert backfill(runs[1], market, index)["count"] == 48
+    served, standby = generations(index).served, generations(index).standby
+    assert served.split()[0] == indexing.run_fingerprint(runs[1]) and standby == before.served
+    found = cosines(market, runs[1], "orange hammock")
+    assert found["n1"] == pytest.approx(1, abs=1e-4) and "p07" not in found and len(found) == 48
+    assert cosines(market, runs[1], "purple xylophone")["p03"] == pytest.approx(1, abs=1e-4)
+    assert not list((market.path / ".cache").glob("backfill/*"))
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        assert GenerationLedger(catalogue).run_of(served) == runs[1]
+
+
+def test_a_killed_backfill_goes_on_where_it_was(market, runs, tmp_path):
+    whole = Market.open(shutil.copytree(market.path, tmp_path / "whole"))
+    backfill(runs[1], whole, str(whole.path / "index"))
+    calls = len(CountingEncoder.calls)
+    assert calls == 6
+    command = [sys.executable, "-m", "tests.support.backfill_process", runs[1], market.path, market.path / "index", "4"]
+    assert subprocess.run([*map(str, command)], check=False).returncode == -signal.SIGKILL
+    assert generations(market.path / "index").standby is None
+    (began,) = {as_of for _, as_of in CountingEncoder.calls}
+    backfill(runs[1], market, str(market.path / "index"))
+    assert len(CountingEncoder.calls) == calls + 2, "four of six parts were there"
+    (again,) = {as_of for _, as_of in CountingEncoder.calls[calls:]}
+    moment = generations(market.path / "index").served.split()[2]
+    assert moment == again.isoformat() and again > began, "listings have the age of when it began"
+    assert cosines(market, runs[1]) == cosines(whole, runs[1])
+
+
+def test_what_was_embedded_for_another_run_is_not_used(market, runs, tmp_path):
+    index = str(market.path / "index")
+    command = [sys.executable, "-m", "tests.support.backfill_process", runs[1], market.path, index, "4"]
+    assert subprocess.run([*map(str, command)], check=False).returncode == -signal.SIGKILL
+    third = make_run(tmp_path / "three", "three", 16)
+    backfill(third, market, index)
+    assert len(CountingEncoder.calls) == 6 and len(cosines(market, third)) == 48
+
+
+def test_one_killed_before_the_swap_has_nothing_left_but_to_swap(market, runs, monkeypatch):
+    index = str(market.path / "index")
+    with monkeypatch.context() as killed:
+        killed.setattr(module, "swap_index", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backfill(runs[1], market, index)
+    built = generations(index).standby
+    calls = len(CountingEncoder.calls)
+    assert backfill(runs[1], market, index)["count"] == 48
+    assert generations(index).served == built and len(CountingEncoder.calls) == calls
+
+
+def test_a_product_that_cannot_be_embedded_is_left_out_and_hinders_no_other(market, runs, caplog):
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        catalogue.products.upsert([stored("bad", "unembeddable thing")])
+    assert backfill(runs[1], market, str(market.path / "index"))["count"] == 48
+    assert "product bad is left out" in caplog.text
+
+
+def test_where_nothing_can_be_embedded_nothing_is_swapped(market, runs, monkeypatch):
+    monkeypatch.setattr(CountingEncoder, "encode_products", lambda *_, **__: 1 / 0)
+    before = generations(market.path / "index")
+    with pytest.raises(MercatoError, match="none of 8 products could be embedded"):
+        backfill(runs[1], market, str(market.path / "index"))
+    assert generations(market.path / "index") == before
+
+
+def test_there_must_be_an_index_to_swap_with(market, runs):
+    with pytest.raises(MercatoError, match="holds no index"):
+        backfill(runs[1], market, str(market.path / "elsewhere"))
+
+
+def test_one_backfill_of_a_market_at_a_time(market, runs, monkeypatch):
+    index = str(market.path / "index")
+
+    class Meanwhile(CountingEncoder):
+        def encode_products(self, products, *, as_of=None):
+            with pytest.raises(MercatoError, match="another `mercato backfill`"):
+                backfill(runs[1], market, index)
+            return super().encode_products(products, as_of=as_of)
+
+    monkeypatch.setattr(module, "OnnxEncoder", Meanwhile)
+    backfill(runs[1], market, index)
+
+
+def test_a_run_that_moved_is_named(market, runs):
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        ledger = GenerationLedger(catalogue)
+        fingerprint = f"{ledger.note_run(runs[0])} rest"
+        assert ledger.run_of(fingerprint) == runs[0]
+        shutil.move(runs[0], runs[0].with_name("moved"))
+        with pytest.raises(MercatoError, match=f"is not at {runs[0]} any more"):
+            ledger.run_of(fingerprint)
+        with pytest.raises(MercatoError, match="the run cafe that made its vectors is unknown"):
+            ledger.run_of("cafe rest")
+
+
+def test_what_a_generation_missed_is_put_in_the_outbox_again(market):
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        ledger = GenerationLedger(catalogue)
+
+        def waiting() -> set[str]:
+            jobs = catalogue.outbox.claim("w", 99)
+            catalogue.outbox.ack(jobs)
+            return {job.product_id for job in jobs}
+
+        catalogue.products.upsert([stored("a")])
+        ledger.follow(["one"])
+        assert not ledger.is_up_to_date("one") and not ledger.is_up_to_date("two")
+        assert waiting() == {"a"} and ledger.is_up_to_date("one")
+        ledger.note_read("two", 1e12)  # after all that is written
+        ledger.follow(["one", "two"])
+        assert waiting() == set() and ledger.is_up_to_date("two")
+        ledger.lapse(["two"])
+        assert ledger.is_followed("two") and not ledger.is_followed("one")
+        ledger.follow(["one", "two"])
+        assert waiting() == {"a"}

@@ -1,0 +1,223 @@
+"""A backfill beside a running server: no write is lost, no query meets another run's vectors, no restart."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import pytest
+from fastapi.testclient import TestClient
+
+from mercato.catalogue import backfill as backfilling
+from mercato.catalogue import indexing
+from mercato.catalogue.backfill import backfill
+from mercato.errors import MercatoError
+from mercato.retrieval.open import drop_standby, generations, swap_index
+from mercato.serving import deployment, rollout, server
+from mercato.serving.server import KEY, serve_run
+from tests.support.salted_runs import SaltedEncoder, make_run
+from tests.support.served import WRITE, ids, search, wait_until
+from tests.support.small_market import KEY as KEY_OF_TESTS
+from tests.support.small_market import make_market
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return make_run(tmp_path / "one", "one", 32), make_run(tmp_path / "two", "two", 48)
+
+
+@pytest.fixture
+def market(tmp_path, runs, monkeypatch):
+    for module in (indexing, backfilling, deployment):
+        monkeypatch.setattr(module, "OnnxEncoder", SaltedEncoder)
+    monkeypatch.setattr(backfilling, "PART", 16)
+    monkeypatch.setattr(backfilling, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(rollout, "LOOK_SECONDS", 0.02)
+    monkeypatch.setenv(KEY, KEY_OF_TESTS)
+    market = make_market(tmp_path / "market")
+    indexing.index_market(runs[0], market, str(market.path / "index"))
+    return market
+
+
+@pytest.fixture
+def index(market) -> str:
+    return str(market.path / "index")
+
+
+@pytest.fixture
+def serve(market, index, runs, monkeypatch):
+    """Start a server and do something with its client in place of waiting for an interrupt."""
+
+    def start(do) -> None:
+        def now(application, _):
+            with TestClient(application) as client:
+                do(client)
+
+        monkeypatch.setattr(server, "serve", now)
+        serve_run(runs[0], market, index, "127.0.0.1", 8300)
+
+    return start
+
+
+def model(client) -> str:
+    return client.get("/v1/market").json()["model"]["name"]
+
+
+def write(client, product_id: str, title: str) -> None:
+    body = {"products": [{"product_id": product_id, "title": title}]}
+    client.post("/v1/products", json=body, headers=WRITE).raise_for_status()
+
+
+def nearest(client, query: str) -> str:
+    return ids(search(client, query=query, mode="semantic", page_size=1))[0]
+
+
+def answer(client, query: str) -> list[tuple[str, float]]:
+    hits = search(client, query=query, mode="semantic", page_size=10)["hits"]
+    return [(hit["product"]["product_id"], hit["cosine"]) for hit in hits]
+
+
+def test_what_is_written_before_during_and_after_is_found_on_both_sides_of_the_swap(
+    serve, market, index, runs, monkeypatch
+):
+    things = {"b": "orange hammock", "d": "purple xylophone", "a": "turquoise gramophone"}
+
+    def session(client):
+        class Meanwhile(SaltedEncoder):
+            def encode_products(self, products, *, as_of=None):
+                vectors = super().encode_products(products, as_of=as_of)  # these are read already
+                write(client, "d", things["d"])
+                write(client, "p40", "silver trombone")
+                client.delete("/v1/products/p01", headers=WRITE)
+                return vectors
+
+        monkeypatch.setattr(backfilling, "OnnxEncoder", Meanwhile)
+        write(client, "b", things["b"])
+        assert model(client) == "run one"
+        backfill(runs[1], market, index)
+        wait_until(lambda: model(client) == "run two")
+        everything = things | {"p40": "silver trombone"}
+        for key in ("d", "b", "p40"):
+            assert nearest(client, everything[key]) == key
+        write(client, "a", things["a"])
+        wait_until(lambda: nearest(client, things["a"]) == "a")
+        for back in ("run one", "run two"):
+            swap_index(index)
+            wait_until(lambda back=back: model(client) == back)
+            for key, title in everything.items():
+                assert nearest(client, title) == key
+            assert search(client, query="")["total"] == 50
+        assert "mercato_index_size 50.0" in client.get("/metrics").text
+
+    serve(session)
+
+
+def test_a_query_meets_the_vectors_of_its_own_run_alone(serve, market, index, runs):
+    queries = ("red chair", "blue lamp", "green sofa")
+
+    def session(client):
+        by_run = [{query: answer(client, query) for query in queries}]
+        backfill(runs[1], market, index)
+        wait_until(lambda: model(client) == "run two")
+        by_run.append({query: answer(client, query) for query in queries})
+        seen, ended = set(), threading.Event()
+
+        def ask() -> None:
+            while not ended.is_set():
+                for query in queries:
+                    found = answer(client, query)
+                    seen.add(next((n for n, answers in enumerate(by_run) if answers[query] == found), None))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        for back in ("run one", "run two", "run one"):
+            swap_index(index)
+            wait_until(lambda back=back: model(client) == back)
+        ended.set()
+        asking.join()
+        assert seen == {0, 1}
+
+    serve(session)
+
+
+def test_pages_go_on_over_a_swap_and_repeat_nothing(serve, market, index, runs):
+    def session(client):
+        shown, cursor = [], None
+        for page in range(4):
+            found = search(client, query="red chair", page_size=12, **({"cursor": cursor} if cursor else {}))
+            shown += ids(found)
+            cursor = found["cursor"]
+            if page == 1:
+                backfill(runs[1], market, index)
+                wait_until(lambda: model(client) == "run two")
+        assert len(shown) == len(set(shown)) == 48
+
+    serve(session)
+
+
+def test_a_standby_that_was_dropped_is_written_to_no_more(serve, market, index, runs, monkeypatch):
+    embedded = []
+    whole = SaltedEncoder.encode_products
+
+    def noted(self, products, *, as_of=None):
+        embedded.append(self.salt)
+        return whole(self, products, as_of=as_of)
+
+    monkeypatch.setattr(SaltedEncoder, "encode_products", noted)
+
+    def session(client):
+        backfill(runs[1], market, index)
+        wait_until(lambda: model(client) == "run two")
+        embedded.clear()
+        write(client, "n", "orange hammock")
+        wait_until(lambda: set(embedded) == {"one", "two"})
+        drop_standby(index)
+        wait_until(lambda: len(list((market.path / "index").glob("generation-*"))) == 1)
+        embedded.clear()
+        write(client, "m", "purple xylophone")
+        wait_until(lambda: nearest(client, "purple xylophone") == "m")
+        assert set(embedded) == {"two"}
+
+    serve(session)
+
+
+def test_a_standby_whose_run_is_gone_is_named_and_the_server_goes_on(serve, market, index, runs, monkeypatch):
+    build, away = backfilling.build_index, runs[1].with_name("away")
+
+    def then_gone(*arguments, **named):
+        built = build(*arguments, **named)
+        shutil.move(runs[1], away)
+        return built
+
+    def session(client):
+        with monkeypatch.context() as moved:
+            moved.setattr(backfilling, "build_index", then_gone)
+            with pytest.raises(MercatoError, match=f"is not at {runs[1]} any more"):
+                backfill(runs[1], market, index)
+        write(client, "n", "orange hammock")
+        wait_until(lambda: nearest(client, "orange hammock") == "n")
+        swap_index(index)  # what is served cannot be loaded: what was goes on
+        write(client, "m", "purple xylophone")
+        wait_until(lambda: nearest(client, "purple xylophone") == "m")
+        assert model(client) == "run one"
+        shutil.move(away, runs[1])
+        wait_until(lambda: model(client) == "run two")
+        assert nearest(client, "orange hammock") == "n" and nearest(client, "purple xylophone") == "m"
+
+    serve(session)
+
+
+def test_a_swap_outlives_the_server_and_writes_reach_what_is_swapped_in_without_one(serve, market, index, runs, capfd):
+    def first(client):
+        write(client, "n", "orange hammock")
+        wait_until(lambda: nearest(client, "orange hammock") == "n")
+
+    def second(client):
+        assert model(client) == "run two"
+        wait_until(lambda: nearest(client, "orange hammock") == "n")
+        assert generations(index).standby is not None
+
+    serve(first)
+    backfill(runs[1], market, index)
+    serve(second)
+    assert f"{runs[1]} serves in place of {runs[0]}" in capfd.readouterr().err
