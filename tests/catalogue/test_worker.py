@@ -9,7 +9,7 @@ import pytest
 from mercato.catalogue.outbox import OutboxJob
 from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.open import open_index
+from mercato.retrieval.open import build_index, open_index
 from tests.support.small_market import TrigramEncoder, make_market
 from tests.support.stored import stored
 
@@ -91,6 +91,37 @@ def test_a_worker_that_stops_leaves_its_jobs_to_others(catalogue, worker):
     other.drain()
     other.settle()
     assert catalogue.outbox.depth() == 0 and catalogue.outbox.failures() == []
+
+
+def test_an_index_that_joins_misses_nothing_and_one_that_leaves_is_written_to_no_more(
+    catalogue, index, worker, tmp_path
+):
+    """Also what was claimed, searchable and not acknowledged, when it joined; and deletes."""
+    build_index(tmp_path / "other", [], TrigramEncoder.dimension, "other run")
+    one = worker("one")
+    one.retarget([Target(TrigramEncoder(), index)])
+    for number, title in enumerate(("orange hammock", "purple xylophone", "silver trombone")):
+        catalogue.products.upsert([stored(f"n{number}", title)])
+    catalogue.products.delete("n2")
+    assert one.drain() == 3
+    catalogue.products.upsert([stored("n1", "turquoise gramophone")])
+    with open_index(tmp_path / "other") as other:
+        both = [Target(TrigramEncoder(), index), Target(TrigramEncoder(), other)]
+        one.retarget(both)
+        while one.drain() + one.settle():
+            pass
+        for each in (index, other):
+            assert best(each, "orange hammock") == "n0" and best(each, "turquoise gramophone") == "n1"
+        assert len(other) == 2 and catalogue.outbox.depth() == 0
+        one.retarget(both[:1])
+    catalogue.products.upsert([stored("n3", "silver trombone")])
+    assert one.drain() == 1 and one.settle() == 1
+    with open_index(tmp_path / "other") as other:
+        assert len(other) == 2
+        one.retarget([*both[:1], Target(TrigramEncoder(), other)])
+        while one.drain() + one.settle():
+            pass
+        assert best(other, "silver trombone") == "n3", "it gets what it missed as it comes back"
 
 
 def test_a_heartbeat_keeps_what_is_searchable_and_not_yet_flushed(catalogue, worker):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from contextlib import closing
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,9 +12,13 @@ from fastapi.testclient import TestClient
 from mercato.catalogue import backfill as backfilling
 from mercato.catalogue import indexing
 from mercato.catalogue.backfill import backfill
+from mercato.catalogue.store import Catalogue
+from mercato.data.market import CATALOGUE
 from mercato.errors import MercatoError
 from mercato.retrieval.open import drop_standby, generations, swap_index
+from mercato.search.request import SearchRequest
 from mercato.serving import deployment, rollout, server
+from mercato.serving.rollout import Rollout
 from mercato.serving.server import KEY, serve_run
 from tests.support.salted_runs import SaltedEncoder, make_run
 from tests.support.served import WRITE, ids, search, wait_until
@@ -140,6 +145,30 @@ def test_a_query_meets_the_vectors_of_its_own_run_alone(serve, market, index, ru
     serve(session)
 
 
+def test_a_process_that_reads_changes_over_once_its_requests_have_ended(serve, market, index, runs):
+    def session(client):
+        with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+            reader = Rollout(index, market, catalogue, writes=False)
+            request = SearchRequest(query="red chair", mode="semantic")
+            with reader.deployments.using() as old:
+                before = old.searcher.search(request).hits
+                backfill(runs[1], market, index)
+                looking = threading.Thread(target=reader.look, args=[lambda _: None])
+                looking.start()
+                wait_until(lambda: reader.deployments.served is not old)
+                assert (old.name, reader.deployments.served.name) == ("run one", "run two")
+                assert old.searcher.search(request).hits == before, "a request that is under way ends on the old one"
+                assert looking.is_alive()
+            looking.join()
+            with pytest.raises(MercatoError, match="closed"):
+                old.searcher.search(request)
+            with reader.deployments.using() as new:
+                assert new.searcher.search(request).hits != before
+            reader.close()
+
+    serve(session)
+
+
 def test_pages_go_on_over_a_swap_and_repeat_nothing(serve, market, index, runs):
     def session(client):
         shown, cursor = [], None
@@ -184,14 +213,13 @@ def test_a_standby_that_was_dropped_is_written_to_no_more(serve, market, index, 
 def test_a_standby_whose_run_is_gone_is_named_and_the_server_goes_on(serve, market, index, runs, monkeypatch):
     build, away = backfilling.build_index, runs[1].with_name("away")
 
-    def then_gone(*arguments, **named):
-        built = build(*arguments, **named)
+    def moved_away(*arguments, **named):
         shutil.move(runs[1], away)
-        return built
+        return build(*arguments, **named)
 
     def session(client):
         with monkeypatch.context() as moved:
-            moved.setattr(backfilling, "build_index", then_gone)
+            moved.setattr(backfilling, "build_index", moved_away)
             with pytest.raises(MercatoError, match=f"is not at {runs[1]} any more"):
                 backfill(runs[1], market, index)
         write(client, "n", "orange hammock")

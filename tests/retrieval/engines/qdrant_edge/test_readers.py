@@ -10,7 +10,7 @@ import pytest
 
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.open import build_index, open_index, swap_index
 from mercato.retrieval.samples import DIMENSION, QUERY, product
 
 
@@ -81,6 +81,20 @@ def test_a_reader_stays_with_the_vectors_of_its_run(folder):
             assert found(reader) == {"p0", "p1", "p2", "p3", "p4"} and reader.fingerprint == "run 1"
     with open_index(folder, read_only=True) as reader:
         assert found(reader) == {"p9"}
+
+
+def test_a_reader_stays_with_its_generation_over_a_swap_and_follows_it_there(folder):
+    build_index(folder, [product(9)], DIMENSION, "run 2", standby=True)
+    with open_index(folder) as owner, open_index(folder, read_only=True) as reader:
+        swap_index(folder)
+        owner.upsert([product(7)])
+        owner.compact()
+        owner.upsert([product(8)])
+        until = time.monotonic() + 60
+        while reader._opened.meta["segment"] != 2:
+            assert found(reader) == {"p0", "p1", "p2", "p3", "p4", "p7", "p8"}
+            assert time.monotonic() < until
+        assert found(reader) == found(owner) and reader.fingerprint == "run 1"
 
 
 def test_what_a_killed_reader_had_open_is_cleared_by_the_next(folder):

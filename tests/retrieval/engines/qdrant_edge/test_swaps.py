@@ -97,5 +97,5 @@ class Swapping(RuleBasedStateMachine):
 
 TestSwapping = Swapping.TestCase
 TestSwapping.settings = settings(
-    max_examples=5, stateful_step_count=14, phases=[Phase.explicit, Phase.generate], deadline=None
+    max_examples=3, stateful_step_count=8, phases=[Phase.explicit, Phase.generate], deadline=None
 )
