@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,13 +18,8 @@ from mercato.runs.folder import RETRIEVAL, WEIGHTS
 from mercato.serving import deployment, process, server
 from mercato.serving.server import KEY, KEY_FILE, serve_run
 from tests.support.served import event, ids, search
+from tests.support.served_run import OnnxEncoder
 from tests.support.small_market import TrigramEncoder, make_market, products
-
-
-class OnnxEncoder(TrigramEncoder):
-    def __init__(self, *_: object, **__: object) -> None:
-        self.recipe, self.image_encoder = SimpleNamespace(name="trigrams"), None
-        self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_dimension=3, max_images=5))
 
 
 @pytest.fixture

@@ -112,6 +112,7 @@ def _config(app: Any, **workers: Any) -> uvicorn.Config:
         backlog=_BACKLOG,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
+        timeout_worker_healthcheck=30,  # one that starts on a busy machine does not answer either
         limit_concurrency=CONNECTIONS,
         **workers,
     )
