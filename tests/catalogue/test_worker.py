@@ -100,28 +100,28 @@ def test_an_index_that_joins_misses_nothing_and_one_that_leaves_is_written_to_no
     build_index(tmp_path / "other", [], TrigramEncoder.dimension, "other run")
     one = worker("one")
     one.retarget([Target(TrigramEncoder(), index)])
-    for number, title in enumerate(("orange hammock", "purple xylophone", "silver trombone")):
-        catalogue.products.upsert([stored(f"n{number}", title)])
-    catalogue.products.delete("n2")
+    for number, title in enumerate(("crimson accordion", "ivory harpsichord", "copper bagpipe")):
+        catalogue.products.upsert([stored(f"j{number}", title)])
+    catalogue.products.delete("j2")
     assert one.drain() == 3
-    catalogue.products.upsert([stored("n1", "turquoise gramophone")])
+    catalogue.products.upsert([stored("j1", "azure theremin")])
     with open_index(tmp_path / "other") as other:
         both = [Target(TrigramEncoder(), index), Target(TrigramEncoder(), other)]
         one.retarget(both)
         while one.drain() + one.settle():
             pass
         for each in (index, other):
-            assert best(each, "orange hammock") == "n0" and best(each, "turquoise gramophone") == "n1"
+            assert best(each, "crimson accordion") == "j0" and best(each, "azure theremin") == "j1"
         assert len(other) == 2 and catalogue.outbox.depth() == 0
         one.retarget(both[:1])
-    catalogue.products.upsert([stored("n3", "silver trombone")])
+    catalogue.products.upsert([stored("j3", "copper bagpipe")])
     assert one.drain() == 1 and one.settle() == 1
     with open_index(tmp_path / "other") as other:
         assert len(other) == 2
         one.retarget([*both[:1], Target(TrigramEncoder(), other)])
         while one.drain() + one.settle():
             pass
-        assert best(other, "silver trombone") == "n3", "it gets what it missed as it comes back"
+        assert best(other, "copper bagpipe") == "j3", "it gets what it missed as it comes back"
 
 
 def test_a_heartbeat_keeps_what_is_searchable_and_not_yet_flushed(catalogue, worker):

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mercato.data.market import Market
-from mercato.serving import server
+from mercato.serving import deployment, server
 from tests.support.small_market import TrigramEncoder
 
 
@@ -20,7 +20,7 @@ class OnnxEncoder(TrigramEncoder):
 
 
 if __name__ in ("__main__", "__mp_main__"):  # a spawned worker imports this module under the latter name
-    server.OnnxEncoder = OnnxEncoder
+    deployment.OnnxEncoder = OnnxEncoder
 if __name__ == "__main__":
     run, market, index, port, workers = sys.argv[1:]
     server.serve_run(Path(run), Market.open(Path(market)), index, "127.0.0.1", int(port), int(workers))

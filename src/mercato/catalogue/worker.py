@@ -189,19 +189,6 @@ class _Loop:
     def wake(self) -> None:
         self._woken.set()
 
-    def retarget(self, targets: Sequence[Target]) -> None:
-        """Write to these from now on, and to no other; when this returns, one that is not among them may be closed.
-
-        What one of them has missed is in the outbox again by then.
-        """
-        fingerprints = [target.index.fingerprint for target in targets]
-        self._ledger.lapse(fingerprints)
-        with self._turn:
-            self._settle()  # a job that is acknowledged was done for all targets, so none is left half done here
-            self._targets = tuple(targets)
-        self._ledger.follow(fingerprints)
-        self.wake()
-
     def stop(self) -> None:
         self._ended = True
         self._woken.set()
