@@ -20,6 +20,7 @@ from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import generations, open_index
+from mercato.runs.onnx_encoder import OnnxEncoder
 from tests.support.salted_runs import SaltedEncoder, make_run
 from tests.support.small_market import make_market
 from tests.support.stored import stored
@@ -77,6 +78,17 @@ def test_the_catalogue_is_served_by_the_other_run_and_the_first_stands_by(market
     assert not list((market.path / ".cache").glob("backfill/*"))
     with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
         assert GenerationLedger(catalogue).run_of(served) == runs[1]
+
+
+def test_it_makes_the_vectors_that_indexing_makes(tiny_run, tiny_market, tmp_path):
+    """With real towers, photos and all; read from the catalogue, not from the tables."""
+    market = Market.open(shutil.copytree(tiny_market.path, tmp_path / "market"))
+    indexing.index_market(tiny_run, market, str(tmp_path / "index"))
+    assert backfill(tiny_run, market, str(tmp_path / "index"))["count"] == 300
+    (vector,) = OnnxEncoder(tiny_run).encode_queries(["red chair"])
+    with open_index(tmp_path / "index") as new, open_index(tmp_path / "index", standby=True) as old:
+        cosines = [{hit.product_id: hit.cosine for hit in i.search(Expression(vector=vector), 300)} for i in (new, old)]
+    assert len(cosines[0]) == 300 and cosines[0] == pytest.approx(cosines[1], abs=1e-5)
 
 
 def test_a_killed_backfill_goes_on_where_it_was(market, runs, tmp_path):
