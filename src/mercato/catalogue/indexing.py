@@ -25,9 +25,16 @@ BATCH = 256
 
 
 def run_fingerprint(run: Path) -> str:
-    """Names a run's weights: an index must have been made by the run that serves it."""
-    with (run / WEIGHTS).open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
+    """Names a run's weights: an index must have been made by the run that serves it.
+
+    Raises:
+        MercatoError: the folder is not a run.
+    """
+    try:
+        with (run / WEIGHTS).open("rb") as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
+    except OSError:
+        raise MercatoError(f"{run} is not a run: it has no {WEIGHTS} (train one with `mercato train`)") from None
 
 
 def products_fingerprint(market: Market) -> str:

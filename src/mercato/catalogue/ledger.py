@@ -44,7 +44,7 @@ class GenerationLedger:
         try:
             if run_fingerprint(Path(noted)) == made_by:
                 return Path(noted)
-        except OSError:
+        except MercatoError:
             pass
         raise MercatoError(f"the run {made_by} that made its vectors is not at {noted} any more: put it back there")
 

@@ -23,9 +23,10 @@ import numpy as np
 
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression, Filters
-from mercato.retrieval.open import build_index, drop_standby, generations, open_index, swap_index
-from mercato.retrieval.protocol import Generations, Hit, Index, IndexRecord
+from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.protocol import Hit, Index, IndexRecord
 from mercato.retrieval.samples import DIMENSION, QUERY, WORDS, drawn_filters, drawn_record, product, satisfies
+from mercato.retrieval.testing_swaps import SwapContract, ids, refused
 
 _EVERYTHING = 10_000
 _LARGE = 1_500  # records: more than any batch or list that an engine may take for the whole
@@ -49,7 +50,7 @@ def holding(url: str, records: Iterable[IndexRecord] = ()) -> Iterator[Index]:
             _clear(index)
 
 
-class IndexContract:
+class IndexContract(SwapContract):
     """What callers rely on, whatever the engine."""
 
     rounds = 12  # of drawn products; an engine whose writes are slow may want fewer
@@ -68,7 +69,7 @@ class IndexContract:
                         Expression(vector=QUERY, text="red 红色", filters=filters),
                         Expression(filters=filters),
                     ):
-                        assert sorted(_ids(index.search(expression, 12))) == wanted, filters
+                        assert sorted(ids(index.search(expression, 12))) == wanted, filters
                     assert index.count(filters) == len(wanted), filters
                 _clear(index)
 
@@ -101,8 +102,8 @@ class IndexContract:
             nearest = sorted(records, key=lambda record: -float(record.vector @ QUERY / np.linalg.norm(record.vector)))
             hits = index.search(Expression(vector=QUERY, ef_search=_LARGE), 200)
             wanted = {record.product_id for record in nearest[:200]}
-            assert len(hits) == 200 and len(wanted & set(_ids(hits))) >= 190  # a graph may miss a few
-            assert _ids(index.search(Expression(), 200)) == [f"p{n}" for n in range(_LARGE - 1, _LARGE - 201, -1)]
+            assert len(hits) == 200 and len(wanted & set(ids(hits))) >= 190  # a graph may miss a few
+            assert ids(index.search(Expression(), 200)) == [f"p{n}" for n in range(_LARGE - 1, _LARGE - 201, -1)]
             if index.capabilities.text:
                 assert len(index.search(Expression(text="lamp"), 200)) == 200
 
@@ -116,7 +117,7 @@ class IndexContract:
             if index.capabilities.text:
                 expressions.append(Expression(text="lamp", filters=filters))
             for expression in expressions:
-                assert set(_ids(index.search(expression, 50))) == {record.product_id for record in far}
+                assert set(ids(index.search(expression, 50))) == {record.product_id for record in far}
 
     def test_words_are_scored_by_their_number_and_their_rarity(self, url: str) -> None:
         """And a short list holds the best of the long one."""
@@ -128,7 +129,7 @@ class IndexContract:
             assert scores.keys() == {"p1", "p2", "p3", *(record.product_id for record in common)}
             assert scores["p1"] > scores["p2"] > scores["p3"], "both words, then the rare one, then the common one"
             for limit in (1, 2):
-                assert _ids(index.search(Expression(text="red lamp", order="bm25"), limit)) == ["p1", "p2"][:limit]
+                assert ids(index.search(Expression(text="red lamp", order="bm25"), limit)) == ["p1", "p2"][:limit]
 
     def test_vectors_are_compared_at_unit_length(self, url: str) -> None:
         """A product's own direction has cosine 1 whatever its length, the opposite one -1."""
@@ -140,14 +141,14 @@ class IndexContract:
     def test_what_does_not_fit_is_refused_before_anything_is_written(self, url: str) -> None:
         """A vector of another dimension, in a record or in an expression, and a limit below 1."""
         with holding(url) as index:
-            with _refused("product 'p2', field vector: 3 numbers"):
+            with refused("product 'p2', field vector: 3 numbers"):
                 index.upsert([product(1), product(2, np.ones(3, dtype=np.float32))])
             assert len(index) == 0
-            with _refused("vector: 2 numbers, but the index's vectors have 6"):
+            with refused("vector: 2 numbers, but the index's vectors have 6"):
                 index.search(Expression(vector=[1, 2]), 5)
-            with _refused("limit"):
+            with refused("limit"):
                 index.search(Expression(vector=QUERY), 0)
-        with _refused("at least 1"):
+        with refused("at least 1"):
             build_index(url, [], 0)
 
     def test_the_next_search_sees_every_write(self, url: str) -> None:
@@ -155,32 +156,32 @@ class IndexContract:
         with holding(url, [product(1, QUERY), product(2, -QUERY)]) as index:
             index.upsert([product(3, QUERY, price=9.0), product(1, -QUERY, price=5.0, title="changed")])
             assert len(index) == 3
-            assert _ids(index.search(Expression(vector=QUERY), 1)) == ["p3"]
-            assert _ids(index.search(Expression(filters=Filters(price_max=5)), 5)) == ["p1"]
+            assert ids(index.search(Expression(vector=QUERY), 1)) == ["p3"]
+            assert ids(index.search(Expression(filters=Filters(price_max=5)), 5)) == ["p1"]
             if index.capabilities.text:
-                assert _ids(index.search(Expression(text="changed"), 5)) == ["p1"]
+                assert ids(index.search(Expression(text="changed"), 5)) == ["p1"]
             index.delete(["p3", "never there"])
-            assert len(index) == 2 and set(_ids(index.search(Expression(vector=QUERY), 5))) == {"p1", "p2"}
+            assert len(index) == 2 and set(ids(index.search(Expression(vector=QUERY), 5))) == {"p1", "p2"}
 
     def test_ties_are_in_the_order_of_their_ids(self, url: str) -> None:
         """Whichever part found them."""
         with holding(url, [product(number, QUERY) for number in (3, 1, 2)]) as index:
             expressions = [Expression(vector=QUERY), Expression(), Expression(vector=QUERY, text="lamp")]
             for expression in [*expressions, *([Expression(text="lamp")] if index.capabilities.text else [])]:
-                assert _ids(index.search(expression, 5)) == ["p1", "p2", "p3"]
+                assert ids(index.search(expression, 5)) == ["p1", "p2", "p3"]
 
     def test_min_cosine_bounds_the_vectors_part(self, url: str) -> None:
         """The text's part is free of it, and what both leave out is not there."""
         titles = {1: "near", 2: "lamp", 3: "far", 4: "lamp"}
         records = [product(number, QUERY if number == 1 else -QUERY, title=titles[number]) for number in titles]
         with holding(url, records) as index:
-            assert _ids(index.search(Expression(vector=QUERY, min_cosine=0.5), 10)) == ["p1"]
+            assert ids(index.search(Expression(vector=QUERY, min_cosine=0.5), 10)) == ["p1"]
             self._needs_text(index)
             both = Expression(vector=QUERY, text="lamp", min_cosine=0.5)
             found = [(hit.product_id, hit.found_by) for hit in index.search(both, 10)]
             assert found == [("p1", ("ann",)), ("p2", ("text",)), ("p4", ("text",))]
             by_words = both.model_copy(update={"order": "bm25"})
-            assert _ids(index.search(by_words, 10)) == ["p2", "p4", "p1"]
+            assert ids(index.search(by_words, 10)) == ["p2", "p4", "p1"]
 
     def test_each_part_brings_its_own_best(self, url: str) -> None:
         """Under a limit of one, the nearest product and the one that holds the words."""
@@ -199,7 +200,7 @@ class IndexContract:
             def exact(text: str, **more: Any) -> list[str]:
                 hits = index.search(Expression(vector=QUERY, text=text, **more), 3)
                 assert [hit.exact for hit in hits] == sorted((hit.exact for hit in hits), reverse=True)
-                return _ids(hit for hit in hits if hit.exact)
+                return ids(hit for hit in hits if hit.exact)
 
             assert exact("sony 200") == exact("kv 200", min_cosine=0.5) == ["p50"]
             assert exact("sony radio") == exact("sony 200 cheap") == exact("200", filters=Filters(price_max=9)) == []
@@ -222,7 +223,7 @@ class IndexContract:
             self._needs_text(index)
             for title, query in pairs:
                 index.upsert([product(1, title=title), product(2, title="something else")])
-                assert _ids(index.search(Expression(text=query), 5)) == ["p1"], query
+                assert ids(index.search(Expression(text=query), 5)) == ["p1"], query
             assert index.search(Expression(text="🙂 !!"), 5) == []
 
     def test_a_text_is_refused_where_nothing_scores_it(self, url: str) -> None:
@@ -231,7 +232,7 @@ class IndexContract:
             if index.capabilities.text:
                 raise SkipTest("this engine scores text")
             assert [hit.bm25 for hit in index.search(Expression(vector=QUERY, text="lamp"), 5)] == [0]
-            with _refused("text"):
+            with refused("text"):
                 index.search(Expression(text="lamp"), 5)
 
     def test_a_browse_is_newest_first(self, url: str) -> None:
@@ -241,8 +242,8 @@ class IndexContract:
         created = {n: None if day is None else start + timedelta(days=day) for n, day in days.items()}
         with holding(url, [product(number, created_at=moment) for number, moment in created.items()]) as index:
             browse = index.search(Expression(), 10)
-            assert _ids(browse) == ["p2", "p1", "p4", "p3"]
-            assert _ids(index.search(Expression(), 2)) == ["p2", "p1"]
+            assert ids(browse) == ["p2", "p1", "p4", "p3"]
+            assert ids(index.search(Expression(), 2)) == ["p2", "p1"]
             assert {(hit.cosine, hit.bm25, hit.found_by, hit.exact) for hit in browse} == {(0.0, 0.0, (), False)}
 
     def test_a_build_replaces_the_index_whole_or_not_at_all(self, url: str) -> None:
@@ -263,67 +264,7 @@ class IndexContract:
         assert description["engine"] and description["count"] == 2 and description["dimension"] == DIMENSION
         with open_index(url) as index:
             assert (len(index), index.dimension, index.fingerprint) == (2, DIMENSION, "run 7")
-            assert _ids(index.search(Expression(vector=QUERY), 1)) == ["p1"]
-        build_index(url, [], DIMENSION)
-
-    def test_a_standby_takes_the_place_of_what_is_served_and_gives_it_back(self, url: str) -> None:
-        """Both take writes, whichever is served; an open one stays what it is. They may differ in dimension."""
-        build_index(url, [product(1), product(2)], DIMENSION, "run 1")
-        for standing in (lambda: open_index(url, standby=True), lambda: swap_index(url)):
-            with _refused("no standby"):
-                standing()
-        wide = np.ones(DIMENSION + 1, np.float32)
-        build_index(url, [product(3, wide)], DIMENSION + 1, "run 2", standby=True)
-        assert generations(url) == Generations("run 1", "run 2")
-        with open_index(url) as one, open_index(url, standby=True) as two:
-            assert (one.fingerprint, two.fingerprint) == ("run 1", "run 2")
-            swap_index(url)
-            assert generations(url) == Generations("run 2", "run 1")
-            one.upsert([product(4)])
-            two.upsert([product(5, wide)])
-            assert set(_ids(one.search(Expression(vector=QUERY), 9))) == {"p1", "p2", "p4"}
-            assert set(_ids(two.search(Expression(vector=wide), 9))) == {"p3", "p5"}
-        with open_index(url) as two, open_index(url, standby=True) as one:
-            assert set(_ids(two.search(Expression(vector=wide), 9))) == {"p3", "p5"}
-            assert set(_ids(one.search(Expression(vector=QUERY), 9))) == {"p1", "p2", "p4"}
-        swap_index(url)
-        with open_index(url) as one:
-            assert set(_ids(one.search(Expression(vector=QUERY), 9))) == {"p1", "p2", "p4"}
-        build_index(url, [], DIMENSION)
-
-    def test_a_standby_may_be_replaced_and_dropped(self, url: str) -> None:
-        """A build that fails replaces nothing; dropping what is not there is no error; a new index has none."""
-        build_index(url, [product(1)], DIMENSION, "run 1")
-        build_index(url, [product(2)], DIMENSION, "run 2", standby=True)
-        with _refused("field vector"):
-            build_index(url, [product(2, np.ones(DIMENSION + 1, np.float32))], DIMENSION, "run 3", standby=True)
-        assert generations(url) == Generations("run 1", "run 2")
-        build_index(url, [product(3)], DIMENSION, "run 3", standby=True)
-        with open_index(url, standby=True) as index:
-            drop_standby(url)
-            index.upsert([product(4)])
-            assert set(_ids(index.search(Expression(), 9))) == {"p3", "p4"}, "who has it open keeps it"
-        drop_standby(url)
-        assert generations(url) == Generations("run 1")
-        build_index(url, [product(3)], DIMENSION, "run 3", standby=True)
-        build_index(url, [], DIMENSION, "run 4")
-        assert generations(url) == Generations("run 4")
-
-    def test_a_compaction_leaves_served_what_is_served(self, url: str) -> None:
-        """And standing by what stands by, also where the two were swapped since it was opened."""
-        build_index(url, [product(1)], DIMENSION, "run 1")
-        build_index(url, [product(2)], DIMENSION, "run 2", standby=True)
-        with open_index(url) as one, open_index(url, standby=True) as two:
-            if not one.capabilities.compaction:
-                raise SkipTest("this engine needs no compaction")
-            for swapped in (False, True):
-                two.upsert([product(4 + swapped)])
-                for index in (one, two):
-                    index.compact()
-                assert generations(url) == (Generations("run 2", "run 1") if swapped else Generations("run 1", "run 2"))
-                assert _ids(one.search(Expression(), 9)) == ["p1"]
-                swap_index(url)
-            assert set(_ids(two.search(Expression(), 9))) == {"p2", "p4", "p5"}
+            assert ids(index.search(Expression(vector=QUERY), 1)) == ["p1"]
         build_index(url, [], DIMENSION)
 
     def test_writes_are_there_when_it_is_opened_again(self, url: str) -> None:
@@ -339,19 +280,19 @@ class IndexContract:
             index.delete(["p2"])
             index.upsert([product(3)])
         with open_index(url) as index:
-            assert set(_ids(index.search(Expression(vector=QUERY), 5))) == {"p1", "p3"}
+            assert set(ids(index.search(Expression(vector=QUERY), 5))) == {"p1", "p3"}
             _clear(index)
 
     def test_one_owner_or_many(self, url: str) -> None:
         """As declared: a second one is refused, or sees what the first writes."""
         with holding(url) as index:
             if index.capabilities.one_owner:
-                with _refused("open"):
+                with refused("open"):
                     open_index(url)
                 return
             with open_index(url) as other:
                 index.upsert([product(1)])
-                assert _ids(other.search(Expression(), 5)) == ["p1"]
+                assert ids(other.search(Expression(), 5)) == ["p1"]
 
     def test_it_may_be_closed_twice_and_says_that_it_is_closed(self, url: str) -> None:
         """A search of a closed index is an error that names the cause."""
@@ -359,9 +300,9 @@ class IndexContract:
         index = open_index(url)
         index.close()
         index.close()
-        with _refused("closed"):
+        with refused("closed"):
             index.search(Expression(vector=QUERY), 5)
-        with _refused("closed"):
+        with refused("closed"):
             index.upsert([product(1)])
 
     def test_searches_and_writes_may_come_from_several_threads(self, url: str) -> None:
@@ -380,7 +321,7 @@ class IndexContract:
         with holding(url, kept) as index:
             scored = index.capabilities.text
             _together([lambda: write(100), lambda: write(200), read, read])
-            found = set(_ids(index.search(Expression(), _EVERYTHING)))
+            found = set(ids(index.search(Expression(), _EVERYTHING)))
         assert found == {record.product_id for record in kept} | {"p119", "p219"}
 
     def _needs_text(self, index: Index) -> None:
@@ -400,26 +341,12 @@ def _by_bm25(hit: Hit) -> tuple[Any, ...]:
     return -hit.bm25, -hit.cosine, hit.product_id
 
 
-def _ids(hits: Iterable[Hit]) -> list[str]:
-    return [hit.product_id for hit in hits]
-
-
 def _clear(index: Index) -> None:
-    index.delete(_ids(index.search(Expression(), _EVERYTHING)))
+    index.delete(ids(index.search(Expression(), _EVERYTHING)))
 
 
 def _tokens(text: str) -> set[str]:
     return set("".join(letter for letter in normalize("NFKD", text.lower()) if not combining(letter)).split())
-
-
-@contextmanager
-def _refused(why: str) -> Iterator[None]:
-    try:
-        yield
-    except MercatoError as error:
-        assert why in str(error), error
-    else:
-        raise AssertionError(f"nothing was refused: {why}")
 
 
 def _together(calls: list[Callable[[], None]]) -> None:

@@ -48,8 +48,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
     with market_lock(market.path), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue, ExitStack() as opened:
         _check_served(run, market, url, GenerationLedger(catalogue))
         seed(catalogue, market)
-        rollout = Rollout(url, market, catalogue, writes=True)
-        opened.callback(rollout.close)
+        rollout = opened.enter_context(closing(Rollout(url, market, catalogue, writes=True)))
         key = os.environ.get(KEY)
         settings = Settings(api_key=key or secrets.token_urlsafe(24))
         info = market_info(market, catalogue.products.documents())
@@ -77,8 +76,7 @@ def worker_app(market_path: Path, info: MarketInfo, url: str, wake: WakeSender, 
     market = Market.open(market_path)
     with ExitStack() as opened:
         catalogue = opened.enter_context(closing(Catalogue.open(market.path / CATALOGUE)))
-        rollout = Rollout(url, market, catalogue, writes=False)
-        opened.callback(rollout.close)
+        rollout = opened.enter_context(closing(Rollout(url, market, catalogue, writes=False)))
         opened.enter_context(rollout.watching())
         services = Services(market, info, rollout.deployments, catalogue, wake, settings)
         return create_app(services, opened.pop_all())
