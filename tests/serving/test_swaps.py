@@ -235,6 +235,21 @@ def test_a_standby_whose_run_is_gone_is_named_and_the_server_goes_on(serve, mark
     serve(session)
 
 
+def test_a_plain_build_is_taken_up_once_it_holds_what_the_api_wrote(serve, market, index, runs):
+    def session(client):
+        write(client, "n", "orange hammock")
+        wait_until(lambda: nearest(client, "orange hammock") == "n")
+        indexing.index_market(runs[0], market, index)  # knows the tables only
+
+        def the_old_one_is_gone() -> bool:
+            assert nearest(client, "orange hammock") == "n", "at no moment it is not found"
+            return len(list((market.path / "index").glob("generation-*"))) == 1
+
+        wait_until(the_old_one_is_gone)
+
+    serve(session)
+
+
 def test_a_swap_outlives_the_server_and_writes_reach_what_is_swapped_in_without_one(serve, market, index, runs, capfd):
     def first(client):
         write(client, "n", "orange hammock")
