@@ -1,4 +1,4 @@
-"""Several workers behind one port: they answer alike, one that is killed is replaced, and nothing acknowledged is lost."""
+"""Several workers behind one port: they answer alike, a killed one is replaced, what is acknowledged is not lost."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ class Client:
         return ids(self("POST", "/v1/search", {"query": query, "page_size": 5}).json())
 
     def metric(self, name: str) -> float:
-        return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", self("GET", "/metrics").text, re.M))
+        return sum(
+            float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", self("GET", "/metrics").text, re.M)
+        )
 
 
 def workers(server: subprocess.Popen) -> list[int]:
