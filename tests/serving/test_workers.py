@@ -1,4 +1,4 @@
-"""Several workers behind one port: they answer alike, one that is killed is replaced, and nothing acknowledged is lost."""
+"""Several workers behind one port: they answer alike, a killed one is replaced, what is acknowledged is not lost."""
 
 from __future__ import annotations
 

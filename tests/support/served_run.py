@@ -1,4 +1,4 @@
-"""`mercato serve` with an encoder that needs no training: `python -m tests.support.served_run RUN MARKET INDEX PORT N`."""
+"""`mercato serve` with an encoder untrained: `python -m tests.support.served_run RUN MARKET INDEX PORT WORKERS`."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Metrics:
         counts = self._counts
         if FOLDER in os.environ:
             counts = CollectorRegistry()
-            MultiProcessCollector(counts)
+            MultiProcessCollector(counts)  # type: ignore[no-untyped-call]
         gauges = CollectorRegistry()
         gauges.register(self._gauges)
         return generate_latest(counts) + generate_latest(gauges)

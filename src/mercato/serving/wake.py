@@ -1,4 +1,4 @@
-"""The wake-up call: worker processes tell the server that the outbox has something. A killed one leaves nothing locked."""
+"""The wake-up call: workers tell the server that the outbox has something; one that is killed leaves no lock."""
 
 from __future__ import annotations
 
