@@ -244,12 +244,13 @@ def serve(
     index: Annotated[str, typer.Option("--index", help="What `mercato index` built.")],
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Preferred; the next free one is taken.")] = 8000,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; above 1 beside one that writes.")] = 1,
 ) -> None:
     """Serve the API (OpenAPI at /docs) and the page. MERCATO_API_KEY is the key for writes; else one is made."""
     from mercato.data.market import Market
     from mercato.serving.server import serve_run
 
-    serve_run(run, Market.open(market), index, host, port)
+    serve_run(run, Market.open(market), index, host, port, workers)
 
 
 @bench.command("query")

@@ -16,8 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from mercato.serving.process import free_port
-from tests.support.served import application
+from tests.support.served import application, free_port
 from tests.support.small_market import KEY, HeadedEncoder, make_market
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -43,7 +42,7 @@ def described(tmp_path_factory):
     """The description that a real server gives of itself."""
     market = make_market(tmp_path_factory.mktemp("fuzz") / "market")
     with application(market, HeadedEncoder(), flush_seconds=0.1) as app:
-        port = free_port(8100)
+        port = free_port()
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
         thread = threading.Thread(target=server.run)
         thread.start()

@@ -16,9 +16,7 @@ from mercato.catalogue.store import Catalogue
 from mercato.catalogue.worker import IngestionWorker
 from mercato.data.schema import PRODUCTS
 from mercato.retrieval.open import open_index
-from mercato.serving.process import free_port
-from mercato.serving.services import Settings
-from tests.support.served import WRITE, event, ids, server, wait_until
+from tests.support.served import WRITE, event, free_port, ids, server, wait_until
 from tests.support.small_market import TrigramEncoder, index_table, products
 
 SCRIPT = "tests.support.served_process"
@@ -26,7 +24,7 @@ SCRIPT = "tests.support.served_process"
 
 @contextmanager
 def process(market, *faults):
-    port = free_port(8200)
+    port = free_port()
     running = subprocess.Popen([sys.executable, "-m", SCRIPT, str(market.path), str(port), *faults])
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
@@ -101,12 +99,12 @@ def test_a_new_catalogue_does_not_take_old_files_for_its_own(tmp_path):
 
 def test_a_new_index_gets_what_the_api_wrote(market):
     new = {"products": [{"product_id": "n", "title": "orange hammock"}]}
-    with server(market, index_name="first") as client:
+    with server(market) as client:
         client.post("/v1/products", json=new, headers=WRITE)
         client.delete("/v1/products/p00", headers=WRITE)
         wait_until(lambda: "n" in titles_found(client, "orange hammock"))
-    index_table(market.path, products())  # knows the table only
-    with server(market, index_name="second") as client:
+    index_table(market.path, products(), "another")  # knows the table only
+    with server(market) as client:
         wait_until(lambda: "n" in titles_found(client, "orange hammock"))
         wait_until(lambda: client.post("/v1/search", json={"query": "x"}).json()["total"] == 48)  # + n − p00
 
@@ -132,7 +130,3 @@ def test_upserts_become_searchable_one_by_one(start):
         title = f"turquoise gramophone {number}"
         client.post("/v1/products", json={"products": [{"product_id": f"n{number}", "title": title}]}, headers=WRITE)
         wait_until(lambda title=title, number=number: f"n{number}" in titles_found(client, title))
-
-
-def test_servers_hold_leases_under_names_of_their_own():
-    assert Settings().worker != Settings().worker

@@ -19,15 +19,13 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
-from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.open import build_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.runs.query_head import QueryHead
-from mercato.serving.app import create_app
-from mercato.serving.services import Settings
+from tests.support.served import application
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -96,20 +94,16 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     vectors = encoder.encode_products(products)
     records = (record_from_product(row, vector) for row, vector in zip(products, vectors, strict=True))
     build_index(folder / "index", records, encoder.dimension)
-    catalogue = Catalogue.open(folder / "catalogue.db")
-    seed(catalogue, market)
-    with open_index(folder / "index") as index:
-        app = create_app(market, encoder, index, catalogue, Settings(flush_seconds=3600))
+    with application(market, encoder, flush_seconds=3600) as app:
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.02)
-        yield Live(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", catalogue)
+        yield Live(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", app.state.services.catalogue)
         server.should_exit = True
         thread.join()
-    catalogue.close()
 
 
 def _product(number: int) -> dict[str, Any]:

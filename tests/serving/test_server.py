@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,17 +15,11 @@ from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import open_index
 from mercato.runs.folder import RETRIEVAL, WEIGHTS
-from mercato.serving import process as app
-from mercato.serving import server
+from mercato.serving import process, server
 from mercato.serving.server import KEY, KEY_FILE, serve_run
 from tests.support.served import event, ids, search
+from tests.support.served_run import OnnxEncoder
 from tests.support.small_market import TrigramEncoder, make_market, products
-
-
-class OnnxEncoder(TrigramEncoder):
-    def __init__(self, *_: object, **__: object) -> None:
-        self.recipe, self.image_encoder = SimpleNamespace(name="trigrams"), None
-        self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_dimension=3, max_images=5))
 
 
 @pytest.fixture
@@ -53,7 +46,7 @@ def serve(run, market, tmp_path, monkeypatch):
     """Start a server and do something with its client in place of waiting for an interrupt."""
 
     def start(do=lambda client: None):
-        def now(application, host, port):
+        def now(application, listening):
             with TestClient(application) as client:
                 do(client)
 
@@ -146,11 +139,12 @@ def test_of_a_repeated_product_the_first_row_is_indexed(run, market, tmp_path, m
 @pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
 def test_a_host_that_is_not_here_is_named(host):
     with pytest.raises(MercatoError, match=f"--host: {host} cannot be listened on"):
-        app.free_port(8300, host)
+        process.listen(8300, host)
 
 
 def test_connections_are_bounded(monkeypatch):
     seen = []
-    monkeypatch.setattr(app.uvicorn.Server, "run", lambda self: seen.append(self.config.limit_concurrency))
-    app.serve(None, "127.0.0.1", 8300)
-    assert seen == [app.CONNECTIONS]
+    monkeypatch.setattr(process.uvicorn.Server, "run", lambda self, _: seen.append(self.config.limit_concurrency))
+    with process.listen(8300) as listening:
+        process.serve(None, listening)
+    assert seen == [process.CONNECTIONS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,24 +12,31 @@ from fastapi.testclient import TestClient
 
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
+from mercato.catalogue.worker import IngestionWorker
 from mercato.data.market import Market
 from mercato.retrieval.open import open_index
+from mercato.search.market_info import market_info
 from mercato.serving.app import create_app
-from mercato.serving.services import Settings
+from mercato.serving.services import Services, Settings
 from tests.support.small_market import KEY, TrigramEncoder
 
 WRITE = {"X-API-Key": KEY}
 
 
 @contextmanager
-def application(market: Market, encoder=None, **settings) -> Iterator[FastAPI]:
+def application(market: Market, encoder=None, flush_seconds=10.0, **settings) -> Iterator[FastAPI]:
     """The application over the market's files; it holds their index until the block ends."""
-    catalogue = Catalogue.open(market.path / "catalogue.sqlite")
-    seed(catalogue, market)
-    with closing(catalogue), open_index(market.path / "index") as index:
-        yield create_app(
-            market, encoder or TrigramEncoder(), index, catalogue, Settings(api_key=KEY, worker="server", **settings)
-        )
+    encoder = encoder or TrigramEncoder()
+    with (
+        closing(Catalogue.open(market.path / "catalogue.sqlite")) as catalogue,
+        open_index(market.path / "index") as index,
+    ):
+        seed(catalogue, market)
+        info = market_info(market, catalogue.products.documents())
+        settings = Settings(api_key=KEY, **settings)
+        events = market.path / "events"
+        with IngestionWorker(catalogue, encoder, index, events, "server", flush_seconds=flush_seconds) as ingestion:
+            yield create_app(Services(market, info, encoder, index, catalogue, ingestion.wake, settings))
 
 
 @contextmanager
@@ -39,6 +47,11 @@ def server(market: Market, *given, **settings) -> Iterator[TestClient]:
         TestClient(app, raise_server_exceptions=False) as client,
     ):
         yield client
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
 
 
 def search(client, **body) -> dict:

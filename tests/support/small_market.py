@@ -108,9 +108,9 @@ def make_market(folder: Path, rows: list[dict[str, Any]] | None = None) -> Marke
     return Market.open(folder)
 
 
-def index_table(folder: Path, rows: list[dict[str, Any]]) -> None:
+def index_table(folder: Path, rows: list[dict[str, Any]], fingerprint: str = "") -> None:
     """Build `folder/index` from these products, as `mercato index` does from the table."""
     encoder = TrigramEncoder()
     vectors = encoder.encode_products(rows)
     records = [record_from_product(row, vector) for row, vector in zip(rows, vectors, strict=True)]
-    build_index(folder / "index", records, encoder.dimension)
+    build_index(folder / "index", records, encoder.dimension, fingerprint)

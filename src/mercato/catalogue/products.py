@@ -15,6 +15,10 @@ from mercato.catalogue.database import Database
 from mercato.catalogue.outbox import Outbox
 from mercato.catalogue.tables import IMAGES, PRODUCTS
 
+_DOCUMENTS = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.document, PRODUCTS.c.image_count).where(
+    PRODUCTS.c.product_id.in_(sa.bindparam("product_ids", expanding=True)), PRODUCTS.c.deleted.is_(False)
+)  # made once: every search asks it
+
 Product = dict[str, Any]  # a row of the products table, as `StoredProduct.row` gives it
 
 
@@ -86,11 +90,9 @@ class ProductStore:
 
     def get_many(self, product_ids: Sequence[str]) -> dict[str, ProductDocument]:
         """The documents of those of these products that exist, by id."""
-        wanted = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.document, PRODUCTS.c.image_count).where(
-            PRODUCTS.c.product_id.in_(product_ids), PRODUCTS.c.deleted.is_(False)
-        )
         with self._database.read() as connection:
-            return {row[0]: _document(row[1], row[2]) for row in connection.execute(wanted)}
+            rows = connection.execute(_DOCUMENTS, {"product_ids": product_ids}).all()
+        return {product_id: _document(document, image_count) for product_id, document, image_count in rows}
 
     def image(self, product_id: str, position: int) -> StoredImage | None:
         """The image at a position (0 is the first) of a product."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Lock, Thread
+from typing import Self
 
 import numpy as np
 
@@ -18,12 +19,14 @@ from mercato.runs.encoder import Encoder
 
 log = logging.getLogger("mercato.ingestion")
 
+_INDEX = "index"  # the setting that names the index's content
+
 
 class IngestionWorker:
     """The background worker of a server, a few threads. What it has not done when its process dies, the next one does.
 
     `name` is what it holds leases under, and no other living worker of this catalogue may have it: as it starts, it
-    takes back at once what an earlier life of it held.
+    takes back at once what an earlier life of it held. As a context manager it runs until the block ends.
     """
 
     def __init__(
@@ -52,8 +55,19 @@ class IngestionWorker:
             _Loop("heartbeat", self.heartbeat, pause_seconds=LEASE_SECONDS / 4),
         )
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self) -> None:
-        """Take up what an earlier process left and begin."""
+        """Take up what an earlier process left and begin; under a new index, with all that the API wrote."""
+        settings, index = self._catalogue.settings, self._index.fingerprint
+        if settings.get(_INDEX) != index:
+            self._catalogue.outbox.replay()
+            settings.set(_INDEX, index)
         self._events.recover()
         self._catalogue.outbox.release(self._name)
         for loop in self._loops:

@@ -1,9 +1,9 @@
-"""The application: `create_app` joins a market, an encoder, an index and a catalogue to one FastAPI application."""
+"""The application: `create_app` puts routes, middleware and the page before a process's services."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -11,46 +11,31 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, MutableHeaders
 
-from mercato.catalogue.store import Catalogue
-from mercato.data.market import Market
-from mercato.retrieval.protocol import Index
-from mercato.runs.encoder import Encoder
 from mercato.serving.docs_page import docs_page
 from mercato.serving.guard import RequestGuard
 from mercato.serving.problems import add_handlers
 from mercato.serving.routes import router
-from mercato.serving.services import Services, Settings
+from mercato.serving.services import Services
 
 _PAGE = Path(__file__).parent / "page"
 _DESCRIPTION = "Search of one marketplace: (ANN ∨ text) ∧ filters. Writes need the header X-API-Key."
 
 
-def create_app(
-    market: Market, encoder: Encoder, index: Index, catalogue: Catalogue, settings: Settings | None = None
-) -> FastAPI:
-    """The application. Its start begins ingestion, its end moves the last events; it closes nothing it was given.
-
-    Args:
-        market: names the market; its events table grows with the events received.
-        encoder: embeds queries and products.
-        index: is searched, and kept up to date with the catalogue.
-        catalogue: holds the products (`mercato.catalogue.seeding.seed` fills it) and everything written.
-        settings: the defaults where None, with an API key made for this process.
-    """
-    settings = settings or Settings()
-    services = Services(market, encoder, index, catalogue, settings)
+def create_app(services: Services, opened: ExitStack | None = None) -> FastAPI:
+    """The application over `services`, which its end closes, and then what is `opened`, where that is its own."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        services.start()
         yield
-        services.stop()
+        services.close()
+        if opened is not None:
+            opened.close()
 
     app = FastAPI(
         title="Mercato", version="1", description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.services = services
-    app.add_middleware(RequestGuard, api_key=settings.api_key, metrics=services.metrics)
+    app.add_middleware(RequestGuard, api_key=services.settings.api_key, metrics=services.metrics)
     add_handlers(app)
     app.include_router(router)
     _add_pages(app)

@@ -1,21 +1,36 @@
-"""The server process: a free port, uvicorn, and a graceful shutdown."""
+"""The server's processes: one listening socket, uvicorn, a graceful end; and several workers beside one another."""
 
 from __future__ import annotations
 
 import errno
+import logging
+import multiprocessing
+import os
 import signal
 import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from mercato.errors import MercatoError
+from mercato.serving.prometheus import FOLDER
 
-CONNECTIONS = 512  # beyond them uvicorn answers 503 before it reads anything
+log = logging.getLogger("mercato.serving")
+
+CONNECTIONS = 512  # of a process; beyond them uvicorn answers 503 before it reads anything
+_BACKLOG = 1024  # connections that wait to be accepted
 
 
-def free_port(preferred: int, host: str = "127.0.0.1") -> int:
-    """The first free port from `preferred` on, of the next hundred.
+def listen(preferred: int, host: str = "127.0.0.1") -> socket.socket:
+    """A socket that listens at the first free port from `preferred` on, of the next hundred.
 
     Raises:
         MercatoError: none of them is free, or the host is not one of this machine's.
@@ -25,40 +40,91 @@ def free_port(preferred: int, host: str = "127.0.0.1") -> int:
     except (socket.gaierror, UnicodeError) as error:
         raise MercatoError(f"--host: {host} cannot be listened on: {error}") from None
     for port in range(preferred, min(preferred + 100, 65_536)):
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    raise MercatoError(f"--host: {host} cannot be listened on: {error.strerror}") from None
-                continue
-            return port
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((address, port))
+            listening.listen(_BACKLOG)  # bound is not enough: another process could bind it too
+        except OSError as error:
+            listening.close()
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise MercatoError(f"--host: {host} cannot be listened on: {error.strerror}") from None
+            continue
+        return listening
     raise MercatoError(f"--port: no port from {preferred} to {preferred + 99} is free on {host}")
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
-    """Answer requests until SIGINT or SIGTERM; then finish those begun, move the last events and return.
+def serve(app: FastAPI, listening: socket.socket) -> None:
+    """Answer requests until SIGINT or SIGTERM; then finish those begun and return. Call it from the main thread."""
+    with _signals_kept():
+        uvicorn.Server(_config(app)).run([listening])
 
-    Call it from the main thread. What the application was given (index, catalogue) is the caller's to close.
+
+def serve_with_workers(app: Callable[[], FastAPI], listening: socket.socket, workers: int) -> None:
+    """As `serve`, with as many processes, each with an application of its own, made there by `app` (it is pickled).
+
+    One that dies is started anew; none outlives this process.
+
+    Raises:
+        MercatoError: a worker could not start.
     """
-    config = uvicorn.Config(
+    with tempfile.TemporaryDirectory(prefix="mercato-metrics-") as folder, _signals_kept():
+        os.environ[FOLDER] = folder
+        try:
+            supervisor = Multiprocess(_config(_Worker(app), factory=True, workers=workers), [listening])
+            supervisor.run()
+        finally:
+            del os.environ[FOLDER]
+    if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+        raise MercatoError("a worker could not start: why stands above")
+
+
+class _Worker:
+    """Makes the application of a worker process."""
+
+    def __init__(self, app: Callable[[], FastAPI]) -> None:
+        self._app = app
+
+    def __call__(self) -> FastAPI:
+        Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        try:
+            return self._app()
+        except Exception:
+            log.exception("a worker could not start")
+            sys.exit(STARTUP_FAILURE)  # another one would fare no better
+
+
+def _end_with_parent() -> None:
+    """A killed server's port and market are free at once for the next; what was acknowledged is on disk."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _config(app: Any, **workers: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
-        host=host,
-        port=port,
+        http="httptools",
+        loop="uvloop",
         access_log=False,
         log_level="warning",
         server_header=False,
+        backlog=_BACKLOG,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
+        timeout_worker_healthcheck=30,  # one that starts on a busy machine does not answer either
         limit_concurrency=CONNECTIONS,
+        **workers,
     )
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Uvicorn raises its signal again when it is done: here that ends nothing, and the handlers come back."""
     ends = (signal.SIGINT, signal.SIGTERM)
-    before = {
-        end: signal.signal(end, lambda *_: None) for end in ends
-    }  # uvicorn raises its signal again when it is done
+    before = {end: signal.signal(end, lambda *_: None) for end in ends}
     try:
-        uvicorn.Server(config).run()
+        yield
     finally:
         for end, handler in before.items():
             signal.signal(end, handler)

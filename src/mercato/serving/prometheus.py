@@ -1,11 +1,19 @@
-"""Prometheus metrics: counts and latencies by route, never a query, a key or a person."""
+"""Prometheus metrics: counts and latencies by route, never a query, a key or a person.
+
+Where several processes serve, each counts into files of a folder that they share, and whichever is asked adds them up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client as it is imported
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -13,23 +21,58 @@ class Metrics:
     """One server's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self._counts, self._gauges = CollectorRegistry(), _Gauges()
         self._requests = Counter(
-            "mercato_requests", "HTTP requests answered", ["route", "method", "status"], registry=self._registry
+            "mercato_requests", "HTTP requests answered", ["route", "method", "status"], registry=self._counts
         )
         self._seconds = Histogram(
-            "mercato_request_seconds", "Time to the answer", ["route"], buckets=_BUCKETS, registry=self._registry
+            "mercato_request_seconds", "Time to the answer", ["route"], buckets=_BUCKETS, registry=self._counts
         )
+        self._followed: list[_Followed] = []
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request; `route` is the route's template."""
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+        for each in self._followed:
+            each.catch_up()
+
+    def count(self, name: str, description: str, value: Callable[[], int]) -> None:
+        """Report what this process counts elsewhere; it is looked up with every request."""
+        self._followed.append(_Followed(Counter(name, description, registry=self._counts), value))
 
     def gauge(self, name: str, description: str, value: Callable[[], float]) -> None:
-        """Report `value()` at each reading."""
-        Gauge(name, description, registry=self._registry).set_function(value)
+        """Report `value()`, the same for every process, at each reading."""
+        self._gauges.values[name, description] = value
 
     def text(self) -> bytes:
         """The exposition format, version 0.0.4."""
-        return generate_latest(self._registry)
+        counts = self._counts
+        if FOLDER in os.environ:
+            counts = CollectorRegistry()
+            MultiProcessCollector(counts)  # type: ignore[no-untyped-call]
+        gauges = CollectorRegistry()
+        gauges.register(self._gauges)
+        return generate_latest(counts) + generate_latest(gauges)
+
+
+class _Gauges(Collector):
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str], Callable[[], float]] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for (name, description), value in self.values.items():
+            yield GaugeMetricFamily(name, description, value=value())
+
+
+class _Followed:
+    """A counter of what is counted elsewhere."""
+
+    def __init__(self, counter: Counter, value: Callable[[], int]) -> None:
+        self._counter, self._value, self._counted = counter, value, 0
+
+    def catch_up(self) -> None:
+        value = self._value()
+        if value != self._counted:
+            self._counter.inc(value - self._counted)
+            self._counted = value

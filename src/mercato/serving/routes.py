@@ -50,7 +50,7 @@ async def upsert(body: bodies.ProductsIn, served: Served) -> Response:
         if served.behind:
             raise OverloadError("too many products wait to be embedded; try again later")
         served.catalogue.products.upsert(stored_products(body.products, served.settings.image_dimension))
-        served.ingestion.wake()
+        served.wake()
         return json_response({"accepted": len(body.products)})
 
     return await served.writing.run(write)
@@ -111,7 +111,7 @@ async def delete(product_id: bodies.Word, served: Served) -> Response:
     def write() -> Response:
         if not served.catalogue.products.delete(product_id):
             raise NotFoundError("product_id: no such product")
-        served.ingestion.wake()
+        served.wake()
         return json_response({"accepted": 1})
 
     return await served.writing.run(write)

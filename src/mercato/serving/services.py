@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from mercato.catalogue.store import Catalogue
-from mercato.catalogue.worker import IngestionWorker
 from mercato.data.market import Market
 from mercato.retrieval.protocol import Index
 from mercato.runs.cache import TTLCache
 from mercato.runs.encoder import Encoder
 from mercato.search.explain import Explainer
-from mercato.search.market_info import MarketInfo, market_info
+from mercato.search.market_info import MarketInfo
 from mercato.search.pipeline import Searcher
 from mercato.search.policy import RetrievalPolicy
 from mercato.search.query_prediction import QueryPredictor
@@ -31,74 +29,59 @@ class Settings:
 
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # for writes
     model_name: str = "model"  # what `GET /v1/market` calls the encoder
-    index_name: str = "index"  # names the index's content; under a new name the API's own writes are indexed again
-    # Who holds the leases on products to index: its own name a server. One that stays takes its own back as it starts.
-    worker: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
     policy: RetrievalPolicy = field(default_factory=RetrievalPolicy)
     searches: int = 4  # run at once
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
-    batch: int = 32  # products embedded at once
     outbox_bound: int = 100_000  # products waiting to be embedded beyond which writes are refused
     image_dimension: int = 0  # of the `image_embeddings` that the encoder reads; 0 where it reads none
-    flush_seconds: float = 10.0  # between two moves of events to the market's table
 
 
 class Services:
-    """One server's search, ingestion, executors and metrics, over what it was given and does not close."""
+    """One process's search, executors and metrics, over what it was given and does not close."""
 
     def __init__(
-        self, market: Market, encoder: Encoder, index: Index, catalogue: Catalogue, settings: Settings
+        self,
+        market: Market,
+        info: MarketInfo,
+        encoder: Encoder,
+        index: Index,
+        catalogue: Catalogue,
+        wake: Callable[[], None],
+        settings: Settings,
     ) -> None:
-        self.market, self.encoder, self.index, self.catalogue = market, encoder, index, catalogue
-        self.settings, self.metrics = settings, Metrics()
+        self.market, self.market_info = market, info
+        self.encoder, self.index, self.catalogue = encoder, index, catalogue
+        self.wake, self.settings, self.metrics = wake, settings, Metrics()
         self.searcher = Searcher(encoder, index, catalogue, settings.policy)
         self.explainer = Explainer(encoder, catalogue)
         self.predictor = QueryPredictor(encoder, catalogue)
-        self.ingestion = IngestionWorker(
-            catalogue,
-            encoder,
-            index,
-            market.path / "events",
-            settings.worker,
-            batch=settings.batch,
-            flush_seconds=settings.flush_seconds,
-        )
-        self.market_info: MarketInfo = market_info(market, catalogue.products.documents())
         self.reading = BoundedExecutor("search", settings.searches, settings.waiting, settings.timeout_seconds)
         self.writing = BoundedExecutor("write", 2, settings.waiting, settings.timeout_seconds)
         # Apart: searches must not wait for an embedding, nor an embedding for explanations, which anyone may ask for.
         self.embedding = BoundedExecutor("embed", 1, 8, settings.timeout_seconds)
         self.explaining = BoundedExecutor("explain", 1, 4, settings.timeout_seconds)
-        self._add_gauges()
+        self._add_metrics()
 
-    def start(self) -> None:
-        """Begin ingestion; under a new index, of all that the API wrote."""
-        if self.catalogue.settings.get("index") != self.settings.index_name:
-            self.catalogue.outbox.replay()
-            self.catalogue.settings.set("index", self.settings.index_name)
-        self.ingestion.start()
-
-    def stop(self) -> None:
-        """Finish what runs, refuse the rest, and move the last events."""
+    def close(self) -> None:
+        """Finish what runs and refuse the rest."""
         for executor in (self.reading, self.writing, self.embedding, self.explaining):
             executor.close()
-        self.ingestion.stop()
 
     @property
     def behind(self) -> bool:
         """Whether more products wait to be embedded than the settings allow."""
         return self.catalogue.outbox.depth() >= self.settings.outbox_bound
 
-    def _add_gauges(self) -> None:
+    def _add_metrics(self) -> None:
         gauge, outbox = self.metrics.gauge, self.catalogue.outbox
         gauge("mercato_outbox_depth", "Products not yet in the index and on its disk", outbox.depth)
         gauge("mercato_index_failures", "Products that could not be embedded", lambda: len(outbox.failures()))
         gauge("mercato_index_size", "Products in the index", lambda: len(self.index))
         cache = getattr(self.encoder, "cache", None)
         if isinstance(cache, TTLCache):
-            gauge("mercato_query_cache_hits", "Query vectors found in the cache", lambda: cache.hits)
-            gauge("mercato_query_cache_misses", "Query vectors computed", lambda: cache.misses)
+            self.metrics.count("mercato_query_cache_hits", "Query vectors found in the cache", lambda: cache.hits)
+            self.metrics.count("mercato_query_cache_misses", "Query vectors computed", lambda: cache.misses)
 
 
 async def _services(request: Request) -> Services:

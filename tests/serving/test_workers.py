@@ -1,0 +1,178 @@
+"""Several workers behind one port: they answer alike, a killed one is replaced, what is acknowledged is not lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mercato.catalogue import indexing
+from mercato.data.market import Market
+from mercato.runs.folder import RETRIEVAL, WEIGHTS
+from mercato.serving.server import KEY as KEY_VARIABLE
+from tests.support.served import WRITE, event, free_port, ids, wait_until
+from tests.support.served_run import OnnxEncoder
+from tests.support.small_market import KEY, make_market
+
+WORKERS = 2
+
+
+def indexed(folder: Path) -> tuple[Path, Market, Path]:
+    """A run, a market and its index."""
+    run, market = folder / "run", make_market(folder / "market")
+    run.mkdir()
+    (run / WEIGHTS).write_bytes(b"weights")
+    (run / RETRIEVAL).write_text(json.dumps({"min_cosine": None}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexing, "OnnxEncoder", OnnxEncoder)
+        indexing.index_market(run, market, str(folder / "index"))
+    return run, market, folder / "index"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A server with workers, for all tests but the last, and a client of it."""
+    with serving(*indexed(tmp_path_factory.mktemp("workers")), free_port()) as (server, client):
+        yield server, client
+
+
+@contextmanager
+def serving(run: Path, market: Market, index: Path, port: int) -> Iterator[tuple[subprocess.Popen, Client]]:
+    command = [sys.executable, "-m", "tests.support.served_run", run, market.path, index, str(port), str(WORKERS)]
+    server = subprocess.Popen(command, env=os.environ | {KEY_VARIABLE: KEY}, stderr=subprocess.PIPE, text=True)
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.extend(server.stderr))
+    reader.start()
+    client = Client(port)
+    try:
+        wait_until(client.ready)
+        wait_until(lambda: len(workers(server)) == WORKERS)
+        yield server, client
+    finally:
+        server.kill()
+        server.wait()
+        reader.join()
+    assert "Traceback" not in "".join(said)
+
+
+class Client:
+    """Asks over a new connection each time, so that any worker may answer."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def __call__(self, method: str, path: str, body: object = None) -> httpx.Response:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120) as client:
+            return client.request(method, path, json=body, headers=WRITE)
+
+    def ready(self) -> bool:
+        try:
+            return self("GET", "/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def found(self, query: str) -> list[str]:
+        return ids(self("POST", "/v1/search", {"query": query, "page_size": 5}).json())
+
+    def metric(self, name: str) -> float:
+        return sum(
+            float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", self("GET", "/metrics").text, re.M)
+        )
+
+
+def workers(server: subprocess.Popen) -> list[int]:
+    """The worker processes: children that have children's names of multiprocessing."""
+    found = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return [int(pid) for pid in found if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def new(number: int) -> dict:
+    return {"products": [{"product_id": f"n{number}", "title": f"orange hammock {number}"}]}
+
+
+def test_workers_answer_alike_and_count_together(served):
+    _, client = served
+    before = client.metric("mercato_requests_total")
+    assert client("POST", "/v1/products", new(0)).status_code == 200
+    for _ in range(20):
+        wait_until(lambda: "n0" in client.found("orange hammock 0"))
+    assert client("DELETE", "/v1/products/n0").status_code == 200
+    for _ in range(20):
+        assert "n0" not in client.found("orange hammock 0")
+    counted = [client.metric("mercato_requests_total") for _ in range(10)]
+    assert counted == [counted[0] + number for number in range(10)] and counted[0] > before + 40
+    wait_until(lambda: client.metric("mercato_outbox_depth") == 0)
+    assert client.metric("mercato_index_size") == 48
+
+
+def test_pages_go_on_at_any_worker(served):
+    _, client = served
+    body, shown = {"query": "chair", "page_size": 4}, []
+    while True:
+        page = client("POST", "/v1/search", body).json()
+        shown += ids(page)
+        if page["cursor"] is None:
+            break
+        body = body | {"cursor": page["cursor"]}
+    assert len(shown) == len(set(shown)) == 48
+
+
+def test_a_killed_worker_is_replaced(served):
+    server, client = served
+    old = workers(server)
+    os.kill(old[0], signal.SIGKILL)
+    assert client("POST", "/v1/products", new(1)).status_code == 200
+    wait_until(lambda: len(set(workers(server)) - set(old)) == 1 and len(workers(server)) == WORKERS)
+    for _ in range(10):
+        wait_until(lambda: "n1" in client.found("orange hammock 1"))
+
+
+@pytest.mark.parametrize("kills", [int(os.environ.get("MERCATO_KILLS", 1))])
+def test_what_is_acknowledged_survives_the_kill_of_any_process(tmp_path, kills):
+    (run, market, index), port = indexed(tmp_path), free_port()
+    written: list[int] = []
+    logged: list[str] = []
+
+    def write(client: Client, end: threading.Event) -> None:
+        while not end.is_set():
+            number = len(written)
+            with suppress(httpx.TransportError):  # then it is not acknowledged
+                if client("POST", "/v1/products", new(number)).status_code == 200:
+                    written.append(number)
+                if client("POST", "/v1/events", {"events": [event(session_id=f"s{number}")]}).status_code == 200:
+                    logged.append(f"s{number}")
+
+    def wait_for_more() -> None:
+        so_far = len(written)
+        wait_until(lambda: len(written) > so_far + 5)
+
+    for _ in range(kills):
+        with serving(run, market, index, port) as (server, client):
+            end = threading.Event()
+            writer = threading.Thread(target=write, args=(client, end))
+            writer.start()
+            wait_for_more()
+            os.kill(workers(server)[0], signal.SIGKILL)
+            wait_for_more()
+            server.kill()
+            end.set()
+            writer.join()
+            wait_until(lambda: not client.ready())  # its workers end with it
+    with serving(run, market, index, port) as (server, client):
+        wait_until(lambda: client.metric("mercato_outbox_depth") == 0)
+        for number in written:
+            assert f"n{number}" in client.found(f"orange hammock {number}")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(120) == 0
+    stored = market.frame("events")["session_id"].to_list()
+    assert len(stored) == len(set(stored)) and set(logged) <= set(stored)
