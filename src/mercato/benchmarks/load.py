@@ -51,6 +51,7 @@ class Outcome:
     answer: Answer
     seconds: float = 0.0  # in the open loop since it was due, or since the page before was answered if that was later
     late: float = 0.0  # of these, until it was sent
+    took: float = 0.0  # of these, what the server says that the search itself took
     total: int | None = None  # products that met its filters
     found: float | None = None  # seconds from a write's answer until its probe found something; infinite: never
 
@@ -188,6 +189,7 @@ class _Player:
                 answer=answer,
                 seconds=end - due,
                 late=sent - due,
+                took=answered.get("took_ms", 0.0) / 1000,
                 total=answered.get("total"),
                 found=found,
             ),

@@ -19,7 +19,15 @@ from mercato.search.policy import RetrievalPolicy
 from mercato.serving.bodies import SearchIn
 from mercato.serving.serialize import json_response, page_json
 
-PARTS = ("read the request", "encode", "retrieve", "count", "fetch", "other", "write JSON")
+PARTS = READ, ENCODE, RETRIEVE, COUNT, FETCH, OTHER, WRITE = (
+    "read the request",
+    "encode",
+    "retrieve",
+    "count",
+    "fetch",
+    "other",
+    "write JSON",
+)
 
 
 def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -32,9 +40,9 @@ def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str
     catalogue = Catalogue.open(market.path / CATALOGUE)
     try:
         with open_index(index, read_only=True) as opened:
-            encoder = watch.around(OnnxEncoder(run, market.path), encode_queries="encode")
-            retrieval = watch.around(opened, search="retrieve", count="count")
-            catalogue.products = watch.around(catalogue.products, get_many="fetch")
+            encoder = watch.around(OnnxEncoder(run, market.path), encode_queries=ENCODE)
+            retrieval = watch.around(opened, search=RETRIEVE, count=COUNT)
+            catalogue.products = watch.around(catalogue.products, get_many=FETCH)
             searcher = Searcher(encoder, retrieval, catalogue, RetrievalPolicy.of_run(run))
             warm = len(bodies) // 2
             timed = [_one(searcher, watch, body) for body in bodies][warm:]
@@ -55,9 +63,9 @@ def _one(searcher: Searcher, watch: _Stopwatch, body: dict[str, Any]) -> dict[st
     json_response(page_json(page))
     written = time.perf_counter()
     parts = {part: watch.spent[part] * 1000 for part in PARTS}
-    parts["read the request"] = (read - began) * 1000
-    parts["other"] = (searched - read) * 1000 - sum(watch.spent.values()) * 1000
-    parts["write JSON"] = (written - searched) * 1000
+    parts[READ] = (read - began) * 1000
+    parts[OTHER] = (searched - read) * 1000 - sum(watch.spent.values()) * 1000
+    parts[WRITE] = (written - searched) * 1000
     return parts
 
 

@@ -139,7 +139,7 @@ class Traffic:
         return {"category": category, "price_min": float(within[0]), "price_max": float(within[-1])}
 
     def _having(self, *fields: str) -> list[dict[str, Any]]:
-        return [product for product in self._products if all(product[field] for field in fields)]
+        return [product for product in self._products if all(product[each] not in (None, "") for each in fields)]
 
     def _new_query(self) -> str:
         """One to three words of a title, or of several titles where those have all been asked for."""
