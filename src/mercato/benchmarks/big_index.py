@@ -35,7 +35,7 @@ def big_index(run: Path, market: Market, index: Path) -> dict[str, Any]:
             if figures.pop("made_by") != made_by or not opened.fingerprint.startswith(made_by):
                 raise MercatoError(f"{index} was not made by {run} from this market: give another --out")
         return figures
-    start = time.perf_counter()
+    on, start = machine(), time.perf_counter()
     products = index_market(run, market, str(index))["count"]
     seconds = time.perf_counter() - start
     figures = {
@@ -44,7 +44,7 @@ def big_index(run: Path, market: Market, index: Path) -> dict[str, Any]:
         "per_s": round(products / seconds, 1),
         "disk_mb": round(_bytes_on_disk(index) / 1e6, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": on,
     }
     write_atomic(file, json.dumps(figures | {"made_by": made_by}, indent=2))
     return figures

@@ -25,7 +25,7 @@ from mercato.benchmarks.http_client import Address, Client
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0  # after which a request has failed, and a write is not looked for any more
-PROBE_S = 0.02  # between two looks whether a write is found
+PROBE_S = 0.05  # between two looks whether a write is found
 
 Answer = Literal["answered", "refused", "failed", "no page"]
 
