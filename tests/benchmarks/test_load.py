@@ -101,6 +101,12 @@ def test_every_request_is_accounted_for():
     assert {each.total for each in outcomes if each.answer == "answered"} == {7}
 
 
+def test_a_closed_loop_ends_with_its_time_but_asks_fifty_times():
+    with answering(lambda *_: (200, {})) as address:
+        outcomes, _ = closed_loop(address, [search() for _ in range(500)], 4, 0.0)
+    assert 50 <= len(outcomes) <= 53
+
+
 def test_a_request_whose_connection_ends_has_failed():
     with answering(lambda *_: (0, {})) as address:
         outcomes, _ = closed_loop(address, [search() for _ in range(3)], 2, 60.0)

@@ -56,7 +56,7 @@ def _panel(content: str) -> str:
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th{_number(place)}>{escape(name)}</th>" for place, name in enumerate(names))
+    head = "".join(f"<th{_number(place)}>{escape(name.replace('_', ' '))}</th>" for place, name in enumerate(names))
     body = "".join(
         f"<tr>{''.join(f'<td{_number(place)}>{_cell(value)}</td>' for place, value in enumerate(row))}</tr>"
         for row in rows

@@ -154,7 +154,6 @@ def _rows(phase: str, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 }
             )
     return rows
-    return rows
 
 
 def _latencies(outcomes: Sequence[Outcome]) -> list[float]:
