@@ -309,6 +309,25 @@ def bench_search(
     _print(table(figures), figures, as_json)
 
 
+@bench.command("serve")
+def bench_serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="One with exported towers.")],
+    market: MarketDir,
+    to: Annotated[Path, typer.Option("--out", help="Where the larger market, its index and the report are kept.")],
+    products: Annotated[int, typer.Option(min=100, help="How many, made from the market's.")] = 100_000,
+    workers: Annotated[int, typer.Option(min=1, help="Of the server.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """The whole request over HTTP, under load, at the size of a real shop; writes bench-serve.json and .html."""
+    from mercato.benchmarks.serve import PAGE, table
+    from mercato.benchmarks.serve import run as measure
+    from mercato.data.market import Market
+
+    figures = measure(run, Market.open(market), to, products, workers)
+    _print(table(figures), figures, as_json)
+    progress.note(f"report: {to / PAGE}")
+
+
 @bench.command("train")
 def bench_train(
     encoder: Annotated[

@@ -102,6 +102,29 @@ def histogram(edges: Sequence[float], ours: Sequence[float], theirs: Sequence[fl
     return "".join([*svg, "</svg>"])
 
 
+def stacked(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str) -> str:
+    """Bars of (css class, length) parts end to end, one a (name, parts); the whole length is written at its end."""
+    left, width, step = 224, 620, 30
+    most = max(sum(length for _, length in parts) for _, parts in rows) or 1.0
+    height = step * len(rows) + 26
+    svg = [f'<svg viewBox="0 0 {left + width + 74} {height}" role="img" class="whiskers">']
+    for tick in ticks(0, most):
+        x = left + width * tick / most
+        svg.append(f'<line class="grid" x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height - 22}"/>')
+        svg.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
+    for line, (name, parts) in enumerate(rows):
+        y, x = step * line, float(left)
+        svg.append(f'<text class="name" x="{left - 14}" y="{y + 19}" text-anchor="end">{escape(name)}</text>')
+        for css, length in parts:
+            svg.append(
+                f'<rect class="bar {css}" x="{x:.1f}" y="{y + 5}" width="{width * length / most:.1f}" height="18"/>'
+            )
+            x += width * length / most
+        whole = sum(length for _, length in parts)
+        svg.append(f'<text class="value" x="{x + 8:.1f}" y="{y + 19}">{whole:.1f} {escape(unit)}</text>')
+    return "".join([*svg, "</svg>"])
+
+
 def decimal(value: float) -> str:
     """Three decimals, without the leading zero: .732, 1.000, -.012."""
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
