@@ -21,7 +21,6 @@ import orjson
 from mercato.benchmarks.http_client import Address
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.serving.process import free_port
 from mercato.serving.server import KEY
 
 _PORT = 8400  # the first that is tried
@@ -85,7 +84,7 @@ def server(run: Path, market: Market, index: Path, workers: int, log: Path) -> I
         "--index",
         index,
     ]
-    command += ["--port", str(free_port(_PORT)), *(["--workers", str(workers)] if workers > 1 else [])]
+    command += ["--port", str(_PORT), *(["--workers", str(workers)] if workers > 1 else [])]
     key = secrets.token_urlsafe(24)
     with log.open("w") as out:
         start = time.perf_counter()
