@@ -1,0 +1,84 @@
+"""What filters leave of an open generation, worked out once and kept for the next searches under the same filters.
+
+Shapes: N sealed or fresh rows, A sealed rows that are left, P of their places cell by cell (`cells`), C cells.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mercato.retrieval.engines.qdrant_edge.cells import Cells
+from mercato.retrieval.engines.qdrant_edge.columns import Columns
+from mercato.retrieval.engines.qdrant_edge.filtering import within
+from mercato.retrieval.engines.qdrant_edge.fresh import Fresh
+from mercato.retrieval.expression import Filters
+
+KEPT_BYTES = 32 << 20  # of all filters together; a radius about each searcher's place must not fill the memory
+
+
+class Allowed:
+    """The rows that filters leave, dead ones too."""
+
+    def __init__(self, columns: Columns, cells: Cells, fresh: Fresh, filters: Filters) -> None:
+        self._cells, self._fresh, self._filters = cells, fresh, filters
+        self.sealed_N = within(columns, filters)
+        self.count = int(np.count_nonzero(self.sealed_N))  # of the sealed ones
+        self._fresh_N = np.zeros(0, bool)
+        self._by_cell: tuple[NDArray[np.uint32], NDArray[np.int64]] | None = None  # places (A,), each cell's up to (C,)
+
+    @property
+    def bytes(self) -> int:
+        """The memory that it takes, at most."""
+        return len(self.sealed_N) + 4 * self.count
+
+    def fresh(self) -> NDArray[np.bool_]:
+        """Which fresh rows are left, (N,)."""
+        known_N = self._fresh_N
+        if len(known_N) < len(self._fresh):
+            self._fresh_N = known_N = np.concatenate([known_N, within(self._fresh, self._filters, len(known_N))])
+        return known_N
+
+    def near(self, vector: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
+        """The places of the sealed rows in the nearest cells that hold at least `wanted` of them, (P,), or of all."""
+        if self._by_cell is None:
+            left_N = self.sealed_N[self._cells.rows_N]
+            until_N = np.concatenate([[0], np.cumsum(left_N)])
+            self._by_cell = np.flatnonzero(left_N).astype(np.uint32), until_N[self._cells.ends_C]
+        places_A, ends_C = self._by_cell
+        if self.count <= wanted:
+            return places_A.astype(np.int64)
+        lengths_C = np.diff(ends_C, prepend=0)
+        nearest_C = np.argsort(-(self._cells.centres_Cd @ vector))
+        enough = int(np.searchsorted(np.cumsum(lengths_C[nearest_C]), wanted)) + 1
+        among_C = np.zeros(len(ends_C), bool)
+        among_C[nearest_C[:enough]] = True
+        return places_A[np.repeat(among_C, lengths_C)].astype(np.int64)
+
+
+class AllowedRows:
+    """Finds what filters leave; safe to share between threads."""
+
+    def __init__(self, columns: Columns, fresh: Fresh) -> None:
+        self._columns, self.cells, self._fresh = columns, columns.cells(), fresh
+        self._kept: OrderedDict[str, Allowed] = OrderedDict()  # used last last
+        self._bytes, self._lock = 0, Lock()
+
+    def of(self, filters: Filters) -> Allowed:
+        """What these filters leave."""
+        key = filters.model_dump_json()
+        with self._lock:
+            if (known := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
+                return known
+        allowed = Allowed(self._columns, self.cells, self._fresh, filters)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = allowed
+                self._bytes += allowed.bytes
+            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].bytes
+        return allowed
