@@ -15,6 +15,7 @@ from mercato.retrieval.engines.qdrant_edge import snapshot as edge_snapshot
 from mercato.retrieval.expression import Expression, Filters, GeoRadius
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import IndexRecord, record_from_product
+from mercato.retrieval.samples import drawn_filters, drawn_record
 from tests.support.catalogues import DIMENSION, vectors
 
 QUERY = np.arange(1, DIMENSION + 1, dtype=np.float32)
@@ -132,6 +133,21 @@ def test_a_graph_search_that_comes_back_short_is_repeated_exactly(tmp_path, monk
         monkeypatch.setattr(snapshot, "shard", Lossy(snapshot.shard))
         found = snapshot.nearest(QUERY, Filters(), 2, 16)
         assert sorted(snapshot.product_ids(found.rows_F)) == ["p1", "p2"]
+
+
+def test_words_within_filters_are_scored_alike_by_the_engine_and_from_columns(tmp_path, monkeypatch):
+    random = np.random.default_rng(5)
+    build_index(tmp_path, [drawn_record(random, n) for n in range(400)], drawn_record(random, 0).vector.size)
+    with open_index(tmp_path) as index, index.snapshot() as snapshot:
+        index.delete([f"p{n}" for n in range(0, 400, 7)])
+        index.upsert([drawn_record(random, n) for n in range(0, 400, 9)])
+        for filters in (drawn_filters(random) for _ in range(60)):
+            found = []
+            for few in (0, 400):
+                monkeypatch.setattr(edge_snapshot, "FEW", few)
+                rows_F, scores_F = snapshot.matching(["red", "lamp", "红"], filters, 400)
+                found.append(dict(zip(rows_F.tolist(), scores_F.tolist(), strict=True)))
+            assert found[0] == pytest.approx(found[1], rel=1e-5), filters
 
 
 def test_a_hole_of_gone_products_does_not_shorten_a_search(tmp_path):

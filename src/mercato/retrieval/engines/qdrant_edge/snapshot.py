@@ -25,6 +25,7 @@ from mercato.retrieval.hybrid import NOTHING, Found, Rows, Scores
 ROWS_PER_EF = 64
 ROWS_PER_HIT = 8
 _SHORTLIST = 64  # rows, beside twice as many as are wanted, whose vectors themselves are compared
+FEW = 500  # sealed rows at most whose words are read one by one
 _ANY = Filters()
 
 
@@ -50,25 +51,25 @@ class EdgeSnapshot:
         return self._joined(sealed, Found(rows_F, _compared(fresh.vectors(), rows_F, vector)), limit)
 
     def matching(self, words: Sequence[str], filters: Filters, limit: int, among_K: Rows | None = None) -> Found:
-        """Return the best products by BM25."""
+        """Return the best products by BM25: of few from their columns, of many by the engine."""
         opened = self._opened
         terms_T = opened.points.terms(words)
         idf_T = opened.idf(terms_T)
-        where = condition(filters)
-        if among_K is not None:
-            where = _among(among_K[among_K < opened.sealed], where)
-        query = bm25_query(terms_T, idf_T)
         rows_F = self._fresh_within(filters)
-        scores_N = opened.fresh.bm25(terms_T, idf_T, int(rows_F[-1]) + 1 if len(rows_F) else 0)
-        rows_F = rows_F[scores_N[rows_F] > 0]
         if among_K is not None:
             rows_F = np.intersect1d(rows_F, among_K - opened.sealed)
+        scores_N = opened.fresh.bm25(terms_T, idf_T, int(rows_F[-1]) + 1 if len(rows_F) else 0)
+        rows_F = rows_F[scores_N[rows_F] > 0]
         fresh = Found(rows_F, scores_N[rows_F])
+
         left_N = self._left(filters)
-        sealed = (
-            self._living(lambda wanted: self._run(query, wanted, where), limit, left_N) if left_N.any() else NOTHING
-        )
-        return self._joined(sealed, fresh, limit)
+        if among_K is not None:
+            rows_K = among_K[among_K < opened.sealed]
+            return self._joined(self._scored(terms_T, idf_T, rows_K[left_N[rows_K]], limit), fresh, limit)
+        if filters != _ANY and self.allowed.of(filters).count <= FEW:
+            return self._joined(self._scored(terms_T, idf_T, np.flatnonzero(left_N), limit), fresh, limit)
+        query, where = bm25_query(terms_T, idf_T), condition(filters)
+        return self._joined(self._living(lambda wanted: self._run(query, wanted, where), limit, left_N), fresh, limit)
 
     def newest(self, filters: Filters, limit: int) -> Found:
         """Return the newest products; the score is `created_at` in whole seconds."""
@@ -141,6 +142,11 @@ class EdgeSnapshot:
         within_N = self.allowed.of(filters).fresh()
         length = min(len(within_N), len(alive_N))  # one may be written meanwhile
         return np.flatnonzero(within_N[:length] & alive_N[:length])
+
+    def _scored(self, terms_T: NDArray[np.uint32], idf_T: NDArray[np.float64], rows_K: Rows, limit: int) -> Found:
+        """The best of some sealed rows by BM25."""
+        scores_K = self._opened.columns.weights(terms_T, rows_K) @ idf_T
+        return _best(Found(rows_K[scores_K > 0], scores_K[scores_K > 0]), limit)
 
     def _by_cell(self, vector: Vector, filters: Filters, limit: int, ef_search: int) -> Found:
         """The best sealed rows within the filters, of those in the nearest cells."""
@@ -215,7 +221,3 @@ def _compared(vectors_Nd: NDArray[np.float32], rows_K: Rows, vector: Vector) -> 
     most = 2 * len(rows_K) > len(vectors_Nd)  # then to copy them costs more than to compare all
     found_K = (vectors_Nd @ vector)[rows_K] if most else vectors_Nd[rows_K] @ vector
     return found_K.astype(np.float64)
-
-
-def _among(rows_K: NDArray[np.int64], where: qdrant.Filter | None = None) -> qdrant.Filter:
-    return qdrant.Filter(must=[qdrant.HasIdCondition(set(rows_K.tolist())), *([] if where is None else [where])])
