@@ -45,9 +45,8 @@ class Allowed:
     def near(self, vector: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
         """The places of the sealed rows in the nearest cells that hold at least `wanted` of them, (P,), or of all."""
         if self._by_cell is None:
-            left_N = self.sealed_N[self._cells.rows_N]
-            until_N = np.concatenate([[0], np.cumsum(left_N)])
-            self._by_cell = np.flatnonzero(left_N).astype(np.uint32), until_N[self._cells.ends_C]
+            places_A = np.sort(self._cells.places_N[np.flatnonzero(self.sealed_N)])
+            self._by_cell = places_A, np.searchsorted(places_A, self._cells.ends_C)
         places_A, ends_C = self._by_cell
         if self.count <= wanted:
             return places_A.astype(np.int64)
@@ -56,7 +55,8 @@ class Allowed:
         enough = int(np.searchsorted(np.cumsum(lengths_C[nearest_C]), wanted)) + 1
         among_C = np.zeros(len(ends_C), bool)
         among_C[nearest_C[:enough]] = True
-        return places_A[np.repeat(among_C, lengths_C)].astype(np.int64)
+        near_P: NDArray[np.int64] = places_A[np.repeat(among_C, lengths_C)].astype(np.int64)
+        return near_P
 
 
 class AllowedRows:

@@ -23,12 +23,14 @@ _BLOCK = 512  # vectors at once: they stay in the core's cache
 class Cells(NamedTuple):
     """Rows cell by cell: `rows_N` (uint32), each cell's up to its `ends_C`, and of each its vector as bytes.
 
-    `centres_Cd` is float32, of unit length; a vector is about `codes_Nd` (int8) times `scales_N` (float32).
+    `places_N` (uint32) says where in `rows_N` a row is. `centres_Cd` is float32, of unit length; a vector is about its
+    `codes_Nd` (int8) times its `scales_N` (float32).
     """
 
     centres_Cd: NDArray[np.float32]
     ends_C: NDArray[np.int64]
     rows_N: NDArray[np.uint32]
+    places_N: NDArray[np.uint32]
     codes_Nd: NDArray[np.int8]
     scales_N: NDArray[np.float32]
 
@@ -60,12 +62,13 @@ def clustered(vectors_Nd: NDArray[np.float32]) -> Cells:
         centres_Cd[held_c] = sums_cd / np.maximum(np.linalg.norm(sums_cd, axis=1, keepdims=True), 1e-12)
     cell_N = _nearest(vectors_Nd, centres_Cd)
     rows_N = np.argsort(cell_N, kind="stable").astype(np.uint32)
+    ends_C, places_N = np.cumsum(np.bincount(cell_N, minlength=count)), np.argsort(rows_N).astype(np.uint32)
     codes_Nd, scales_N = np.empty(vectors_Nd.shape, np.int8), np.empty(length, np.float32)
     for at in range(0, length, _BLOCK):
         some_Bd = vectors_Nd[rows_N[at : at + _BLOCK]]
         scales_N[at : at + _BLOCK] = np.abs(some_Bd).max(axis=1) / np.iinfo(np.int8).max
         codes_Nd[at : at + _BLOCK] = np.rint(some_Bd / scales_N[at : at + _BLOCK, None])
-    return Cells(centres_Cd, np.cumsum(np.bincount(cell_N, minlength=count)), rows_N, codes_Nd, scales_N)
+    return Cells(centres_Cd, ends_C, rows_N, places_N, codes_Nd, scales_N)
 
 
 def _nearest(vectors_Nd: NDArray[np.float32], centres_Cd: NDArray[np.float32]) -> NDArray[np.int64]:

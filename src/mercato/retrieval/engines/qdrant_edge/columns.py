@@ -11,8 +11,9 @@
             keywords, keyword_ends,     uint64: the hash of every keyword of a field, ascending; uint64, uint32, end to
             keyword_rows                end: the rows that hold it, ascending
             newest                      uint32 (N,): the rows, those created last first
-            centres, cell_ends,         float32 (C, d), uint64 (C,), uint32 (N,), int8 (N, d), float32 (N,): see `cells`
-            cell_rows, cell_codes, cell_scales
+            centres, cell_ends,         float32 (C, d), uint64 (C,): see `cells`
+            cell_rows, cell_places,     uint32 (N,)
+            cell_codes, cell_scales     int8 (N, d), float32 (N,)
 
 Shapes: N rows of all, K rows asked about, T terms, d the vectors' dimension.
 """
@@ -22,7 +23,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ KINDS: dict[str, type] = {
     "term_ends": np.uint64, "created": np.int64, "hashes": np.uint64, "rows": np.uint32, "common": np.uint32,
     "holders": np.uint32, "gone": np.uint32, "prices": np.float64, "places": np.float64, "keywords": np.uint64,
     "keyword_ends": np.uint64, "keyword_rows": np.uint32, "newest": np.uint32, "centres": np.float32,
-    "cell_ends": np.uint64, "cell_rows": np.uint32, "cell_codes": np.int8, "cell_scales": np.float32,
+    "cell_ends": np.uint64, "cell_rows": np.uint32, "cell_places": np.uint32,
+    "cell_codes": np.int8, "cell_scales": np.float32,
 }  # fmt: skip
 _APPENDED = (
     "vectors", "ids", "id_ends", "terms", "weights", "term_ends", "created", "hashes", "prices", "places", "keywords",
@@ -113,7 +114,7 @@ class ColumnsWriter:
         cells = clustered(vectors_Nd)
         self._put(keywords=keywords, keyword_ends=np.cumsum(holding), keyword_rows=rows, newest=newest_N)
         self._put(centres=cells.centres_Cd, cell_ends=cells.ends_C, cell_rows=cells.rows_N)
-        self._put(cell_codes=cells.codes_Nd, cell_scales=cells.scales_N)
+        self._put(cell_places=cells.places_N, cell_codes=cells.codes_Nd, cell_scales=cells.scales_N)
 
     def _put(self, **columns: NDArray[Any]) -> None:
         for name, values in columns.items():
@@ -123,8 +124,9 @@ class ColumnsWriter:
         self._sinks[name].write(np.asarray(values, KINDS[name]).tobytes())
 
     def _repeat(self, old: Columns) -> None:
+        sorted_since = {"hashes": old.hash_of_rows(), "keywords": old.keyword_of_rows()}
         for name in _APPENDED:
-            values = {"hashes": old.hash_of_rows, "keywords": old.keyword_of_rows}.get(name, partial(old.whole, name))()
+            values = sorted_since.get(name, old.whole(name))
             self._sinks[name].write(np.ascontiguousarray(values).data)
         self.length = len(old)
         self._id_end, self._term_end = len(old.whole("ids")), len(old.whole("terms"))
@@ -197,8 +199,8 @@ class Columns:
     def cells(self) -> Cells:
         """The cells of the rows."""
         ends_C = self.whole("cell_ends").astype(np.int64)
-        rows_N, codes_Nd, scales_N = (self.whole(f"cell_{name}") for name in ("rows", "codes", "scales"))
-        return Cells(self.whole("centres"), ends_C, rows_N, codes_Nd, scales_N)
+        of_rows = (self.whole(f"cell_{name}") for name in ("rows", "places", "codes", "scales"))
+        return Cells(self.whole("centres"), ends_C, *of_rows)
 
     def terms_of(self, row: int) -> NDArray[np.uint32]:
         """The terms that a row holds."""

@@ -34,6 +34,7 @@ class EdgeSnapshot:
 
     def __init__(self, opened: Opened) -> None:
         self._opened, self.shard, self.allowed = opened, opened.shard, opened.allowed
+        self._known: dict[tuple[str, ...], tuple[NDArray[np.uint32], NDArray[np.float64]]] = {}
 
     @property
     def size(self) -> int:
@@ -53,8 +54,7 @@ class EdgeSnapshot:
     def matching(self, words: Sequence[str], filters: Filters, limit: int, among_K: Rows | None = None) -> Found:
         """Return the best products by BM25: of few from their columns, of many by the engine."""
         opened = self._opened
-        terms_T = opened.points.terms(words)
-        idf_T = opened.idf(terms_T)
+        terms_T, idf_T = self._terms(words)
         rows_F = self._fresh_within(filters)
         if among_K is not None:
             rows_F = np.intersect1d(rows_F, among_K - opened.sealed)
@@ -98,13 +98,13 @@ class EdgeSnapshot:
 
     def bm25s(self, words: Sequence[str], rows_K: Rows) -> Scores:
         """Return the BM25 score of each of these rows."""
-        opened = self._opened
-        terms_T = opened.points.terms(words)
+        opened, (terms_T, idf_T) = self._opened, self._terms(words)
         sealed_K = rows_K < opened.sealed
-        weights_KT = np.zeros((len(rows_K), len(terms_T)))
-        weights_KT[sealed_K] = opened.columns.weights(terms_T, rows_K[sealed_K])
-        weights_KT[~sealed_K] = opened.fresh.weights(terms_T, rows_K[~sealed_K] - opened.sealed)
-        scores_K: Scores = weights_KT @ opened.idf(terms_T)
+        scores_K: Scores = np.zeros(len(rows_K))
+        if sealed_K.any():
+            scores_K[sealed_K] = opened.columns.weights(terms_T, rows_K[sealed_K]) @ idf_T
+        if not sealed_K.all():
+            scores_K[~sealed_K] = opened.fresh.weights(terms_T, rows_K[~sealed_K] - opened.sealed) @ idf_T
         return scores_K
 
     def frequencies(self, words: Sequence[str]) -> NDArray[np.int64]:
@@ -133,6 +133,14 @@ class EdgeSnapshot:
         """Which sealed rows are alive and within the filters, (N,)."""
         alive_N = self._opened.alive_N
         return alive_N if filters == _ANY else alive_N & self.allowed.of(filters).sealed_N
+
+    def _terms(self, words: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
+        """The numbers of these words, and their IDF, (T,)."""
+        key = tuple(words)
+        if key not in self._known:
+            terms_T = self._opened.points.terms(words)
+            self._known[key] = terms_T, self._opened.idf(terms_T)
+        return self._known[key]
 
     def _fresh_within(self, filters: Filters) -> Rows:
         """The living fresh rows within the filters, ascending."""
