@@ -18,6 +18,7 @@ from mercato.retrieval.engines.qdrant_edge.fresh import Fresh
 from mercato.retrieval.expression import Filters
 
 KEPT_BYTES = 32 << 20  # of all filters together; a radius about each searcher's place must not fill the memory
+_BY_CHANCE = 3.0  # times the variance of chance that a cell's share has where filters do not care for nearness
 
 
 class Allowed:
@@ -28,7 +29,7 @@ class Allowed:
         self.sealed_N = within(columns, filters)
         self.count = int(np.count_nonzero(self.sealed_N))  # of the sealed ones
         self._fresh_N = np.zeros(0, bool)
-        self._by_cell: tuple[NDArray[np.uint32], NDArray[np.int64]] | None = None  # places (A,), each cell's up to (C,)
+        self._by_cell: tuple[NDArray[np.uint32], NDArray[np.int64], bool] | None = None
 
     @property
     def bytes(self) -> int:
@@ -43,20 +44,36 @@ class Allowed:
         return known_N
 
     def near(self, vector: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
-        """The places of the sealed rows in the nearest cells that hold at least `wanted` of them, (P,), or of all."""
+        """The places of the sealed rows in the nearest cells, (P,), or of all where they are no more than `wanted`.
+
+        The cells have half as many again as `wanted` that are left: a query may be far from all of them, which are then
+        about equally far. Where the filters do not care for nearness, half of `wanted`, in cells of `wanted` rows, do.
+        """
         if self._by_cell is None:
-            places_A = np.sort(self._cells.places_N[np.flatnonzero(self.sealed_N)])
-            self._by_cell = places_A, np.searchsorted(places_A, self._cells.ends_C)
-        places_A, ends_C = self._by_cell
+            self._by_cell = self._put_by_cell()
+        places_A, ends_C, anywhere = self._by_cell
         if self.count <= wanted:
             return places_A.astype(np.int64)
-        lengths_C = np.diff(ends_C, prepend=0)
+        left_C, all_C = np.diff(ends_C, prepend=0), np.diff(self._cells.ends_C, prepend=0)
         nearest_C = np.argsort(-(self._cells.centres_Cd @ vector))
-        enough = int(np.searchsorted(np.cumsum(lengths_C[nearest_C]), wanted)) + 1
+        until_C = np.cumsum(left_C[nearest_C])
+        if anywhere:
+            last = max(np.searchsorted(until_C, wanted // 2), np.searchsorted(np.cumsum(all_C[nearest_C]), wanted))
+        else:
+            last = np.searchsorted(until_C, wanted + wanted // 2)
         among_C = np.zeros(len(ends_C), bool)
-        among_C[nearest_C[:enough]] = True
-        near_P: NDArray[np.int64] = places_A[np.repeat(among_C, lengths_C)].astype(np.int64)
+        among_C[nearest_C[: last + 1]] = True
+        near_P: NDArray[np.int64] = places_A[np.repeat(among_C, left_C)].astype(np.int64)
         return near_P
+
+    def _put_by_cell(self) -> tuple[NDArray[np.uint32], NDArray[np.int64], bool]:
+        """Places, cell by cell (A,), each cell's up to (C,), and whether near rows are left as often as any."""
+        places_A = np.sort(self._cells.places_N[np.flatnonzero(self.sealed_N)])
+        ends_C = np.searchsorted(places_A, self._cells.ends_C)
+        share = self.count / max(1, len(self.sealed_N))
+        all_C = np.diff(self._cells.ends_C, prepend=0)
+        off_C = np.diff(ends_C, prepend=0) - share * all_C
+        return places_A, ends_C, bool(np.sum(off_C**2) <= _BY_CHANCE * share * (1 - share) * np.sum(all_C))
 
 
 class AllowedRows:

@@ -20,7 +20,7 @@ from mercato.retrieval.engines.qdrant_edge.shard import bm25_query
 from mercato.retrieval.expression import Filters, Vector
 from mercato.retrieval.hybrid import NOTHING, Found, Rows, Scores
 
-# Rows looked at within filters, for each of `ef_search` and each hit. At 200k × 128-d recall@10 is .995 under a filter
+# Rows looked at within filters, for each of `ef_search` and each hit. At 200k × 128-d recall@10 is .998 under a filter
 # that most queries are far from.
 ROWS_PER_EF = 64
 ROWS_PER_HIT = 8
