@@ -117,6 +117,17 @@ def test_filters_of_any_selectivity_never_lose_what_matches(large, monkeypatch, 
     assert index.count(filters) == mask.sum()
 
 
+def test_more_is_looked_at_where_filters_care_for_nearness(large):
+    index, points, _ = large
+    vector = (points[0] / np.linalg.norm(points[0])).astype(np.float32)
+    by_chance, near = Filters(price_max=499), Filters(category="All > H1")
+    with index.snapshot() as snapshot:
+        of = snapshot.allowed.of
+        assert 300 <= len(of(by_chance).near(vector, 600)) < 600
+        assert 900 <= len(of(near).near(vector, 600)) < 1200
+        assert len(of(near).near(vector, 5000)) == of(near).count
+
+
 def test_a_graph_search_that_comes_back_short_is_repeated_exactly(tmp_path, monkeypatch):
     class Lossy:
         """A shard whose graph finds one product."""
