@@ -233,7 +233,7 @@ class Index(Protocol):
         ...
 
     def count(self, filters: Filters) -> int:
-        """Return how many products satisfy `filters`: exact while the answer is small, an estimate beyond."""
+        """Return how many products satisfy `filters`, exactly."""
         ...
 
     def upsert(self, records: Iterable[IndexRecord]) -> None:

@@ -37,7 +37,9 @@ class PageHit:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page of results. `cursor` asks for the next one, None on the last; `total` counts what matches the filters."""
+    """A page of results. `cursor` asks for the next one, None on the last; `total` is how many products match
+    the filters, exactly: what the query finds is ranked, never cut off.
+    """
 
     query_id: str
     hits: tuple[PageHit, ...]

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from mercato.errors import MercatoError
+from mercato.retrieval.engines.qdrant_edge import allowed
 from mercato.retrieval.engines.qdrant_edge import shard as edge_shard
 from mercato.retrieval.engines.qdrant_edge import snapshot as edge_snapshot
 from mercato.retrieval.expression import Expression, Filters, GeoRadius
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import IndexRecord, record_from_product
+from mercato.retrieval.samples import drawn_filters, drawn_record
 from tests.support.catalogues import DIMENSION, vectors
 
 QUERY = np.arange(1, DIMENSION + 1, dtype=np.float32)
@@ -45,7 +47,7 @@ def test_bm25_is_the_textbook_formula(tmp_path):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """5,000 products in tight clusters, in a graph; the thresholds are lowered so that every approach is taken."""
+    """5,000 products in tight clusters, in a graph, which so few would not have."""
     folder = tmp_path_factory.mktemp("large")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(edge_shard, "GRAPH_FROM_KB", 1)
@@ -57,7 +59,12 @@ def large(tmp_path_factory):
         folder,
         (
             product(
-                n, points[n], price=float(n % 1000), category=f"All > C{cluster[n]}", latitude=40.0, longitude=n / 100
+                n,
+                points[n],
+                price=float(n % 1000),
+                category=f"All > H{cluster[n] % 3} > C{cluster[n]}",
+                latitude=40.0,
+                longitude=n / 100,
             )
             for n in range(5000)
         ),
@@ -70,7 +77,7 @@ def large(tmp_path_factory):
         yield index, points, cluster
 
 
-@pytest.mark.parametrize("exact_below", [0, 1_000_000])
+@pytest.mark.parametrize("rows_per_ef", [4, 64])  # some of the cells are looked at, and all
 @pytest.mark.parametrize(
     "filters",
     [
@@ -79,21 +86,21 @@ def large(tmp_path_factory):
         Filters(price_max=50),
         Filters(price_max=1),
         Filters(price_max=0),
-        Filters(category="All > C7"),
-        Filters(category="All > C7", price_max=99),
+        Filters(category="All > H1"),
+        Filters(category="All > H1 > C7"),
+        Filters(category="All > H1 > C7", price_max=99),
         Filters(near=GeoRadius(latitude=40, longitude=10, radius_km=100)),
     ],
 )
-def test_filters_of_any_selectivity_never_lose_what_matches(large, monkeypatch, exact_below, filters):
-    monkeypatch.setattr(edge_snapshot, "EXACT_BELOW", exact_below)
-    monkeypatch.setattr(edge_snapshot, "EXACT_BELOW_WHEN_NARROW", exact_below)
+def test_filters_of_any_selectivity_never_lose_what_matches(large, monkeypatch, rows_per_ef, filters):
+    monkeypatch.setattr(edge_snapshot, "ROWS_PER_EF", rows_per_ef)
     index, points, cluster = large
     price = np.arange(5000) % 1000
     mask = np.ones(5000, dtype=bool)
     if filters.price_max is not None:
         mask &= price <= filters.price_max
     if filters.category is not None:
-        mask &= cluster == 7
+        mask &= cluster == 7 if filters.category.endswith("C7") else cluster % 3 == 1
     if filters.near is not None:
         mask &= abs(np.arange(5000) / 100 - 10) * 111.19 * math.cos(math.radians(40)) <= 100
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
@@ -107,8 +114,18 @@ def test_filters_of_any_selectivity_never_lose_what_matches(large, monkeypatch, 
         assert all(mask[int(hit.product_id[1:])] for hit in hits)
         recalls.append(sum(hit.cosine >= np.sort(cosines)[-wanted] - 1e-5 for hit in hits) / wanted)
     assert np.mean(recalls) >= 0.99
-    total = index.count(filters)
-    assert total == mask.sum()
+    assert index.count(filters) == mask.sum()
+
+
+def test_more_is_looked_at_where_filters_care_for_nearness(large):
+    index, points, _ = large
+    vector = (points[0] / np.linalg.norm(points[0])).astype(np.float32)
+    by_chance, near = Filters(price_max=499), Filters(category="All > H1")
+    with index.snapshot() as snapshot:
+        of = snapshot.allowed.of
+        assert 300 <= len(of(by_chance).near(vector, 600)) < 600
+        assert 900 <= len(of(near).near(vector, 600)) < 1200
+        assert len(of(near).near(vector, 5000)) == of(near).count
 
 
 def test_a_graph_search_that_comes_back_short_is_repeated_exactly(tmp_path, monkeypatch):
@@ -123,11 +140,54 @@ def test_a_graph_search_that_comes_back_short_is_repeated_exactly(tmp_path, monk
             return found if request.params.exact else found[:1]
 
     build_index(tmp_path, [product(1), product(2)], DIMENSION)
-    monkeypatch.setattr(edge_snapshot, "EXACT_BELOW", 0)
     with open_index(tmp_path) as index, index.snapshot() as snapshot:
         monkeypatch.setattr(snapshot, "shard", Lossy(snapshot.shard))
         found = snapshot.nearest(QUERY, Filters(), 2, 16)
         assert sorted(snapshot.product_ids(found.rows_F)) == ["p1", "p2"]
+
+
+def test_words_within_filters_are_scored_alike_by_the_engine_and_from_columns(tmp_path, monkeypatch):
+    random = np.random.default_rng(5)
+    build_index(tmp_path, [drawn_record(random, n) for n in range(400)], drawn_record(random, 0).vector.size)
+    with open_index(tmp_path) as index, index.snapshot() as snapshot:
+        index.delete([f"p{n}" for n in range(0, 400, 7)])
+        index.upsert([drawn_record(random, n) for n in range(0, 400, 9)])
+        for filters in (drawn_filters(random) for _ in range(60)):
+            found = []
+            for few in (0, 400):
+                monkeypatch.setattr(edge_snapshot, "FEW", few)
+                rows_F, scores_F = snapshot.matching(["red", "lamp", "红"], filters, 400)
+                found.append(dict(zip(rows_F.tolist(), scores_F.tolist(), strict=True)))
+            assert found[0] == pytest.approx(found[1], rel=1e-5), filters
+
+
+def test_a_hole_of_gone_products_does_not_shorten_a_search(tmp_path):
+    """The 400 nearest, which hold the word best, are deleted or taken out of the filter after they were sealed."""
+    near = [product(n, QUERY + n / 1e4, title="lamp lamp", seller_id="s") for n in range(400)]
+    far = [product(1000 + n, -QUERY, title="lamp on a tall desk", seller_id="s") for n in range(12)]
+    build_index(tmp_path, [*near, *far], DIMENSION)
+    with open_index(tmp_path) as index:
+        index.delete([f"p{n}" for n in range(300)])
+        index.upsert([product(n, QUERY, title="chair", seller_id="another's") for n in range(300, 400)])
+        mine = Filters(seller_id="s")
+        for expression in (Expression(vector=QUERY, filters=mine), Expression(text="lamp"), Expression(filters=mine)):
+            assert {int(key[1:]) for key in ids(index.search(expression, 12))} == set(range(1000, 1012))
+        assert len(index.search(Expression(vector=QUERY), 112)) == 112
+        assert index.count(mine) == 12
+
+
+def test_what_filters_leave_is_kept_within_bounds(tmp_path, monkeypatch):
+    build_index(tmp_path, [product(n, price=float(n)) for n in range(9)], DIMENSION)
+    with open_index(tmp_path) as index, index.snapshot() as snapshot:
+        of = snapshot.allowed.of
+        first, second = Filters(price_max=3), Filters(price_max=4)
+        kept = of(first)
+        assert of(second).count == 5 and of(first) is kept
+        monkeypatch.setattr(allowed, "KEPT_BYTES", 2 * kept.bytes)
+        of(Filters(price_max=5))
+        assert of(first) is not kept and of(first).count == 4
+        monkeypatch.setattr(allowed, "KEPT_BYTES", 0)
+        assert of(second).count == 5, "one is kept, however large"
 
 
 def test_an_upsert_survives_kill_9(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 import qdrant_edge as qdrant
 
 from mercato.files import write_atomic
-from mercato.retrieval.engines.qdrant_edge.columns import Columns, ColumnsWriter, Row
+from mercato.retrieval.engines.qdrant_edge.columns import Columns, ColumnsWriter
 from mercato.retrieval.engines.qdrant_edge.generations import META, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.opened import SHARD, copy_sparse
@@ -61,10 +61,7 @@ def compact(old: Path, fresh: Path, upto: int) -> None:
 def _write(shard: qdrant.EdgeShard, columns: ColumnsWriter, entries: Iterable[Entry], gone: Iterable[int] = ()) -> int:
     for batch in _batches(entries):
         rows = range(columns.length, columns.length + len(batch))
-        columns.append(
-            Row(entry.product_id, entry.vector, entry.terms, entry.weights, entry.fields.get("created_at", 0))
-            for entry in batch
-        )
+        columns.append(batch)
         points = [point(row, entry) for row, entry in zip(rows, batch, strict=True)]
         shard.update(qdrant.UpdateOperation.upsert_points(points))
     dead = columns.seal(gone)

@@ -7,6 +7,13 @@
             terms, weights, term_ends   uint32, float32, end to end; uint64 (N,): a row's terms and their BM25 weights
             common, holders             uint32: every term, ascending, and how many rows hold it
             gone                        uint32, ascending: rows whose product has another row or none
+            prices, places              float64 (N,) and (N, 3): what filters ask about, see `filtering`
+            keywords, keyword_ends,     uint64: the hash of every keyword of a field, ascending; uint64, uint32, end to
+            keyword_rows                end: the rows that hold it, ascending
+            newest                      uint32 (N,): the rows, those created last first
+            centres, cell_ends,         float32 (C, d), uint64 (C,): see `cells`
+            cell_rows, cell_places,     uint32 (N,)
+            cell_codes, cell_scales     int8 (N, d), float32 (N,)
 
 Shapes: N rows of all, K rows asked about, T terms, d the vectors' dimension.
 """
@@ -16,34 +23,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mercato.retrieval.expression import Vector
+from mercato.retrieval.engines.qdrant_edge.cells import Cells, clustered
+from mercato.retrieval.engines.qdrant_edge.filtering import price_and_place
+from mercato.retrieval.engines.qdrant_edge.log import Entry
+from mercato.retrieval.engines.qdrant_edge.payload import held
 from mercato.retrieval.hybrid import Rows
 
 FOLDER = "columns"
 KINDS: dict[str, type] = {
     "vectors": np.float32, "ids": np.uint8, "id_ends": np.uint64, "terms": np.uint32, "weights": np.float32,
     "term_ends": np.uint64, "created": np.int64, "hashes": np.uint64, "rows": np.uint32, "common": np.uint32,
-    "holders": np.uint32, "gone": np.uint32,
+    "holders": np.uint32, "gone": np.uint32, "prices": np.float64, "places": np.float64, "keywords": np.uint64,
+    "keyword_ends": np.uint64, "keyword_rows": np.uint32, "newest": np.uint32, "centres": np.float32,
+    "cell_ends": np.uint64, "cell_rows": np.uint32, "cell_places": np.uint32,
+    "cell_codes": np.int8, "cell_scales": np.float32,
 }  # fmt: skip
-_APPENDED = ("vectors", "ids", "id_ends", "terms", "weights", "term_ends", "created", "hashes")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Row:
-    """One product as the columns hold it."""
-
-    product_id: str
-    vector: Vector
-    terms: NDArray[np.uint32]
-    weights: NDArray[np.float32]
-    created: int
+_APPENDED = (
+    "vectors", "ids", "id_ends", "terms", "weights", "term_ends", "created", "hashes", "prices", "places", "keywords",
+    "keyword_rows",
+)  # fmt: skip
 
 
 class ColumnsWriter:
@@ -59,20 +63,26 @@ class ColumnsWriter:
         if begin is not None:
             self._repeat(begin)
 
-    def append(self, rows: Iterable[Row]) -> None:
-        """Write some rows behind the others."""
-        for row in rows:
-            name = row.product_id.encode()
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Write the rows of some products behind the others."""
+        for entry in entries:
+            name = entry.product_id.encode()
+            keywords = [keyword_hash(*keyword) for keyword in held(entry.fields)]
+            price, *place = price_and_place(entry.fields)
             self._id_end += len(name)
-            self._term_end += len(row.terms)
-            self._write("vectors", row.vector)
+            self._term_end += len(entry.terms)
+            self._write("vectors", entry.vector)
             self._sinks["ids"].write(name)
             self._write("id_ends", self._id_end)
-            self._write("terms", row.terms)
-            self._write("weights", row.weights)
+            self._write("terms", entry.terms)
+            self._write("weights", entry.weights)
             self._write("term_ends", self._term_end)
-            self._write("created", row.created)
-            self._write("hashes", id_hash(row.product_id))
+            self._write("created", entry.fields.get("created_at", 0))
+            self._write("hashes", id_hash(entry.product_id))
+            self._write("prices", price)
+            self._write("places", place)
+            self._write("keywords", keywords)
+            self._write("keyword_rows", np.full(len(keywords), self.length))
             self.length += 1
 
     def seal(self, gone: Iterable[int] = ()) -> list[int]:
@@ -89,18 +99,34 @@ class ColumnsWriter:
         alive_N = np.ones(self.length, bool)
         alive_N[gone_G] = False
         common, holders = np.unique(terms[np.repeat(alive_N, lengths_N)], return_counts=True)
-        for name, values in (
-            ("hashes", sorted_N), ("rows", order_N), ("common", common), ("holders", holders), ("gone", gone_G),
-        ):  # fmt: skip
-            values.astype(KINDS[name]).tofile(self._folder / name)
+        self._put(hashes=sorted_N, rows=order_N, common=common, holders=holders, gone=gone_G)
+        self._seal_filters()
         return [int(row) for row in gone_G]
+
+    def _seal_filters(self) -> None:
+        """What filtered searches and browses go through, in their orders."""
+        of_row = np.fromfile(self._folder / "keywords", np.uint64)
+        order = np.argsort(of_row, kind="stable")  # rows were written ascending, and those of one keyword remain so
+        keywords, holding = np.unique(of_row[order], return_counts=True)
+        rows = np.fromfile(self._folder / "keyword_rows", np.uint32)[order]
+        newest_N = np.argsort(-np.fromfile(self._folder / "created", np.int64), kind="stable")
+        vectors_Nd = _mapped(self._folder / "vectors", np.float32).reshape(self.length, -1 if self.length else 0)
+        cells = clustered(vectors_Nd)
+        self._put(keywords=keywords, keyword_ends=np.cumsum(holding), keyword_rows=rows, newest=newest_N)
+        self._put(centres=cells.centres_Cd, cell_ends=cells.ends_C, cell_rows=cells.rows_N)
+        self._put(cell_places=cells.places_N, cell_codes=cells.codes_Nd, cell_scales=cells.scales_N)
+
+    def _put(self, **columns: NDArray[Any]) -> None:
+        for name, values in columns.items():
+            values.astype(KINDS[name], copy=False).tofile(self._folder / name)
 
     def _write(self, name: str, values: Any) -> None:
         self._sinks[name].write(np.asarray(values, KINDS[name]).tobytes())
 
     def _repeat(self, old: Columns) -> None:
+        sorted_since = {"hashes": old.hash_of_rows(), "keywords": old.keyword_of_rows()}
         for name in _APPENDED:
-            values = old.hash_of_rows() if name == "hashes" else old.whole(name)
+            values = sorted_since.get(name, old.whole(name))
             self._sinks[name].write(np.ascontiguousarray(values).data)
         self.length = len(old)
         self._id_end, self._term_end = len(old.whole("ids")), len(old.whole("terms"))
@@ -111,7 +137,8 @@ class Columns:
 
     def __init__(self, generation: Path, dimension: int) -> None:
         self._arrays = {name: _mapped(generation / FOLDER / name, kind) for name, kind in KINDS.items()}
-        self._arrays["vectors"] = self._arrays["vectors"].reshape(-1, dimension)
+        for name, width in (("vectors", dimension), ("centres", dimension), ("cell_codes", dimension), ("places", 3)):
+            self._arrays[name] = self._arrays[name].reshape(-1, width)
 
     def __len__(self) -> int:
         return len(self._arrays["created"])
@@ -146,6 +173,35 @@ class Columns:
         hash_N[self._arrays["rows"]] = self._arrays["hashes"]
         return hash_N
 
+    def keyword_of_rows(self) -> NDArray[np.uint64]:
+        """The keyword that each of `keyword_rows` holds."""
+        ends = self._arrays["keyword_ends"].astype(np.int64)
+        held: NDArray[np.uint64] = np.repeat(self._arrays["keywords"], np.diff(ends, prepend=0))
+        return held
+
+    def prices(self) -> NDArray[np.float64]:
+        """See `FilterColumns`."""
+        return self.whole("prices")
+
+    def places(self) -> NDArray[np.float64]:
+        """See `FilterColumns`."""
+        return self.whole("places")
+
+    def holding(self, name: str, keyword: str) -> Rows:
+        """See `FilterColumns`."""
+        wanted, known, ends = keyword_hash(name, keyword), self._arrays["keywords"], self._arrays["keyword_ends"]
+        place = int(np.searchsorted(known, np.uint64(wanted)))
+        if place == len(known) or known[place] != wanted:
+            return np.zeros(0, np.int64)
+        rows: NDArray[np.uint32] = self._arrays["keyword_rows"][int(ends[place - 1]) if place else 0 : int(ends[place])]
+        return rows.astype(np.int64)
+
+    def cells(self) -> Cells:
+        """The cells of the rows."""
+        ends_C = self.whole("cell_ends").astype(np.int64)
+        of_rows = (self.whole(f"cell_{name}") for name in ("rows", "places", "codes", "scales"))
+        return Cells(self.whole("centres"), ends_C, *of_rows)
+
     def terms_of(self, row: int) -> NDArray[np.uint32]:
         """The terms that a row holds."""
         ends = self._arrays["term_ends"]
@@ -167,6 +223,11 @@ class Columns:
 def id_hash(product_id: str) -> int:
     """A 64-bit hash of a product's id; two of a billion products are alike with a chance of 3 %."""
     return int.from_bytes(hashlib.blake2b(product_id.encode(), digest_size=8).digest(), "little")
+
+
+def keyword_hash(name: str, keyword: str) -> int:
+    """A 64-bit hash of a keyword in a field."""
+    return id_hash(f"{name}\0{keyword}")
 
 
 def gathered(

@@ -6,19 +6,17 @@ Shapes: N rows of all, K rows asked about, T terms, L matching rows.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mercato.retrieval.engines.qdrant_edge.columns import gathered
+from mercato.retrieval.engines.qdrant_edge.filtering import price_and_place
 from mercato.retrieval.engines.qdrant_edge.log import Entry
-from mercato.retrieval.engines.qdrant_edge.payload import keywords
-from mercato.retrieval.expression import Filters, GeoRadius
+from mercato.retrieval.engines.qdrant_edge.payload import held
 from mercato.retrieval.hybrid import Rows
-
-EARTH_KM = 6371.0088
 
 
 class Growing:
@@ -50,54 +48,17 @@ def _rows() -> Growing:
     return Growing(np.int64)
 
 
-class FilterTable:
-    """What filters ask of some products, one row each."""
-
-    def __init__(self) -> None:
-        self._numbers = Growing(np.float64, 3)  # price, latitude, longitude; NaN where absent
-        self._holding: defaultdict[tuple[str, str], Growing] = defaultdict(_rows)  # field and keyword → rows
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def append(self, fields: Mapping[str, Any]) -> None:
-        """Add the row of a product, of which these are the fields (`payload`)."""
-        place = fields.get("location", {})
-        row = len(self)
-        for name, value in fields.items():
-            for keyword in value if isinstance(value, list) else [value] if isinstance(value, str) else ():
-                self._holding[name, keyword].extend(np.array([row]))
-        numbers = [fields.get("price"), place.get("lat"), place.get("lon")]
-        self._numbers.extend(np.array([[np.nan if number is None else number for number in numbers]]))
-
-    def within(self, filters: Filters) -> NDArray[np.bool_]:
-        """Which rows satisfy the filters, (N,)."""
-        price_N, latitude_N, longitude_N = self._numbers.view().T
-        within_N = np.ones(len(price_N), bool)
-        for name, any_of in keywords(filters):
-            holding_N = np.zeros(len(within_N), bool)
-            for keyword in any_of:
-                if (holding := self._holding.get((name, keyword))) is not None:
-                    rows = holding.view()
-                    holding_N[rows[: np.searchsorted(rows, len(within_N))]] = True
-            within_N &= holding_N
-        if filters.price_min is not None:
-            within_N &= price_N >= filters.price_min
-        if filters.price_max is not None:
-            within_N &= price_N <= filters.price_max
-        if filters.near is not None:
-            within_N &= kilometres(latitude_N, longitude_N, filters.near) <= filters.near.radius_km
-        return within_N
-
-
 class Fresh:
     """The rows of a delta; a product that is written again gets another row and leaves the old one dead."""
 
     def __init__(self, dimension: int) -> None:
-        self.filters = FilterTable()
         self.row_of: dict[str, int] = {}  # of the living
-        self.holding: Counter[int] = Counter()  # term → living rows that hold it
+        self.frequency: Counter[int] = Counter()  # term → living rows that hold it
         self._ids: list[str] = []
+        self._numbers = Growing(np.float64, 4)  # price and place
+        self._keywords: defaultdict[tuple[str, str], Growing] = defaultdict(
+            _rows
+        )  # field and keyword → rows, ascending
         self._vectors, self._created, self._alive = Growing(np.float32, dimension), Growing(np.int64), Growing(np.bool_)
         self._terms, self._weights, self._term_ends = Growing(np.uint32), Growing(np.float32), Growing(np.int64)
         self._postings: defaultdict[int, Growing] = defaultdict(_rows)  # term → rows, ascending, dead ones too
@@ -125,8 +86,10 @@ class Fresh:
         for term, weight in zip(entry.terms.tolist(), entry.weights, strict=True):
             self._posted[term].extend(weight[None])
             self._postings[term].extend(np.array([row]))
-            self.holding[term] += 1
-        self.filters.append(entry.fields)
+            self.frequency[term] += 1
+        for keyword in held(entry.fields):
+            self._keywords[keyword].extend(np.array([row]))
+        self._numbers.extend(np.array([price_and_place(entry.fields)]))
         self.row_of[entry.product_id] = row
         self._alive.extend(np.array([True]))  # last: from here on it is found
 
@@ -136,15 +99,21 @@ class Fresh:
         if row is None:
             return False
         self._alive.view()[row] = False
-        self.holding.subtract(self.terms_of(row).tolist())
+        self.frequency.subtract(self.terms_of(row).tolist())
         return True
 
-    def within(self, filters: Filters) -> NDArray[np.bool_]:
-        """Which living rows satisfy the filters, (N,)."""
-        within_N = self.filters.within(filters)
-        alive_N = self.alive()
-        count = min(len(within_N), len(alive_N))
-        return within_N[:count] & alive_N[:count]
+    def prices(self) -> NDArray[np.float64]:
+        """See `FilterColumns`."""
+        return self._numbers.view()[:, 0]
+
+    def places(self) -> NDArray[np.float64]:
+        """See `FilterColumns`."""
+        return self._numbers.view()[:, 1:]
+
+    def holding(self, name: str, keyword: str) -> Rows:
+        """See `FilterColumns`."""
+        held = self._keywords.get((name, keyword))
+        return np.zeros(0, np.int64) if held is None else held.view()
 
     def alive(self) -> NDArray[np.bool_]:
         """Which rows are alive, (N,)."""
@@ -194,14 +163,3 @@ class Fresh:
         rows_L = rows_L[rows_L < len(self)]
         living_L: Rows = rows_L[self.alive()[rows_L]]
         return living_L
-
-
-def kilometres(
-    latitude_N: NDArray[np.float64], longitude_N: NDArray[np.float64], near: GeoRadius
-) -> NDArray[np.float64]:
-    """Great-circle distances (haversine), NaN where there is no place."""
-    phi_N, other = np.radians(latitude_N), np.radians(near.latitude)
-    half_N = np.sin((phi_N - other) / 2) ** 2
-    half_N += np.cos(phi_N) * np.cos(other) * np.sin(np.radians(longitude_N - near.longitude) / 2) ** 2
-    found_N: NDArray[np.float64] = 2 * EARTH_KM * np.arcsin(np.sqrt(np.minimum(half_N, 1)))
-    return found_N

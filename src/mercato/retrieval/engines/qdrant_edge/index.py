@@ -153,7 +153,7 @@ class EdgeIndex(HybridIndex):
                 self._searching.notify_all()
 
     def count(self, filters: Filters) -> int:
-        """See `mercato.retrieval.protocol.Index.count`; exact up to about 20,000."""
+        """See `mercato.retrieval.protocol.Index.count`."""
         with self.snapshot() as snapshot:
             return snapshot.count(filters)
 

@@ -17,8 +17,9 @@ import qdrant_edge as qdrant
 from numpy.typing import NDArray
 
 from mercato.errors import MercatoError
+from mercato.retrieval.engines.qdrant_edge.allowed import AllowedRows
 from mercato.retrieval.engines.qdrant_edge.columns import Columns
-from mercato.retrieval.engines.qdrant_edge.fresh import FilterTable, Fresh
+from mercato.retrieval.engines.qdrant_edge.fresh import Fresh
 from mercato.retrieval.engines.qdrant_edge.generations import Held, hold, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.shard import ENGINE, Points
@@ -51,9 +52,10 @@ class Opened:
         self.shard = qdrant.EdgeShard.load(str(self._folder))
         self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
         self.columns, self.fresh = Columns(generation, self.meta["dimension"]), Fresh(self.meta["dimension"])
-        self.gone_G: NDArray[np.int64] = np.zeros(0, np.int64)  # sealed rows replaced or deleted since, ascending
-        self.gone_fields = FilterTable()  # of the same
-        self._gone: set[int] = set(self.columns.whole("gone").tolist())
+        self.allowed = AllowedRows(self.columns, self.fresh)
+        self.alive_N = np.ones(len(self.columns), bool)  # which sealed rows have not been replaced or deleted
+        self.alive_N[self.columns.whole("gone")] = False
+        self.gone = 0  # rows that were alive when the generation was sealed, and are not now
         self._gone_terms: dict[int, int] = {}  # term → sealed rows that held it and are gone since
         self._reader, self._following = LogReader(generation.parent / self.meta["log"], self.meta["segment"]), Lock()
 
@@ -75,27 +77,21 @@ class Opened:
     @property
     def living(self) -> int:
         """The number of products."""
-        return int(self.meta["count"]) - len(self.gone_G) + self.fresh.living
+        return int(self.meta["count"]) - self.gone + self.fresh.living
 
     def follow(self) -> None:
         """Take in what was written since the last time, by whichever process."""
         with self._following:
-            gone: list[int] = []
             for entry in self._reader.news():
-                if (row := self._lose(entry)) is not None:
-                    gone.append(row)
+                self._lose(entry)
                 if entry.deleted:
                     self.fresh.drop(entry.product_id)
                 else:
                     self.fresh.add(entry)
-            if gone:
-                for record in self.shard.retrieve([*gone], with_payload=True, with_vector=False):
-                    self.gone_fields.append(record.payload or {})
-                self.gone_G = np.union1d(self.gone_G, gone)
 
     def frequencies(self, terms_T: NDArray[np.uint32]) -> NDArray[np.int64]:
         """How many living products hold each term, (T,)."""
-        fresh = [self.fresh.holding[term] - self._gone_terms.get(term, 0) for term in terms_T.tolist()]
+        fresh = [self.fresh.frequency[term] - self._gone_terms.get(term, 0) for term in terms_T.tolist()]
         return self.columns.holders(terms_T) + np.array(fresh, np.int64)
 
     def idf(self, terms_T: NDArray[np.uint32]) -> NDArray[np.float64]:
@@ -120,15 +116,15 @@ class Opened:
         os.close(self._lock)
         self._held.release()
 
-    def _lose(self, entry: Entry) -> int | None:
-        """The sealed row of a product, from here on gone; None where it has none."""
+    def _lose(self, entry: Entry) -> None:
+        """The sealed row of a product, where it has one, is gone from here on."""
         row = self.columns.row_of(entry.product_id)
-        if row is None or row in self._gone:
-            return None
-        self._gone.add(row)
+        if row is None or not self.alive_N[row]:
+            return
+        self.alive_N[row] = False
+        self.gone += 1
         for term in self.columns.terms_of(row).tolist():
             self._gone_terms[term] = self._gone_terms.get(term, 0) + 1
-        return row
 
 
 def _lock_of(folder: Path) -> Path:

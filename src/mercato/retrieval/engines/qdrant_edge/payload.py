@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import qdrant_edge as qdrant
@@ -11,6 +11,7 @@ from mercato.retrieval.expression import Filters, category_path
 from mercato.retrieval.protocol import IndexRecord
 
 _METRES = 1000.0
+_WIDER = 1.001  # of a radius: the engine has an Earth of its own, and what it finds is held to ours
 
 INDEXES: dict[str, Any] = {
     "category": qdrant.KeywordIndexParams(),
@@ -20,7 +21,6 @@ INDEXES: dict[str, Any] = {
     "attributes": qdrant.KeywordIndexParams(),
     "price": qdrant.FloatIndexParams(),
     "location": qdrant.GeoIndexParams(),
-    "created_at": qdrant.IntegerIndexParams(lookup=False, range=True),
 }
 
 
@@ -36,11 +36,18 @@ def payload(record: IndexRecord) -> dict[str, Any]:
         "seller_id": record.seller_id,
         "attributes": [_attribute(key, value) for key, value in record.attributes.items()],
         "price": record.price,
-        "created_at": int(record.created_at.timestamp()) if record.created_at else 0,  # order_by leaves out the absent
+        "created_at": int(record.created_at.timestamp()) if record.created_at else 0,
     }
     if record.latitude is not None and record.longitude is not None:
         fields["location"] = {"lat": record.latitude, "lon": record.longitude}
     return {name: value for name, value in fields.items() if value not in (None, "", [])}
+
+
+def held(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keywords that a product of these fields holds, each with its field."""
+    for name, value in fields.items():
+        for keyword in value if isinstance(value, list) else [value] if isinstance(value, str) else ():
+            yield name, keyword
 
 
 def condition(filters: Filters) -> qdrant.Filter | None:
@@ -67,7 +74,9 @@ def _conditions(filters: Filters) -> Iterator[qdrant.FieldCondition]:
         yield qdrant.FieldCondition("price", range=qdrant.RangeFloat(gte=filters.price_min, lte=filters.price_max))
     if filters.near is not None:
         centre = qdrant.GeoPoint(lon=filters.near.longitude, lat=filters.near.latitude)
-        yield qdrant.FieldCondition("location", geo_radius=qdrant.GeoRadius(centre, filters.near.radius_km * _METRES))
+        yield qdrant.FieldCondition(
+            "location", geo_radius=qdrant.GeoRadius(centre, _WIDER * filters.near.radius_km * _METRES)
+        )
 
 
 def _ancestors(category: str) -> list[str]:
