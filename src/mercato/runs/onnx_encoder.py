@@ -39,8 +39,9 @@ class OnnxEncoder(RunEncoder):
         recipe, featurizer = load_recipe_and_featurizer(run)
         super().__init__(recipe, featurizer, load_image_encoder(run, threads), market_path)
         self.cache: TTLCache[tuple[str, str | None], NDArray[np.float32]] = TTLCache(CACHED_QUERIES)
-        self._run = run
-        self._query, self._product = (_session(run / file, threads) for file in (QUERY_TOWER, PRODUCT_TOWER))
+        self._run, self._threads = run, threads
+        _check(run / PRODUCT_TOWER)
+        self._query = _session(run / QUERY_TOWER, threads)
 
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
         """As `RunEncoder.encode_queries`, through the cache."""
@@ -60,6 +61,11 @@ class OnnxEncoder(RunEncoder):
         """The run's classification head, read when first asked for; None where it was trained without."""
         return load_query_head(self._run)
 
+    @cached_property
+    def _product(self) -> ort.InferenceSession:
+        """Loaded when first asked for: a process that only searches never is."""
+        return _session(self._run / PRODUCT_TOWER, self._threads)
+
     def query_vectors(self, features: Features) -> NDArray[np.float32]:
         """The query tower on a batch of features → (B, D)."""
         vectors: NDArray[np.float32] = self._query.run(None, features)[0]
@@ -71,9 +77,13 @@ class OnnxEncoder(RunEncoder):
         return vectors
 
 
+def _check(tower: Path) -> None:
+    if not tower.is_file():
+        raise MercatoError(f"{tower.parent} has no {tower.name}: run `mercato export {tower.parent}`")
+
+
 def _session(file: Path, threads: int) -> ort.InferenceSession:
-    if not file.is_file():
-        raise MercatoError(f"{file.parent} has no {file.name}: run `mercato export {file.parent}`")
+    _check(file)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from unittest import SkipTest
 
 import numpy as np
 
-from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, drop_standby, generations, open_index, swap_index
-from mercato.retrieval.protocol import Generations, Hit
+from mercato.retrieval.protocol import Generations
 from mercato.retrieval.samples import DIMENSION, QUERY, product
+from mercato.retrieval.testing.tools import ids, refused
 
 
 class SwapContract:
@@ -77,19 +75,3 @@ class SwapContract:
                 swap_index(url)
             assert set(ids(two.search(Expression(), 9))) == {"p2", "p4", "p5"}
         build_index(url, [], DIMENSION)
-
-
-def ids(hits: Iterable[Hit]) -> list[str]:
-    """The ids of some hits."""
-    return [hit.product_id for hit in hits]
-
-
-@contextmanager
-def refused(why: str) -> Iterator[None]:
-    """The block raises a MercatoError that says `why`."""
-    try:
-        yield
-    except MercatoError as error:
-        assert why in str(error), error
-    else:
-        raise AssertionError(f"nothing was refused: {why}")

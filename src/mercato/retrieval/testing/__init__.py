@@ -12,8 +12,7 @@ capabilities leave out. (pytest is not imported here: only who runs the tests ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from unicodedata import combining, normalize
@@ -21,66 +20,25 @@ from unittest import SkipTest
 
 import numpy as np
 
-from mercato.errors import MercatoError
-from mercato.retrieval.expression import Expression, Filters, GeoRadius
+from mercato.retrieval.expression import Expression, Filters
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import Hit, Index, IndexRecord
 from mercato.retrieval.samples import (
     DIMENSION,
     QUERY,
     WORDS,
-    distance_km,
-    drawn_filters,
     drawn_record,
     product,
-    satisfies,
 )
-from mercato.retrieval.testing_swaps import SwapContract, ids, refused
+from mercato.retrieval.testing.filters import FilterContract
+from mercato.retrieval.testing.swaps import SwapContract
+from mercato.retrieval.testing.tools import EVERYTHING, LARGE, clear, day, holding, ids, refused
 
-_EVERYTHING = 10_000
-_LARGE = 1_500  # records: more than any batch or list that an engine may take for the whole
 _PATIENCE_S = 120.0
 
 
-@contextmanager
-def holding(url: str, records: Iterable[IndexRecord] = ()) -> Iterator[Index]:
-    """Open the index at `url`, built where there is none, with these records and no others; leave it empty."""
-    try:
-        index = open_index(url)
-    except MercatoError:
-        build_index(url, [], DIMENSION)
-        index = open_index(url)
-    with index:
-        _clear(index)
-        index.upsert(records)
-        try:
-            yield index
-        finally:
-            _clear(index)
-
-
-class IndexContract(SwapContract):
+class IndexContract(FilterContract, SwapContract):
     """What callers rely on, whatever the engine."""
-
-    rounds = 12  # of drawn products; an engine whose writes are slow may want fewer
-
-    def test_a_search_returns_exactly_what_satisfies_the_filters(self, url: str) -> None:
-        """By vector, by vector and text, and in a browse; `count` says how many."""
-        random = np.random.default_rng(0)
-        with holding(url) as index:
-            for _ in range(self.rounds):
-                records = [drawn_record(random, number) for number in range(12)]
-                index.upsert(records)
-                for filters in (drawn_filters(random) for _ in range(20)):
-                    wanted = sorted(record.product_id for record in records if satisfies(record, filters))
-                    for expression in (
-                        Expression(vector=QUERY, filters=filters),
-                        Expression(vector=QUERY, text="red 红色", filters=filters),
-                        Expression(filters=filters),
-                    ):
-                        assert sorted(ids(index.search(expression, 12))) == wanted, filters
-                    assert index.count(filters) == len(wanted), filters
-                _clear(index)
 
     def test_every_hit_has_both_scores_in_the_order_asked_for(self, url: str) -> None:
         """The cosine is the vectors', BM25 is above 0 where a word is shared, and the ANN part is the nearest."""
@@ -92,7 +50,7 @@ class IndexContract(SwapContract):
                 text, limit = " ".join(random.choice(WORDS, 3)), int(random.integers(1, 13))
                 index.upsert(records.values())
                 hits = index.search(Expression(vector=QUERY, text=text, order=order), limit)
-                _clear(index)
+                clear(index)
                 cosines = {key: float(record.vector @ QUERY / np.linalg.norm(QUERY)) for key, record in records.items()}
                 for hit in hits:
                     assert abs(hit.cosine - cosines[hit.product_id]) < 1e-5
@@ -105,77 +63,16 @@ class IndexContract(SwapContract):
 
     def test_a_large_batch_is_kept_whole_and_searched_deep(self, url: str) -> None:
         """Every record of one upsert; and as many hits as were asked for, the nearest and the newest."""
-        records = [product(n, created_at=_day(n)) for n in range(_LARGE)]
+        records = [product(n, created_at=day(n)) for n in range(LARGE)]
         with holding(url, records) as index:
-            assert len(index) == _LARGE
+            assert len(index) == LARGE
             nearest = sorted(records, key=lambda record: -float(record.vector @ QUERY / np.linalg.norm(record.vector)))
-            hits = index.search(Expression(vector=QUERY, ef_search=_LARGE), 200)
+            hits = index.search(Expression(vector=QUERY, ef_search=LARGE), 200)
             wanted = {record.product_id for record in nearest[:200]}
             assert len(hits) == 200 and len(wanted & set(ids(hits))) >= 190  # a graph may miss a few
-            assert ids(index.search(Expression(), 200)) == [f"p{n}" for n in range(_LARGE - 1, _LARGE - 201, -1)]
+            assert ids(index.search(Expression(), 200)) == [f"p{n}" for n in range(LARGE - 1, LARGE - 201, -1)]
             if index.capabilities.text:
                 assert len(index.search(Expression(text="lamp"), 200)) == 200
-
-    def test_filters_leave_what_is_far_old_and_seldom(self, url: str) -> None:
-        """They hold within the search, and not of its first hits: the 20 that they leave come last in every order."""
-        records = [product(n, QUERY, created_at=_day(n), title="lamp lamp") for n in range(20, _LARGE)]
-        far = [product(n, -QUERY, created_at=_day(n), seller_id="far", title=f"lamp {'chair ' * 9}") for n in range(20)]
-        with holding(url, [*far, *records]) as index:
-            filters = Filters(seller_id="far")
-            expressions = [Expression(vector=QUERY, filters=filters), Expression(filters=filters)]
-            if index.capabilities.text:
-                expressions.append(Expression(text="lamp", filters=filters))
-            for expression in expressions:
-                assert set(ids(index.search(expression, 50))) == {record.product_id for record in far}
-
-    def test_filters_hold_for_what_is_written_after_they_were_first_asked(self, url: str) -> None:
-        """A product that comes, that changes its category, and that goes; and a value that nobody had before."""
-        lamps, chairs, nobodys = Filters(category="Lamps"), Filters(category="Chairs"), Filters(seller_id="nobody")
-        with holding(url, [product(n, category="Lamps > Desk") for n in range(3)]) as index:
-
-            def left() -> list[int]:
-                found = [ids(index.search(Expression(vector=QUERY, filters=f), 9)) for f in (lamps, chairs, nobodys)]
-                browsed = [ids(index.search(Expression(filters=f), 9)) for f in (lamps, chairs, nobodys)]
-                assert [sorted(each) for each in found] == [sorted(each) for each in browsed]
-                assert [index.count(f) for f in (lamps, chairs, nobodys)] == [len(each) for each in found]
-                return [len(each) for each in found]
-
-            assert left() == [3, 0, 0]
-            index.upsert([product(1, category="Chairs")])
-            assert left() == [2, 1, 0]
-            index.upsert([product(3, category="Chairs", seller_id="nobody"), product(1, category="Lamps")])
-            assert left() == [3, 1, 1]
-            index.delete(["p3", "p2"])
-            assert left() == [2, 0, 0]
-
-    def test_a_radius_goes_over_a_pole_and_the_antimeridian(self, url: str) -> None:
-        """And ends where it says, for both parts and a browse."""
-        places = {
-            1: (89.9, 10.0),
-            2: (89.9, -170.0),
-            3: (0.0, 179.9),
-            4: (0.0, -179.9),
-            5: (-90.0, 0.0),
-            6: (-89.9, 77.0),
-        }
-        records = [product(n, latitude=place[0], longitude=place[1]) for n, place in places.items()]
-        with holding(url, [*records, product(7)]) as index:
-            for first, second in ((1, 2), (3, 4), (5, 6)):
-                latitude, longitude = places[first]
-                apart = distance_km(records[second - 1], GeoRadius(latitude=latitude, longitude=longitude, radius_km=1))
-                for part, wanted in ((0.9995, {f"p{first}"}), (1.0005, {f"p{first}", f"p{second}"})):
-                    near = GeoRadius(latitude=latitude, longitude=longitude, radius_km=part * apart)
-                    filters = Filters(near=near)
-                    text = "lamp" if index.capabilities.text else None
-                    for expression in (
-                        Expression(filters=filters),
-                        Expression(vector=QUERY, filters=filters),
-                        Expression(vector=QUERY if text is None else None, text=text, filters=filters),
-                    ):
-                        assert set(ids(index.search(expression, 9))) == wanted, near
-                    assert index.count(filters) == len(wanted)
-            whole = Filters(near=GeoRadius(latitude=0, longitude=0, radius_km=30_000))
-            assert index.count(whole) == len(places), "what has no place is nowhere"
 
     def test_words_are_scored_by_their_number_and_their_rarity(self, url: str) -> None:
         """And a short list holds the best of the long one."""
@@ -339,7 +236,7 @@ class IndexContract(SwapContract):
             index.upsert([product(3)])
         with open_index(url) as index:
             assert set(ids(index.search(Expression(vector=QUERY), 5))) == {"p1", "p3"}
-            _clear(index)
+            clear(index)
 
     def test_one_owner_or_many(self, url: str) -> None:
         """As declared: a second one is refused, or sees what the first writes."""
@@ -379,16 +276,12 @@ class IndexContract(SwapContract):
         with holding(url, kept) as index:
             scored = index.capabilities.text
             _together([lambda: write(100), lambda: write(200), read, read])
-            found = set(ids(index.search(Expression(), _EVERYTHING)))
+            found = set(ids(index.search(Expression(), EVERYTHING)))
         assert found == {record.product_id for record in kept} | {"p119", "p219"}
 
     def _needs_text(self, index: Index) -> None:
         if not index.capabilities.text:
             raise SkipTest("this engine scores no text")
-
-
-def _day(number: int) -> datetime:
-    return datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=number)
 
 
 def _by_cosine(hit: Hit) -> tuple[Any, ...]:
@@ -397,10 +290,6 @@ def _by_cosine(hit: Hit) -> tuple[Any, ...]:
 
 def _by_bm25(hit: Hit) -> tuple[Any, ...]:
     return -hit.bm25, -hit.cosine, hit.product_id
-
-
-def _clear(index: Index) -> None:
-    index.delete(ids(index.search(Expression(), _EVERYTHING)))
 
 
 def _tokens(text: str) -> set[str]:
