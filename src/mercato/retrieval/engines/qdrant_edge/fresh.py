@@ -116,8 +116,8 @@ class Fresh:
         return np.zeros(0, np.int64) if held is None else held.view()
 
     def alive(self) -> NDArray[np.bool_]:
-        """Which rows are alive, (N,)."""
-        alive_N: NDArray[np.bool_] = self._alive.view()
+        """Which rows are alive now, (N,): a copy, as NumPy counts a mask before it reads it, and one may die between."""
+        alive_N: NDArray[np.bool_] = self._alive.view().copy()
         return alive_N
 
     def vectors(self, rows_K: Rows | slice = slice(None)) -> NDArray[np.float32]:
