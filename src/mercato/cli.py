@@ -275,7 +275,9 @@ def serve(
     index: Annotated[str, typer.Option("--index", help="What `mercato index` built.")],
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Preferred; the next free one is taken.")] = 8000,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; above 1 beside one that writes.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that answer, beside the one that writes; 0: one does both.")
+    ] = 0,
 ) -> None:
     """Serve the API (OpenAPI at /docs) and the page. MERCATO_API_KEY is the key for writes; else one is made."""
     from mercato.data.market import Market
@@ -315,7 +317,7 @@ def bench_serve(
     market: MarketDir,
     to: Annotated[Path, typer.Option("--out", help="Where the larger market, its index and the report are kept.")],
     products: Annotated[int, typer.Option(min=100, help="How many, made from the market's.")] = 100_000,
-    workers: Annotated[int, typer.Option(min=1, help="Of the server.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Of the server.")] = 0,
     as_json: Json = False,
 ) -> None:
     """The whole request over HTTP, under load, at the size of a real shop; writes bench-serve.json and .html."""

@@ -51,7 +51,7 @@ def run(
     market: Market,
     out: Path,
     products: int = 100_000,
-    workers: int = 1,
+    workers: int = 0,
     seconds: float = SECONDS,
     seed: int = 0,
 ) -> dict[str, Any]:

@@ -31,11 +31,11 @@ KEY = "MERCATO_API_KEY"
 KEY_FILE = ".api-key"
 
 
-def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers: int = 1) -> None:
+def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers: int = 0) -> None:
     """Serve until interrupted.
 
-    This process holds the market: it writes the index and moves the events. One worker is a part of it, several are
-    processes of their own, which read the index and share what the catalogue holds.
+    This process holds the market: it writes the index and moves the events. Without workers it answers as well; workers
+    are processes of their own, which read the index and share what the catalogue holds.
 
     Where MERCATO_API_KEY is not set, a key for writes is made and left in the market's folder (`.api-key`, mode 0600).
 
@@ -62,7 +62,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
             address = f"[{host}]" if ":" in host else host
             at = f"http://{address}:{listening.getsockname()[1]}/"
             _say(f"serving {market.config.name}: {at}  (API: /docs; stop with Ctrl-C)")
-            if workers == 1:
+            if workers == 0:
                 services = Services(market, info, rollout.deployments, catalogue, ingestion.wake, settings)
                 serve(create_app(services), listening)
             else:

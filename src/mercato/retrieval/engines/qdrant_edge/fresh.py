@@ -116,7 +116,7 @@ class Fresh:
         return np.zeros(0, np.int64) if held is None else held.view()
 
     def alive(self) -> NDArray[np.bool_]:
-        """Which rows are alive now, (N,): a copy, as NumPy counts a mask before it reads it, and one may die between."""
+        """Which rows are alive now, (N,): a copy, for NumPy counts a mask before it reads it, and one may die then."""
         alive_N: NDArray[np.bool_] = self._alive.view().copy()
         return alive_N
 
