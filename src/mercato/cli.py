@@ -299,6 +299,21 @@ def bench_query(
     _print(table(figures), figures, as_json)
 
 
+@bench.command("product")
+def bench_product(
+    run: Annotated[
+        Path | None, typer.Option(help="A run; else an untrained tower of 6 layers, 384-d, 64 tokens is timed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Product → vector, one by one, one thread, in float32 and int8, against the same tower in eager torch."""
+    from mercato.benchmarks.product import run as measure
+    from mercato.benchmarks.product import table
+
+    figures = measure(run)
+    _print(table(figures), figures, as_json)
+
+
 @bench.command("search")
 def bench_search(
     products: Annotated[int, typer.Option(min=1_000, help="How many.")] = 200_000, as_json: Json = False

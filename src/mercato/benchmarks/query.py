@@ -10,11 +10,8 @@ import torch
 from rich.table import Table
 
 from mercato.benchmarks.machine import machine
+from mercato.benchmarks.untrained import untrained_run
 from mercato.config import Recipe
-from mercato.features.featurizer import FeatureSpec, Featurizer
-from mercato.features.tokenizer import train_tokenizer
-from mercato.models.build import build_towers, text_configs
-from mercato.runs.export import export
 from mercato.runs.latency import QUERIES, latency, made_up_queries, time_each
 from mercato.runs.torch_encoder import TorchEncoder
 
@@ -29,7 +26,7 @@ def run(folder: Path | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         if folder is None:
             folder = Path(scratch)
-            _untrained(folder)
+            untrained_run(folder, _recipe())
         model = TorchEncoder.load(folder)
         times = latency(folder)
         threads = torch.get_num_threads()
@@ -61,27 +58,7 @@ def table(figures: dict[str, Any]) -> Table:
     return grid
 
 
-def _untrained(folder: Path) -> None:
+def _recipe() -> Recipe:
     recipe = Recipe(name="que2search (untrained)")
-    recipe = recipe.model_copy(
-        update={"product_tower": recipe.product_tower.model_copy(update={"channels": ("title_trigrams",)})}
-    )
-    tokenizer = train_tokenizer(made_up_queries(20_000), recipe.text.vocabulary)
-    spec = FeatureSpec(
-        query_channels=recipe.query_tower.channels,
-        product_channels=recipe.product_tower.channels,
-        pad_id=0,
-        vocabulary=tokenizer.get_vocab_size(),
-        buckets=recipe.trigrams.buckets,
-        query_tokens=16,
-        query_characters=48,
-        title_tokens=32,
-        description_tokens=64,
-        countries=("gb", "us"),
-        languages=("en",),
-    )
-    torch.manual_seed(0)
-    towers = build_towers(recipe, spec, text_configs(recipe, spec))
-    model = TorchEncoder(recipe, Featurizer(spec, tokenizer), None, towers)
-    model.save(folder)
-    export(model, folder)
+    product_tower = recipe.product_tower.model_copy(update={"channels": ("title_trigrams",)})
+    return recipe.model_copy(update={"product_tower": product_tower})

@@ -1,0 +1,118 @@
+"""`mercato bench product`: product → vector, one by one, one thread: what an upsert costs (Que2Search §4: 7 ms)."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from rich.table import Table
+
+from mercato.benchmarks.machine import machine
+from mercato.benchmarks.untrained import untrained_run
+from mercato.config import Recipe
+from mercato.config.recipe import ProductTower, TextEncoder
+from mercato.runs.encoder import RunEncoder
+from mercato.runs.folder import PRODUCT_TOWER
+from mercato.runs.latency import made_up_queries, time_each
+from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.runs.torch_encoder import TorchEncoder
+
+BUDGET_MS = 7.0
+_TOKENS = 64
+_IMAGE = 512  # the length of an image vector, which is given
+_PRODUCTS = 600  # 200 of them to warm up
+
+
+def run(folder: Path | None = None, products: int = _PRODUCTS) -> dict[str, Any]:
+    """Time a run's product path, or an untrained tower's (6 layers, 384-d, a text of 64 tokens, an image vector).
+
+    Features and tower, each product new. The reference is the same tower, same products, in eager torch. Beside both
+    stands the tower in int8 (dynamic quantisation, weights per channel), with the cosines of its vectors with float32's.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        if folder is None:
+            folder = Path(scratch) / "run"
+            untrained_run(folder, _recipe(), title_tokens=_TOKENS, image_dimension=_IMAGE)
+        model = TorchEncoder.load(folder)
+        texts = made_up_products(products)
+        vectors = np.random.default_rng(0).normal(size=(products, model.featurizer.spec.image_dimension))
+
+        def timed(encoder: RunEncoder, count: int = products) -> dict[str, float]:
+            each = {text: _product(text, vector) for text, vector in zip(texts, vectors, strict=True)}
+            return time_each(lambda text: encoder.encode_products([each[text]]), texts[:count])
+
+        encoder = OnnxEncoder(folder)
+        float32 = timed(encoder)
+        quantised = _quantised(folder / PRODUCT_TOWER, Path(scratch) / "int8.onnx")
+        sample = [_product(text, vector) for text, vector in zip(texts[:100], vectors, strict=False)]
+        exact = encoder.encode_products(sample)
+        encoder = _Int8(folder, quantised)
+        int8 = timed(encoder)
+        cosines = np.sum(exact * encoder.encode_products(sample), axis=1)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        reference = timed(model, max(products // 2, 201))
+        torch.set_num_threads(threads)
+    return {
+        **float32,
+        "budget_p99_ms": BUDGET_MS,
+        "int8": int8 | {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())},
+        "eager_torch": reference,
+        "ratio_p50": reference["p50_ms"] / float32["p50_ms"],
+        "recipe": model.recipe.name,
+        "machine": machine(),
+    }
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """The figures for people."""
+    grid = Table("", "p50", "p99", title="product → vector, one by one, one thread")
+    rows = (("mercato, ONNX Runtime", figures), ("the same, int8", figures["int8"]))
+    for name, times in (*rows, ("same tower, eager torch", figures["eager_torch"])):
+        grid.add_row(name, f"{times['p50_ms']:.2f} ms", f"{times['p99_ms']:.2f} ms")
+    int8 = figures["int8"]
+    grid.caption = (
+        f"budget p99 ≤ {figures['budget_p99_ms']:g} ms; {figures['ratio_p50']:.1f}× faster than eager; int8's cosine"
+        f" with float32 {int8['cosine_mean']:.4f}, at least {int8['cosine_least']:.4f}; {figures['recipe']};"
+        f" {figures['queries']:,} products; {figures['machine']}"
+    )
+    return grid
+
+
+def made_up_products(count: int) -> list[str]:
+    """Distinct texts of about as many made-up words as fill 64 tokens."""
+    words = made_up_queries(16 * count)
+    return [" ".join(words[16 * place : 16 * (place + 1)]) for place in range(count)]
+
+
+def _quantised(tower: Path, to: Path) -> Path:
+    """The tower with its matrices, and what they are multiplied with, in int8."""
+    model = onnx.load(tower)
+    del model.graph.value_info[:]  # of the export, with names that the quantiser gives to other shapes
+    quantize_dynamic(model, to, per_channel=True, weight_type=QuantType.QInt8)
+    return to
+
+
+class _Int8(OnnxEncoder):
+    def __init__(self, run: Path, tower: Path) -> None:
+        super().__init__(run)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.__dict__["_product"] = ort.InferenceSession(str(tower), options, providers=["CPUExecutionProvider"])
+
+
+def _product(text: str, vector: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
+    images = [vector.astype(np.float32)] if len(vector) else None
+    return {"product_id": text, "title": text, "country": "us", "language": "en", "image_embeddings": images}
+
+
+def _recipe() -> Recipe:
+    text = TextEncoder(layers=6, heads=6, hidden=384, feed_forward=1536)
+    tower = ProductTower(channels=("title_text", "language", "country", "images"), text=text)
+    return Recipe(name="6 × 384 (untrained)", product_tower=tower)
