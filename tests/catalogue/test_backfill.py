@@ -9,6 +9,8 @@ import sys
 from contextlib import closing
 from typing import ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mercato.catalogue import backfill as module
@@ -17,9 +19,10 @@ from mercato.catalogue.backfill import backfill
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import CATALOGUE, Market
+from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.open import generations, open_index
+from mercato.retrieval.open import drop_standby, generations, open_index
 from mercato.runs.onnx_encoder import OnnxEncoder
 from tests.support.salted_runs import SaltedEncoder, make_run
 from tests.support.small_market import make_market
@@ -127,6 +130,43 @@ def test_one_killed_before_the_swap_has_nothing_left_but_to_swap(market, runs, m
     calls = len(CountingEncoder.calls)
     assert backfill(runs[1], market, index)["count"] == 48
     assert generations(index).served == built and len(CountingEncoder.calls) == calls
+
+
+def test_one_killed_right_after_the_build_has_nothing_left_but_to_swap(market, runs, monkeypatch):
+    index = str(market.path / "index")
+    with monkeypatch.context() as killed:
+        killed.setattr(module._Work, "built", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backfill(runs[1], market, index)
+    built, calls = generations(index).standby, len(CountingEncoder.calls)
+    described = backfill(runs[1], market, index)
+    assert described == {"count": 48, "dimension": 48, "fingerprint": built} and len(CountingEncoder.calls) == calls
+    assert not list((market.path / ".cache").glob("backfill/*"))
+
+
+def test_a_table_that_changed_since_it_was_interrupted_is_embedded_anew(market, runs):
+    index = str(market.path / "index")
+    command = [sys.executable, "-m", "tests.support.backfill_process", runs[1], market.path, index, "4"]
+    assert subprocess.run([*map(str, command)], check=False).returncode == -signal.SIGKILL
+    rows = market.arrow("products").to_pylist()
+    rows[0] |= {"title": "purple xylophone"}
+    rows.append(rows[1] | {"product_id": "a new one, before all others", "title": "orange hammock"})
+    pq.write_table(pa.Table.from_pylist(rows, schema=PRODUCTS), market.path / "products.parquet")
+    assert backfill(runs[1], market, index)["count"] == 49
+    for title in ("purple xylophone", "orange hammock"):
+        assert max(cosines(market, runs[1], title).values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_standby_that_was_dropped_before_the_swap_is_made_anew(market, runs, monkeypatch):
+    index = str(market.path / "index")
+    with monkeypatch.context() as killed:
+        killed.setattr(module, "swap_index", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backfill(runs[1], market, index)
+    dropped = generations(index).standby
+    drop_standby(index)
+    assert backfill(runs[1], market, index)["fingerprint"] > dropped, "listings have their age of now"
+    assert len(CountingEncoder.calls) == 12
 
 
 def test_a_product_that_cannot_be_embedded_is_left_out_and_hinders_no_other(market, runs, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from mercato.catalogue.outbox import OutboxJob
@@ -122,6 +123,21 @@ def test_an_index_that_joins_misses_nothing_and_one_that_leaves_is_written_to_no
         while one.drain() + one.settle():
             pass
         assert best(other, "copper bagpipe") == "j3", "it gets what it missed as it comes back"
+
+
+def test_what_one_run_cannot_embed_is_searchable_in_the_index_of_another(catalogue, index, tmp_path):
+    class Lenient(TrigramEncoder):
+        def encode_products(self, products, *, as_of=None):
+            return np.stack([self._vector(row["title"]) for row in products])
+
+    build_index(tmp_path / "other", [], TrigramEncoder.dimension, "other run")
+    catalogue.products.upsert([stored("bad", "unembeddable thing"), stored("good", "scarlet ukulele")])
+    with open_index(tmp_path / "other") as other:
+        targets = [Target(TrigramEncoder(), index), Target(Lenient(), other)]  # the one that fails comes first
+        one = IngestionWorker(catalogue, targets, tmp_path / "events", "one")
+        one.drain()
+        assert best(other, "unembeddable thing") == "bad" and best(index, "scarlet ukulele") == "good"
+    assert [product_id for product_id, *_ in catalogue.outbox.failures()] == ["bad"]
 
 
 def test_a_heartbeat_keeps_what_is_searchable_and_not_yet_flushed(catalogue, worker):

@@ -35,7 +35,7 @@ from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
 from mercato.files import is_served, write_atomic
 from mercato.progress import note, track
-from mercato.retrieval.open import build_index, generations, swap_index
+from mercato.retrieval.open import build_index, generations, open_index, swap_index
 from mercato.retrieval.protocol import IndexRecord, record_from_product
 from mercato.runs.encoder import RunEncoder
 from mercato.runs.image_vectors import CACHE
@@ -71,11 +71,13 @@ def backfill(run: Path, market: Market, url: str) -> dict[str, Any]:
             ledger.note_read(work.fingerprint, work.began - _COMMITTING_SECONDS)
             encoder = OnnxEncoder(run, market.path, threads=os.cpu_count() or 1)
             _embed(encoder, catalogue, work)
-            records = _records(catalogue, work)
-            work.built(build_index(url, records, encoder.dimension, work.fingerprint, standby=True))
+            build_index(url, _records(catalogue, work), encoder.dimension, work.fingerprint, standby=True)
+            work.built()
         if named.served != work.fingerprint:
             _swap_once_up_to_date(ledger, market, url, work.fingerprint)
-        return work.end()
+        work.end()
+    with open_index(url, read_only=True) as index:
+        return {"count": len(index), "dimension": index.dimension, "fingerprint": index.fingerprint}
 
 
 @dataclass
@@ -83,25 +85,26 @@ class _Work:
     """A backfill under way: its folder, and when and as what it began."""
 
     folder: Path
-    key: list[str]  # run, index and catalogue: of any other the parts are of no use
+    key: list[str]  # run, index, catalogue and products table: of any other the parts are of no use
     began: float  # seconds since 1970
     fingerprint: str
-    description: dict[str, Any]
+    is_built: bool
 
     @classmethod
     def begin(cls, folder: Path, made_by: str, market: Market, url: str, catalogue: Catalogue) -> _Work:
         """Go on with the one whose state lies in the folder, or begin anew where that is another's."""
         index = url if "://" in url else str(Path(url).absolute())
-        key = [made_by, index, catalogue.settings.secret("name").hex()[:8]]
+        table = products_fingerprint(market)
+        key = [made_by, index, catalogue.settings.secret("name").hex()[:8], table]
         state = folder / "state.json"
-        if state.is_file() and (stored := orjson.loads(state.read_bytes()))["key"] == key:
+        stored = orjson.loads(state.read_bytes()) if state.is_file() else None
+        if stored and stored["key"] == key and not (stored["is_built"] and _dropped(url, stored["fingerprint"])):
             note(f"  going on with the backfill begun {_moment(stored['began']).isoformat(timespec='seconds')}")
             return cls(folder, **stored)
         for part in folder.glob("part-*"):
             part.unlink()
         began = time.time()
-        fingerprint = f"{made_by} {products_fingerprint(market)} {_moment(began).isoformat()}"
-        work = cls(folder, key, began, fingerprint, {})
+        work = cls(folder, key, began, f"{made_by} {table} {_moment(began).isoformat()}", is_built=False)
         work._save()
         return work
 
@@ -115,21 +118,25 @@ class _Work:
         """What has been embedded, in the order of product ids."""
         return sorted(self.folder.glob("part-*"))
 
-    def built(self, description: dict[str, Any]) -> None:
+    def built(self) -> None:
         """The standby is there: the parts are not needed any more."""
-        self.description = description
+        self.is_built = True
         self._save()
         for part in self.parts:
             part.unlink()
 
-    def end(self) -> dict[str, Any]:
+    def end(self) -> None:
         """It is served: nothing is left to go on with."""
         shutil.rmtree(self.folder)
-        return self.description
 
     def _save(self) -> None:
-        state = {name: getattr(self, name) for name in ("key", "began", "fingerprint", "description")}
+        state = {name: getattr(self, name) for name in ("key", "began", "fingerprint", "is_built")}
         write_atomic(self.folder / "state.json", orjson.dumps(state))
+
+
+def _dropped(url: str, fingerprint: str) -> bool:
+    named = generations(url)
+    return fingerprint not in (named.served, named.standby)
 
 
 def _embed(encoder: RunEncoder, catalogue: Catalogue, work: _Work) -> None:

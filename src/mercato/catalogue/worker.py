@@ -13,6 +13,7 @@ from mercato.catalogue.event_mover import EventMover
 from mercato.catalogue.indexing import finite_vectors
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.outbox import LEASE_SECONDS, OutboxJob
+from mercato.catalogue.products import Product
 from mercato.catalogue.store import Catalogue
 from mercato.retrieval.protocol import Index, record_from_product
 from mercato.runs.encoder import Encoder
@@ -161,18 +162,28 @@ class IngestionWorker:
         if not jobs:
             return []
         try:
-            stored = self._catalogue.products.load([job.product_id for job in jobs])
-            products = [product.row() for product in stored]
-            for target in self._targets if products else ():
-                target.index.upsert(map(record_from_product, products, finite_vectors(target.encoder, products)))
-            return list(jobs)
+            products = [product.row() for product in self._catalogue.products.load([job.product_id for job in jobs])]
+            errors = [error for target in self._targets if (error := _write(target, products)) is not None]
         except Exception as error:
-            if len(jobs) > 1:
-                return [done for job in jobs for done in self._embed([job])]
-            (job,) = jobs
-            self._catalogue.outbox.retry(job, f"{type(error).__name__}: {error}", min(2.0**job.attempts, 600.0))
-            log.warning("product %s could not be indexed (attempt %d)", job.product_id, job.attempts + 1)
-            return []
+            errors = [error]
+        if not errors:
+            return list(jobs)
+        if len(jobs) > 1:
+            return [done for job in jobs for done in self._embed([job])]
+        (job,) = jobs
+        self._catalogue.outbox.retry(job, f"{type(errors[0]).__name__}: {errors[0]}", min(2.0**job.attempts, 600.0))
+        log.warning("product %s could not be indexed (attempt %d)", job.product_id, job.attempts + 1)
+        return []
+
+
+def _write(target: Target, products: Sequence[Product]) -> Exception | None:
+    """Embed and index products for one target; what went wrong, which must not keep them from another."""
+    if products:
+        try:
+            target.index.upsert(map(record_from_product, products, finite_vectors(target.encoder, products)))
+        except Exception as error:
+            return error
+    return None
 
 
 class _Loop:

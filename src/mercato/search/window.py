@@ -15,7 +15,7 @@ from mercato.search.request import Location
 
 _AT_ONCE = 32  # ids read
 _EARTH_KM = 6371.0088
-_LEEWAY = 1.001  # of a radius: the index has an Earth of its own
+_LEEWAY_KM = 0.001  # of a radius: distances are rounded
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def satisfies(product: ProductDocument, filters: Filters) -> bool:
 
 def _is_near(product: ProductDocument, near: GeoRadius) -> bool:
     distance = distance_km(near, product)
-    return distance is not None and distance <= _LEEWAY * near.radius_km
+    return distance is not None and distance <= near.radius_km + _LEEWAY_KM
 
 
 def distance_km(location: Location | GeoRadius | None, product: ProductDocument) -> float | None:
