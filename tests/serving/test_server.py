@@ -148,3 +148,17 @@ def test_connections_are_bounded(monkeypatch):
     with process.listen(8300) as listening:
         process.serve(None, listening)
     assert seen == [process.CONNECTIONS]
+
+
+def test_the_first_worker_that_cannot_start_ends_the_server_and_a_later_one_is_tried_again(tmp_path, monkeypatch):
+    waited, apps = [], iter([None, "app", None])
+    monkeypatch.setenv(process.FOLDER, str(tmp_path))
+    monkeypatch.setattr(process.time, "sleep", waited.append)
+    worker = process._Worker(lambda: next(apps) or 1 / 0)
+    with pytest.raises(SystemExit) as first:
+        worker()
+    assert first.value.code == process.STARTUP_FAILURE and waited == []
+    assert worker() == "app"
+    with pytest.raises(SystemExit) as later:
+        worker()
+    assert later.value.code not in (0, process.STARTUP_FAILURE) and waited == [process._AGAIN_SECONDS]

@@ -161,6 +161,9 @@ class MemorySnapshot:
         created = [self._records[row].created_at for row in rows]
         return _best(rows, np.array([int(at.timestamp()) if at else 0 for at in created], float), limit)
 
+    def alive(self, rows_K):
+        return np.ones(len(rows_K), bool)
+
     def cosines(self, vector, rows_K):
         return np.array([self._records[row].vector @ vector for row in rows_K], float)
 

@@ -115,9 +115,9 @@ class Outbox:
             return [(*row,) for row in connection.execute(sa.select(*columns).where(OUTBOX.c.attempts > 0))]
 
     def oldest(self) -> float | None:
-        """When the oldest job came in (seconds since 1970), those that failed before left out; None: there is none."""
+        """When the oldest job came in (seconds since 1970), those that failed thrice left out; None: there is none."""
         with self._database.read() as connection:
-            wanted = sa.select(sa.func.min(OUTBOX.c.enqueued_at)).where(OUTBOX.c.attempts == 0)
+            wanted = sa.select(sa.func.min(OUTBOX.c.enqueued_at)).where(OUTBOX.c.attempts < 3)
             found: float | None = connection.execute(wanted).scalar()
         return found
 

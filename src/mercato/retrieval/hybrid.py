@@ -68,8 +68,12 @@ class Snapshot(Protocol):
         """Return the `limit` products created last within `filters`; one without a time is the oldest."""
         ...
 
+    def alive(self, rows_K: Rows) -> NDArray[np.bool_]:
+        """Return which of these rows, which another primitive may have found a while ago, are still there (K,)."""
+        ...
+
     def cosines(self, vector: Vector, rows_K: Rows) -> Scores:
-        """Return the cosine of each of these products (K,), NaN for one that is gone."""
+        """Return the cosine of each of these products (K,)."""
         ...
 
     def bm25s(self, words: Sequence[str], rows_K: Rows) -> Scores:
@@ -171,8 +175,8 @@ def merged(snapshot: Snapshot, expression: Expression, limit: int) -> Hits:
         by_text_H=by_text_H,
         exact_H=exact_H,
     )
-    if (gone_H := np.isnan(cosine_H)).any():  # deleted between two primitives
-        hits = hits.take(np.flatnonzero(~gone_H))
+    if not (alive_H := snapshot.alive(rows_H)).all():  # deleted or replaced between two primitives
+        hits = hits.take(np.flatnonzero(alive_H))
     if expression.order == "bm25":
         return _ordered(hits, -hits.bm25_H, -hits.cosine_H)
     return _ordered(hits, ~hits.exact_H, -hits.cosine_H, -hits.bm25_H)

@@ -113,19 +113,19 @@ class Searcher:
 
     def _cut(self, window: Window, request: SearchRequest, cursor: Cursor, count: int) -> tuple[PageHit, ...]:
         """The first `count` of a window that have not been shown, as pages show them."""
-        found: list[PageHit] = []
+        found: dict[str, PageHit] = {}  # the index may hold a product twice while it is written
         unseen = window.unseen(cursor.shown)
         while len(found) < count and (places := list(islice(unseen, count - len(found)))):
             some = list(window.hits.take(np.array(places, np.int64)))
             products = self._catalogue.products.get_many([hit.product_id for hit in some])
             for hit in some:
                 product = products.get(hit.product_id)  # the index may still hold what was just deleted
-                if product is None or not satisfies(product, request.filters):
+                if product is None or hit.product_id in found or not satisfies(product, request.filters):
                     continue  # since it was indexed it has changed, so that no page of this search may show it
                 distance = distance_km(request.location, product)
                 position = len(cursor.shown) + len(found) + 1
-                found.append(PageHit(position, hit, product, distance))
-        return tuple(found)
+                found[hit.product_id] = PageHit(position, hit, product, distance)
+        return tuple(found.values())
 
     def _expression(self, request: SearchRequest) -> Expression:
         query = request.query.strip()

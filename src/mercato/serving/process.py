@@ -10,8 +10,10 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -26,6 +28,7 @@ from mercato.serving.prometheus import FOLDER
 log = logging.getLogger("mercato.serving")
 
 CONNECTIONS = 512  # of a process; beyond them uvicorn answers 503 before it reads anything
+_AGAIN_SECONDS = 5.0  # until a worker that could not take another's place is tried again
 _BACKLOG = 1024  # connections that wait to be accepted
 
 
@@ -63,10 +66,10 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
 def serve_with_workers(app: Callable[[], FastAPI], listening: socket.socket, workers: int) -> None:
     """As `serve`, with as many processes, each with an application of its own, made there by `app` (it is pickled).
 
-    One that dies is started anew; none outlives this process.
+    One that dies is started anew, and again after a while where that fails; none outlives this process.
 
     Raises:
-        MercatoError: a worker could not start.
+        MercatoError: no worker has started, and one could not.
     """
     with tempfile.TemporaryDirectory(prefix="mercato-metrics-") as folder, _signals_kept():
         os.environ[FOLDER] = folder
@@ -87,11 +90,17 @@ class _Worker:
 
     def __call__(self) -> FastAPI:
         Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        started = Path(os.environ[FOLDER]) / "started"
         try:
-            return self._app()
+            app = self._app()
         except Exception:
             log.exception("a worker could not start")
-            sys.exit(STARTUP_FAILURE)  # another one would fare no better
+            if not started.exists():
+                sys.exit(STARTUP_FAILURE)  # another one would fare no better
+            time.sleep(_AGAIN_SECONDS)  # the others go on meanwhile
+            sys.exit(1)
+        started.touch()
+        return app
 
 
 def _end_with_parent() -> None:

@@ -25,6 +25,15 @@ def test_what_was_alive_stays_so_for_who_has_asked():
     assert np.flatnonzero(fresh.alive()).tolist() == list(range(100, 200))
 
 
+def test_a_row_dies_once_the_one_that_replaces_it_is_found(monkeypatch):
+    fresh, living = Fresh(2), []
+    fresh.add(entry(1))
+    kill = Fresh._kill
+    monkeypatch.setattr(Fresh, "_kill", lambda self, row: living.append(self.alive().tolist()) or kill(self, row))
+    fresh.add(entry(1))
+    assert living == [[True, True]] and fresh.alive().tolist() == [False, True] and fresh.living == 1
+
+
 def test_rows_that_are_found_while_others_die_are_there():
     fresh, ended = Fresh(2), threading.Event()
 

@@ -183,11 +183,38 @@ def test_what_filters_leave_is_kept_within_bounds(tmp_path, monkeypatch):
         first, second = Filters(price_max=3), Filters(price_max=4)
         kept = of(first)
         assert of(second).count == 5 and of(first) is kept
-        monkeypatch.setattr(allowed, "KEPT_BYTES", 2 * kept.bytes)
+        monkeypatch.setattr(allowed, "KEPT_BYTES", 3 * allowed._OBJECT_BYTES // 2)
         of(Filters(price_max=5))
         assert of(first) is not kept and of(first).count == 4
         monkeypatch.setattr(allowed, "KEPT_BYTES", 0)
         assert of(second).count == 5, "one is kept, however large"
+
+
+def test_what_filters_leave_of_nothing_is_kept_within_bounds_too(tmp_path, monkeypatch):
+    build_index(tmp_path, [], DIMENSION)
+    monkeypatch.setattr(allowed, "KEPT_BYTES", 100_000)
+    with open_index(tmp_path) as index, index.snapshot() as snapshot:
+        for number in range(100):
+            snapshot.allowed.of(Filters(seller_id=f"{number} {'long' * 1_000}"))
+        assert 1 <= len(snapshot.allowed._kept) < 10
+
+
+def test_a_product_that_is_rewritten_during_a_search_is_found_once(tmp_path, monkeypatch):
+    build_index(tmp_path, [product(n) for n in range(5)], DIMENSION)
+    matching, rewritten = edge_snapshot.EdgeSnapshot.matching, []
+
+    def after_the_nearest(self, *given):
+        if not rewritten:
+            rewritten.append(index.upsert([product(1, title="lamp again"), product(2, title="lamp again")]))
+            self._opened.follow()
+        return matching(self, *given)
+
+    monkeypatch.setattr(edge_snapshot.EdgeSnapshot, "matching", after_the_nearest)
+    with open_index(tmp_path) as index:
+        for wanted in (Expression(vector=QUERY, text="lamp"), Expression(vector=QUERY, text="again")):
+            rewritten.clear()
+            found = ids(index.search(wanted, 5))
+            assert len(found) == len(set(found)) and {"p1", "p2"} <= set(found)
 
 
 def test_an_upsert_survives_kill_9(tmp_path):

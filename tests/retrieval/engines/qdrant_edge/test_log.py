@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from filelock import Timeout
@@ -88,3 +91,29 @@ def test_a_log_has_one_writer(tmp_path):
         LogWriter(tmp_path)
     writer.close()
     LogWriter(tmp_path).close()
+
+
+def test_what_a_full_disk_cut_off_hides_nothing_that_comes_after_it(tmp_path, monkeypatch):
+    writer, reader = LogWriter(tmp_path), LogReader(tmp_path, 1)
+    writer.append([entry(1)])
+    pwrite = os.pwrite
+
+    def full(file, content, at):
+        if len(content) < 40:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(file, content[:-30], at)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.append([entry(2)])
+        assert told(reader.news()) == told([entry(1)])
+        with pytest.raises(OSError, match="No space"):
+            writer.append([entry(2)])
+    writer.append([entry(3)])
+    assert told(reader.news()) == told([entry(3)])
+    writer.close()
+    with_all = LogWriter(tmp_path)
+    with_all.append([entry(4)])
+    assert told(LogReader(tmp_path, 1).news()) == told([entry(1), entry(3), entry(4)])
+    with_all.close()

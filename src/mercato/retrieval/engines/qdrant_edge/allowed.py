@@ -18,6 +18,7 @@ from mercato.retrieval.engines.qdrant_edge.fresh import Fresh
 from mercato.retrieval.expression import Filters
 
 KEPT_BYTES = 32 << 20  # of all filters together; a radius about each searcher's place must not fill the memory
+_OBJECT_BYTES = 4_000
 _BY_CHANCE = 3.0  # times the variance of chance that a cell's share has where filters do not care for nearness
 
 
@@ -33,8 +34,8 @@ class Allowed:
 
     @property
     def bytes(self) -> int:
-        """The memory that it takes, at most."""
-        return len(self.sealed_N) + 4 * self.count
+        """The memory that it takes, about."""
+        return len(self.sealed_N) + 4 * self.count + 8 * len(self._cells.ends_C)
 
     def fresh(self) -> NDArray[np.bool_]:
         """Which fresh rows are left, (N,)."""
@@ -95,7 +96,12 @@ class AllowedRows:
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = allowed
-                self._bytes += allowed.bytes
+                self._bytes += _weight(key, allowed)
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].bytes
+                self._bytes -= _weight(*self._kept.popitem(last=False))
         return allowed
+
+
+def _weight(key: str, allowed: Allowed) -> int:
+    """The memory that a kept mask takes, with its filters, which a stranger writes, and what Python adds."""
+    return allowed.bytes + 4 * len(key) + _OBJECT_BYTES

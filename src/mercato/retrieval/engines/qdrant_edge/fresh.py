@@ -74,9 +74,8 @@ class Fresh:
         return len(self.row_of)
 
     def add(self, entry: Entry) -> None:
-        """A product as it was written; an earlier row of it dies."""
-        self.drop(entry.product_id)
-        row = len(self)
+        """A product as it was written; an earlier row of it dies once the new one is found."""
+        row, before = len(self), self.row_of.get(entry.product_id)
         self._ids.append(entry.product_id)
         self._vectors.extend(entry.vector[None])
         self._created.extend(np.array([entry.fields.get("created_at", 0)]))
@@ -91,16 +90,21 @@ class Fresh:
             self._keywords[keyword].extend(np.array([row]))
         self._numbers.extend(np.array([price_and_place(entry.fields)]))
         self.row_of[entry.product_id] = row
-        self._alive.extend(np.array([True]))  # last: from here on it is found
+        self._alive.extend(np.array([True]))  # from here on it is found
+        if before is not None:
+            self._kill(before)
 
     def drop(self, product_id: str) -> bool:
         """Take a product out; False where it has no row."""
         row = self.row_of.pop(product_id, None)
         if row is None:
             return False
+        self._kill(row)
+        return True
+
+    def _kill(self, row: int) -> None:
         self._alive.view()[row] = False
         self.frequency.subtract(self.terms_of(row).tolist())
-        return True
 
     def prices(self) -> NDArray[np.float64]:
         """See `FilterColumns`."""

@@ -85,13 +85,18 @@ class LogWriter:
         self._owned = FileLock(log / "owner", thread_local=False)  # taken in one thread, given back in another
         self._owned.acquire(timeout=0)
         self.number = (segments(log) or [1])[-1]
+        self._end = 0  # of the last whole entry
         self._file = self._begun(self.number)
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Write some entries; they survive `kill -9` from here on."""
+        """Write some entries, all or none; they survive `kill -9` from here on."""
         whole = b"".join(entry.packed() for entry in entries)
+        os.ftruncate(self._file, self._end)  # what a full disk left half of would hide all that comes after it
+        at = self._end
         while whole:
-            whole = whole[os.write(self._file, whole) :]
+            written = os.pwrite(self._file, whole, at)
+            whole, at = whole[written:], at + written
+        self._end = at
 
     def flush(self) -> None:
         """Return once they would survive a power cut."""
@@ -117,7 +122,7 @@ class LogWriter:
         whole = sum(_FRAME.size + len(body) for body in _bodies(file.read_bytes())) if file.is_file() else 0
         opened = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
         os.ftruncate(opened, whole)
-        os.lseek(opened, whole, os.SEEK_SET)
+        self._end = whole
         return opened
 
 

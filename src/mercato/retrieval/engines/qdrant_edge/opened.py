@@ -83,11 +83,11 @@ class Opened:
         """Take in what was written since the last time, by whichever process."""
         with self._following:
             for entry in self._reader.news():
-                self._lose(entry)
                 if entry.deleted:
                     self.fresh.drop(entry.product_id)
                 else:
                     self.fresh.add(entry)
+                self._lose(entry)  # last: a search beside may find both rows, and never neither
 
     def frequencies(self, terms_T: NDArray[np.uint32]) -> NDArray[np.int64]:
         """How many living products hold each term, (T,)."""

@@ -85,15 +85,20 @@ class EdgeSnapshot:
         fresh = Found(rows_F, opened.fresh.created()[rows_F].astype(np.float64))
         return self._joined(Found(rows_L, created_N[rows_L].astype(np.float64)), fresh, limit)
 
+    def alive(self, rows_K: Rows) -> NDArray[np.bool_]:
+        """Return which of these rows are still there."""
+        opened, sealed_K = self._opened, rows_K < self._opened.sealed
+        alive_K = np.empty(len(rows_K), bool)
+        alive_K[sealed_K] = opened.alive_N[rows_K[sealed_K]]
+        alive_K[~sealed_K] = opened.fresh.alive()[rows_K[~sealed_K] - opened.sealed]
+        return alive_K
+
     def cosines(self, vector: Vector, rows_K: Rows) -> Scores:
         """Return the cosine of each of these rows."""
-        opened = self._opened
-        sealed_K = rows_K < opened.sealed
-        found_K = np.full(len(rows_K), np.nan)
-        sealed_k = rows_K[sealed_K]
-        found_K[sealed_K] = np.where(opened.alive_N[sealed_k], opened.columns.vectors(sealed_k) @ vector, np.nan)
-        fresh_k = rows_K[~sealed_K] - opened.sealed
-        found_K[~sealed_K] = np.where(opened.fresh.alive()[fresh_k], opened.fresh.vectors(fresh_k) @ vector, np.nan)
+        opened, sealed_K = self._opened, rows_K < self._opened.sealed
+        found_K: Scores = np.empty(len(rows_K))
+        found_K[sealed_K] = opened.columns.vectors(rows_K[sealed_K]) @ vector
+        found_K[~sealed_K] = opened.fresh.vectors(rows_K[~sealed_K] - opened.sealed) @ vector
         return found_K
 
     def bm25s(self, words: Sequence[str], rows_K: Rows) -> Scores:
