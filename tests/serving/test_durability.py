@@ -15,7 +15,8 @@ from mercato.catalogue.products import StoredProduct
 from mercato.catalogue.store import Catalogue
 from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.data.schema import PRODUCTS
-from mercato.retrieval.open import open_index
+from mercato.retrieval.engines.qdrant_edge.index import EdgeIndex
+from mercato.retrieval.open import build_index, open_index
 from tests.support.served import WRITE, event, free_port, ids, server, wait_until
 from tests.support.small_market import TrigramEncoder, index_table, products
 
@@ -109,20 +110,43 @@ def test_a_new_index_gets_what_the_api_wrote(market):
         wait_until(lambda: client.post("/v1/search", json={"query": "x"}).json()["total"] == 48)  # + n − p00
 
 
-def test_the_index_is_compacted_when_enough_was_written(market):
-    calls = []
-    with closing(Catalogue.open(market.path / "c.sqlite")) as catalogue, open_index(market.path / "index") as index:
-        index.compact = lambda: calls.append(len(index))
-        targets = [Target(TrigramEncoder(), index)]
-        ingestion = IngestionWorker(catalogue, targets, market.path / "events", "w", compact_after=2)
-        blank = dict.fromkeys(name for name in PRODUCTS.names if name not in ("images", "image_embeddings"))
+def test_the_index_is_compacted_when_enough_was_written_in_whichever_life(market, monkeypatch):
+    sizes, compact = [], EdgeIndex.compact
+    monkeypatch.setattr(EdgeIndex, "compact", lambda self: sizes.append(len(self)) or compact(self))
+    blank = dict.fromkeys(name for name in PRODUCTS.names if name not in ("images", "image_embeddings"))
+    with closing(Catalogue.open(market.path / "c.sqlite")) as catalogue:
         for number in range(5):
-            catalogue.products.upsert([StoredProduct(blank | {"product_id": f"n{number}", "title": "t"})])
-            ingestion.drain()
-            assert catalogue.outbox.depth() == 1  # until it is on the index's disk
-            ingestion.maintain()
-            assert catalogue.outbox.depth() == 0
-    assert calls == [50, 52]
+            with open_index(market.path / "index") as index:
+                targets = [Target(TrigramEncoder(), index)]
+                ingestion = IngestionWorker(catalogue, targets, market.path / "events", "w", compact_after=2)
+                catalogue.products.upsert([StoredProduct(blank | {"product_id": f"n{number}", "title": "t"})])
+                ingestion.drain()
+                assert catalogue.outbox.depth() == 1  # until it is on the index's disk
+                ingestion.maintain()
+                assert catalogue.outbox.depth() == 0
+    assert sizes == [50, 52]
+
+
+def test_a_compaction_that_fails_keeps_no_other_index_from_its_own(market, tmp_path, monkeypatch):
+    def fails():
+        tried.append("one")
+        raise OSError("no space left")
+
+    tried = []
+    build_index(tmp_path / "two", [], TrigramEncoder.dimension, "two")
+    with (
+        closing(Catalogue.open(market.path / "c.sqlite")) as catalogue,
+        open_index(market.path / "index") as one,
+        open_index(tmp_path / "two") as two,
+    ):
+        one.compact, two.compact = fails, lambda: tried.append("two")
+        targets = [Target(TrigramEncoder(), index) for index in (one, two)]
+        ingestion = IngestionWorker(catalogue, targets, market.path / "events", "w", compact_after=1)
+        blank = dict.fromkeys(name for name in PRODUCTS.names if name not in ("images", "image_embeddings"))
+        catalogue.products.upsert([StoredProduct(blank | {"product_id": "n", "title": "t"})])
+        ingestion.drain()
+        assert ingestion.maintain() == ingestion.maintain() == 0
+    assert tried == ["one", "two"], "and it is not tried again at once"
 
 
 def test_upserts_become_searchable_one_by_one(start):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from mercato.retrieval.protocol import Index, record_from_product
 from mercato.runs.encoder import Encoder
 
 log = logging.getLogger("mercato.ingestion")
+
+_COMPACT_AGAIN_SECONDS = 300.0  # after one that failed
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class IngestionWorker:
         self._ledger = GenerationLedger(catalogue)
         self._name = name
         self._events = EventMover(catalogue, events)
-        self._compact_after, self._written = compact_after, 0
+        self._compact_after, self._compact_from = compact_after, 0.0
         self._claimed: list[OutboxJob] = []  # being worked on; after an error they are tried again, not claimed again
         self._searchable: set[OutboxJob] = set()  # in the index but not yet on its disk: acknowledged only then
         self._guard = Lock()
@@ -141,13 +144,15 @@ class IngestionWorker:
         return len(settled)
 
     def maintain(self) -> int:
-        """Settle, and compact the indexes when enough was written since the last time."""
-        self._written += self.settle()
-        if self._written >= self._compact_after:  # rows that a graph lacks are searched one by one
-            self._written = 0
-            for target in self._targets:
-                if target.index.capabilities.compaction:
+        """Settle, and compact the indexes in which enough was written since the last time, by whoever that was."""
+        self.settle()
+        for target in self._targets if time.monotonic() >= self._compact_from else ():
+            if target.index.capabilities.compaction and target.index.uncompacted >= self._compact_after:
+                try:
                     target.index.compact()
+                except Exception as error:  # a full disk: the index goes on as it is, and so does every other
+                    log.error("an index could not be compacted: %s: %s", type(error).__name__, error)
+                    self._compact_from = time.monotonic() + _COMPACT_AGAIN_SECONDS
         return 0
 
     def heartbeat(self) -> int:

@@ -248,6 +248,11 @@ class Index(Protocol):
         """Return once everything written so far would survive a power cut; only where `capabilities.flush`."""
         ...
 
+    @property
+    def uncompacted(self) -> int:
+        """How many rows `compact` would take in or clear away; only where `capabilities.compaction`."""
+        ...
+
     def compact(self) -> None:
         """Index what upserts have left outside, searches and writes going on; only where `capabilities.compaction`."""
         ...

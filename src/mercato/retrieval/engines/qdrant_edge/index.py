@@ -175,6 +175,12 @@ class EdgeIndex(HybridIndex):
             if self._log is not None:
                 self._log.flush()
 
+    @property
+    def uncompacted(self) -> int:
+        """See `mercato.retrieval.protocol.Index.uncompacted`: fresh rows, dead ones too, and sealed ones gone."""
+        with self.snapshot() as snapshot:
+            return snapshot.uncompacted
+
     def compact(self) -> None:
         """Build a generation that holds every row, its graph too, and go on with it: served or standing by, as it was.
 

@@ -41,6 +41,11 @@ class EdgeSnapshot:
         """The number of products."""
         return self._opened.living
 
+    @property
+    def uncompacted(self) -> int:
+        """The rows that a compaction would move or remove."""
+        return len(self._opened.fresh) + self._opened.gone
+
     def nearest(self, vector: Vector, filters: Filters, limit: int, ef_search: int) -> Found:
         """Return the nearest products: of all by the graph, within filters by looking at what they leave."""
         fresh = self._opened.fresh
