@@ -33,7 +33,7 @@ def distance_km(record: IndexRecord, near: GeoRadius) -> float:
 
 def satisfies(record: IndexRecord, filters: Filters) -> bool:
     """Return whether a record meets `filters`: their meaning, written out a second time in plain Python."""
-    mine = {name.casefold(): value.casefold() for name, value in record.attributes.items()}
+    mine = [(name.casefold(), value.casefold()) for name, value in record.attributes.items()]
     low, high, near = filters.price_min, filters.price_max, filters.near
     return (
         (filters.category is None or f"{record.category} > ".startswith(f"{filters.category} > "))
@@ -42,7 +42,7 @@ def satisfies(record: IndexRecord, filters: Filters) -> bool:
         and (not filters.conditions or record.condition in filters.conditions)
         and (filters.country is None or record.country == filters.country)
         and (filters.seller_id is None or record.seller_id == filters.seller_id)
-        and all(mine.get(key.casefold()) == value.casefold() for key, value in filters.attributes.items())
+        and all((key.casefold(), value.casefold()) in mine for key, value in filters.attributes.items())
         and (near is None or (record.latitude is not None and distance_km(record, near) <= near.radius_km))
     )
 

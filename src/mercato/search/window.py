@@ -36,7 +36,7 @@ class Window:
 def satisfies(product: ProductDocument, filters: Filters) -> bool:
     """Whether a product as it is stored now meets the filters."""
     price = product["price"]
-    own = {key.casefold(): (value or "").casefold() for key, value in (product["attributes"] or {}).items()}
+    own = {(key.casefold(), (value or "").casefold()) for key, value in (product["attributes"] or {}).items()}
     path = category_path(product["category"] or "")
     return (
         (filters.category is None or f"{path} > ".startswith(f"{filters.category} > "))
@@ -46,7 +46,7 @@ def satisfies(product: ProductDocument, filters: Filters) -> bool:
         and (filters.country is None or (product["country"] or "").strip().lower() == filters.country)
         and (filters.seller_id is None or product["seller_id"] == filters.seller_id)
         and (filters.near is None or _is_near(product, filters.near))
-        and all(own.get(key.casefold()) == value.casefold() for key, value in filters.attributes.items())
+        and all((key.casefold(), value.casefold()) in own for key, value in filters.attributes.items())
     )
 
 

@@ -64,6 +64,23 @@ class FilterContract:
             index.delete(["p3", "p2"])
             assert left() == [2, 0, 0]
 
+    def test_attributes_are_pairs(self, url: str) -> None:
+        """Without case; one of two spellings of a key does; no sign in a key or value makes two pairs one."""
+        attributes = [{"Color": "Red", "color": "blue"}, {"a=b": "c"}, {"a": "b=c"}, {"a": 'b","c'}]
+        with holding(url, [product(n, attributes=held) for n, held in enumerate(attributes)]) as index:
+            for wanted, found in (
+                ({"color": "red"}, ["p0"]),
+                ({"COLOR": "BLUE"}, ["p0"]),
+                ({"color": "red", "Color": "blue"}, ["p0"]),
+                ({"color": "green"}, []),
+                ({"a": "b=c"}, ["p2"]),
+                ({"a=b": "c"}, ["p1"]),
+                ({"a": "b"}, []),
+            ):
+                filters = Filters(attributes=wanted)
+                assert ids(index.search(Expression(vector=QUERY, filters=filters), 9)) == found
+                assert index.count(filters) == len(found)
+
     def test_a_radius_goes_over_a_pole_and_the_antimeridian(self, url: str) -> None:
         """And ends where it says, for both parts and a browse."""
         places = {

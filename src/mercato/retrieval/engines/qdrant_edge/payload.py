@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
 import qdrant_edge as qdrant
 
 from mercato.retrieval.expression import Filters, category_path
@@ -85,4 +86,4 @@ def _ancestors(category: str) -> list[str]:
 
 
 def _attribute(key: str, value: str) -> str:
-    return f"{key}={value}".casefold()
+    return orjson.dumps([key.casefold(), value.casefold()]).decode()  # no sign that may stand in either parts them
