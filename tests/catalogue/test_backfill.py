@@ -18,6 +18,7 @@ from mercato.catalogue import indexing
 from mercato.catalogue.backfill import backfill
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.store import Catalogue
+from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.data.market import CATALOGUE, Market
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
@@ -174,6 +175,21 @@ def test_a_product_that_cannot_be_embedded_is_left_out_and_hinders_no_other(mark
         catalogue.products.upsert([stored("bad", "unembeddable thing")])
     assert backfill(runs[1], market, str(market.path / "index"))["count"] == 48
     assert "product bad is left out" in caplog.text
+
+
+def test_what_could_not_be_embedded_for_a_moment_is_left_to_the_server(market, runs, monkeypatch):
+    class Short(CountingEncoder):
+        def encode_products(self, products, *, as_of=None):
+            if "p05" in [row["product_id"] for row in products]:
+                raise MemoryError
+            return super().encode_products(products, as_of=as_of)
+
+    monkeypatch.setattr(module, "OnnxEncoder", Short)
+    index = str(market.path / "index")
+    assert backfill(runs[1], market, index)["count"] == 47
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue, open_index(index) as opened:
+        worker = IngestionWorker(catalogue, [Target(SaltedEncoder(runs[1]), opened)], market.path / "events", "w")
+        assert worker.drain() == 1 and len(opened) == 48
 
 
 def test_where_nothing_can_be_embedded_nothing_is_swapped(market, runs, monkeypatch):

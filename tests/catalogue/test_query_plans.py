@@ -38,6 +38,7 @@ CALLS = {
     "outbox.depth": lambda c: c.outbox.depth(),
     "outbox.failures": lambda c: c.outbox.failures(),
     "outbox.oldest": lambda c: c.outbox.oldest(),
+    "outbox.put_again": lambda c: c.outbox.put_again(IDS),
     "outbox.replay": lambda c: (c.outbox.replay(), c.outbox.replay(since=1.0)),
     "events.append": lambda c: c.events.append([{"session_id": "s"}]),
     "events.oldest": lambda c: c.events.oldest(100),

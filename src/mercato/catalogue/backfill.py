@@ -153,6 +153,9 @@ def _embed(encoder: RunEncoder, catalogue: Catalogue, work: _Work) -> None:
         kept, vectors = _vectors(encoder, products, work.as_of)
         if products and not kept:
             raise MercatoError(f"none of {len(products)} products could be embedded: see the log")
+        names = {product["product_id"] for product in kept}
+        if left_out := [product["product_id"] for product in products if product["product_id"] not in names]:
+            catalogue.outbox.put_again(left_out)  # the server tries them again: it may have been for a moment
         columns = {
             "product_id": pa.array([product["product_id"] for product in kept], pa.string()),
             "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), encoder.dimension),

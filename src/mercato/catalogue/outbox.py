@@ -135,6 +135,11 @@ class Outbox:
             with self._database.write() as connection:
                 self._enqueue_present(connection, ids[start : start + _CHUNK])
 
+    def put_again(self, product_ids: Sequence[str]) -> None:
+        """Put products that exist in the outbox, for an index that lacks them."""
+        with self._database.write() as connection:
+            self.enqueue(connection, product_ids, "upsert")
+
     def enqueue(self, connection: sa.Connection, product_ids: Sequence[str], operation: str) -> None:
         """Name the products' present versions in the outbox, within the transaction that wrote them.
 
