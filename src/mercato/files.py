@@ -42,15 +42,36 @@ def market_lock(market_path: Path) -> Iterator[None]:
     Raises:
         MercatoError: it is held already.
     """
-    lock = FileLock(market_path / SERVING, timeout=0)
+    refusal = f"another `mercato serve` runs on this market ({market_path}): stop it first"
+    with exclusive(market_path / SERVING, refusal):
+        yield
+
+
+@contextmanager
+def exclusive(file: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file.
+
+    Raises:
+        MercatoError: it is held already; `refusal` says so.
+    """
+    lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise MercatoError(f"another `mercato serve` runs on this market ({market_path}): stop it first") from None
+        raise MercatoError(refusal) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def sync(path: Path) -> None:
+    """Return once a file's content, or a folder's names, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def is_served(market_path: Path) -> bool:

@@ -61,6 +61,14 @@ def writes(market: Market) -> None:
         catalogue.products.delete("p07")
 
 
+def interrupted(monkeypatch, where: object, step: str, market: Market, run) -> None:
+    """A backfill that ends as it comes to a step."""
+    with monkeypatch.context() as killed:
+        killed.setattr(where, step, lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backfill(run, market, str(market.path / "index"))
+
+
 def cosines(market: Market, run, text="red chair") -> dict[str, float]:
     (vector,) = SaltedEncoder(run).encode_queries([text])
     with open_index(market.path / "index") as index:
@@ -123,10 +131,7 @@ def test_what_was_embedded_for_another_run_is_not_used(market, runs, tmp_path):
 
 def test_one_killed_before_the_swap_has_nothing_left_but_to_swap(market, runs, monkeypatch):
     index = str(market.path / "index")
-    with monkeypatch.context() as killed:
-        killed.setattr(module, "swap_index", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            backfill(runs[1], market, index)
+    interrupted(monkeypatch, module, "swap_index", market, runs[1])
     built = generations(index).standby
     calls = len(CountingEncoder.calls)
     assert backfill(runs[1], market, index)["count"] == 48
@@ -135,10 +140,7 @@ def test_one_killed_before_the_swap_has_nothing_left_but_to_swap(market, runs, m
 
 def test_one_killed_right_after_the_build_has_nothing_left_but_to_swap(market, runs, monkeypatch):
     index = str(market.path / "index")
-    with monkeypatch.context() as killed:
-        killed.setattr(module._Work, "built", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            backfill(runs[1], market, index)
+    interrupted(monkeypatch, module._Work, "built", market, runs[1])
     built, calls = generations(index).standby, len(CountingEncoder.calls)
     described = backfill(runs[1], market, index)
     assert described == {"count": 48, "dimension": 48, "fingerprint": built} and len(CountingEncoder.calls) == calls
@@ -160,10 +162,7 @@ def test_a_table_that_changed_since_it_was_interrupted_is_embedded_anew(market, 
 
 def test_a_standby_that_was_dropped_before_the_swap_is_made_anew(market, runs, monkeypatch):
     index = str(market.path / "index")
-    with monkeypatch.context() as killed:
-        killed.setattr(module, "swap_index", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            backfill(runs[1], market, index)
+    interrupted(monkeypatch, module, "swap_index", market, runs[1])
     dropped = generations(index).standby
     drop_standby(index)
     assert backfill(runs[1], market, index)["fingerprint"] > dropped, "listings have their age of now"

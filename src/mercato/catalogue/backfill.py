@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,6 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from mercato.catalogue.indexing import finite_vectors, products_fingerprint
@@ -33,7 +32,7 @@ from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
-from mercato.files import is_served, write_atomic
+from mercato.files import exclusive, is_served, write_atomic
 from mercato.progress import note, track
 from mercato.retrieval.open import build_index, generations, open_index, swap_index
 from mercato.retrieval.protocol import IndexRecord, record_from_product
@@ -62,7 +61,9 @@ def backfill(run: Path, market: Market, url: str) -> dict[str, Any]:
     """
     generations(url)
     folder = market.path / CACHE / "backfill"
-    with _alone(folder), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+    folder.parent.mkdir(exist_ok=True)
+    refusal = f"another `mercato backfill` runs on this market ({market.path})"
+    with exclusive(folder.with_suffix(".lock"), refusal), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
         seed(catalogue, market)
         ledger = GenerationLedger(catalogue)
         work = _Work.begin(folder, ledger.note_run(run), market, url, catalogue)
@@ -213,20 +214,6 @@ def _swap_once_up_to_date(ledger: GenerationLedger, market: Market, url: str, fi
             said = True
         time.sleep(_POLL_SECONDS)
     swap_index(url)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise MercatoError(f"another `mercato backfill` runs on this market ({folder.parent.parent})") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _moment(seconds: float) -> datetime:

@@ -8,7 +8,6 @@ exactly once. The catalogue's own name is part of the file's: a new catalogue do
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from filelock import FileLock
 
 from mercato.catalogue.store import Catalogue
 from mercato.data.schema import EVENTS
-from mercato.files import write_atomic
+from mercato.files import sync, write_atomic
 
 
 class EventMover:
@@ -56,7 +55,7 @@ class EventMover:
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=EVENTS), content)
         write_atomic(self._folder / f"{self._prefix}{first:012}-{last:012}.parquet", content.getvalue())
-        _sync(self._folder)
+        sync(self._folder)
         self._catalogue.events.delete(first, last)
         return len(events)
 
@@ -69,11 +68,3 @@ class EventMover:
         for file in self._folder.glob(f"{self._prefix}*.parquet"):
             first, last = file.stem.removeprefix(self._prefix).split("-")
             yield int(first), int(last)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

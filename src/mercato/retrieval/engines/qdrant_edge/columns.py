@@ -21,7 +21,6 @@ Shapes: N rows of all, K rows asked about, T terms, d the vectors' dimension.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mercato.files import sync
 from mercato.retrieval.engines.qdrant_edge.cells import Cells, clustered
 from mercato.retrieval.engines.qdrant_edge.filtering import price_and_place
 from mercato.retrieval.engines.qdrant_edge.log import Entry
@@ -103,7 +103,7 @@ class ColumnsWriter:
         self._put(hashes=sorted_N, rows=order_N, common=common, holders=holders, gone=gone_G)
         self._seal_filters()
         for file in (*self._folder.iterdir(), self._folder):  # the log that they came from is removed soon
-            _sync(file)
+            sync(file)
         return [int(row) for row in gone_G]
 
     def _seal_filters(self) -> None:
@@ -133,14 +133,6 @@ class ColumnsWriter:
             self._sinks[name].write(np.ascontiguousarray(values).data)
         self.length = len(old)
         self._id_end, self._term_end = len(old.whole("ids")), len(old.whole("terms"))
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 class Columns:
