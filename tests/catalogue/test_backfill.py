@@ -96,9 +96,10 @@ def test_it_makes_the_vectors_that_indexing_makes(tiny_run, tiny_market, tmp_pat
     """With real towers, photos and all; read from the catalogue, not from the tables."""
     market = Market.open(shutil.copytree(tiny_market.path, tmp_path / "market"))
     indexing.index_market(tiny_run, market, str(tmp_path / "index"))
+    plain = generations(tmp_path / "index").served
     assert backfill(tiny_run, market, str(tmp_path / "index"))["count"] == 300
     (vector,) = OnnxEncoder(tiny_run).encode_queries(["red chair"])
-    with open_index(tmp_path / "index") as new, open_index(tmp_path / "index", standby=True) as old:
+    with open_index(tmp_path / "index") as new, open_index(tmp_path / "index", fingerprint=plain) as old:
         cosines = [{hit.product_id: hit.cosine for hit in i.search(Expression(vector=vector), 300)} for i in (new, old)]
     assert len(cosines[0]) == 300 and cosines[0] == pytest.approx(cosines[1], abs=1e-5)
 

@@ -250,6 +250,39 @@ def test_a_plain_build_is_taken_up_once_it_holds_what_the_api_wrote(serve, marke
     serve(session)
 
 
+def test_a_process_that_begins_meanwhile_answers_from_what_the_others_do(serve, market, index, runs, monkeypatch):
+    whole, may_embed = SaltedEncoder.encode_products, threading.Event()
+
+    def held_back(self, products, *, as_of=None):
+        may_embed.wait()
+        return whole(self, products, as_of=as_of)
+
+    def session(client):
+        write(client, "n", "orange hammock")
+        wait_until(lambda: nearest(client, "orange hammock") == "n")
+        indexing.index_market(runs[0], market, index)
+        monkeypatch.setattr(SaltedEncoder, "encode_products", held_back)
+        request = SearchRequest(query="orange hammock", mode="semantic", page_size=1)
+        with (
+            closing(Catalogue.open(market.path / CATALOGUE)) as catalogue,
+            closing(Rollout(index, market, catalogue, writes=False)) as reader,
+        ):
+
+            def answers_from_what_was_built() -> bool:
+                reader.look(lambda _: None)
+                with reader.deployments.using() as deployment:
+                    assert deployment.searcher.search(request).hits[0].product["product_id"] == "n"
+                return deployment.index.fingerprint == generations(index).served
+
+            try:
+                assert not answers_from_what_was_built() and not answers_from_what_was_built()
+            finally:
+                may_embed.set()
+            wait_until(answers_from_what_was_built)
+
+    serve(session)
+
+
 def test_a_swap_outlives_the_server_and_writes_reach_what_is_swapped_in_without_one(serve, market, index, runs, capfd):
     def first(client):
         write(client, "n", "orange hammock")

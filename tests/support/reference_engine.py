@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -24,9 +25,10 @@ from mercato.retrieval.samples import satisfies
 
 MODULE = __name__  # what `mercato.retrieval.open.ENGINES["memory"]` is set to
 _GENERATIONS: dict[str, list[_Generation]] = {}  # what is served, and what stands by
+_BUILT: dict[str, WeakSet[_Generation]] = {}  # and what only open indexes hold
 
 
-@dataclass
+@dataclass(eq=False)
 class _Generation:
     dimension: int
     fingerprint: str
@@ -35,11 +37,15 @@ class _Generation:
     lock: Lock = field(default_factory=Lock)
 
 
-def open_index(url: str, read_only: bool = False, standby: bool = False) -> MemoryIndex:
+def open_index(url: str, read_only: bool = False, fingerprint: str | None = None) -> MemoryIndex:
     generations(url)
-    if standby and len(_GENERATIONS[url]) == 1:
-        raise MercatoError(f"{url} has no standby")
-    return MemoryIndex(_GENERATIONS[url][int(standby)], text="text=no" not in url)
+    wanted = _GENERATIONS[url][0]
+    if fingerprint is not None:
+        built = [each for each in _BUILT.get(url, ()) if each.fingerprint == fingerprint]
+        if not built:
+            raise MercatoError(f"{url} holds no generation {fingerprint!r}")
+        wanted = next((each for each in _GENERATIONS[url] if each in built), built[0])
+    return MemoryIndex(wanted, text="text=no" not in url)
 
 
 def build_index(
@@ -57,6 +63,7 @@ def build_index(
     first = list(islice(counts, 256))
     mean = max(1.0, sum(first) / max(1, len(first)))
     _GENERATIONS[url] = [*before, _Generation(dimension, fingerprint, mean, kept)]
+    _BUILT.setdefault(url, WeakSet()).add(_GENERATIONS[url][-1])
     description = {"engine": "memory", "dimension": dimension, "count": len(kept)}
     return description | {"fingerprint": fingerprint, "mean_tokens": mean}
 

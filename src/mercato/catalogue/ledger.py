@@ -17,6 +17,7 @@ from mercato.catalogue.store import Catalogue
 from mercato.errors import MercatoError
 
 _FOLLOWED = "followed generations"  # the setting: {fingerprint: when it began}
+_SERVING = "serving generation"
 
 
 class GenerationLedger:
@@ -51,6 +52,15 @@ class GenerationLedger:
     def note_read(self, fingerprint: str, moment: float) -> None:
         """Remember since when (seconds since 1970) the catalogue may hold writes that a generation was made without."""
         self._settings.set(f"read {fingerprint}", repr(moment))
+
+    def note_serving(self, fingerprint: str) -> None:
+        """Remember what answers now, until `look` has another take its place."""
+        if fingerprint != self.serving():
+            self._settings.set(_SERVING, fingerprint)
+
+    def serving(self) -> str | None:
+        """What `note_serving` noted last, by whichever process."""
+        return self._settings.get(_SERVING)
 
     def lapse(self, fingerprints: Sequence[str]) -> None:
         """From now on none but these is followed; call it before a job is done without one that was."""

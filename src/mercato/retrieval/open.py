@@ -19,16 +19,17 @@ ENGINES = {  # a URL's scheme → the module of its engine
 }
 
 
-def open_index(url: str | Path, *, read_only: bool = False, standby: bool = False) -> Index:
-    """Open the served generation of the index at `url` (a folder or a file:// URL is an embedded one), or the standby.
+def open_index(url: str | Path, *, read_only: bool = False, fingerprint: str | None = None) -> Index:
+    """Open the served generation of the index at `url` (a folder or a file:// URL is an embedded one), or another one.
 
-    It goes on with that generation, and with what compactions make of it, through every swap. One that is opened
-    `read_only`, by as many processes as like, sees what its owner writes; to write to it is an error.
+    The other is known by its `fingerprint`: the standby, or what somebody still has open although a build took its
+    place. The index goes on with its generation, and with what compactions make of it, through every swap. One that is
+    opened `read_only`, by as many processes as like, sees what its owner writes; to write to it is an error.
 
     Raises a MercatoError where there is none, where its engine allows one owner and it is open elsewhere, and for a
     URL that no engine knows.
     """
-    return _engine(url).open_index(str(url), read_only, standby)
+    return _engine(url).open_index(str(url), read_only, fingerprint)
 
 
 def build_index(

@@ -283,7 +283,7 @@ class Generations:
 class Engine(Protocol):
     """A module that `mercato.retrieval.open` loads: how one engine's indexes are opened, built and swapped."""
 
-    def open_index(self, url: str, read_only: bool, standby: bool) -> Index:
+    def open_index(self, url: str, read_only: bool, fingerprint: str | None) -> Index:
         """See `mercato.retrieval.open.open_index`."""
         ...
 

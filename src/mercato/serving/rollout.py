@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
 from threading import Event, Thread
 
 from mercato.catalogue.ledger import GenerationLedger
@@ -15,7 +14,6 @@ from mercato.catalogue.worker import Target
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.retrieval.open import generations, open_index
-from mercato.retrieval.protocol import Index
 from mercato.serving.deployment import Deployment, Deployments
 
 log = logging.getLogger("mercato.serving")
@@ -34,22 +32,17 @@ class Rollout:
     def __init__(self, url: str, market: Market, catalogue: Catalogue, *, writes: bool) -> None:
         """Open what is served and, for who `writes`, what stands by where that can be.
 
+        One of several workers begins with what the others answer from: what is served at the URL may lack writes yet,
+        or its run may be gone.
+
         Raises:
-            MercatoError: what is served cannot be opened. One of several workers goes on with what stands by then, so
-                that a swap to a run that is gone ends none.
+            MercatoError: it cannot be opened.
         """
         self._url, self._market, self._catalogue, self._writes = url, market, catalogue, writes
         self._ledger = GenerationLedger(catalogue)
         self._open: dict[str, Deployment] = {}  # by fingerprint
         self._again: dict[str, float] = {}  # when what could not be opened is tried again
-        named = generations(url)
-        try:
-            served = self._open[named.served] = self._opened(named.served)
-        except MercatoError:
-            if writes or named.standby is None:
-                raise
-            served = self._open[named.standby] = self._opened(named.standby)
-        self.deployments = Deployments(served)
+        self.deployments = Deployments(self._begun())
         self._load(self._wanted())
         self._targeted = set(self._open)  # what `targets` are, and `retarget` was last told
 
@@ -86,6 +79,7 @@ class Rollout:
         served = self._open.get(wanted[0])
         if served and served is not self.deployments.served and self._ledger.is_up_to_date(wanted[0]):
             self.deployments.exchange(served)
+            self._note_serving(wanted[0])
         kept = {
             fingerprint: deployment
             for fingerprint, deployment in self._open.items()
@@ -125,21 +119,32 @@ class Rollout:
             retarget(_targets(deployments))
             self._targeted = set(deployments)
 
+    def _begun(self) -> Deployment:
+        """Open what answers first."""
+        answering = None if self._writes else self._ledger.serving()
+        if answering is not None:
+            try:
+                self._open[answering] = self._opened(answering)
+                return self._open[answering]
+            except MercatoError as error:  # it has just been closed everywhere
+                log.info("%s: %s", self._url, error)
+        served = generations(self._url).served
+        self._open[served] = self._opened(served)
+        self._note_serving(served)
+        return self._open[served]
+
+    def _note_serving(self, fingerprint: str) -> None:
+        if self._writes:
+            self._ledger.note_serving(fingerprint)
+
     def _opened(self, fingerprint: str) -> Deployment:
-        run, index = self._ledger.run_of(fingerprint), self._opened_index(fingerprint)
+        run = self._ledger.run_of(fingerprint)
+        index = open_index(self._url, read_only=not self._writes, fingerprint=fingerprint)
         try:
             return Deployment.of_run(run, self._market.path, index, self._catalogue)
         except BaseException:
             index.close()
             raise
-
-    def _opened_index(self, fingerprint: str) -> Index:
-        while fingerprint in astuple(named := generations(self._url)):
-            index = open_index(self._url, read_only=not self._writes, standby=fingerprint == named.standby)
-            if index.fingerprint == fingerprint:
-                return index
-            index.close()  # swapped in between
-        raise MercatoError("it is not there any more")
 
 
 def _targets(deployments: dict[str, Deployment]) -> list[Target]:

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import qdrant_edge as qdrant
 
 from mercato.errors import MercatoError
+from mercato.retrieval.engines.qdrant_edge import index as engine
+from mercato.retrieval.engines.qdrant_edge import opened
+from mercato.retrieval.engines.qdrant_edge.build import compact
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import IndexRecord
@@ -19,6 +24,10 @@ def lamps(*names):
 def served(folder):
     with open_index(folder) as index:
         return {hit.product_id for hit in index.search(Expression(text="lamp"), 10)}
+
+
+def open_files():
+    return len([*Path("/proc/self/fd").iterdir()])
 
 
 def generations(folder):
@@ -104,3 +113,46 @@ def test_urls(tmp_path):
             open_index(url)
     with pytest.raises(MercatoError, match="at least 1"):
         build_index(tmp_path, [], 0)
+
+
+def test_an_opening_that_fails_leaves_nothing_open(tmp_path, monkeypatch):
+    build_index(tmp_path, lamps("a"), 2)
+    before, files = {*tmp_path.rglob("*")}, open_files()
+    monkeypatch.setattr(qdrant.EdgeShard, "load", lambda _: (_ for _ in ()).throw(RuntimeError("too many open files")))
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            open_index(tmp_path)
+    assert {*tmp_path.rglob("*")} - before <= {*tmp_path.glob("generation-*/lock")}
+    assert open_files() == files
+
+
+def test_a_compaction_whose_result_cannot_be_opened_is_taken_up_by_the_next(tmp_path, monkeypatch):
+    build_index(tmp_path, lamps("a"), 2)
+    with open_index(tmp_path) as index:
+        index.upsert(lamps("b"))
+        with monkeypatch.context() as failing:
+            failing.setattr(opened, "link", lambda *_: (_ for _ in ()).throw(OSError("too many open files")))
+            with pytest.raises(OSError, match="too many"):
+                index.compact()
+        index.upsert(lamps("c"))
+        assert len(index) == 3
+        for _ in range(2):
+            index.compact()
+            assert len(index) == 3 and len(generations(tmp_path)) == 1
+    assert served(tmp_path) == {"a", "b", "c"}
+
+
+def test_a_compaction_that_came_too_late_leaves_nothing(tmp_path):
+    build_index(tmp_path, lamps("a"), 2)
+    with open_index(tmp_path) as index:
+
+        def overtaken(*arguments):
+            build_index(tmp_path, lamps("z"), 2)
+            return compact(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "compact", overtaken)
+            with pytest.raises(MercatoError, match="newer generation"):
+                index.compact()
+        assert len(generations(tmp_path)) == 2
+    assert len(generations(tmp_path)) == 1 and served(tmp_path) == {"z"}

@@ -72,7 +72,7 @@ class Swapping(RuleBasedStateMachine):
     def open_again(self):
         for place, (name, index, held) in enumerate(self.sides):
             index.close()
-            self.sides[place] = (name, open_index(self.folder, standby=place == 1), held)
+            self.sides[place] = (name, open_index(self.folder, fingerprint=name), held)
 
     @invariant()
     def each_side_finds_what_it_holds(self):
@@ -92,7 +92,7 @@ class Swapping(RuleBasedStateMachine):
         self.runs += 1
         name = f"run {self.runs}"
         build_index(self.folder, [product(number) for number in held], DIMENSION, name, standby=standby)
-        self.sides.append((name, open_index(self.folder, standby=standby), set(held)))
+        self.sides.append((name, open_index(self.folder, fingerprint=name), set(held)))
 
 
 TestSwapping = Swapping.TestCase

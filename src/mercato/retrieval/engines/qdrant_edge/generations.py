@@ -51,25 +51,34 @@ class Held:
         os.close(self._file)
 
 
-def current(folder: Path, standby: bool = False) -> Path:
-    """Return the served generation's folder, or the standby's; a MercatoError says that there is none."""
+def current(folder: Path) -> Path:
+    """Return the served generation's folder; a MercatoError says that there is none."""
     while True:
         names = _names(folder)
         if not names:
             raise MercatoError(
                 f"{folder} holds no index: build one with `mercato index RUN --market DIR --to {folder}`"
             )
-        if standby and len(names) == 1:
-            raise MercatoError(
-                f"{folder} has no standby: `mercato backfill RUN --market DIR --index {folder}` builds one"
-            )
-        generation = folder / names[int(standby)]
+        generation = folder / names[0]
         if (generation / META).is_file():
             return generation
         if names == _names(folder):  # else it was removed in between, as another has taken its place
             raise MercatoError(
                 f"{folder} is broken: its generation {generation.name} is missing. Build the index again"
             )
+
+
+def named(folder: Path, fingerprint: str) -> Path:
+    """Return the generation of a fingerprint: served, standby, or held although a build took its place."""
+    current(folder)
+    built: list[tuple[bool, int, Path]] = []
+    for meta in folder.glob(f"generation-*/{META}"):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            if (read := read_meta(meta.parent))["fingerprint"] == fingerprint:
+                built.append((meta.parent.name in _names(folder), read["segment"], meta.parent))
+    if not built:
+        raise MercatoError(f"{folder} holds no generation {fingerprint!r}, or none any more")
+    return max(built)[-1]
 
 
 def successor(folder: Path, log: str) -> Path:
@@ -116,8 +125,12 @@ def hold(find: Callable[[], Path]) -> Held:
             held = Held.of(generation)
         except FileNotFoundError:
             continue  # removed in between, as another has taken its place
-        if find() == generation:
-            return held
+        try:
+            if find() == generation:
+                return held
+        except BaseException:
+            held.release()
+            raise
         held.release()  # a new generation came in between
 
 
@@ -130,24 +143,27 @@ def next_generation(folder: Path, *, standby: bool = False, instead_of: Path | N
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"generation-{uuid4().hex[:12]}"
-    with ExitStack() as held:
-        with atomic_directory(folder / name) as fresh:
-            held.callback(Held.of(fresh).release)
-            yield fresh
-        with _changing(folder) as names:
-            if instead_of is not None:
-                if instead_of.name not in names:
-                    raise MercatoError(f"{folder} has got a newer generation meanwhile: open it again")
-                names[names.index(instead_of.name)] = name
-            else:
-                names[:] = [names[0], name] if standby and names else [name]
+    with ExitStack() as until_named, atomic_directory(folder / name) as fresh:
+        until_named.callback(Held.of(fresh).release)
+        yield fresh
+        names = until_named.enter_context(_changing(folder))
+        if instead_of is None:
+            names[:] = [names[0], name] if standby and names else [name]
+        elif instead_of.name in names:
+            names[names.index(instead_of.name)] = name
+        else:
+            raise MercatoError(f"{folder} has got a newer generation meanwhile: open it again")
     sweep(folder)
 
 
 def swap(folder: Path) -> None:
     """Let the standby be served and the served one stand by."""
     with _changing(folder) as names:
-        current(folder, standby=True)
+        current(folder)
+        if len(names) == 1:
+            raise MercatoError(
+                f"{folder} has no standby: `mercato backfill RUN --market DIR --index {folder}` builds one"
+            )
         names.reverse()
 
 

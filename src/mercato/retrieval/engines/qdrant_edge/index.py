@@ -26,6 +26,7 @@ from mercato.retrieval.engines.qdrant_edge.generations import (
     current,
     drop,
     fingerprints,
+    named,
     next_generation,
     stamp,
     successor,
@@ -47,9 +48,9 @@ CAPABILITIES = Capabilities(flush=True, compaction=True, one_owner=True, text=Tr
 _SAMPLED = 256  # records whose texts tell the average length
 
 
-def open_index(url: str, read_only: bool, standby: bool) -> EdgeIndex:
+def open_index(url: str, read_only: bool, fingerprint: str | None) -> EdgeIndex:
     """See `mercato.retrieval.open.open_index`."""
-    return EdgeIndex(_folder(url), read_only, standby)
+    return EdgeIndex(_folder(url), read_only, fingerprint)
 
 
 def generations(url: str) -> Generations:
@@ -97,10 +98,10 @@ def build_index(
 class EdgeIndex(HybridIndex):
     """An open generation of the index in `folder`, and those that compactions make of it, served or standing by."""
 
-    def __init__(self, folder: Path, read_only: bool = False, standby: bool = False) -> None:
+    def __init__(self, folder: Path, read_only: bool = False, fingerprint: str | None = None) -> None:
         self._folder = folder
         self._stamp = stamp(folder)
-        opened = Opened.found(lambda: current(folder, standby))
+        opened = Opened.found(lambda: current(folder) if fingerprint is None else named(folder, fingerprint))
         try:
             self._log = None if read_only else LogWriter(folder / opened.meta["log"])
         except Timeout:
@@ -191,16 +192,17 @@ class EdgeIndex(HybridIndex):
         """
         with self._compacting, ExitStack() as held:
             old = self._open()
-            with next_generation(self._folder, instead_of=old.generation) as fresh:
-                with self._writing:
+            if successor(self._folder, old.meta["log"]) == old.generation:  # else the last one could not be opened
+                with next_generation(self._folder, instead_of=old.generation) as fresh:
+                    with self._writing:
+                        self._open()
+                        upto = self._own().rotate()
+                    if old.living <= AT_ONCE:
+                        compact(old.generation, fresh, upto)
+                    else:
+                        _compact_elsewhere(old.generation, fresh, upto)
+                    held.enter_context(self._writing)
                     self._open()
-                    upto = self._own().rotate()
-                if old.living <= AT_ONCE:
-                    compact(old.generation, fresh, upto)
-                else:
-                    _compact_elsewhere(old.generation, fresh, upto)
-                held.enter_context(self._writing)
-                self._open()
             self._go_on_with(self._successor(old))
         sweep(self._folder)
 
@@ -236,16 +238,20 @@ class EdgeIndex(HybridIndex):
             self._stamp = stamp(self._folder)
             if self._opened is None or successor(self._folder, self._opened.meta["log"]) == self._opened.generation:
                 return
-            new = self._successor(self._opened)
-            new.follow()
-            self._go_on_with(new)
+            self._go_on_with(self._successor(self._opened))
         except (MercatoError, OSError) as error:  # dropped, or gone again: what is open goes on
             log.info("%s: goes on with what is open: %s", self._folder, error)
         finally:
             self._reopening.release()
 
     def _successor(self, old: Opened) -> Opened:
-        return Opened.found(lambda: successor(self._folder, old.meta["log"]))
+        new = Opened.found(lambda: successor(self._folder, old.meta["log"]))
+        try:
+            new.follow()
+        except BaseException:
+            new.close()
+            raise
+        return new
 
     def _open(self) -> Opened:
         if self._opened is None:

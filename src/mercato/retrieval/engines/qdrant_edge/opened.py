@@ -6,7 +6,8 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -39,35 +40,30 @@ class Opened:
     def __init__(self, held: Held) -> None:
         generation = held.generation
         self.generation, self.searches = generation, 0  # searches under way
-        self.meta: dict[str, Any] = read_meta(generation)
-        if self.meta["engine"] != ENGINE:
-            raise MercatoError(
-                f"{generation.parent} was built by {self.meta['engine']}, this is {ENGINE}: build the index again"
-            )
-        _clear_left(generation)
-        self._held, self._folder = held, generation / f"open-{uuid4().hex[:12]}"
-        self._lock = os.open(_lock_of(self._folder), os.O_RDWR | os.O_CREAT, 0o644)  # before there is a folder to clear
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        link(generation / SHARD, self._folder)
-        self.shard = qdrant.EdgeShard.load(str(self._folder))
+        with ExitStack() as closing:
+            closing.callback(held.release)
+            self.meta: dict[str, Any] = read_meta(generation)
+            if self.meta["engine"] != ENGINE:
+                raise MercatoError(
+                    f"{generation.parent} was built by {self.meta['engine']}, this is {ENGINE}: build the index again"
+                )
+            self.columns, self.fresh = Columns(generation, self.meta["dimension"]), Fresh(self.meta["dimension"])
+            self.shard = closing.enter_context(_linked(generation))
+            self._reader = LogReader(generation.parent / self.meta["log"], self.meta["segment"])
+            closing.callback(self._reader.close)
+            self._closing = closing.pop_all()
         self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
-        self.columns, self.fresh = Columns(generation, self.meta["dimension"]), Fresh(self.meta["dimension"])
         self.allowed = AllowedRows(self.columns, self.fresh)
         self.alive_N = np.ones(len(self.columns), bool)  # which sealed rows have not been replaced or deleted
         self.alive_N[self.columns.whole("gone")] = False
         self.gone = 0  # rows that were alive when the generation was sealed, and are not now
         self._gone_terms: dict[int, int] = {}  # term → sealed rows that held it and are gone since
-        self._reader, self._following = LogReader(generation.parent / self.meta["log"], self.meta["segment"]), Lock()
+        self._following = Lock()
 
     @classmethod
     def found(cls, find: Callable[[], Path]) -> Self:
         """The generation that `find` returns, which may be another one at any moment."""
-        held = hold(find)
-        try:
-            return cls(held)
-        except BaseException:
-            held.release()
-            raise
+        return cls(hold(find))
 
     @property
     def sealed(self) -> int:
@@ -109,12 +105,7 @@ class Opened:
 
     def close(self) -> None:
         """Let go of everything; ids of rows may still be asked for."""
-        self.shard.close()
-        self._reader.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        _lock_of(self._folder).unlink(missing_ok=True)
-        os.close(self._lock)
-        self._held.release()
+        self._closing.close()
 
     def _lose(self, entry: Entry) -> None:
         """The sealed row of a product, where it has one, is gone from here on."""
@@ -127,8 +118,25 @@ class Opened:
             self._gone_terms[term] = self._gone_terms.get(term, 0) + 1
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_suffix(".lock")
+@contextmanager
+def _linked(generation: Path) -> Iterator[qdrant.EdgeShard]:
+    """Open a generation's shard in a folder of this process, which lies there until the block ends."""
+    _clear_left(generation)
+    folder = generation / f"open-{uuid4().hex[:12]}"
+    file = folder.with_suffix(".lock")
+    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)  # before there is a folder to clear
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        link(generation / SHARD, folder)
+        shard = qdrant.EdgeShard.load(str(folder))
+        try:
+            yield shard
+        finally:
+            shard.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        file.unlink(missing_ok=True)
+        os.close(lock)
 
 
 def _clear_left(generation: Path) -> None:
