@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from contextlib import closing
 from uuid import uuid4
 
@@ -108,6 +110,22 @@ def test_a_later_page_may_accept_what_the_first_one_did_not(search):
     rest = find(SearchRequest(**request, page_size=100, cursor=first.cursor))
     assert ids(first) + ids(rest) == ids(everything(SearchRequest(**request, page_size=100)))
     assert len(ids(rest)) > 10
+
+
+def test_what_is_kept_for_the_next_page_keeps_no_generation(catalogue, tmp_path):
+    encoder, rows = TrigramEncoder(), products()
+    records = [*map(record_from_product, rows, encoder.encode_products(rows))]
+    build_index(tmp_path, records, encoder.dimension)
+    with open_index(tmp_path) as index:
+        find = Searcher(encoder, index, catalogue, RetrievalPolicy()).search
+        everything = ids(find(SearchRequest(query="red chair", page_size=48)))
+        first = find(SearchRequest(query="red chair", page_size=9))
+        generation = weakref.ref(index._opened)
+        index.compact()
+        gc.collect()
+        assert generation() is None
+        rest = find(SearchRequest(query="red chair", page_size=39, cursor=first.cursor))
+        assert ids(first) + ids(rest) == everything
 
 
 def test_what_has_moved_out_of_the_radius_is_not_shown(search, catalogue):

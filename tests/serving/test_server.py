@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
+from uvicorn.supervisors import multiprocess
 
 from mercato import progress
 from mercato.catalogue import indexing
@@ -17,7 +22,7 @@ from mercato.retrieval.open import open_index
 from mercato.runs.folder import RETRIEVAL, WEIGHTS
 from mercato.serving import deployment, process, server
 from mercato.serving.server import KEY, KEY_FILE, serve_run
-from tests.support.served import event, ids, search
+from tests.support.served import event, ids, search, wait_until
 from tests.support.served_run import OnnxEncoder
 from tests.support.small_market import TrigramEncoder, make_market, products
 
@@ -162,3 +167,34 @@ def test_the_first_worker_that_cannot_start_ends_the_server_and_a_later_one_is_t
     with pytest.raises(SystemExit) as later:
         worker()
     assert later.value.code not in (0, process.STARTUP_FAILURE) and waited == [process._AGAIN_SECONDS]
+
+
+def test_a_worker_that_dies_while_it_is_asked_whether_it_lives_is_replaced_at_once(monkeypatch):
+    monkeypatch.setattr(multiprocess, "SIGNALS", {})  # these are pytest's
+    with process.listen(8300) as listening:
+        config = process._config("fastapi:FastAPI", factory=True, workers=1)
+        config.timeout_worker_healthcheck = 10**6
+        supervisor = process._Supervisor(config, [listening])
+        supervisor.init_processes()
+        (first,) = supervisor.processes
+        os.kill(first.pid, signal.SIGSTOP)
+        asking = threading.Thread(target=supervisor.keep_subprocess_alive, daemon=True)
+        asking.start()
+        try:
+            os.kill(first.pid, signal.SIGKILL)
+            wait_until(lambda: supervisor.processes[0] is not first)
+        finally:
+            asking.join(1)
+            supervisor.terminate_all()
+            supervisor.join_all()
+
+
+def test_what_a_killed_servers_workers_counted_is_gone(tmp_path, monkeypatch):
+    left = tmp_path / "metrics" / "counter_1.db"
+    left.parent.mkdir()
+    left.touch()
+    counted = []
+    supervisor = Mock(processes=[], run=lambda: counted.append([*left.parent.iterdir()]))
+    monkeypatch.setattr(process, "_Supervisor", lambda *_: supervisor)
+    process.serve_with_workers(None, None, 2, left.parent)
+    assert counted == [[]] and not left.parent.exists()

@@ -35,6 +35,9 @@ class Hit:
     exact: bool = False
 
 
+_COLUMNS = ("cosine_H", "bm25_H", "by_ann_H", "by_text_H", "exact_H")
+
+
 class Hits(Sequence[Hit]):
     """The hits of a search as columns, best first; a `Hit` is made where one is asked for, as the shown few are.
 
@@ -86,9 +89,17 @@ class Hits(Sequence[Hit]):
 
     def take(self, places_h: NDArray[np.int64]) -> Hits:
         """Some of the hits, in that order."""
-        columns = ("cosine_H", "bm25_H", "by_ann_H", "by_text_H", "exact_H")
         return Hits(
-            self._product_ids, self.rows_H[places_h], **{name: getattr(self, name)[places_h] for name in columns}
+            self._product_ids, self.rows_H[places_h], **{name: getattr(self, name)[places_h] for name in _COLUMNS}
+        )
+
+    def detached(self) -> Hits:
+        """The same hits with their ids read: they keep nothing of the index that found them."""
+        ids = self.product_ids
+        return Hits(
+            lambda rows_h: [ids[row] for row in rows_h.tolist()],
+            np.arange(len(ids)),
+            **{name: getattr(self, name) for name in _COLUMNS},
         )
 
     def _hit(self, place: int, product_id: str) -> Hit:

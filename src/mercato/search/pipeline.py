@@ -90,8 +90,8 @@ class Searcher:
             if window is None or effort.digs_deeper_than(window.effort):
                 expression = expression or self._expression(request)
                 window = self._retrieved(expression, effort)
-        if window is not None:
-            self._windows.put(cursor.query_id, window)
+        if window is not None and len(hits) > size:
+            self._windows.put(cursor.query_id, window.kept())
         return hits[:size], len(hits) > size
 
     def _efforts(self, cursor: Cursor, size: int) -> Iterator[Effort]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mercato.catalogue.products import ProductDocument
 from mercato.retrieval.expression import Filters, GeoRadius, category_path
@@ -25,6 +25,10 @@ class Window:
     hits: Hits
     effort: Effort  # that it was retrieved with
     whole: bool
+
+    def kept(self) -> Window:
+        """The same, to be kept: the index's generation may be removed meanwhile."""
+        return replace(self, hits=self.hits.detached())
 
     def unseen(self, shown: Set[bytes]) -> Iterator[int]:
         """The places of those that have not been shown, best first."""

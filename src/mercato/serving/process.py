@@ -6,10 +6,10 @@ import errno
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,23 +63,36 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
         uvicorn.Server(_config(app)).run([listening])
 
 
-def serve_with_workers(app: Callable[[], FastAPI], listening: socket.socket, workers: int) -> None:
+def serve_with_workers(app: Callable[[], FastAPI], listening: socket.socket, workers: int, counts: Path) -> None:
     """As `serve`, with as many processes, each with an application of its own, made there by `app` (it is pickled).
 
-    One that dies is started anew, and again after a while where that fails; none outlives this process.
+    One that dies is started anew, and again after a while where that fails; none outlives this process. The folder
+    `counts` is theirs as long as they live.
 
     Raises:
         MercatoError: no worker has started, and one could not.
     """
-    with tempfile.TemporaryDirectory(prefix="mercato-metrics-") as folder, _signals_kept():
-        os.environ[FOLDER] = folder
+    shutil.rmtree(counts, ignore_errors=True)  # a killed server's
+    counts.mkdir(parents=True)
+    with _signals_kept():
+        os.environ[FOLDER] = str(counts)
         try:
-            supervisor = Multiprocess(_config(_Worker(app), factory=True, workers=workers), [listening])
+            supervisor = _Supervisor(_config(_Worker(app), factory=True, workers=workers), [listening])
             supervisor.run()
         finally:
             del os.environ[FOLDER]
+            shutil.rmtree(counts, ignore_errors=True)
     if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
         raise MercatoError("a worker could not start: why stands above")
+
+
+class _Supervisor(Multiprocess):
+    """Uvicorn's, which holds the workers' end of its pipes too: one that dies while it is asked is waited for."""
+
+    def keep_subprocess_alive(self) -> None:
+        for worker in self.processes:
+            worker.child_conn.close()  # it has its own by now
+        super().keep_subprocess_alive()
 
 
 class _Worker:

@@ -20,6 +20,7 @@ from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
 from mercato.files import market_lock
 from mercato.retrieval.open import generations
+from mercato.runs.image_vectors import CACHE
 from mercato.search.market_info import MarketInfo, market_info
 from mercato.serving.app import create_app
 from mercato.serving.process import listen, serve, serve_with_workers
@@ -68,7 +69,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
             else:
                 with WakeReceiver(ingestion.wake) as receiver:
                     worker = partial(worker_app, market.path, info, url, receiver.sender, settings)
-                    serve_with_workers(worker, listening, workers)
+                    serve_with_workers(worker, listening, workers, market.path / CACHE / "metrics")
 
 
 def worker_app(market_path: Path, info: MarketInfo, url: str, wake: WakeSender, settings: Settings) -> FastAPI:
