@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from typing import ClassVar
 
@@ -188,7 +189,9 @@ def test_what_could_not_be_embedded_for_a_moment_is_left_to_the_server(market, r
     index = str(market.path / "index")
     assert backfill(runs[1], market, index)["count"] == 47
     with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue, open_index(index) as opened:
-        worker = IngestionWorker(catalogue, [Target(SaltedEncoder(runs[1]), opened)], market.path / "events", "w")
+        targets = [Target(SaltedEncoder(runs[1]), opened)]
+        worker = IngestionWorker(catalogue, targets, market.path / "events", "w")
+        worker.retarget(targets)
         assert worker.drain() == 1 and len(opened) == 48
 
 
@@ -230,7 +233,7 @@ def test_a_run_that_moved_is_named(market, runs):
             ledger.run_of("cafe rest")
 
 
-def test_what_a_generation_missed_is_put_in_the_outbox_again(market):
+def test_what_a_generation_missed_is_put_in_the_outbox_again(market, monkeypatch):
     with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
         ledger = GenerationLedger(catalogue)
 
@@ -243,10 +246,15 @@ def test_what_a_generation_missed_is_put_in_the_outbox_again(market):
         ledger.follow(["one"])
         assert not ledger.is_up_to_date("one") and not ledger.is_up_to_date("two")
         assert waiting() == {"a"} and ledger.is_up_to_date("one")
-        ledger.note_read("two", 1e12)  # after all that is written
+        ledger.note_read("two", catalogue.last_number())
+        catalogue.products.seed([stored("c")])
+        monkeypatch.setattr(time, "time", lambda: 1.0)  # a clock that is set back loses nothing
+        catalogue.products.upsert([stored("b")])
+        assert waiting() == {"b"}, "for what is followed by now"
         ledger.follow(["one", "two"])
-        assert waiting() == set() and ledger.is_up_to_date("two")
+        assert waiting() == {"b"} and ledger.is_up_to_date("two")
         ledger.lapse(["two"])
         assert ledger.is_followed("two") and not ledger.is_followed("one")
+        ledger.note_read("one", catalogue.last_number(), ["c"])
         ledger.follow(["one", "two"])
-        assert waiting() == {"a"}
+        assert waiting() == {"c"}

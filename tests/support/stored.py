@@ -26,12 +26,12 @@ def fill(file: Path, products: int) -> None:
         db.execute(
             f"""WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {products})
             INSERT INTO products SELECT printf('p%07d', n), CAST(printf(?, printf('p%07d', n)) AS BLOB), 1, NULL, 1,
-            n % 20 = 0, n % 100 = 0, 0 FROM numbers""",
+            n % 20 = 0, n % 100 = 0 FROM numbers""",
             (document,),
         )
         db.execute("INSERT INTO images SELECT product_id, 0, NULL, NULL, 'a.jpg' FROM products")
         db.execute(
-            """INSERT INTO outbox SELECT product_id, 1, 'upsert', rowid, rowid, rowid % 3 = 0, NULL,
+            """INSERT INTO outbox SELECT product_id, 1, 'upsert', rowid, rowid % 3 = 0, NULL,
             iif(rowid % 40 = 0, 'other', NULL), iif(rowid % 40 = 0, 1e12, NULL), iif(rowid % 40 = 0, 1, NULL)
             FROM products WHERE rowid % 10 = 0"""
         )

@@ -44,8 +44,7 @@ log = logging.getLogger("mercato.backfill")
 
 PART = 512  # products
 _POLL_SECONDS = 0.5
-_COMMITTING_SECONDS = 60.0  # that a write may take from its own moment until it can be read
-_LAST = b"last"  # the metadata of a part: up to which product the catalogue was read
+_LAST, _LEFT_OUT = b"last", b"left out"  # metadata of a part: up to which product it was read, and which it lacks
 
 
 def backfill(run: Path, market: Market, url: str) -> dict[str, Any]:
@@ -69,9 +68,9 @@ def backfill(run: Path, market: Market, url: str) -> dict[str, Any]:
         work = _Work.begin(folder, ledger.note_run(run), market, url, catalogue)
         named = generations(url)
         if work.fingerprint not in (named.served, named.standby):
-            ledger.note_read(work.fingerprint, work.began - _COMMITTING_SECONDS)
             encoder = OnnxEncoder(run, market.path, threads=os.cpu_count() or 1)
             _embed(encoder, catalogue, work)
+            ledger.note_read(work.fingerprint, work.number, work.left_out())
             build_index(url, _records(catalogue, work), encoder.dimension, work.fingerprint, standby=True)
             work.built()
         if named.served != work.fingerprint:
@@ -88,6 +87,7 @@ class _Work:
     folder: Path
     key: list[str]  # run, index, catalogue and products table: of any other the parts are of no use
     began: float  # seconds since 1970
+    number: int  # of the last write by then
     fingerprint: str
     is_built: bool
 
@@ -98,14 +98,16 @@ class _Work:
         table = products_fingerprint(market)
         key = [made_by, index, catalogue.settings.secret("name").hex()[:8], table]
         state = folder / "state.json"
-        stored = orjson.loads(state.read_bytes()) if state.is_file() else None
-        if stored and stored["key"] == key and not (stored["is_built"] and _dropped(url, stored["fingerprint"])):
+        stored = orjson.loads(state.read_bytes()) if state.is_file() else {}
+        is_ours = stored.keys() >= {*_STORED} and stored["key"] == key
+        if is_ours and not (stored["is_built"] and _dropped(url, stored["fingerprint"])):
             note(f"  going on with the backfill begun {_moment(stored['began']).isoformat(timespec='seconds')}")
             return cls(folder, **stored)
         for part in folder.glob("part-*"):
             part.unlink()
         began = time.time()
-        work = cls(folder, key, began, f"{made_by} {table} {_moment(began).isoformat()}", is_built=False)
+        fingerprint = f"{made_by} {table} {_moment(began).isoformat()}"
+        work = cls(folder, key, began, catalogue.last_number(), fingerprint, is_built=False)
         work._save()
         return work
 
@@ -119,6 +121,10 @@ class _Work:
         """What has been embedded, in the order of product ids."""
         return sorted(self.folder.glob("part-*"))
 
+    def left_out(self) -> list[str]:
+        """The products that could not be embedded."""
+        return [key for part in self.parts for key in orjson.loads(pq.read_schema(part).metadata[_LEFT_OUT])]
+
     def built(self) -> None:
         """The standby is there: the parts are not needed any more."""
         self.is_built = True
@@ -131,8 +137,11 @@ class _Work:
         shutil.rmtree(self.folder)
 
     def _save(self) -> None:
-        state = {name: getattr(self, name) for name in ("key", "began", "fingerprint", "is_built")}
+        state = {name: getattr(self, name) for name in _STORED}
         write_atomic(self.folder / "state.json", orjson.dumps(state))
+
+
+_STORED = ("key", "began", "number", "fingerprint", "is_built")
 
 
 def _dropped(url: str, fingerprint: str) -> bool:
@@ -155,14 +164,14 @@ def _embed(encoder: RunEncoder, catalogue: Catalogue, work: _Work) -> None:
         if products and not kept:
             raise MercatoError(f"none of {len(products)} products could be embedded: see the log")
         names = {product["product_id"] for product in kept}
-        if left_out := [product["product_id"] for product in products if product["product_id"] not in names]:
-            catalogue.outbox.put_again(left_out)  # the server tries them again: it may have been for a moment
+        left_out = [product["product_id"] for product in products if product["product_id"] not in names]
         columns = {
             "product_id": pa.array([product["product_id"] for product in kept], pa.string()),
             "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), encoder.dimension),
         }
         content = io.BytesIO()
-        pq.write_table(pa.table(columns).replace_schema_metadata({_LAST: ids[-1].encode()}), content)
+        about = {_LAST: ids[-1].encode(), _LEFT_OUT: orjson.dumps(left_out)}
+        pq.write_table(pa.table(columns).replace_schema_metadata(about), content)
         write_atomic(work.folder / f"part-{number:08}.parquet", content.getvalue())
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mercato.catalogue.migrations import migrate
+from mercato.catalogue.tables import WRITES
 from mercato.errors import MercatoError
 
 
@@ -71,6 +72,20 @@ class Database:
         """A write transaction, committed and on disk when the block ends, rolled back where it raises."""
         with self._turn, self._writer.begin() as connection:
             yield connection
+
+    def numbers(self, connection: sa.Connection, count: int) -> range:
+        """Numbers for so many writes of a transaction, above those of every one that was committed before.
+
+        Who has read the catalogue up to `last_number` has seen every write of a lower number, whatever clocks say.
+        """
+        counted = sa.update(WRITES).values(last=WRITES.c.last + count).returning(WRITES.c.last)
+        last: int = connection.execute(counted).scalar_one()  # the row is locked until the commit
+        return range(last - count + 1, last + 1)
+
+    def last_number(self) -> int:
+        """The number of the last write that was committed; 0: there was none."""
+        with self.read() as connection:
+            return int(connection.execute(sa.select(WRITES.c.last)).scalar_one())
 
     def insert(self, table: sa.Table) -> Any:
         """The dialect's INSERT, which has `on_conflict_do_update` and `on_conflict_do_nothing`."""

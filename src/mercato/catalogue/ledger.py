@@ -1,12 +1,11 @@
 """The ledger of an index's generations: where the run lies that made one, and which of them know all that was written.
 
 A generation that takes every job of the outbox is *followed*. One that lapsed, or is new, has missed some: they are put
-in the outbox again as it is followed anew, from the moment on at which its products were read.
+in the outbox again as it is followed anew: those that came after its products were read.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from mercato.catalogue.indexing import run_fingerprint
 from mercato.catalogue.store import Catalogue
 from mercato.errors import MercatoError
 
-_FOLLOWED = "followed generations"  # the setting: {fingerprint: when it began}
+_FOLLOWED = "followed generations"  # the setting: {fingerprint: the last write when it began}
 _SERVING = "serving generation"
 
 
@@ -24,7 +23,7 @@ class GenerationLedger:
     """What a catalogue's settings hold of generations, which are known by their fingerprints."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self._settings, self._outbox = catalogue.settings, catalogue.outbox
+        self._catalogue, self._settings, self._outbox = catalogue, catalogue.settings, catalogue.outbox
 
     def note_run(self, run: Path) -> str:
         """Remember where a run lies; returns the first word of the fingerprints of what it makes."""
@@ -49,9 +48,12 @@ class GenerationLedger:
             pass
         raise MercatoError(f"the run {made_by} that made its vectors is not at {noted} any more: put it back there")
 
-    def note_read(self, fingerprint: str, moment: float) -> None:
-        """Remember since when (seconds since 1970) the catalogue may hold writes that a generation was made without."""
-        self._settings.set(f"read {fingerprint}", repr(moment))
+    def note_read(self, fingerprint: str, number: int, left_out: Sequence[str] = ()) -> None:
+        """Remember the last write when the products of a generation were read, and which of them it was made without.
+
+        The latter may have failed for a moment only: they are tried again as it is followed.
+        """
+        self._settings.set(f"read {fingerprint}", orjson.dumps([number, [*left_out]]).decode())
 
     def note_serving(self, fingerprint: str) -> None:
         """Remember what answers now, until `look` has another take its place."""
@@ -74,9 +76,10 @@ class GenerationLedger:
         followed = self._followed()
         for name in fingerprints:
             if name not in followed:
-                moment = self._settings.get(f"read {name}")
-                self._outbox.replay(None if moment is None else float(moment))
-                self._set_followed(followed := followed | {name: time.time()})
+                number, left_out = orjson.loads(self._settings.get(f"read {name}") or "[0, []]")
+                self._outbox.replay(after=number)
+                self._outbox.put_again(left_out)
+                self._set_followed(followed := followed | {name: self._catalogue.last_number()})
 
     def is_followed(self, fingerprint: str) -> bool:
         """Whether it takes every job, or will as soon as its server works."""
@@ -97,9 +100,9 @@ class GenerationLedger:
         """What `refuse` noted."""
         return self._settings.get(f"refused {fingerprint}") or None
 
-    def _followed(self) -> dict[str, float]:
+    def _followed(self) -> dict[str, int]:
         stored = self._settings.get(_FOLLOWED)
         return orjson.loads(stored) if stored else {}
 
-    def _set_followed(self, followed: dict[str, float]) -> None:
+    def _set_followed(self, followed: dict[str, int]) -> None:
         self._settings.set(_FOLLOWED, orjson.dumps(followed).decode())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from mercato.catalogue.tables import METADATA, SCHEMA_VERSION
+from mercato.catalogue.tables import METADATA, SCHEMA_VERSION, WRITES
 from mercato.errors import MercatoError
 
 
@@ -30,6 +30,8 @@ def migrate(connection: sa.Connection) -> None:
         for step in _STEPS[version - 1 :]:
             step(connection)
     METADATA.create_all(connection)  # after the steps: what they made is left as it is
+    if version == 0:
+        connection.execute(sa.insert(WRITES).values(last=0))
     connection.execute(sa.delete(SCHEMA_VERSION))
     connection.execute(sa.insert(SCHEMA_VERSION).values(version=newest))
 
@@ -69,9 +71,30 @@ def _to_2(connection: sa.Connection) -> None:
     )
 
 
+def _to_3(connection: sa.Connection) -> None:
+    """Version 3: writes are numbered in the order of their commits, where they had a time by a clock that may go back.
+
+    What was noted by that clock is forgotten, so that every generation gets all that the API wrote once more.
+    """
+    number = "INTEGER" if connection.dialect.name == "sqlite" else "BIGINT"
+    _run(
+        connection,
+        f"CREATE TABLE writes (last {number} NOT NULL)",
+        "INSERT INTO writes SELECT coalesce(max(version), 0) FROM products",
+        "ALTER TABLE products DROP COLUMN updated_at",
+        "DROP INDEX outbox_due",
+        "ALTER TABLE outbox DROP COLUMN enqueued_at",
+        "CREATE INDEX outbox_due ON outbox (not_before, version)",
+        "DELETE FROM settings WHERE name = 'followed generations' OR name LIKE 'read %'",
+    )
+    if number == "BIGINT":
+        for table, column in (("products", "version"), ("outbox", "version"), ("outbox", "leased_version")):
+            _run(connection, f"ALTER TABLE {table} ALTER COLUMN {column} TYPE BIGINT")
+
+
 def _run(connection: sa.Connection, *statements: str) -> None:
     for statement in statements:
         connection.execute(sa.text(statement))
 
 
-_STEPS: Sequence[Callable[[sa.Connection], None]] = (_to_2,)  # the n-th step leads from version n to n + 1
+_STEPS: Sequence[Callable[[sa.Connection], None]] = (_to_2, _to_3)  # the n-th step leads from version n to n + 1

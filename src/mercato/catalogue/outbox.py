@@ -55,7 +55,7 @@ class Outbox:
         due = (
             sa.select(OUTBOX.c.product_id, OUTBOX.c.version, OUTBOX.c.operation, OUTBOX.c.attempts)
             .where(OUTBOX.c.not_before <= now, free)
-            .order_by(OUTBOX.c.not_before, OUTBOX.c.enqueued_at)
+            .order_by(OUTBOX.c.not_before, OUTBOX.c.version)
             .limit(limit)
             .with_for_update(skip_locked=True)  # PostgreSQL; in SQLite writers take turns
         )
@@ -114,21 +114,21 @@ class Outbox:
             columns = (OUTBOX.c.product_id, OUTBOX.c.attempts, OUTBOX.c.reason)
             return [(*row,) for row in connection.execute(sa.select(*columns).where(OUTBOX.c.attempts > 0))]
 
-    def oldest(self) -> float | None:
-        """When the oldest job came in (seconds since 1970), those that failed thrice left out; None: there is none."""
+    def oldest(self) -> int | None:
+        """The number of the oldest write that waits, those that failed thrice left out; None: there is none."""
         with self._database.read() as connection:
-            wanted = sa.select(sa.func.min(OUTBOX.c.enqueued_at)).where(OUTBOX.c.attempts < 3)
-            found: float | None = connection.execute(wanted).scalar()
+            wanted = sa.select(sa.func.min(OUTBOX.c.version)).where(OUTBOX.c.attempts < 3)
+            found: int | None = connection.execute(wanted).scalar()
         return found
 
-    def replay(self, since: float | None = None) -> None:
-        """Put products written or deleted through the API in the outbox again: an index has not seen them.
+    def replay(self, after: int = 0) -> None:
+        """Put products written or deleted through the API, after that write, in the outbox again for an index's sake.
 
-        All of them, or those of a moment (seconds since 1970) and later. Others may write meanwhile.
+        Others may write meanwhile.
         """
         wanted = sa.select(PRODUCTS.c.product_id).where(PRODUCTS.c.written_via_api.is_(True))
-        if since is not None:
-            wanted = wanted.where(PRODUCTS.c.updated_at >= since)
+        if after:
+            wanted = wanted.where(PRODUCTS.c.version > after)
         with self._database.read() as connection:
             ids = connection.execute(wanted).scalars().all()
         for start in range(0, len(ids), _CHUNK):
@@ -150,12 +150,12 @@ class Outbox:
             some = product_ids[start : start + _CHUNK]
             wanted = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.version).where(PRODUCTS.c.product_id.in_(some))
             rows = [
-                {"product_id": product_id, "version": version, "operation": operation, "enqueued_at": now}
-                | {"not_before": now, "attempts": 0, "reason": None}
+                {"product_id": product_id, "version": version, "operation": operation, "not_before": now}
+                | {"attempts": 0, "reason": None}
                 for product_id, version in connection.execute(wanted)
             ]
             insert = self._database.insert(OUTBOX)
-            names = ("version", "operation", "enqueued_at", "not_before", "attempts", "reason")
+            names = ("version", "operation", "not_before", "attempts", "reason")
             replaced = {name: insert.excluded[name] for name in names}
             connection.execute(insert.on_conflict_do_update(index_elements=["product_id"], set_=replaced), rows)
 
@@ -163,7 +163,8 @@ class Outbox:
         """Enqueue products under new versions, so that no job that is held now can acknowledge them."""
         for start in range(0, len(product_ids), _CHUNK):
             these = PRODUCTS.c.product_id.in_(product_ids[start : start + _CHUNK])
-            connection.execute(sa.update(PRODUCTS).where(these).values(version=PRODUCTS.c.version + 1))
+            (number,) = self._database.numbers(connection, 1)
+            connection.execute(sa.update(PRODUCTS).where(these).values(version=number))
             self._enqueue_present(connection, product_ids[start : start + _CHUNK])
 
     def _enqueue_present(self, connection: sa.Connection, product_ids: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -170,10 +169,11 @@ class ProductStore:
         """Delete a product for good (seeding does not bring it back) and put that in the outbox; False if unknown."""
         gone = {"document": b"{}", "image_count": 0, "image_embeddings": None, "deleted": True, "written_via_api": True}
         with self._database.write() as connection:
+            (number,) = self._database.numbers(connection, 1)
             deleted = connection.execute(
                 sa.update(PRODUCTS)
                 .where(PRODUCTS.c.product_id == product_id, PRODUCTS.c.deleted.is_(False))
-                .values(**gone, version=PRODUCTS.c.version + 1, updated_at=time.time())
+                .values(**gone, version=number)
             )
             if deleted.rowcount == 0:
                 return False
@@ -185,8 +185,9 @@ class ProductStore:
         if not products:
             return
         insert = self._database.insert(PRODUCTS)
-        names = ("document", "image_count", "image_embeddings", "written_via_api", "deleted", "updated_at")
-        replaced = {name: insert.excluded[name] for name in names} | {"version": PRODUCTS.c.version + 1}
+        names = ("document", "image_count", "image_embeddings", "version", "written_via_api", "deleted")
+        replaced = {name: insert.excluded[name] for name in names}
+        numbers = self._database.numbers(connection, len(products))
         connection.execute(
             insert.on_conflict_do_update(index_elements=["product_id"], set_=replaced),
             [
@@ -195,12 +196,11 @@ class ProductStore:
                     "document": orjson.dumps(product.document),
                     "image_count": len(product.images),
                     "image_embeddings": orjson.dumps(product.image_embeddings) if product.image_embeddings else None,
-                    "version": 1,
+                    "version": number,
                     "written_via_api": written_via_api,
                     "deleted": False,
-                    "updated_at": time.time(),
                 }
-                for product in products
+                for number, product in zip(numbers, products, strict=True)
             ],
         )
         ids = [product.product_id for product in products]

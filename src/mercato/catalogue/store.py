@@ -36,6 +36,10 @@ class Catalogue:
         """
         return cls(Database.open(where))
 
+    def last_number(self) -> int:
+        """The number of the last write that was committed; who reads now sees it and all before it."""
+        return self._database.last_number()
+
     def close(self) -> None:
         """Close every connection."""
         self._database.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 METADATA = sa.MetaData()
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def _partial_index(name: str, *columns: sa.Column[object], where: sa.ColumnElement[bool]) -> None:
@@ -12,6 +13,7 @@ def _partial_index(name: str, *columns: sa.Column[object], where: sa.ColumnEleme
 
 
 SCHEMA_VERSION = sa.Table("schema_version", METADATA, sa.Column("version", sa.Integer, primary_key=True))  # one row
+WRITES = sa.Table("writes", METADATA, sa.Column("last", NUMBER, nullable=False))  # one row: the last write's number
 
 PRODUCTS = sa.Table(
     "products",
@@ -20,10 +22,9 @@ PRODUCTS = sa.Table(
     sa.Column("document", sa.LargeBinary, nullable=False),  # JSON: every schema field but images and their vectors
     sa.Column("image_count", sa.Integer, nullable=False),  # how many rows of `images` it has
     sa.Column("image_embeddings", sa.LargeBinary),  # JSON; apart, because a search never reads it
-    sa.Column("version", sa.Integer, nullable=False),  # one more with each write
+    sa.Column("version", NUMBER, nullable=False),  # the number of the write, see `Database.numbers`
     sa.Column("written_via_api", sa.Boolean, nullable=False),  # or deleted: seeding leaves it alone
     sa.Column("deleted", sa.Boolean, nullable=False),
-    sa.Column("updated_at", sa.Float, nullable=False),
 )
 # SQLite without statistics would take a whole index that begins with a flag for selective, and prefer it to the key.
 # These two hold the few rows that have the flag, which is among their columns to make them covering.
@@ -48,17 +49,16 @@ OUTBOX = sa.Table(
     "outbox",
     METADATA,
     sa.Column("product_id", sa.Text, primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("version", NUMBER, nullable=False),
     sa.Column("operation", sa.Text, nullable=False),  # upsert | delete
-    sa.Column("enqueued_at", sa.Float, nullable=False),
     sa.Column("not_before", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text),
     # The lease: who works on the product, until when, and on which of its versions; null where nobody does.
     sa.Column("worker", sa.Text),
     sa.Column("lease_expires_at", sa.Float),
-    sa.Column("leased_version", sa.Integer),
-    sa.Index("outbox_due", "not_before", "enqueued_at"),
+    sa.Column("leased_version", NUMBER),
+    sa.Index("outbox_due", "not_before", "version"),
     sa.Index("outbox_attempts", "attempts"),
 )
 _partial_index("outbox_worker", OUTBOX.c.worker, where=OUTBOX.c.worker.is_not(None))
