@@ -336,8 +336,8 @@ def bench_serve(
     as_json: Json = False,
 ) -> None:
     """The whole request over HTTP, under load, at the size of a real shop; writes bench-serve.json and .html."""
-    from mercato.benchmarks.serve import PAGE, table
-    from mercato.benchmarks.serve import run as measure
+    from mercato.benchmarks.serve.benchmark import PAGE, table
+    from mercato.benchmarks.serve.benchmark import run as measure
     from mercato.data.market import Market
 
     figures = measure(run, Market.open(market), to, products, workers)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mercato.errors import MercatoError
-from mercato.retrieval.engines.qdrant_edge import allowed
+from mercato.retrieval.engines.qdrant_edge import masks
 from mercato.retrieval.engines.qdrant_edge import shard as edge_shard
 from mercato.retrieval.engines.qdrant_edge import snapshot as edge_snapshot
 from mercato.retrieval.expression import Expression, Filters, GeoRadius
@@ -122,7 +122,7 @@ def test_more_is_looked_at_where_filters_care_for_nearness(large):
     vector = (points[0] / np.linalg.norm(points[0])).astype(np.float32)
     by_chance, near = Filters(price_max=499), Filters(category="All > H1")
     with index.snapshot() as snapshot:
-        of = snapshot.allowed.of
+        of = snapshot.masks.of
         assert 300 <= len(of(by_chance).near(vector, 600)) < 600
         assert 900 <= len(of(near).near(vector, 600)) < 1200
         assert len(of(near).near(vector, 5000)) == of(near).count
@@ -179,24 +179,24 @@ def test_a_hole_of_gone_products_does_not_shorten_a_search(tmp_path):
 def test_what_filters_leave_is_kept_within_bounds(tmp_path, monkeypatch):
     build_index(tmp_path, [product(n, price=float(n)) for n in range(9)], DIMENSION)
     with open_index(tmp_path) as index, index.snapshot() as snapshot:
-        of = snapshot.allowed.of
+        of = snapshot.masks.of
         first, second = Filters(price_max=3), Filters(price_max=4)
         kept = of(first)
         assert of(second).count == 5 and of(first) is kept
-        monkeypatch.setattr(allowed, "KEPT_BYTES", 3 * allowed._OBJECT_BYTES // 2)
+        monkeypatch.setattr(masks, "KEPT_BYTES", 3 * masks._OBJECT_BYTES // 2)
         of(Filters(price_max=5))
         assert of(first) is not kept and of(first).count == 4
-        monkeypatch.setattr(allowed, "KEPT_BYTES", 0)
+        monkeypatch.setattr(masks, "KEPT_BYTES", 0)
         assert of(second).count == 5, "one is kept, however large"
 
 
 def test_what_filters_leave_of_nothing_is_kept_within_bounds_too(tmp_path, monkeypatch):
     build_index(tmp_path, [], DIMENSION)
-    monkeypatch.setattr(allowed, "KEPT_BYTES", 100_000)
+    monkeypatch.setattr(masks, "KEPT_BYTES", 100_000)
     with open_index(tmp_path) as index, index.snapshot() as snapshot:
         for number in range(100):
-            snapshot.allowed.of(Filters(seller_id=f"{number} {'long' * 1_000}"))
-        assert 1 <= len(snapshot.allowed._kept) < 10
+            snapshot.masks.of(Filters(seller_id=f"{number} {'long' * 1_000}"))
+        assert 1 <= len(snapshot.masks._kept) < 10
 
 
 def test_a_product_that_is_rewritten_during_a_search_is_found_once(tmp_path, monkeypatch):

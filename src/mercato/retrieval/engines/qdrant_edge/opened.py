@@ -18,11 +18,11 @@ import qdrant_edge as qdrant
 from numpy.typing import NDArray
 
 from mercato.errors import MercatoError
-from mercato.retrieval.engines.qdrant_edge.allowed import AllowedRows
 from mercato.retrieval.engines.qdrant_edge.columns import Columns
 from mercato.retrieval.engines.qdrant_edge.fresh import Fresh
 from mercato.retrieval.engines.qdrant_edge.generations import Held, hold, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
+from mercato.retrieval.engines.qdrant_edge.masks import FilterMasks
 from mercato.retrieval.engines.qdrant_edge.shard import ENGINE, Points
 from mercato.retrieval.hybrid import Rows
 
@@ -53,7 +53,7 @@ class Opened:
             closing.callback(self._reader.close)
             self._closing = closing.pop_all()
         self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
-        self.allowed = AllowedRows(self.columns, self.fresh)
+        self.masks = FilterMasks(self.columns, self.fresh)
         self.alive_N = np.ones(len(self.columns), bool)  # which sealed rows have not been replaced or deleted
         self.alive_N[self.columns.whole("gone")] = False
         self.gone = 0  # rows that were alive when the generation was sealed, and are not now

@@ -33,7 +33,7 @@ class EdgeSnapshot:
     """See `mercato.retrieval.hybrid.Snapshot`. Writes that come meanwhile are seen as they are followed."""
 
     def __init__(self, opened: Opened) -> None:
-        self._opened, self.shard, self.allowed = opened, opened.shard, opened.allowed
+        self._opened, self.shard, self.masks = opened, opened.shard, opened.masks
         self._known: dict[tuple[str, ...], tuple[NDArray[np.uint32], NDArray[np.float64]]] = {}
 
     @property
@@ -71,7 +71,7 @@ class EdgeSnapshot:
         if among_K is not None:
             rows_K = among_K[among_K < opened.sealed]
             return self._joined(self._scored(terms_T, idf_T, rows_K[left_N[rows_K]], limit), fresh, limit)
-        if filters != _ANY and self.allowed.of(filters).count <= FEW:
+        if filters != _ANY and self.masks.of(filters).count <= FEW:
             return self._joined(self._scored(terms_T, idf_T, np.flatnonzero(left_N), limit), fresh, limit)
         query, where = bm25_query(terms_T, idf_T), condition(filters)
         return self._joined(self._living(lambda wanted: self._run(query, wanted, where), limit, left_N), fresh, limit)
@@ -142,7 +142,7 @@ class EdgeSnapshot:
     def _left(self, filters: Filters) -> NDArray[np.bool_]:
         """Which sealed rows are alive and within the filters, (N,)."""
         alive_N = self._opened.alive_N
-        return alive_N if filters == _ANY else alive_N & self.allowed.of(filters).sealed_N
+        return alive_N if filters == _ANY else alive_N & self.masks.of(filters).sealed_N
 
     def _terms(self, words: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
         """The numbers of these words, and their IDF, (T,)."""
@@ -157,7 +157,7 @@ class EdgeSnapshot:
         alive_N = self._opened.fresh.alive()
         if filters == _ANY or not len(alive_N):
             return np.flatnonzero(alive_N)
-        within_N = self.allowed.of(filters).fresh()
+        within_N = self.masks.of(filters).fresh()
         length = min(len(within_N), len(alive_N))  # one may be written meanwhile
         return np.flatnonzero(within_N[:length] & alive_N[:length])
 
@@ -168,13 +168,13 @@ class EdgeSnapshot:
 
     def _by_cell(self, vector: Vector, filters: Filters, limit: int, ef_search: int) -> Found:
         """The best sealed rows within the filters, of those in the nearest cells."""
-        allowed, cells = self.allowed.of(filters), self.allowed.cells
-        places_P = allowed.near(vector, max(ROWS_PER_EF * ef_search, ROWS_PER_HIT * limit))
+        mask, cells = self.masks.of(filters), self.masks.cells
+        places_P = mask.near(vector, max(ROWS_PER_EF * ef_search, ROWS_PER_HIT * limit))
         if len(places_P) > (shortlist := 2 * limit + _SHORTLIST):
             places_P = places_P[np.argpartition(-cells.cosines(vector, places_P), shortlist)[:shortlist]]
         rows_P = cells.rows_N[places_P].astype(np.int64)
         rows_P = rows_P[self._opened.alive_N[rows_P]]
-        if len(rows_P) < min(limit, allowed.count):  # so many are gone that all which are left must be looked at
+        if len(rows_P) < min(limit, mask.count):  # so many are gone that all which are left must be looked at
             rows_P = np.flatnonzero(self._left(filters))
         return _best(Found(rows_P, _compared(self._opened.columns.whole("vectors"), rows_P, vector)), limit)
 

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from mercato.benchmarks import serve
-from mercato.benchmarks.serve import INDEX, MARKET, PAGE, QUERIES, REPORT
-from mercato.benchmarks.serve_report import ALL, BESIDE, KINDS, OPEN, PHASES, row
-from mercato.benchmarks.traffic import FILTERS, NARROW, NEW, PAGES, REPEATED, UPSERT, Traffic
-from mercato.benchmarks.traffic import QUERIES as QUERY_KINDS
+from mercato.benchmarks.serve import benchmark as serve
+from mercato.benchmarks.serve.benchmark import INDEX, MARKET, PAGE, QUERIES, REPORT
+from mercato.benchmarks.serve.report import ALL, BESIDE, KINDS, OPEN, PHASES, row
+from mercato.benchmarks.serve.traffic import FILTERS, NARROW, NEW, PAGES, REPEATED, UPSERT, Traffic
+from mercato.benchmarks.serve.traffic import QUERIES as QUERY_KINDS
 from mercato.errors import MercatoError
 from tests.support.small_market import make_market
 
@@ -61,10 +61,10 @@ def test_the_report_is_whole(measured):
 
 def test_what_was_built_is_used_again_but_not_for_something_else(measured, tiny_run, tiny_market, monkeypatch):
     report, out = measured
-    monkeypatch.setattr("mercato.benchmarks.big_index.index_market", None)  # it need not be called
+    monkeypatch.setattr("mercato.benchmarks.serve.index.index_market", None)  # it need not be called
     big = serve.big_market(tiny_market, out / MARKET, 700, 0)
     assert serve.big_index(tiny_run, big, out / INDEX) == report["built"]
-    monkeypatch.setattr("mercato.benchmarks.big_index.run_fingerprint", lambda run: "another")
+    monkeypatch.setattr("mercato.benchmarks.serve.index.run_fingerprint", lambda run: "another")
     with pytest.raises(MercatoError, match="give another --out"):
         serve.big_index(tiny_run, big, out / INDEX)
 

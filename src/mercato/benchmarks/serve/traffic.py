@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mercato.benchmarks.big_market import COLUMNS
-from mercato.benchmarks.load import Request
+from mercato.benchmarks.serve.load import Request
+from mercato.benchmarks.serve.market import COLUMNS
 from mercato.data.market import Market
 
 QUERIES = NEW, REPEATED = "new query", "repeated query"  # words that nobody asked for before, or that many ask for

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
-from mercato.benchmarks.http_client import Address, Client
+from mercato.benchmarks.serve.http_client import Address, Client
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 
-from mercato.benchmarks.load import Request, closed_loop, in_another_process, open_loop, own_rate
+from mercato.benchmarks.serve.load import Request, closed_loop, in_another_process, open_loop, own_rate
 
 Answer = tuple[int, dict]  # a status, 0 for none and the connection's end; a body
 

@@ -22,7 +22,7 @@ _OBJECT_BYTES = 4_000
 _BY_CHANCE = 3.0  # times the variance of chance that a cell's share has where filters do not care for nearness
 
 
-class Allowed:
+class FilterMask:
     """The rows that filters leave, dead ones too."""
 
     def __init__(self, columns: Columns, cells: Cells, fresh: Fresh, filters: Filters) -> None:
@@ -77,31 +77,31 @@ class Allowed:
         return places_A, ends_C, bool(np.sum(off_C**2) <= _BY_CHANCE * share * (1 - share) * np.sum(all_C))
 
 
-class AllowedRows:
+class FilterMasks:
     """Finds what filters leave; safe to share between threads."""
 
     def __init__(self, columns: Columns, fresh: Fresh) -> None:
         self._columns, self.cells, self._fresh = columns, columns.cells(), fresh
-        self._kept: OrderedDict[str, Allowed] = OrderedDict()  # used last last
+        self._kept: OrderedDict[str, FilterMask] = OrderedDict()  # used last last
         self._bytes, self._lock = 0, Lock()
 
-    def of(self, filters: Filters) -> Allowed:
+    def of(self, filters: Filters) -> FilterMask:
         """What these filters leave."""
         key = filters.model_dump_json()
         with self._lock:
             if (known := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
                 return known
-        allowed = Allowed(self._columns, self.cells, self._fresh, filters)
+        mask = FilterMask(self._columns, self.cells, self._fresh, filters)
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = allowed
-                self._bytes += _weight(key, allowed)
+                self._kept[key] = mask
+                self._bytes += _weight(key, mask)
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
                 self._bytes -= _weight(*self._kept.popitem(last=False))
-        return allowed
+        return mask
 
 
-def _weight(key: str, allowed: Allowed) -> int:
+def _weight(key: str, mask: FilterMask) -> int:
     """The memory that a kept mask takes, with its filters, which a stranger writes, and what Python adds."""
-    return allowed.bytes + 4 * len(key) + _OBJECT_BYTES
+    return mask.bytes + 4 * len(key) + _OBJECT_BYTES

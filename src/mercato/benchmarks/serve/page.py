@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mercato.benchmarks.serve_report import BESIDE, ONE, OPEN, facts
+from mercato.benchmarks.serve.report import BESIDE, ONE, OPEN, facts
 from mercato.reports.charts import stacked
 from mercato.reports.html import document, legend
 

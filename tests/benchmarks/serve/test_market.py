@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from mercato.benchmarks import big_market as module
-from mercato.benchmarks.big_market import MADE_FROM, big_market
+from mercato.benchmarks.serve import market as module
+from mercato.benchmarks.serve.market import MADE_FROM, big_market
 from mercato.data.checking import check
 from mercato.data.market import Market
 from mercato.errors import MercatoError

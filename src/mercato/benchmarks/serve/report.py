@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from mercato.benchmarks.load import Outcome
-from mercato.benchmarks.parts import READ, WRITE
-from mercato.benchmarks.traffic import FILTERS, NEW, PAGES, QUERIES, UPSERT
+from mercato.benchmarks.serve.load import Outcome
+from mercato.benchmarks.serve.parts import READ, WRITE
+from mercato.benchmarks.serve.traffic import FILTERS, NEW, PAGES, QUERIES, UPSERT
 
 PHASES = ONE, MANY, OPEN, BESIDE = "one client", "four clients", "open loop", "with upserts"
 ALL = "all searches"

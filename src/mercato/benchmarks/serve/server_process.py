@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from mercato.benchmarks.http_client import Address
+from mercato.benchmarks.serve.http_client import Address
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.serving.server import KEY

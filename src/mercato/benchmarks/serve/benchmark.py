@@ -2,7 +2,7 @@
 
 A market of any size is made from a given one and indexed. A load generator in a process of its own then asks the server
 as one client and as four, each of which waits for its answers; at 70 % of the rate that those four reached, waiting for
-none (`mercato.benchmarks.load`); and so once more with products written beside. Server and generator share the machine.
+none (see `load`); and so once more with products written beside. Server and generator share the machine.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 import orjson
 
-from mercato.benchmarks import load
-from mercato.benchmarks.big_index import big_index
-from mercato.benchmarks.big_market import big_market
-from mercato.benchmarks.load import Request, in_another_process
 from mercato.benchmarks.machine import cpu
-from mercato.benchmarks.parts import time_parts
-from mercato.benchmarks.serve_page import page
-from mercato.benchmarks.serve_report import BESIDE, MANY, ONE, OPEN, Phase, budget, measurements, table
-from mercato.benchmarks.server_process import Server, server
-from mercato.benchmarks.traffic import Traffic
+from mercato.benchmarks.serve import load
+from mercato.benchmarks.serve.index import big_index
+from mercato.benchmarks.serve.load import Request, in_another_process
+from mercato.benchmarks.serve.market import big_market
+from mercato.benchmarks.serve.page import page
+from mercato.benchmarks.serve.parts import time_parts
+from mercato.benchmarks.serve.report import BESIDE, MANY, ONE, OPEN, Phase, budget, measurements, table
+from mercato.benchmarks.serve.server_process import Server, server
+from mercato.benchmarks.serve.traffic import Traffic
 from mercato.data.market import Market
 from mercato.files import write_atomic
 from mercato.progress import note

@@ -1,0 +1,1 @@
+"""`mercato bench serve`: see `benchmark`."""
