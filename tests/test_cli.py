@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mercato.cli import app, main
+from mercato.retrieval.open import generations
 
 runner = CliRunner()
 
@@ -61,6 +63,24 @@ def test_a_changed_field_is_checked_by_name(tmp_path: Path, monkeypatch: pytest.
         main()
     assert stopped.value.code == 1
     assert "stages.0.epochs" in capsys.readouterr().err
+
+
+def test_a_backfill_swaps_and_a_swap_swaps_back(tiny_run: Path, tiny_market, tmp_path: Path) -> None:
+    market, index = shutil.copytree(tiny_market.path, tmp_path / "market"), tmp_path / "index"
+
+    def asked(*arguments: str | Path) -> dict:
+        done = runner.invoke(app, [*map(str, arguments), "--index", str(index), "--json"])
+        assert done.exit_code == 0, done.output
+        return the_json(done.stdout)
+
+    runner.invoke(app, ["index", str(tiny_run), "--market", str(market), "--to", str(index)])
+    first = generations(index).served
+    made = asked("backfill", tiny_run, "--market", market)
+    assert made["count"] == 300 and made["fingerprint"] != first
+    assert asked("swap") == {"served": first, "standby": made["fingerprint"]}
+    assert asked("swap") == {"served": made["fingerprint"], "standby": first}
+    assert asked("drop-standby") == {"served": made["fingerprint"], "standby": None}
+    assert "no standby" in run("swap", "--index", index).stderr
 
 
 def test_the_demo_touches_nothing_that_is_not_its_own(tmp_path: Path) -> None:

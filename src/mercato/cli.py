@@ -255,15 +255,32 @@ def backfill(
 @app.command()
 def swap(
     index: Annotated[str, typer.Option("--index", help="What `mercato backfill` swapped.")],
-    drop: Annotated[bool, typer.Option("--drop", help="Do not swap: let the standby go.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Swap what is served with the standby, which a running server follows; or let the standby go."""
+    """Swap what is served with the standby, which a running server follows; once more, and it is as before."""
+    from mercato.retrieval.open import swap_index
+
+    swap_index(index)
+    _print_generations(index, as_json)
+
+
+@app.command("drop-standby")
+def drop_standby(
+    index: Annotated[str, typer.Option("--index", help="What `mercato backfill` swapped.")],
+    as_json: Json = False,
+) -> None:
+    """Let the standby go: its files, and what a running server spends on it."""
+    from mercato.retrieval.open import drop_standby
+
+    drop_standby(index)
+    _print_generations(index, as_json)
+
+
+def _print_generations(index: str, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from mercato.retrieval.open import drop_standby, generations, swap_index
+    from mercato.retrieval.open import generations
 
-    (drop_standby if drop else swap_index)(index)
     named = generations(index)
     _print(f"served: {named.served}\nstandby: {named.standby or 'none'}", asdict(named), as_json)
 

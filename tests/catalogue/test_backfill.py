@@ -23,6 +23,7 @@ from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.data.market import CATALOGUE, Market
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
+from mercato.files import market_lock
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import drop_standby, generations, open_index
 from mercato.runs.onnx_encoder import OnnxEncoder
@@ -219,6 +220,23 @@ def test_one_backfill_of_a_market_at_a_time(market, runs, monkeypatch):
 
     monkeypatch.setattr(module, "OnnxEncoder", Meanwhile)
     backfill(runs[1], market, index)
+
+
+def test_a_server_brings_the_standby_up_to_date_before_the_swap(market, runs, monkeypatch):
+    asked = []
+
+    def is_up_to_date(_, fingerprint):
+        named = generations(market.path / "index")
+        assert named.standby == fingerprint, "not swapped before"
+        asked.append(fingerprint)
+        return len(asked) == 3
+
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(GenerationLedger, "is_followed", lambda *_: True)
+    monkeypatch.setattr(GenerationLedger, "is_up_to_date", is_up_to_date)
+    with market_lock(market.path):
+        fingerprint = backfill(runs[1], market, str(market.path / "index"))["fingerprint"]
+    assert asked == [fingerprint] * 3
 
 
 def test_a_run_that_moved_is_named(market, runs):

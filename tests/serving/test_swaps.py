@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -231,6 +232,30 @@ def test_a_standby_whose_run_is_gone_is_named_and_the_server_goes_on(serve, mark
         shutil.move(away, runs[1])
         wait_until(lambda: model(client) == "run two")
         assert nearest(client, "orange hammock") == "n" and nearest(client, "purple xylophone") == "m"
+
+    serve(session)
+
+
+def test_what_cannot_be_opened_is_tried_again_after_a_while(serve, market, index, runs, monkeypatch):
+    def session(client):
+        backfill(runs[1], market, index)
+        wait_until(lambda: model(client) == "run two")
+        shutil.move(runs[0], runs[0].with_name("away"))
+        tried, now = [], [0.0]
+        with (
+            closing(Catalogue.open(market.path / CATALOGUE)) as catalogue,
+            closing(Rollout(index, market, catalogue, writes=False)) as reader,
+            monkeypatch.context() as patch,
+        ):
+            run_of = reader._ledger.run_of
+            patch.setattr(reader._ledger, "run_of", lambda name: tried.append(name) or run_of(name))
+            patch.setattr(rollout, "time", SimpleNamespace(monotonic=lambda: now[0]))
+            swap_index(index)
+            pause = rollout.LOOK_SECONDS * rollout._LOOKS
+            for now[0], times in ((0.0, 1), (0.9 * pause, 1), (1.1 * pause, 2), (1.2 * pause, 2)):
+                reader.look(lambda _: None)
+                assert len(tried) == times
+            assert reader.deployments.served.name == "run two"
 
     serve(session)
 

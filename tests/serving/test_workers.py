@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mercato.catalogue import backfill as backfilling
 from mercato.catalogue import indexing
+from mercato.catalogue.backfill import backfill
 from mercato.data.market import Market
+from mercato.retrieval.open import swap_index
 from mercato.runs.folder import RETRIEVAL, WEIGHTS
 from mercato.serving.server import KEY as KEY_VARIABLE
 from tests.support.served import WRITE, event, free_port, ids, wait_until
@@ -135,6 +139,31 @@ def test_a_killed_worker_is_replaced(served):
     wait_until(lambda: len(set(workers(server)) - set(old)) == 1 and len(workers(server)) == WORKERS)
     for _ in range(10):
         wait_until(lambda: "n1" in client.found("orange hammock 1"))
+
+
+def test_every_worker_follows_a_swap_and_none_loses_a_write(tmp_path, monkeypatch):
+    run, market, index = indexed(tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / WEIGHTS).write_bytes(b"other weights")
+    monkeypatch.setattr(backfilling, "OnnxEncoder", OnnxEncoder)
+
+    def all_answer_from(run: Path) -> bool:
+        return {client("GET", "/v1/market").json()["model"]["name"] for _ in range(20)} == {run.name}
+
+    with serving(run, market, index, free_port()) as (server, client):
+        assert client("POST", "/v1/products", new(0)).status_code == 200
+        backfill(other, market, str(index))
+        assert client("POST", "/v1/products", new(1)).status_code == 200
+        wait_until(lambda: all_answer_from(other))
+        os.kill(workers(server)[0], signal.SIGKILL)
+        assert client("POST", "/v1/products", new(2)).status_code == 200
+        wait_until(lambda: len(workers(server)) == WORKERS and client.metric("mercato_outbox_depth") == 0)
+        for back in (run, other):
+            swap_index(index)
+            wait_until(lambda back=back: all_answer_from(back))
+            for number in range(3):
+                assert f"n{number}" in client.found(f"orange hammock {number}")
 
 
 @pytest.mark.parametrize("kills", [int(os.environ.get("MERCATO_KILLS", 1))])

@@ -14,8 +14,8 @@ from tests.support.small_market import TrigramEncoder
 class OnnxEncoder(TrigramEncoder):
     """In place of the run's; a worker process, which imports this module too, has it as well."""
 
-    def __init__(self, *_: object, **__: object) -> None:
-        self.recipe, self.image_encoder = SimpleNamespace(name="trigrams"), None
+    def __init__(self, run: Path, *_: object, **__: object) -> None:
+        self.recipe, self.image_encoder = SimpleNamespace(name=run.name), None
         self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_dimension=3, max_images=5))
 
 

@@ -12,6 +12,7 @@ from mercato.errors import MercatoError
 from mercato.retrieval.engines.qdrant_edge import masks
 from mercato.retrieval.engines.qdrant_edge import shard as edge_shard
 from mercato.retrieval.engines.qdrant_edge import snapshot as edge_snapshot
+from mercato.retrieval.engines.qdrant_edge.filtering import EARTH_KM
 from mercato.retrieval.expression import Expression, Filters, GeoRadius
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import IndexRecord, record_from_product
@@ -126,6 +127,7 @@ def test_more_is_looked_at_where_filters_care_for_nearness(large):
         assert 300 <= len(of(by_chance).near(vector, 600)) < 600
         assert 900 <= len(of(near).near(vector, 600)) < 1200
         assert len(of(near).near(vector, 5000)) == of(near).count
+        assert 540 <= len(of(Filters(price_max=899)).near(vector, 600)) < 800, "of cells that hold 600, nearly all"
 
 
 def test_a_graph_search_that_comes_back_short_is_repeated_exactly(tmp_path, monkeypatch):
@@ -174,6 +176,25 @@ def test_a_hole_of_gone_products_does_not_shorten_a_search(tmp_path):
             assert {int(key[1:]) for key in ids(index.search(expression, 12))} == set(range(1000, 1012))
         assert len(index.search(Expression(vector=QUERY), 112)) == 112
         assert index.count(mine) == 12
+
+
+def test_words_within_a_radius_are_found_up_to_its_edge(tmp_path, monkeypatch):
+    """The engine, which has an Earth of its own, finds all that ours has within it."""
+    monkeypatch.setattr(edge_snapshot, "FEW", 0)
+    random = np.random.default_rng(0)
+    near, records = GeoRadius(latitude=52, longitude=13, radius_km=1000), []
+    for number, bearing in enumerate(random.uniform(0, 2 * math.pi, 300)):
+        angle, phi = (near.radius_km - 1e-3 * (1 - 2 * (number % 2))) / EARTH_KM, math.radians(near.latitude)
+        latitude = math.asin(math.sin(phi) * math.cos(angle) + math.cos(phi) * math.sin(angle) * math.cos(bearing))
+        east = math.sin(bearing) * math.sin(angle) * math.cos(phi)
+        longitude = near.longitude + math.degrees(
+            math.atan2(east, math.cos(angle) - math.sin(phi) * math.sin(latitude))
+        )
+        records.append(product(number, latitude=math.degrees(latitude), longitude=longitude))
+    build_index(tmp_path, records, DIMENSION)
+    with open_index(tmp_path) as index:
+        found = ids(index.search(Expression(text="lamp", filters=Filters(near=near)), 300))
+    assert sorted(int(key[1:]) for key in found) == [*range(0, 300, 2)]
 
 
 def test_what_filters_leave_is_kept_within_bounds(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from mercato.retrieval.expression import Filters, category_path
 from mercato.retrieval.protocol import IndexRecord
 
 _METRES = 1000.0
-_WIDER = 1.001  # of a radius: the engine has an Earth of its own, and what it finds is held to ours
+_WIDER = 1.001  # of a radius: the engine may round otherwise, and what it finds is held to ours
 
 INDEXES: dict[str, Any] = {
     "category": qdrant.KeywordIndexParams(),
