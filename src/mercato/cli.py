@@ -321,13 +321,19 @@ def bench_product(
     run: Annotated[
         Path | None, typer.Option(help="A run; else an untrained tower of 6 layers, 384-d, 64 tokens is timed.")
     ] = None,
+    market: Annotated[
+        Path | None, typer.Option(help="Its market: what int8 does to the metrics of search is told as well.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Product → vector, one by one, one thread, in float32 and int8, against the same tower in eager torch."""
     from mercato.benchmarks.product import run as measure
     from mercato.benchmarks.product import table
+    from mercato.data.market import Market
 
-    figures = measure(run)
+    if market and not run:
+        raise MercatoError("--market: give the --run that was trained on it")
+    figures = measure(run, Market.open(market) if market else None)
     _print(table(figures), figures, as_json)
 
 

@@ -12,12 +12,17 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from rich.console import Group
 from rich.table import Table
 
 from mercato.benchmarks.machine import machine
 from mercato.benchmarks.untrained import untrained_run
 from mercato.config import Recipe
 from mercato.config.recipe import ProductTower, TextEncoder
+from mercato.data.market import Market
+from mercato.evaluation.evaluate import evaluate
+from mercato.evaluation.metrics.bootstrap import Interval
+from mercato.reports.headlines import HEADLINES
 from mercato.runs.encoder import RunEncoder
 from mercato.runs.folder import PRODUCT_TOWER
 from mercato.runs.latency import made_up_queries, time_each
@@ -28,13 +33,15 @@ BUDGET_MS = 7.0
 _TOKENS = 64
 _IMAGE = 512  # the length of an image vector, which is given
 _PRODUCTS = 600  # 200 of them to warm up
+_EXACT = "float32"
 
 
-def run(folder: Path | None = None, products: int = _PRODUCTS) -> dict[str, Any]:
+def run(folder: Path | None = None, market: Market | None = None, products: int = _PRODUCTS) -> dict[str, Any]:
     """Time a run's product path, or an untrained tower's (6 layers, 384-d, a text of 64 tokens, an image vector).
 
     Features and tower, each product new. The reference is the same tower, same products, in eager torch. Beside both
-    stands the tower in int8 (dynamic quantisation, weights per channel), and its vectors' cosines with float32's.
+    stands the tower in int8 (dynamic quantisation, weights per channel), its vectors' cosines with float32's and, where
+    a run and a market are given, what it does to the metrics of search.
     """
     with tempfile.TemporaryDirectory() as scratch:
         if folder is None:
@@ -56,6 +63,7 @@ def run(folder: Path | None = None, products: int = _PRODUCTS) -> dict[str, Any]
         encoder = _Int8(folder, quantised)
         int8 = timed(encoder)
         cosines = np.sum(exact * encoder.encode_products(sample), axis=1)
+        metrics = None if market is None else _metrics(folder, quantised, market)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         reference = timed(model, max(products // 2, 201))
@@ -63,7 +71,7 @@ def run(folder: Path | None = None, products: int = _PRODUCTS) -> dict[str, Any]
     return {
         **float32,
         "budget_p99_ms": BUDGET_MS,
-        "int8": int8 | {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())},
+        "int8": int8 | {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min()), "metrics": metrics},
         "eager_torch": reference,
         "ratio_p50": reference["p50_ms"] / float32["p50_ms"],
         "recipe": model.recipe.name,
@@ -71,7 +79,7 @@ def run(folder: Path | None = None, products: int = _PRODUCTS) -> dict[str, Any]
     }
 
 
-def table(figures: dict[str, Any]) -> Table:
+def table(figures: dict[str, Any]) -> Group:
     """The figures for people."""
     grid = Table("", "p50", "p99", title="product → vector, one by one, one thread")
     rows = (("mercato, ONNX Runtime", figures), ("the same, int8", figures["int8"]))
@@ -83,7 +91,11 @@ def table(figures: dict[str, Any]) -> Table:
         f" with float32 {int8['cosine_mean']:.4f}, at least {int8['cosine_least']:.4f}; {figures['recipe']};"
         f" {figures['queries']:,} products; {figures['machine']}"
     )
-    return grid
+    metrics = Table("", "float32", "int8", "int8 - float32, 95 %", title="the same search, products in either")
+    for label, (exact, ours, difference) in (int8["metrics"] or {}).items():
+        interval = "-" if difference is None else f"[{difference[0]:+.4f}, {difference[1]:+.4f}]"
+        metrics.add_row(label, f"{exact:.4f}", f"{ours:.4f}", interval)
+    return Group(grid, *[metrics] * (metrics.row_count > 0))
 
 
 def made_up_products(count: int) -> list[str]:
@@ -104,9 +116,20 @@ def _quantised(tower: Path, to: Path) -> Path:
     return to
 
 
+def _metrics(run: Path, tower: Path, market: Market) -> dict[str, tuple[float, float, Interval | None]]:
+    """The headline metrics: with float32 vectors, with int8 ones, and the difference's interval, by label."""
+    found = evaluate(_Int8(run, tower, market.path), market, others={_EXACT: OnnxEncoder(run, market.path)})
+    exact, differences = found.baselines[_EXACT], found.differences[_EXACT]
+    return {
+        headline.label: (theirs.value, ours.value, headline.of(differences))
+        for headline in HEADLINES
+        if (ours := headline.of(found.ours)) and (theirs := headline.of(exact))
+    }
+
+
 class _Int8(OnnxEncoder):
-    def __init__(self, run: Path, tower: Path) -> None:
-        super().__init__(run)
+    def __init__(self, run: Path, tower: Path, market_path: Path | None = None) -> None:
+        super().__init__(run, market_path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.__dict__["_product"] = ort.InferenceSession(str(tower), options, providers=["CPUExecutionProvider"])
