@@ -12,6 +12,7 @@ import pytest
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.runs import encoder
 from mercato.runs.export import parity
 from mercato.runs.image_vectors import encoded_vectors, products_with_vectors
 from mercato.runs.onnx_encoder import OnnxEncoder
@@ -64,6 +65,24 @@ def test_products(model, predictor, tiny_market, size):
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         np.testing.assert_allclose(predictor.encode_products(some), model.encode_products(some), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_products_are_encoded_as_each_alone(tiny_run, tiny_market, monkeypatch, threads):
+    """In batches of texts of like length, several at once; each vector stands where its product does."""
+    monkeypatch.setattr(encoder, "BATCH", 3)
+    sizes = []
+    of_batch = OnnxEncoder.product_vectors
+    monkeypatch.setattr(
+        OnnxEncoder, "product_vectors", lambda *given: sizes.append(len(given[1]["country"])) or of_batch(*given)
+    )  # fmt: skip
+    rows = tiny_market.arrow("products").slice(0, 20).to_pylist()
+    together = OnnxEncoder(tiny_run, tiny_market.path, threads).encode_products(rows)
+    assert sorted(sizes) == [2, *[3] * 6]
+    alone = [OnnxEncoder(tiny_run, tiny_market.path).encode_products([row])[0] for row in rows]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    with pytest.raises(MercatoError, match="image_embeddings"):
+        OnnxEncoder(tiny_run, None, threads).encode_products([*rows, {"image_embeddings": [[0.0]]}])
 
 
 def test_a_table_and_its_rows_are_one(predictor, tiny_market):

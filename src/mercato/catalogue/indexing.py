@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from mercato.runs.folder import WEIGHTS
 from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.onnx_encoder import OnnxEncoder
 
-BATCH = 256
+BATCH = 1_024
 
 
 def run_fingerprint(run: Path) -> str:
@@ -66,7 +68,7 @@ def index_market(run: Path, market: Market, url: str, as_of: datetime | None = N
     Returns the index's description. Of rows with one product_id the first stands. What was written through the API
     since is indexed again by the next server. Listings have their age as of that moment; None: the clock's.
     """
-    encoder = OnnxEncoder(run, market.path, threads=2)
+    encoder = OnnxEncoder(run, market.path, threads=os.cpu_count() or 1)
     # The moment makes every build another: what the API wrote since must be indexed again, also by the same run.
     made_by = f"{run_fingerprint(run)} {products_fingerprint(market)} {datetime.now(UTC).isoformat()}"
     return build_index(url, _records(encoder, market, run, as_of), encoder.dimension, made_by)
@@ -75,11 +77,18 @@ def index_market(run: Path, market: Market, url: str, as_of: datetime | None = N
 def _records(encoder: OnnxEncoder, market: Market, run: Path, as_of: datetime | None) -> Iterator[IndexRecord]:
     products = products_with_vectors(market, encoder, run)
     seen: set[str] = set()
-    starts = range(0, products.num_rows, BATCH)
-    for start in track(starts, f"products → vectors → index (batches of {BATCH})"):
+
+    def encoded(start: int) -> list[IndexRecord]:
         rows = []
         for row in products.slice(start, BATCH).to_pylist():
             if row["product_id"] not in seen:
                 seen.add(row["product_id"])
                 rows.append(row)
-        yield from map(record_from_product, rows, encoder.encode_products(rows, as_of=as_of))
+        return [*map(record_from_product, rows, encoder.encode_products(rows, as_of=as_of))]
+
+    starts = range(0, products.num_rows, BATCH)
+    with ThreadPoolExecutor(1) as ahead:  # the next batch is encoded while one is indexed
+        coming = ahead.submit(encoded, 0)
+        for start in track(starts, f"products → vectors → index (batches of {BATCH:,})"):
+            records, coming = coming.result(), ahead.submit(encoded, start + BATCH)
+            yield from records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from mercato.features.images import checked_vectors
 from mercato.runs.image_encoder import ImageEncoder
 from mercato.runs.query_head import NO_HEAD, QueryHead
 
-BATCH = 256
+BATCH = 128
 
 
 class Encoder(Protocol):
@@ -56,8 +57,11 @@ class RunEncoder(ABC):
         featurizer: Featurizer,
         image_encoder: ImageEncoder | None,
         market_path: Path | None = None,
+        threads: int = 1,
     ) -> None:
+        """`threads` batches of products are encoded at once."""
         self.recipe, self.featurizer, self.image_encoder = recipe, featurizer, image_encoder
+        self.threads = threads
         self.market_path = market_path  # where relative image paths of products start
 
     @property
@@ -98,11 +102,17 @@ class RunEncoder(ABC):
         Listings have the age that they had at `as_of`; None: the clock's.
         """
         rows = products.to_pylist() if isinstance(products, pa.Table) else products
-        batches = [
-            self.product_vectors(self.featurizer.products(batch, self.image_vectors(batch), as_of))
-            for batch in _batches(rows)
-        ]
-        return np.concatenate(batches) if batches else np.zeros((0, self.dimension), np.float32)
+        vectors = np.empty((len(rows), self.dimension), np.float32)
+
+        def encode(places: Sequence[int]) -> None:
+            batch = [rows[place] for place in places]
+            vectors[places] = self.product_vectors(self.featurizer.products(batch, self.image_vectors(batch), as_of))
+
+        # A batch is padded to its longest text, so rows of like length go together.
+        batches = _batches(sorted(range(len(rows)), key=lambda place: _length(rows[place])))
+        with ThreadPoolExecutor(self.threads) as pool:
+            any(pool.map(encode, batches))  # raises what one of them raises
+        return vectors
 
     def predict_queries(
         self, products: pa.Table | Sequence[Mapping[str, Any]], k: int = 10
@@ -146,6 +156,10 @@ class RunEncoder(ABC):
             for place, own in zip(without, encoded, strict=True):
                 vectors[place] = own if len(own) else None
         return vectors
+
+
+def _length(product: Mapping[str, Any]) -> int:
+    return len(product.get("title") or "") + len(product.get("description") or "")
 
 
 def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:

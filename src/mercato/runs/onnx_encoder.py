@@ -31,17 +31,17 @@ class OnnxEncoder(RunEncoder):
     """Encoder of a run in ONNX Runtime; query vectors are cached for eight hours (§4), by country and query as read."""
 
     def __init__(self, run: Path, market_path: Path | None = None, threads: int = 1) -> None:
-        """Load a run's towers, each with `threads` threads (more than one only pays for batches of products).
+        """Load a run's towers; `threads` batches of products are encoded at once, each by one thread.
 
         Raises:
             MercatoError: the folder is not a run, or it has no exported towers.
         """
         recipe, featurizer = load_recipe_and_featurizer(run)
-        super().__init__(recipe, featurizer, load_image_encoder(run, threads), market_path)
+        super().__init__(recipe, featurizer, load_image_encoder(run), market_path, threads)
         self.cache: TTLCache[tuple[str, str | None], NDArray[np.float32]] = TTLCache(CACHED_QUERIES)
-        self._run, self._threads = run, threads
+        self._run = run
         _check(run / PRODUCT_TOWER)
-        self._query = _session(run / QUERY_TOWER, threads)
+        self._query = _session(run / QUERY_TOWER)
 
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
         """As `RunEncoder.encode_queries`, through the cache."""
@@ -64,7 +64,7 @@ class OnnxEncoder(RunEncoder):
     @cached_property
     def _product(self) -> ort.InferenceSession:
         """Loaded when first asked for: a process that only searches never is."""
-        return _session(self._run / PRODUCT_TOWER, self._threads)
+        return _session(self._run / PRODUCT_TOWER)
 
     def query_vectors(self, features: Features) -> NDArray[np.float32]:
         """The query tower on a batch of features → (B, D)."""
@@ -82,9 +82,8 @@ def _check(tower: Path) -> None:
         raise MercatoError(f"{tower.parent} has no {tower.name}: run `mercato export {tower.parent}`")
 
 
-def _session(file: Path, threads: int) -> ort.InferenceSession:
+def _session(file: Path) -> ort.InferenceSession:
     _check(file)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # more pay less than batches beside one another
     return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
