@@ -10,6 +10,8 @@ from contextlib import closing
 
 import pytest
 
+from mercato.catalogue import migrations
+from mercato.catalogue.outbox import OutboxJob
 from mercato.catalogue.products import StoredImage
 from mercato.catalogue.store import Catalogue
 from mercato.errors import MercatoError
@@ -42,7 +44,7 @@ from mercato.catalogue.store import Catalogue
 
 @sa.event.listens_for(sa.Engine, "before_cursor_execute")
 def kill(connection, cursor, statement, *_):
-    if statement.startswith("ALTER TABLE outbox"):
+    if statement.startswith(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Catalogue.open(sys.argv[1])
@@ -130,12 +132,26 @@ def test_a_migrated_database_is_like_a_new_one(old_file, tmp_path):
     assert schema(old_file) == schema(tmp_path / "new.sqlite")
 
 
-def test_a_kill_in_the_middle_leaves_the_old_version_whole(old_file):
+@pytest.mark.parametrize("statement", ["ALTER TABLE outbox ADD", "DROP TABLE old_outbox"])
+def test_a_kill_in_the_middle_leaves_the_old_version_whole(old_file, statement):
     before = rows(old_file, "SELECT * FROM sqlite_master"), rows(old_file, "SELECT * FROM outbox")
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(old_file)], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(old_file), statement], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (rows(old_file, "SELECT * FROM sqlite_master"), rows(old_file, "SELECT * FROM outbox")) == before
     test_nothing_is_lost(old_file)
+
+
+def test_a_job_that_was_held_as_it_was_migrated_is_held_still(old_file):
+    with closing(sqlite3.connect(old_file)) as db, db:
+        with pytest.MonkeyPatch.context() as only_2:
+            only_2.setattr(migrations, "_STEPS", migrations._STEPS[:1])
+            only_2.setattr(migrations.METADATA, "create_all", migrations.SCHEMA_VERSION.create)
+            Catalogue.open(old_file).close()
+        db.execute("UPDATE outbox SET worker = 'w', lease_expires_at = 1e12, leased_version = version")
+    with closing(Catalogue.open(old_file)) as catalogue:
+        assert catalogue.outbox.claim("another", 9) == [] and catalogue.outbox.oldest() == 2
+        catalogue.outbox.ack([OutboxJob("mine", 3, "upsert", 0, "w"), OutboxJob("gone", 2, "delete", 0, "w")])
+        assert catalogue.outbox.depth() == 0
 
 
 def test_a_newer_version_is_refused_and_left_alone(file):

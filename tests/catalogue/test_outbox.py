@@ -152,6 +152,28 @@ def test_a_retry_of_an_old_version_or_of_a_lost_lease_changes_nothing(catalogue)
     assert newest.attempts == 0 and newest.version == new.version + 1
 
 
+def test_a_product_waits_since_the_first_write_that_no_index_has_seen(catalogue):
+    for name in ("a", "b"):
+        catalogue.products.upsert([stored(name)])
+    first = catalogue.outbox.oldest()
+    catalogue.products.upsert([stored("a")])  # again, so that it stands behind b
+    (job,) = catalogue.outbox.claim("w", 1)
+    catalogue.outbox.ack([job])
+    assert job.product_id == "b" and catalogue.outbox.oldest() == first
+    (job,) = catalogue.outbox.claim("w", 1)
+    catalogue.products.upsert([stored("a")])
+    catalogue.outbox.ack([job])
+    assert catalogue.outbox.oldest() == catalogue.last_number(), "what came before is known by now"
+
+
+def test_what_is_put_in_again_goes_as_what_it_is_now(catalogue):
+    catalogue.products.upsert([stored("a"), stored("b")])
+    catalogue.products.delete("b")
+    catalogue.outbox.put_again(["a", "b", "unknown"])
+    jobs = catalogue.outbox.claim("w", 9)
+    assert {job.product_id: job.operation for job in jobs} == {"a": "upsert", "b": "delete"}
+
+
 def test_replay_sends_the_apis_products_and_deletions_only(catalogue):
     catalogue.products.seed([stored("seeded"), stored("gone")])
     catalogue.products.upsert([stored("mine")])

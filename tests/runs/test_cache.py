@@ -46,6 +46,21 @@ def test_the_least_recently_used_makes_room():
     assert (cache.get("a"), cache.get("b"), cache.get("c")) == (1, None, 3)
 
 
+def test_values_may_stand_for_several_items():
+    cache = TTLCache[str, str](5, size=len)
+    for key, value in (("a", "xx"), ("b", "xxx"), ("a", "x"), ("c", "x")):
+        cache.put(key, value)
+    assert (cache.get("a"), cache.get("b"), cache.get("c")) == ("x", "xxx", "x")
+    cache.put("d", "xx")
+    assert (cache.get("a"), cache.get("b"), cache.get("c"), cache.get("d")) == (None, None, "x", "xx")
+    cache.put("e", "x" * 9)
+    assert cache.get("e") == "x" * 9 and len(cache) == 1, "one stays, however large"
+    cache.clear()
+    cache.put("f", "xxxxx")
+    cache.put("g", "")
+    assert cache.get("f") == "xxxxx"
+
+
 def test_threads_never_see_more_than_the_bound():
     cache = TTLCache[int, int](50)
 

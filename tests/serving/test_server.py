@@ -177,10 +177,14 @@ def test_a_worker_that_dies_while_it_is_asked_whether_it_lives_is_replaced_at_on
         supervisor = process._Supervisor(config, [listening])
         supervisor.init_processes()
         (first,) = supervisor.processes
+        poll, asked = first.parent_conn.poll, threading.Event()
+        monkeypatch.setattr(first, "parent_conn", Mock(wraps=first.parent_conn))
+        first.parent_conn.poll.side_effect = lambda timeout: asked.set() or poll(timeout)
         os.kill(first.pid, signal.SIGSTOP)
         asking = threading.Thread(target=supervisor.keep_subprocess_alive, daemon=True)
         asking.start()
         try:
+            asked.wait()
             os.kill(first.pid, signal.SIGKILL)
             wait_until(lambda: supervisor.processes[0] is not first)
         finally:

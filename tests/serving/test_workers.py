@@ -33,7 +33,7 @@ WORKERS = 2
 
 def indexed(folder: Path) -> tuple[Path, Market, Path]:
     """A run, a market and its index."""
-    run, market = folder / "run", make_market(folder / "market")
+    run, market = folder / "run", make_market(folder / "market [1]")  # a name that is a pattern, too
     run.mkdir()
     (run / WEIGHTS).write_bytes(b"weights")
     (run / RETRIEVAL).write_text(json.dumps({"min_cosine": None}))

@@ -31,7 +31,7 @@ def fill(file: Path, products: int) -> None:
         )
         db.execute("INSERT INTO images SELECT product_id, 0, NULL, NULL, 'a.jpg' FROM products")
         db.execute(
-            """INSERT INTO outbox SELECT product_id, 1, 'upsert', rowid, rowid % 3 = 0, NULL,
+            """INSERT INTO outbox SELECT product_id, 1, 1, 'upsert', rowid, rowid % 3 = 0, NULL,
             iif(rowid % 40 = 0, 'other', NULL), iif(rowid % 40 = 0, 1e12, NULL), iif(rowid % 40 = 0, 1, NULL)
             FROM products WHERE rowid % 10 = 0"""
         )

@@ -20,7 +20,7 @@ from mercato.benchmarks.untrained import untrained_run
 from mercato.config import Recipe
 from mercato.config.recipe import ProductTower, TextEncoder
 from mercato.data.market import Market
-from mercato.evaluation.evaluate import evaluate
+from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.bootstrap import Interval
 from mercato.reports.headlines import HEADLINES
 from mercato.runs.encoder import RunEncoder
@@ -118,7 +118,8 @@ def _quantised(tower: Path, to: Path) -> Path:
 
 def _metrics(run: Path, tower: Path, market: Market) -> dict[str, tuple[float, float, Interval | None]]:
     """The headline metrics: with float32 vectors, with int8 ones, and the difference's interval, by label."""
-    found = evaluate(_Int8(run, tower, market.path), market, others={_EXACT: OnnxEncoder(run, market.path)})
+    encoders = _Int8(run, tower, market.path), OnnxEncoder(run, market.path)
+    found = Evaluation.of(encoders[0], market, others={_EXACT: encoders[1]}, baselines=False).metrics()
     exact, differences = found.baselines[_EXACT], found.differences[_EXACT]
     return {
         headline.label: (theirs.value, ours.value, headline.of(differences))

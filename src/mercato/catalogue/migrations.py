@@ -83,13 +83,21 @@ def _to_3(connection: sa.Connection) -> None:
         "INSERT INTO writes SELECT coalesce(max(version), 0) FROM products",
         "ALTER TABLE products DROP COLUMN updated_at",
         "DROP INDEX outbox_due",
-        "ALTER TABLE outbox DROP COLUMN enqueued_at",
+        "ALTER TABLE outbox RENAME TO old_outbox",
+        *(f"DROP INDEX {name}" for name in ("outbox_attempts", "outbox_worker")),
+        f"""CREATE TABLE outbox (product_id TEXT NOT NULL, version {number} NOT NULL, since {number} NOT NULL,
+            operation TEXT NOT NULL, not_before FLOAT NOT NULL, attempts INTEGER NOT NULL, reason TEXT, worker TEXT,
+            lease_expires_at FLOAT, leased_version {number}, PRIMARY KEY (product_id))""",
+        "INSERT INTO outbox SELECT product_id, version, version, operation, not_before, attempts, reason, worker,"
+        " lease_expires_at, leased_version FROM old_outbox",
+        "DROP TABLE old_outbox",
         "CREATE INDEX outbox_due ON outbox (not_before, version)",
+        "CREATE INDEX outbox_attempts ON outbox (attempts)",
+        "CREATE INDEX outbox_worker ON outbox (worker) WHERE worker IS NOT NULL",
         "DELETE FROM settings WHERE name = 'followed generations' OR name LIKE 'read %'",
     )
     if number == "BIGINT":
-        for table, column in (("products", "version"), ("outbox", "version"), ("outbox", "leased_version")):
-            _run(connection, f"ALTER TABLE {table} ALTER COLUMN {column} TYPE BIGINT")
+        _run(connection, "ALTER TABLE products ALTER COLUMN version TYPE BIGINT")
 
 
 def _run(connection: sa.Connection, *statements: str) -> None:

@@ -79,9 +79,9 @@ class Outbox:
         if jobs:
             with self._database.write() as connection:
                 lost = _lost(connection, jobs)
+                self._work_anew(connection, lost)  # first: whoever writes takes a number before all else
                 _change(connection, jobs, sa.delete(OUTBOX).where(OUTBOX.c.version == sa.bindparam("of")))
-                _change(connection, jobs, sa.update(OUTBOX).values(_NO_LEASE))
-                self._work_anew(connection, lost)
+                _change(connection, jobs, sa.update(OUTBOX).values(_NO_LEASE | {"since": OUTBOX.c.version}))
 
     def retry(self, job: OutboxJob, reason: str, delay_seconds: float) -> None:
         """Put a job that failed back, with the reason, to be claimed again after a while.
@@ -115,9 +115,12 @@ class Outbox:
             return [(*row,) for row in connection.execute(sa.select(*columns).where(OUTBOX.c.attempts > 0))]
 
     def oldest(self) -> int | None:
-        """The number of the oldest write that waits, those that failed thrice left out; None: there is none."""
+        """The number of the oldest write that waits, those that failed thrice left out; None: there is none.
+
+        A product that was written again waits since the first write that no index has seen.
+        """
         with self._database.read() as connection:
-            wanted = sa.select(sa.func.min(OUTBOX.c.version)).where(OUTBOX.c.attempts < 3)
+            wanted = sa.select(sa.func.min(OUTBOX.c.since)).where(OUTBOX.c.attempts < 3)
             found: int | None = connection.execute(wanted).scalar()
         return found
 
@@ -131,14 +134,13 @@ class Outbox:
             wanted = wanted.where(PRODUCTS.c.version > after)
         with self._database.read() as connection:
             ids = connection.execute(wanted).scalars().all()
-        for start in range(0, len(ids), _CHUNK):
-            with self._database.write() as connection:
-                self._enqueue_present(connection, ids[start : start + _CHUNK])
+        self.put_again(ids)
 
     def put_again(self, product_ids: Sequence[str]) -> None:
-        """Put products that exist in the outbox, for an index that lacks them."""
-        with self._database.write() as connection:
-            self.enqueue(connection, product_ids, "upsert")
+        """Put products in the outbox, as what they are now: written or deleted, for an index that lacks them."""
+        for start in range(0, len(product_ids), _CHUNK):
+            with self._database.write() as connection:
+                self._enqueue_present(connection, product_ids[start : start + _CHUNK])
 
     def enqueue(self, connection: sa.Connection, product_ids: Sequence[str], operation: str) -> None:
         """Name the products' present versions in the outbox, within the transaction that wrote them.
@@ -150,7 +152,13 @@ class Outbox:
             some = product_ids[start : start + _CHUNK]
             wanted = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.version).where(PRODUCTS.c.product_id.in_(some))
             rows = [
-                {"product_id": product_id, "version": version, "operation": operation, "not_before": now}
+                {
+                    "product_id": product_id,
+                    "version": version,
+                    "since": version,
+                    "operation": operation,
+                    "not_before": now,
+                }
                 | {"attempts": 0, "reason": None}
                 for product_id, version in connection.execute(wanted)
             ]

@@ -50,6 +50,7 @@ OUTBOX = sa.Table(
     METADATA,
     sa.Column("product_id", sa.Text, primary_key=True),
     sa.Column("version", NUMBER, nullable=False),
+    sa.Column("since", NUMBER, nullable=False),  # the number of the first write that the index has not seen
     sa.Column("operation", sa.Text, nullable=False),  # upsert | delete
     sa.Column("not_before", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),

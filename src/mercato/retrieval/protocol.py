@@ -95,9 +95,10 @@ class Hits(Sequence[Hit]):
 
     def detached(self) -> Hits:
         """The same hits with their ids read: they keep nothing of the index that found them."""
-        ids = self.product_ids
+        ids = [product_id.encode() for product_id in self.product_ids]
+        together, ends = b"".join(ids), np.cumsum([0, *map(len, ids)], dtype=np.uint32)  # a quarter of a list's memory
         return Hits(
-            lambda rows_h: [ids[row] for row in rows_h.tolist()],
+            lambda rows_h: [together[ends[row] : ends[row + 1]].decode() for row in rows_h.tolist()],
             np.arange(len(ids)),
             **{name: getattr(self, name) for name in _COLUMNS},
         )

@@ -22,7 +22,7 @@ from mercato.search.policy import Effort, RetrievalPolicy
 from mercato.search.request import SearchRequest
 from mercato.search.window import Window, distance_km, satisfies
 
-WINDOWS = 2_000  # kept for their next pages; one that is not there any more is retrieved again
+KEPT_HITS = 400_000  # of windows, for their next pages (about 20 MB); one that is gone is retrieved again
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Searcher:
     def __init__(self, encoder: Encoder, index: Index, catalogue: Catalogue, policy: RetrievalPolicy) -> None:
         self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
         self._signer = CursorSigner(catalogue.settings.secret("cursor"))
-        self._windows: TTLCache[str, Window] = TTLCache(WINDOWS, CURSOR_SECONDS)
+        self._windows: TTLCache[str, Window] = TTLCache(KEPT_HITS, CURSOR_SECONDS, size=lambda window: len(window.hits))
 
     def search(self, request: SearchRequest) -> Page:
         """One page of results: the best that has not been shown, exists and still meets the filters.

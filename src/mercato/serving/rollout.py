@@ -19,7 +19,7 @@ from mercato.serving.deployment import Deployment, Deployments
 log = logging.getLogger("mercato.serving")
 
 LOOK_SECONDS = 1.0  # between two looks at what is served
-_LOOKS = 60  # until what could not be opened is tried again
+_LOOKS, _SOON_LOOKS = 60, 5  # until what could not be opened is tried again; until then, where it is served
 
 
 class Rollout:
@@ -43,6 +43,7 @@ class Rollout:
         self._open: dict[str, Deployment] = {}  # by fingerprint
         self._again: dict[str, float] = {}  # when what could not be opened is tried again
         self.deployments = Deployments(self._begun())
+        self._note_serving()
         self._load(self._wanted())
         self._targeted = set(self._open)  # what `targets` are, and `retarget` was last told
 
@@ -79,7 +80,7 @@ class Rollout:
         served = self._open.get(wanted[0])
         if served and served is not self.deployments.served and self._ledger.is_up_to_date(wanted[0]):
             self.deployments.exchange(served)
-            self._note_serving(wanted[0])
+        self._note_serving()
         kept = {
             fingerprint: deployment
             for fingerprint, deployment in self._open.items()
@@ -109,7 +110,8 @@ class Rollout:
                     self._open = {**self._open, fingerprint: self._opened(fingerprint)}
                 except Exception as error:  # whatever is wrong with another run must not end what serves
                     why = str(error)
-                    self._again[fingerprint] = time.monotonic() + _LOOKS * LOOK_SECONDS
+                    looks = _SOON_LOOKS if fingerprint == wanted[0] else _LOOKS
+                    self._again[fingerprint] = time.monotonic() + looks * LOOK_SECONDS
                     log.error("%s: another generation is not taken up: %s", self._url, why)
                 if self._writes:
                     self._ledger.refuse(fingerprint, why)
@@ -130,12 +132,11 @@ class Rollout:
                 log.info("%s: %s", self._url, error)
         served = generations(self._url).served
         self._open[served] = self._opened(served)
-        self._note_serving(served)
         return self._open[served]
 
-    def _note_serving(self, fingerprint: str) -> None:
+    def _note_serving(self) -> None:
         if self._writes:
-            self._ledger.note_serving(fingerprint)
+            self._ledger.note_serving(self.deployments.served.index.fingerprint)
 
     def _opened(self, fingerprint: str) -> Deployment:
         run = self._ledger.run_of(fingerprint)

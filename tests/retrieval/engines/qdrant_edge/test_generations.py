@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,39 @@ def test_an_opening_that_fails_leaves_nothing_open(tmp_path, monkeypatch):
             open_index(tmp_path)
     assert {*tmp_path.rglob("*")} - before <= {*tmp_path.glob("generation-*/lock")}
     assert open_files() == files
+
+
+def test_an_owner_whose_log_cannot_be_opened_leaves_nothing_open(tmp_path, monkeypatch):
+    build_index(tmp_path, lamps("a"), 2)
+    files = open_files()
+    with monkeypatch.context() as failing:
+        failing.setattr(engine, "LogWriter", lambda _: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space"):
+            open_index(tmp_path)
+    assert open_files() == files and not list(tmp_path.glob("generation-*/open-*"))
+
+
+def test_a_compaction_that_takes_up_the_last_opens_nothing_that_was_closed(tmp_path, monkeypatch):
+    build_index(tmp_path, lamps("a"), 2)
+    index = open_index(tmp_path)
+    with monkeypatch.context() as failing:
+        failing.setattr(opened, "link", lambda *_: (_ for _ in ()).throw(OSError("too many open files")))
+        with pytest.raises(OSError, match="too many"):
+            index.compact()
+    found = index._successor
+
+    def closed_meanwhile(old):
+        closing = threading.Thread(target=index.close)
+        closing.start()
+        return found(old)
+
+    monkeypatch.setattr(index, "_successor", closed_meanwhile)
+    index.compact()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    with pytest.raises(MercatoError, match="closed"):
+        index.search(Expression(text="lamp"), 5)
 
 
 def test_a_compaction_whose_result_cannot_be_opened_is_taken_up_by_the_next(tmp_path, monkeypatch):

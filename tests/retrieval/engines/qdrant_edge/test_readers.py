@@ -74,6 +74,22 @@ def test_a_reader_goes_on_with_the_owners_next_generation(folder):
         assert len(list(folder.glob("generation-*"))) == 1 and len(list(folder.glob("log-*/0*"))) == 1
 
 
+def test_whoever_lets_go_of_a_generation_last_removes_it(folder):
+    with open_index(folder) as owner, open_index(folder, read_only=True) as reader:
+        owner.upsert([product(7)])
+        owner.compact()
+        assert len(list(folder.glob("generation-*"))) == 2, "the reader has the old one"
+        until = time.monotonic() + 60
+        while len(list(folder.glob("generation-*"))) != 1 or len(list(folder.glob("log-*/0*"))) != 1:
+            assert "p7" in found(reader)
+            assert time.monotonic() < until
+        build_index(folder, [product(9)], DIMENSION, "run 2")
+        owner.close()
+        assert len(list(folder.glob("generation-*"))) == 2
+        reader.close()
+        assert len(list(folder.glob("generation-*"))) == 1
+
+
 def test_a_reader_stays_with_the_vectors_of_its_run(folder):
     with open_index(folder, read_only=True) as reader:
         build_index(folder, [product(9)], DIMENSION, "run 2")

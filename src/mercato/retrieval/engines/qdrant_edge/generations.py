@@ -220,6 +220,7 @@ def _remove_free(generation: Path) -> None:
     file = os.open(generation / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (generation / META).unlink(missing_ok=True)  # first: whoever finds it holds it, or finds it no more
         shutil.rmtree(generation, ignore_errors=True)
     except BlockingIOError:
         return

@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -104,12 +104,14 @@ class EdgeIndex(HybridIndex):
         opened = Opened.found(lambda: current(folder) if fingerprint is None else named(folder, fingerprint))
         try:
             self._log = None if read_only else LogWriter(folder / opened.meta["log"])
-        except Timeout:
+        except BaseException as error:
             opened.close()
-            raise MercatoError(
-                f"{folder} is open elsewhere, and an embedded index has one owner: close it there first (a running "
-                "`mercato serve`?), or build a new generation, which needs no lock"
-            ) from None
+            if isinstance(error, Timeout):
+                raise MercatoError(
+                    f"{folder} is open elsewhere, and an embedded index has one owner: close it there first (a running "
+                    "`mercato serve`?), or build a new generation, which needs no lock"
+                ) from None
+            raise
         self._opened: Opened | None = opened
         self._fingerprint: str = opened.meta["fingerprint"]
         self._dimension: int = opened.meta["dimension"]
@@ -187,7 +189,7 @@ class EdgeIndex(HybridIndex):
 
         What came in since the graph was built is searched row by row, so call this now and then. Another process builds
         the generation from the sealed one and the log, while searches and writes go on here: these lie in the log's
-        next segment, which the new generation goes on with. The old generation's files are gone when this returns.
+        next segment, which the new generation goes on with. The old generation's files are gone when nobody holds it any more.
         Raises a MercatoError where a newer generation has been built meanwhile: open the index again to get it.
         """
         with self._compacting, ExitStack() as held:
@@ -203,6 +205,9 @@ class EdgeIndex(HybridIndex):
                         _compact_elsewhere(old.generation, fresh, upto)
                     held.enter_context(self._writing)
                     self._open()
+            else:
+                held.enter_context(self._writing)
+                self._open()
             self._go_on_with(self._successor(old))
         sweep(self._folder)
 
@@ -214,8 +219,7 @@ class EdgeIndex(HybridIndex):
             if self._log is not None:
                 self._log.close()
             self._go_on_with(None)
-        if self._log is not None:
-            sweep(self._folder)  # it may have been dropped
+        self._sweep()  # it may have been dropped
 
     def _write(self, entries: list[Entry]) -> None:
         with self._writing:
@@ -239,10 +243,16 @@ class EdgeIndex(HybridIndex):
             if self._opened is None or successor(self._folder, self._opened.meta["log"]) == self._opened.generation:
                 return
             self._go_on_with(self._successor(self._opened))
+            self._sweep()
         except (MercatoError, OSError) as error:  # dropped, or gone again: what is open goes on
             log.info("%s: goes on with what is open: %s", self._folder, error)
         finally:
             self._reopening.release()
+
+    def _sweep(self) -> None:
+        """Whoever lets go of a generation last removes it, where he may write to the folder."""
+        with suppress(PermissionError):
+            sweep(self._folder)
 
     def _successor(self, old: Opened) -> Opened:
         new = Opened.found(lambda: successor(self._folder, old.meta["log"]))

@@ -51,14 +51,14 @@ class Opened:
             self.shard = closing.enter_context(_linked(generation))
             self._reader = LogReader(generation.parent / self.meta["log"], self.meta["segment"])
             closing.callback(self._reader.close)
+            self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
+            self.masks = FilterMasks(self.columns, self.fresh)
+            self.alive_N = np.ones(len(self.columns), bool)  # which sealed rows have not been replaced or deleted
+            self.alive_N[self.columns.whole("gone")] = False
+            self.gone = 0  # rows that were alive when the generation was sealed, and are not now
+            self._gone_terms: dict[int, int] = {}  # term → sealed rows that held it and are gone since
+            self._following = Lock()
             self._closing = closing.pop_all()
-        self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
-        self.masks = FilterMasks(self.columns, self.fresh)
-        self.alive_N = np.ones(len(self.columns), bool)  # which sealed rows have not been replaced or deleted
-        self.alive_N[self.columns.whole("gone")] = False
-        self.gone = 0  # rows that were alive when the generation was sealed, and are not now
-        self._gone_terms: dict[int, int] = {}  # term → sealed rows that held it and are gone since
-        self._following = Lock()
 
     @classmethod
     def found(cls, find: Callable[[], Path]) -> Self:
