@@ -96,8 +96,12 @@ class Client:
 
 def workers(server: subprocess.Popen) -> list[int]:
     """The worker processes: children that have children's names of multiprocessing."""
-    found = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    return [int(pid) for pid in found if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    found = []
+    for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split():
+        with suppress(FileNotFoundError):  # it has just ended
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(int(pid))
+    return found
 
 
 def new(number: int) -> dict:
