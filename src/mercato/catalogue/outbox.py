@@ -151,15 +151,9 @@ class Outbox:
         for start in range(0, len(product_ids), _CHUNK):
             some = product_ids[start : start + _CHUNK]
             wanted = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.version).where(PRODUCTS.c.product_id.in_(some))
+            anew = {"operation": operation, "not_before": now, "attempts": 0, "reason": None}
             rows = [
-                {
-                    "product_id": product_id,
-                    "version": version,
-                    "since": version,
-                    "operation": operation,
-                    "not_before": now,
-                }
-                | {"attempts": 0, "reason": None}
+                {"product_id": product_id, "version": version, "since": version} | anew
                 for product_id, version in connection.execute(wanted)
             ]
             insert = self._database.insert(OUTBOX)

@@ -189,7 +189,7 @@ class EdgeIndex(HybridIndex):
 
         What came in since the graph was built is searched row by row, so call this now and then. Another process builds
         the generation from the sealed one and the log, while searches and writes go on here: these lie in the log's
-        next segment, which the new generation goes on with. The old generation's files go when nobody holds it any more.
+        next segment, which the new generation goes on with. The old generation's files go once nobody holds it.
         Raises a MercatoError where a newer generation has been built meanwhile: open the index again to get it.
         """
         with self._compacting, ExitStack() as held:
