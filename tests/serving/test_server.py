@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -152,7 +153,23 @@ def test_connections_are_bounded(monkeypatch):
     monkeypatch.setattr(process.uvicorn.Server, "run", lambda self, _: seen.append(self.config.limit_concurrency))
     with process.listen(8300) as listening:
         process.serve(None, listening)
+    gc.unfreeze()
     assert seen == [process.CONNECTIONS]
+
+
+def test_the_garbage_collector_looks_at_what_a_request_leaves_alone(tmp_path, monkeypatch):
+    """What a server holds takes it .1 s and more, in which no request goes on."""
+    frozen = []
+    monkeypatch.setattr(process.uvicorn.Server, "run", lambda *_: frozen.append(gc.get_freeze_count()))
+    monkeypatch.setenv(process.FOLDER, str(tmp_path))
+    try:
+        with process.listen(8300) as listening:
+            process.serve(None, listening)
+        gc.unfreeze()
+        process._Worker(lambda: "app")()
+        assert min(frozen[0], gc.get_freeze_count()) > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_the_first_worker_that_cannot_start_ends_the_server_and_a_later_one_is_tried_again(tmp_path, monkeypatch):

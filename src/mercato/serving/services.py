@@ -22,7 +22,7 @@ class Settings:
     """How a server runs; the defaults suit one small machine."""
 
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # for writes
-    searches: int = 4  # run at once
+    searches: int = 2  # run at once; more wait for one another, and the loop for them
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
     outbox_bound: int = 100_000  # products waiting to be embedded beyond which writes are refused
