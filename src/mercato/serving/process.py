@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import logging
@@ -130,6 +131,7 @@ def _set_apart() -> None:
     """Keep the garbage collector from what lives as long as the process: to look at it all stops every request."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def _config(app: Any, **workers: Any) -> uvicorn.Config:
