@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from mercato import progress
+from mercato.benchmarks.verbs import bench
 from mercato.errors import MercatoError
 from mercato.extras import train_extra
+from mercato.parameters import Json, MarketDir, print_result
 from mercato.version import __version__
 
 app = typer.Typer(
@@ -24,12 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Marketplace search that you own: from a catalogue and a log to a search page, measured at every step.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Benchmarks: each against a reference timed in the same run.")
 app.add_typer(bench, name="bench")
-
-MarketDir = Annotated[Path, typer.Option("--market", help="The market's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
-out = Console()
 
 
 def _version(wanted: bool) -> None:
@@ -96,7 +92,7 @@ def import_(
     from mercato.data.importing import import_market
 
     report = import_market(folder, products, events, judgments, pairs, mapping, name)
-    _print(report, report.as_dict(), as_json)
+    print_result(report, report.as_dict(), as_json)
 
 
 @app.command()
@@ -110,7 +106,7 @@ def check(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json 
     errors = sum(problem.severity == "error" for problem in problems)
     lines = [f"[{'red' if p.severity == 'error' else 'yellow'}]{escape(str(p))}[/]" for p in problems]
     summary = f"{errors} errors, {len(problems) - errors} warnings" if problems else "[green]no problems[/]"
-    _print("\n".join([*lines, summary]), {"errors": errors, "problems": [asdict(p) for p in problems]}, as_json)
+    print_result("\n".join([*lines, summary]), {"errors": errors, "problems": [asdict(p) for p in problems]}, as_json)
     if errors:
         raise typer.Exit(1)
 
@@ -122,7 +118,7 @@ def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json =
     from mercato.data.mining import mine
 
     report = mine(Market.open(folder))
-    _print(report, report.as_dict(), as_json)
+    print_result(report, report.as_dict(), as_json)
 
 
 @app.command()
@@ -155,7 +151,7 @@ def evaluate(
     from mercato.reports.evaluate import evaluate_run, summary
 
     metrics = evaluate_run(run, Market.open(market), {Path(name).name: ZeroShot(name) for name in compare or ()})
-    _print(summary(metrics), metrics.as_dict(), as_json)
+    print_result(summary(metrics), metrics.as_dict(), as_json)
     progress.note(f"report: {run / 'report.html'}")
 
 
@@ -176,7 +172,7 @@ def ablate(
 
     read, folder = load_study(study)
     table = ablate(read, folder, Market.open(market), to, jobs=jobs, keep=keep_runs)
-    _print(terminal(table), table.as_dict(), as_json)
+    print_result(terminal(table), table.as_dict(), as_json)
     progress.note(f"tables: {to / read.name}.html, .md, .json")
 
 
@@ -187,7 +183,7 @@ def explain(run: Annotated[Path, typer.Argument(metavar="RUN")], market: MarketD
     from mercato.reports.explanation import explain, summary
 
     explanation = explain(run, Market.open(market))
-    _print(summary(explanation), explanation.as_dict(), as_json)
+    print_result(summary(explanation), explanation.as_dict(), as_json)
     progress.note(f"report: {run / 'explain.html'}")
 
 
@@ -206,20 +202,29 @@ def robustness(
 
     page = page_of(runs, to)
     result = robustness(runs, Market.open(market), page)
-    _print(summary(result), result.as_dict(), as_json)
+    print_result(summary(result), result.as_dict(), as_json)
     progress.note(f"report: {page}")
 
 
 @app.command()
-def export(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    int8_products: Annotated[
+        bool,
+        typer.Option(
+            "--int8-products", help="The product tower in int8; `bench product --market` tells what it costs."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Export both towers to ONNX, compare their vectors with torch's, and time the query path."""
     from mercato.runs.export import export
     from mercato.runs.latency import exported, latency
     from mercato.runs.torch_encoder import TorchEncoder
 
-    differences = export(TorchEncoder.load(run), run)
+    differences = export(TorchEncoder.load(run), run, int8_products)
     times = latency(run)
-    _print(exported(differences, times), {"differences": differences, "query_latency": times}, as_json)
+    print_result(exported(differences, times), {"differences": differences, "query_latency": times}, as_json)
 
 
 @app.command()
@@ -234,7 +239,7 @@ def index(
     from mercato.data.market import Market
 
     meta = index_market(run, Market.open(market), to)
-    _print(f"{meta['count']:,} products indexed at {to}", meta, as_json)
+    print_result(f"{meta['count']:,} products indexed at {to}", meta, as_json)
 
 
 @app.command()
@@ -249,7 +254,7 @@ def backfill(
     from mercato.data.market import Market
 
     meta = backfill(run, Market.open(market), index)
-    _print(f"{meta['count']:,} products of {run} are served at {index}; `mercato swap` swaps back", meta, as_json)
+    print_result(f"{meta['count']:,} products of {run} are served at {index}; `mercato swap` swaps back", meta, as_json)
 
 
 @app.command()
@@ -282,7 +287,7 @@ def _print_generations(index: str, as_json: bool) -> None:
     from mercato.retrieval.open import generations
 
     named = generations(index)
-    _print(f"served: {named.served}\nstandby: {named.standby or 'none'}", asdict(named), as_json)
+    print_result(f"served: {named.served}\nstandby: {named.standby or 'none'}", asdict(named), as_json)
 
 
 @app.command()
@@ -303,88 +308,6 @@ def serve(
     serve_run(run, Market.open(market), index, host, port, workers)
 
 
-@bench.command("query")
-def bench_query(
-    run: Annotated[Path | None, typer.Option(help="A run; else an untrained Que2Search query tower is timed.")] = None,
-    as_json: Json = False,
-) -> None:
-    """String → query vector, the whole path, one thread, against the same tower in eager torch."""
-    from mercato.benchmarks.query import run as measure
-    from mercato.benchmarks.query import table
-
-    figures = measure(run)
-    _print(table(figures), figures, as_json)
-
-
-@bench.command("product")
-def bench_product(
-    run: Annotated[
-        Path | None, typer.Option(help="A run; else an untrained tower of 6 layers, 384-d, 64 tokens is timed.")
-    ] = None,
-    market: Annotated[
-        Path | None, typer.Option(help="Its market: what int8 does to the metrics of search is told as well.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Product → vector, one by one, one thread, in float32 and int8, against the same tower in eager torch."""
-    from mercato.benchmarks.product import run as measure
-    from mercato.benchmarks.product import table
-    from mercato.data.market import Market
-
-    if market and not run:
-        raise MercatoError("--market: give the --run that was trained on it")
-    figures = measure(run, Market.open(market) if market else None)
-    _print(table(figures), figures, as_json)
-
-
-@bench.command("search")
-def bench_search(
-    products: Annotated[int, typer.Option(min=1_000, help="How many.")] = 200_000, as_json: Json = False
-) -> None:
-    """Hybrid search with both scores on synthetic products, filters 100 % to .1 %, against an exact scan."""
-    from mercato.benchmarks.search import run as measure
-    from mercato.benchmarks.search import table
-
-    figures = measure(products)
-    _print(table(figures), figures, as_json)
-
-
-@bench.command("serve")
-def bench_serve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="One with exported towers.")],
-    market: MarketDir,
-    to: Annotated[Path, typer.Option("--out", help="Where the larger market, its index and the report are kept.")],
-    products: Annotated[int, typer.Option(min=100, help="How many, made from the market's.")] = 100_000,
-    workers: Annotated[int, typer.Option(min=0, help="Of the server.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """The whole request over HTTP, under load, at the size of a real shop; writes bench-serve.json and .html."""
-    from mercato.benchmarks.serve.benchmark import PAGE, table
-    from mercato.benchmarks.serve.benchmark import run as measure
-    from mercato.data.market import Market
-
-    figures = measure(run, Market.open(market), to, products, workers)
-    _print(table(figures), figures, as_json)
-    progress.note(f"report: {to / PAGE}")
-
-
-@bench.command("train")
-def bench_train(
-    encoder: Annotated[
-        str | None, typer.Option(help="A transformers text encoder (name or folder); else one from scratch.")
-    ] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="An epoch's.")] = 2_048,
-    batch_size: Annotated[int, typer.Option(min=2, help="Of both.")] = 64,
-    as_json: Json = False,
-) -> None:
-    """Pairs a second of training, against sentence-transformers on the same encoder and pairs."""
-    from mercato.benchmarks.train import run as measure
-    from mercato.benchmarks.train import table
-
-    figures = measure(encoder, pairs, batch_size)
-    _print(table(figures), figures, as_json)
-
-
 def main() -> None:
     """The entry point: an error the user can fix is one message and exit code 1, not a traceback."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -399,13 +322,6 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _print(rich: Any, machine: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(machine, default=str))
-    else:
-        out.print(rich)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import pytest
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.runs import encoder
-from mercato.runs.export import parity
+from mercato.runs import export as exporting
+from mercato.runs.export import export, parity
+from mercato.runs.folder import PRODUCT_TOWER, QUERY_TOWER
 from mercato.runs.image_vectors import encoded_vectors, products_with_vectors
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.torch_encoder import TorchEncoder, load
@@ -115,6 +117,19 @@ def test_parity_compares_the_files_of_the_run(model, tiny_run, tmp_path):
         parameter.data += 0.1
     with pytest.raises(MercatoError, match=r"query_tower\.onnx: differs from torch by"):
         parity(other, run)
+
+
+def test_products_may_be_encoded_in_int8(model, tiny_run, tiny_market, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    files = {model.towers.query: QUERY_TOWER, model.towers.product: PRODUCT_TOWER}
+    monkeypatch.setattr(exporting, "onnx_tower", lambda tower, _: (tiny_run / files[tower]).read_bytes())
+    assert max(export(model, run, int8_products=True).values()) < TOLERANCE, "what was quantised is told of before"
+    rows = tiny_market.arrow("products").slice(0, 50).to_pylist()
+    exact, encoder = OnnxEncoder(tiny_run, tiny_market.path), OnnxEncoder(run, tiny_market.path)
+    cosines = np.sum(exact.encode_products(rows) * encoder.encode_products(rows), axis=1)
+    assert cosines.min() > 0.9 and cosines.max() < 1 - 1e-7
+    np.testing.assert_array_equal(exact.encode_queries(["red sofa"]), encoder.encode_queries(["red sofa"]))
+    assert (run / PRODUCT_TOWER).stat().st_size < (tiny_run / PRODUCT_TOWER).stat().st_size
 
 
 def test_images_change_a_product_and_broken_ones_do_not(predictor, tiny_market):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Group
 from rich.table import Table
 
@@ -24,6 +21,7 @@ from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.bootstrap import Interval
 from mercato.reports.headlines import HEADLINES
 from mercato.runs.encoder import RunEncoder
+from mercato.runs.export import int8
 from mercato.runs.folder import PRODUCT_TOWER
 from mercato.runs.latency import made_up_queries, time_each
 from mercato.runs.onnx_encoder import OnnxEncoder
@@ -57,13 +55,13 @@ def run(folder: Path | None = None, market: Market | None = None, products: int 
 
         encoder = OnnxEncoder(folder)
         float32 = timed(encoder)
-        quantised = _quantised(folder / PRODUCT_TOWER, Path(scratch) / "int8.onnx")
+        tower = int8((folder / PRODUCT_TOWER).read_bytes())
         sample = [_product(text, vector) for text, vector in zip(texts[:100], vectors, strict=False)]
         exact = encoder.encode_products(sample)
-        encoder = _Int8(folder, quantised)
-        int8 = timed(encoder)
+        encoder = _Int8(folder, tower)
+        quantised = timed(encoder)
         cosines = np.sum(exact * encoder.encode_products(sample), axis=1)
-        metrics = None if market is None else _metrics(folder, quantised, market)
+        metrics = None if market is None else _metrics(folder, tower, market)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         reference = timed(model, max(products // 2, 201))
@@ -71,7 +69,8 @@ def run(folder: Path | None = None, market: Market | None = None, products: int 
     return {
         **float32,
         "budget_p99_ms": BUDGET_MS,
-        "int8": int8 | {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min()), "metrics": metrics},
+        "int8": quantised
+        | {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min()), "metrics": metrics},
         "eager_torch": reference,
         "ratio_p50": reference["p50_ms"] / float32["p50_ms"],
         "recipe": model.recipe.name,
@@ -85,14 +84,14 @@ def table(figures: dict[str, Any]) -> Group:
     rows = (("mercato, ONNX Runtime", figures), ("the same, int8", figures["int8"]))
     for name, times in (*rows, ("same tower, eager torch", figures["eager_torch"])):
         grid.add_row(name, f"{times['p50_ms']:.2f} ms", f"{times['p99_ms']:.2f} ms")
-    int8 = figures["int8"]
+    quantised = figures["int8"]
     grid.caption = (
         f"budget p99 ≤ {figures['budget_p99_ms']:g} ms; {figures['ratio_p50']:.1f}× faster than eager; int8's cosine"
-        f" with float32 {int8['cosine_mean']:.4f}, at least {int8['cosine_least']:.4f}; {figures['recipe']};"
+        f" with float32 {quantised['cosine_mean']:.4f}, at least {quantised['cosine_least']:.4f}; {figures['recipe']};"
         f" {figures['queries']:,} products; {figures['machine']}"
     )
     metrics = Table("", "float32", "int8", "int8 - float32, 95 %", title="the same search, products in either")
-    for label, (exact, ours, difference) in (int8["metrics"] or {}).items():
+    for label, (exact, ours, difference) in (quantised["metrics"] or {}).items():
         interval = "-" if difference is None else f"[{difference[0]:+.4f}, {difference[1]:+.4f}]"
         metrics.add_row(label, f"{exact:.4f}", f"{ours:.4f}", interval)
     return Group(grid, *[metrics] * (metrics.row_count > 0))
@@ -104,19 +103,7 @@ def made_up_products(count: int) -> list[str]:
     return [" ".join(words[16 * place : 16 * (place + 1)]) for place in range(count)]
 
 
-def _quantised(tower: Path, to: Path) -> Path:
-    """The tower with its matrices, and what they are multiplied with, in int8."""
-    model = onnx.load(tower)
-    del model.graph.value_info[:]  # of the export, with names that the quantiser gives to other shapes
-    logging.disable(logging.WARNING)  # it recommends a step that is for pictures
-    try:
-        quantize_dynamic(model, to, per_channel=True, weight_type=QuantType.QInt8)
-    finally:
-        logging.disable(logging.NOTSET)
-    return to
-
-
-def _metrics(run: Path, tower: Path, market: Market) -> dict[str, tuple[float, float, Interval | None]]:
+def _metrics(run: Path, tower: bytes, market: Market) -> dict[str, tuple[float, float, Interval | None]]:
     """The headline metrics: with float32 vectors, with int8 ones, and the difference's interval, by label."""
     encoders = _Int8(run, tower, market.path), OnnxEncoder(run, market.path)
     found = Evaluation.of(encoders[0], market, others={_EXACT: encoders[1]}, baselines=False).metrics()
@@ -129,11 +116,11 @@ def _metrics(run: Path, tower: Path, market: Market) -> dict[str, tuple[float, f
 
 
 class _Int8(OnnxEncoder):
-    def __init__(self, run: Path, tower: Path, market_path: Path | None = None) -> None:
+    def __init__(self, run: Path, tower: bytes, market_path: Path | None = None) -> None:
         super().__init__(run, market_path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.__dict__["_product"] = ort.InferenceSession(str(tower), options, providers=["CPUExecutionProvider"])
+        self.__dict__["_product"] = ort.InferenceSession(tower, options, providers=["CPUExecutionProvider"])
 
 
 def _product(text: str, vector: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:

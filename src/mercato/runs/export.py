@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from mercato.errors import MercatoError
@@ -36,11 +39,13 @@ class _Vectors(nn.Module):
         return vectors
 
 
-def export(model: TorchEncoder, run: Path) -> dict[str, float]:
+def export(model: TorchEncoder, run: Path, int8_products: bool = False) -> dict[str, float]:
     """Write `query_tower.onnx` and `product_tower.onnx` into a run, checked against torch.
 
+    With `int8_products` the product tower is quantised after that (`int8`): its vectors are near torch's, not equal.
+
     Returns:
-        As `parity`.
+        As `parity`, before it was quantised.
 
     Raises:
         MercatoError: a tower differs by more than `TOLERANCE`; the old files then stay.
@@ -49,8 +54,22 @@ def export(model: TorchEncoder, run: Path) -> dict[str, float]:
     for file, (tower, samples) in _sampled(model).items():
         content = onnx_tower(tower, samples[0])
         differences[file.removesuffix("_tower.onnx")] = _difference(file, content, tower, samples)
-        write_atomic(run / file, content)
+        write_atomic(run / file, int8(content) if int8_products and file == PRODUCT_TOWER else content)
     return differences
+
+
+def int8(tower: bytes) -> bytes:
+    """A tower with its matrices in int8, by channel, and what they are multiplied with too, as it comes (dynamic)."""
+    model = onnx.load_from_string(tower)
+    del model.graph.value_info[:]  # of the export, with names that the quantiser gives to other shapes
+    with tempfile.TemporaryDirectory() as scratch:
+        to = Path(scratch) / "int8.onnx"
+        logging.disable(logging.WARNING)  # it recommends a step that is for pictures
+        try:
+            quantize_dynamic(model, to, per_channel=True, weight_type=QuantType.QInt8)
+        finally:
+            logging.disable(logging.NOTSET)
+        return to.read_bytes()
 
 
 def parity(model: TorchEncoder, run: Path) -> dict[str, float]:
