@@ -75,9 +75,12 @@ def test_many_products_are_encoded_as_each_alone(tiny_run, tiny_market, monkeypa
     monkeypatch.setattr(encoder, "BATCH", 3)
     sizes = []
     of_batch = OnnxEncoder.product_vectors
-    monkeypatch.setattr(
-        OnnxEncoder, "product_vectors", lambda *given: sizes.append(len(given[1]["country"])) or of_batch(*given)
-    )  # fmt: skip
+
+    def counted(self, features):
+        sizes.append(len(features["country"]))
+        return of_batch(self, features)
+
+    monkeypatch.setattr(OnnxEncoder, "product_vectors", counted)
     rows = tiny_market.arrow("products").slice(0, 20).to_pylist()
     together = OnnxEncoder(tiny_run, tiny_market.path, threads).encode_products(rows)
     assert sorted(sizes) == [2, *[3] * 6]

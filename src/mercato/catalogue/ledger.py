@@ -56,7 +56,7 @@ class GenerationLedger:
         self._settings.set(f"read {fingerprint}", orjson.dumps([number, [*left_out]]).decode())
 
     def note_serving(self, fingerprint: str) -> None:
-        """Remember what answers now, until `look` has another take its place."""
+        """Remember what answers now, for processes that begin meanwhile."""
         if fingerprint != self.serving():
             self._settings.set(_SERVING, fingerprint)
 

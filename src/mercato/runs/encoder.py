@@ -110,8 +110,11 @@ class RunEncoder(ABC):
 
         # A batch is padded to its longest text, so rows of like length go together.
         batches = _batches(sorted(range(len(rows)), key=lambda place: _length(rows[place])))
-        with ThreadPoolExecutor(self.threads) as pool:
-            any(pool.map(encode, batches))  # raises what one of them raises
+        if self.threads > 1 and len(batches) > 1:
+            with ThreadPoolExecutor(self.threads) as pool:
+                any(pool.map(encode, batches))  # raises what one of them raises
+        else:
+            any(map(encode, batches))
         return vectors
 
     def predict_queries(
