@@ -76,3 +76,11 @@ def test_a_deleted_product_can_be_written_again(catalogue):
     catalogue.products.upsert([stored(title="back again")])
     assert catalogue.products.get("x1")["title"] == "back again" and catalogue.products.count() == 2
     assert {document["title"] for document in catalogue.products.documents()} == {"back again", "a red sofa"}
+
+
+@pytest.mark.parametrize(("most", "found"), [(None, 100), (100, 100), (99, 50), (50, 50), (30, 25), (1, 1)])
+def test_a_sample_is_spread_over_all_products(catalogue, most, found):
+    catalogue.products.seed([stored(f"p{number:03}") for number in range(100)])
+    ids = sorted(document["product_id"] for document in catalogue.products.documents(most))
+    assert len(ids) == found == len(set(ids))
+    assert most is None or ids[-1] > "p09" and (found == 1 or ids[0] < "p010")

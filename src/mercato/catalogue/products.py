@@ -131,9 +131,13 @@ class ProductStore:
         with self._database.read() as connection:
             return list(connection.execute(wanted.order_by(PRODUCTS.c.product_id).limit(limit)).scalars())
 
-    def documents(self) -> Iterator[ProductDocument]:
-        """Every product's document, in no order."""
-        wanted = sa.select(PRODUCTS.c.document, PRODUCTS.c.image_count, PRODUCTS.c.deleted)
+    def documents(self, most: int | None = None) -> Iterator[ProductDocument]:
+        """Every product's document, in no order; or, where there are more than `most`, every second, third, …"""
+        columns = (PRODUCTS.c.document, PRODUCTS.c.image_count, PRODUCTS.c.deleted)
+        wanted = sa.select(*columns)
+        if most is not None and (every := -(-self.count() // most)) > 1:
+            rows = sa.select(*columns, sa.func.row_number().over().label("row")).subquery()
+            wanted = sa.select(rows.c.document, rows.c.image_count, rows.c.deleted).where(rows.c.row % every == 0)
         with self._database.read() as connection:
             for document, image_count, deleted in connection.execution_options(yield_per=1000).execute(wanted):
                 if not deleted:  # no condition of the query: an index would have the table read out of its order

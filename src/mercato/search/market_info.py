@@ -36,7 +36,7 @@ class MarketInfo:
 
 
 def market_info(market: Market, products: Iterable[Mapping[str, Any]]) -> MarketInfo:
-    """Count the catalogue once."""
+    """Count the catalogue once, or a sample of it."""
     categories, conditions, countries = Counter[str](), Counter[str](), Counter[str]()
     attributes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     squares: defaultdict[tuple[int, int], list[tuple[float, float, str | None]]] = defaultdict(list)

@@ -28,6 +28,8 @@ from mercato.serving.rollout import Rollout
 from mercato.serving.services import Services, Settings
 from mercato.serving.wake import WakeReceiver, WakeSender
 
+SAMPLED = 50_000  # products that tell what the market is like: to read a million takes 18 s
+
 KEY = "MERCATO_API_KEY"
 KEY_FILE = ".api-key"
 
@@ -52,7 +54,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
         rollout = opened.enter_context(closing(Rollout(url, market, catalogue, writes=True)))
         key = os.environ.get(KEY)
         settings = Settings(api_key=key or secrets.token_urlsafe(24))
-        info = market_info(market, catalogue.products.documents())
+        info = market_info(market, catalogue.products.documents(most=SAMPLED))
         # The market's lock allows one server: what a killed one held on the outbox is this one's.
         ingestion = IngestionWorker(catalogue, rollout.targets, market.path / "events", "server")
         with listen(port, host) as listening, ingestion, rollout.watching(ingestion.retarget):
