@@ -243,6 +243,22 @@ def index(
 
 
 @app.command()
+def rank(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    market: MarketDir,
+    index: Annotated[str, typer.Option("--index", help="What `mercato index` built with this run.")],
+    as_json: Json = False,
+) -> None:
+    """Train the ranker of a run on the log, and measure its order against the cosine's; `serve` takes it from there."""
+    from mercato.data.market import Market
+    from mercato.ranking.train import rank
+    from mercato.reports.ranking import summary
+
+    ranked = rank(run, Market.open(market), index)
+    print_result(summary(ranked), ranked.as_dict(), as_json)
+
+
+@app.command()
 def backfill(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
     market: MarketDir,

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from mercato.errors import MercatoError
 
 TRAIN = {  # by the names that are imported
-    "Stemmer", "bm25s", "captum", "faiss", "lightning", "onnx", "onnxscript", "polars", "rapidfuzz", "tensorboard",
-    "torch", "transformers",
+    "Stemmer", "bm25s", "captum", "faiss", "lightgbm", "lightning", "onnx", "onnxmltools", "onnxscript", "polars",
+    "rapidfuzz", "tensorboard", "torch", "transformers",
 }  # fmt: skip
 
 

@@ -6,8 +6,10 @@ import gc
 import shutil
 import weakref
 from contextlib import closing
+from datetime import UTC, datetime
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from mercato.catalogue.products import StoredProduct
@@ -15,6 +17,7 @@ from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
 from mercato.errors import MercatoError, NotFoundError
+from mercato.ranking.features import Asked
 from mercato.retrieval.expression import Filters, GeoRadius
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
@@ -186,3 +189,52 @@ def test_market_info_counts_the_catalogue(market, catalogue):
     assert {"Home", "Home > Furniture"} <= set(info.categories) and set(info.countries) == {"gb", "es"}
     assert set(info.places) == {Place("es", 40.4, -3.7), Place("gb", 51.5, -0.1)}
     assert info.examples == ("red chair",)
+
+
+class ByPrice:
+    """Ranks the cheapest first."""
+
+    def __init__(self):
+        self.asked = []
+
+    def scores(self, asked, hits):
+        self.asked.append(asked)
+        return -hits.signals().number("price")
+
+
+def test_a_ranker_orders_what_was_found(index, catalogue):
+    """On every page, exact hits first; whatever the cosine."""
+    moment = datetime(2026, 5, 1, tzinfo=UTC)
+    ranker = ByPrice()
+    find = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), ranker, clock=lambda: moment).search
+    london = Location(51.5, -0.1)
+    pages = [find(SearchRequest(query="red chair", location=london, page_size=10))]
+    while pages[-1].cursor:
+        pages.append(find(SearchRequest(query="red chair", location=london, page_size=10, cursor=pages[-1].cursor)))
+    hits = [hit for page in pages for hit in page.hits]
+    assert [hit.product["price"] for hit in hits] == sorted(hit.product["price"] for hit in hits)
+    assert all(hit.rank_score == pytest.approx(-hit.product["price"]) for hit in hits)
+    assert ranker.asked[0] == Asked("red chair", moment, london.latitude, london.longitude)
+    rare = hits[-1].product["title"]
+    first = find(SearchRequest(query=f"{rare} {hits[-1].product['product_id']}")).hits[0]
+    assert not first.hit.exact or first.product["product_id"] == hits[-1].product["product_id"]
+
+
+@pytest.mark.parametrize("request_", [{"query": "chair", "mode": "text"}, {"query": "chair", "mode": "semantic"}, {}])
+def test_where_a_score_is_missing_nothing_is_ranked(index, catalogue, request_):
+    ranked, plain = (
+        Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), ranker).search(SearchRequest(**request_))
+        for ranker in (ByPrice(), None)
+    )
+    assert ids(ranked) == ids(plain) and {hit.rank_score for hit in ranked.hits} == {None}
+
+
+def test_a_ranker_without_scores_leaves_the_order(index, catalogue):
+    class Broken:
+        def scores(self, asked, hits):
+            return np.where(np.arange(len(hits)) == 2, np.nan, 1.0)
+
+    broken = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), Broken())
+    plain = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy())
+    request = SearchRequest(query="red chair")
+    assert ids(broken.search(request)) == ids(plain.search(request)) and broken.unranked == 1

@@ -22,6 +22,7 @@ from mercato.errors import MercatoError
 from mercato.retrieval.hybrid import Found, HybridIndex
 from mercato.retrieval.protocol import Capabilities, Generations, IndexRecord
 from mercato.retrieval.samples import satisfies
+from mercato.retrieval.signals import KEYS, NUMBERS, SECTIONS, SignalColumns
 
 MODULE = __name__  # what `mercato.retrieval.open.ENGINES["memory"]` is set to
 _GENERATIONS: dict[str, list[_Generation]] = {}  # what is served, and what stands by
@@ -185,6 +186,20 @@ class MemorySnapshot:
 
     def product_ids(self, rows_K):
         return [self._records[row].product_id for row in rows_K]
+
+    def signals(self, rows_K):
+        kept = [self._records[row].signals for row in rows_K]
+        ends_KS = np.array([signals.ends_S for signals in kept], np.int64).reshape(-1, len(SECTIONS))
+        return SignalColumns(
+            np.array([signals.numbers_N for signals in kept], np.float32).reshape(-1, len(NUMBERS)),
+            np.array([signals.keys_K for signals in kept], np.uint64).reshape(-1, len(KEYS)),
+            np.concatenate([np.zeros(0, np.uint32), *(signals.words_W for signals in kept)]),
+            np.diff(ends_KS, axis=1, prepend=0),
+        )
+
+    def rows(self, product_ids):
+        row_of = {record.product_id: row for row, record in enumerate(self._records)}
+        return np.array([row_of.get(product_id, -1) for product_id in product_ids], np.int64)
 
     def _bm25(self, word: str, row: int) -> float:
         tokens = self._tokens[row]

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mercato.config.base import Frozen
+from mercato.config.ranking import Ranking
 from mercato.config.reading import read_recipe, wrong_fields
 from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, Stage
 from mercato.errors import MercatoError
@@ -202,6 +203,7 @@ class Recipe(Frozen):
     and engagement too where a stage reads unengaged pairs."""
     precision: Literal["float32", "bfloat16"] | None = None  # of the encoders; None: bfloat16 on a GPU, else float32
     stages: tuple[Stage, ...] = Field((InBatchSoftmax(),), min_length=1)
+    ranking: Ranking = Ranking()
 
     @model_validator(mode="after")
     def _shared_means_same(self) -> Self:

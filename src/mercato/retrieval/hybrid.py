@@ -22,6 +22,7 @@ from mercato.data.words import words
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression, Filters, Vector
 from mercato.retrieval.protocol import Capabilities, Hits
+from mercato.retrieval.signals import SignalColumns
 
 Rows = NDArray[np.int64]  # how an engine numbers products; a number means one product for as long as a snapshot is held
 Scores = NDArray[np.float64]
@@ -92,6 +93,14 @@ class Snapshot(Protocol):
         """Return the ids of these products. It may be called after the snapshot was let go."""
         ...
 
+    def signals(self, rows_K: Rows) -> SignalColumns:
+        """Return what ranking reads of these products. It may be called after the snapshot was let go."""
+        ...
+
+    def rows(self, product_ids: Sequence[str]) -> Rows:
+        """Return the row of each of these products, -1 for one that is not there."""
+        ...
+
 
 class HybridIndex(ABC):
     """An index that searches by its engine's primitives: the base of every engine's `Index`."""
@@ -118,6 +127,17 @@ class HybridIndex(ABC):
         """See `mercato.retrieval.protocol.Index.search`."""
         if limit < 1:
             raise MercatoError(f"limit: at least 1 hit must be asked for, not {limit}")
+        with self.snapshot() as snapshot:
+            return merged(snapshot, self._checked(expression), limit)
+
+    def lookup(self, expression: Expression, product_ids: Sequence[str]) -> Hits:
+        """See `mercato.retrieval.protocol.Index.lookup`."""
+        with self.snapshot() as snapshot:
+            rows_P = snapshot.rows(product_ids)
+            return scored(snapshot, self._checked(expression), rows_P[rows_P >= 0])
+
+    def _checked(self, expression: Expression) -> Expression:
+        """The expression as the engine can answer it."""
         if expression.vector is not None and len(expression.vector) != self.dimension:
             raise MercatoError(
                 f"vector: {len(expression.vector)} numbers, but the index's vectors have {self.dimension}: encode the "
@@ -126,9 +146,8 @@ class HybridIndex(ABC):
         if not self.capabilities.text and expression.text is not None:
             if expression.vector is None:
                 raise MercatoError("text: this index's engine scores no text: search by vector")
-            expression = expression.model_copy(update={"text": None})
-        with self.snapshot() as snapshot:
-            return merged(snapshot, expression, limit)
+            return expression.model_copy(update={"text": None})
+        return expression
 
     def __enter__(self) -> Self:
         """Return the index itself."""
@@ -167,7 +186,7 @@ def merged(snapshot: Snapshot, expression: Expression, limit: int) -> Hits:
         bm25_H[text_F], bm25_H[exact_F] = text.scores_F, exact.scores_F
         bm25_H[~by_text_H] = snapshot.bm25s(sought, rows_H[~by_text_H])
     hits = Hits(
-        snapshot.product_ids,
+        snapshot,
         rows_H,
         cosine_H=np.minimum(np.maximum(cosine_H, -1), 1),
         bm25_H=bm25_H,
@@ -182,10 +201,25 @@ def merged(snapshot: Snapshot, expression: Expression, limit: int) -> Hits:
     return _ordered(hits, ~hits.exact_H, -hits.cosine_H, -hits.bm25_H)
 
 
+def scored(snapshot: Snapshot, expression: Expression, rows_H: Rows) -> Hits:
+    """Return these products with the scores of `expression`."""
+    sought = list(dict.fromkeys(words(expression.text or "")))
+    nothing_H, never_H = np.zeros(len(rows_H)), np.zeros(len(rows_H), bool)
+    return Hits(
+        snapshot,
+        rows_H,
+        cosine_H=nothing_H if expression.vector is None else snapshot.cosines(expression.vector, rows_H).clip(-1, 1),
+        bm25_H=snapshot.bm25s(sought, rows_H) if sought else nothing_H,
+        by_ann_H=never_H,
+        by_text_H=never_H,
+        exact_H=never_H,
+    )
+
+
 def _browsed(snapshot: Snapshot, found: Found) -> Hits:
     nothing_H, never_H = np.zeros(len(found.rows_F)), np.zeros(len(found.rows_F), bool)
     hits = Hits(
-        snapshot.product_ids,
+        snapshot,
         found.rows_F,
         cosine_H=nothing_H,
         bm25_H=nothing_H,

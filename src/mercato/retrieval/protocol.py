@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression, Filters, Vector, category_path, unit_vector
+from mercato.retrieval.signals import NO_SIGNALS, SignalColumns, Signals, signals_of
 
 Part = Literal["ann", "text"]
 
@@ -35,6 +36,18 @@ class Hit:
     exact: bool = False
 
 
+class Source(Protocol):
+    """What an engine tells of the rows that it found, also after the search."""
+
+    def product_ids(self, rows_K: NDArray[np.int64]) -> list[str]:
+        """Return the ids of these products."""
+        ...
+
+    def signals(self, rows_K: NDArray[np.int64]) -> SignalColumns:
+        """Return what ranking reads of these products."""
+        ...
+
+
 _COLUMNS = ("cosine_H", "bm25_H", "by_ann_H", "by_text_H", "exact_H")
 
 
@@ -46,7 +59,7 @@ class Hits(Sequence[Hit]):
 
     def __init__(
         self,
-        product_ids: Callable[[NDArray[np.int64]], list[str]],
+        source: Source,
         rows_H: NDArray[np.int64],
         *,
         cosine_H: NDArray[np.float64],
@@ -55,8 +68,8 @@ class Hits(Sequence[Hit]):
         by_text_H: NDArray[np.bool_],
         exact_H: NDArray[np.bool_],
     ) -> None:
-        """`product_ids` names the products of some rows, which the engine numbers as it likes."""
-        self._product_ids, self.rows_H = product_ids, rows_H
+        """`source` knows the products of some rows, which the engine numbers as it likes."""
+        self._source, self.rows_H = source, rows_H
         self.cosine_H, self.bm25_H = cosine_H, bm25_H
         self.by_ann_H, self.by_text_H, self.exact_H = by_ann_H, by_text_H, exact_H
 
@@ -71,7 +84,7 @@ class Hits(Sequence[Hit]):
         """One hit, or some of them, still as columns."""
         if isinstance(place, slice):
             return self.take(np.arange(len(self))[place])
-        (product_id,) = self._product_ids(self.rows_H[[place]])
+        (product_id,) = self._source.product_ids(self.rows_H[[place]])
         return self._hit(place, product_id)
 
     def __iter__(self) -> Iterator[Hit]:
@@ -85,23 +98,20 @@ class Hits(Sequence[Hit]):
     @property
     def product_ids(self) -> list[str]:
         """The ids of all of them."""
-        return self._product_ids(self.rows_H)
+        return self._source.product_ids(self.rows_H)
+
+    def signals(self) -> SignalColumns:
+        """What ranking reads of all of them; of hits that were detached nothing is left."""
+        return self._source.signals(self.rows_H)
 
     def take(self, places_h: NDArray[np.int64]) -> Hits:
         """Some of the hits, in that order."""
-        return Hits(
-            self._product_ids, self.rows_H[places_h], **{name: getattr(self, name)[places_h] for name in _COLUMNS}
-        )
+        return Hits(self._source, self.rows_H[places_h], **{name: getattr(self, name)[places_h] for name in _COLUMNS})
 
     def detached(self) -> Hits:
         """The same hits with their ids read: they keep nothing of the index that found them."""
-        ids = [product_id.encode() for product_id in self.product_ids]
-        together, ends = b"".join(ids), np.cumsum([0, *map(len, ids)], dtype=np.uint32)  # a quarter of a list's memory
-        return Hits(
-            lambda rows_h: [together[ends[row] : ends[row + 1]].decode() for row in rows_h.tolist()],
-            np.arange(len(ids)),
-            **{name: getattr(self, name) for name in _COLUMNS},
-        )
+        names = _Names(self.product_ids)
+        return Hits(names, np.arange(len(self)), **{name: getattr(self, name) for name in _COLUMNS})
 
     def _hit(self, place: int, product_id: str) -> Hit:
         ways: tuple[tuple[Part, bool], ...] = (("ann", self.by_ann_H[place]), ("text", self.by_text_H[place]))
@@ -112,6 +122,20 @@ class Hits(Sequence[Hit]):
             tuple(part for part, found in ways if found),
             bool(self.exact_H[place]),
         )
+
+
+class _Names:
+    """The ids of hits and nothing else, in a quarter of the memory of a list."""
+
+    def __init__(self, product_ids: Sequence[str]) -> None:
+        ids = [product_id.encode() for product_id in product_ids]
+        self._together, self._ends = b"".join(ids), np.cumsum([0, *map(len, ids)], dtype=np.uint32)
+
+    def product_ids(self, rows_K: NDArray[np.int64]) -> list[str]:
+        return [self._together[self._ends[row] : self._ends[row + 1]].decode() for row in rows_K.tolist()]
+
+    def signals(self, rows_K: NDArray[np.int64]) -> SignalColumns:
+        raise MercatoError("these hits were detached from the index that found them")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,6 +159,7 @@ class IndexRecord:
     latitude: float | None = None
     longitude: float | None = None
     created_at: datetime | None = None
+    signals: Signals = NO_SIGNALS  # what ranking reads
 
     def __post_init__(self) -> None:
         if not self.product_id:
@@ -193,6 +218,7 @@ def record_from_product(product: Mapping[str, Any], vector: Vector) -> IndexReco
         latitude=product.get("latitude"),
         longitude=product.get("longitude"),
         created_at=created_at,
+        signals=signals_of({**product, "attributes": attributes}),
     )
 
 
@@ -241,6 +267,13 @@ class Index(Protocol):
         first `limit` of them are the best by the order. All exact hits (ten at most) come too, before the others unless
         the order is BM25's. A browse returns `limit`.
         Raises a MercatoError for a vector of another dimension or a limit below 1.
+        """
+        ...
+
+    def lookup(self, expression: Expression, product_ids: Sequence[str]) -> Hits:
+        """Return these products as hits of `expression`, in the order given; what the index does not hold is left out.
+
+        They have both scores whatever its filters and bounds, and count as found by no part. Raises as `search` does.
         """
         ...
 

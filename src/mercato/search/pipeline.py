@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 
 import numpy as np
 
 from mercato.catalogue.products import ProductDocument
 from mercato.catalogue.store import Catalogue
+from mercato.ranking.features import Asked
+from mercato.ranking.ranker import Ranker
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.protocol import Hit, Index
 from mercato.runs.cache import TTLCache
@@ -33,6 +36,7 @@ class PageHit:
     hit: Hit
     product: ProductDocument
     distance_km: float | None  # from the searcher's location
+    rank_score: float | None  # what it was ordered by; None where nothing ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +55,19 @@ class Page:
 class Searcher:
     """Answers searches; safe to share between threads."""
 
-    def __init__(self, encoder: Encoder, index: Index, catalogue: Catalogue, policy: RetrievalPolicy) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        index: Index,
+        catalogue: Catalogue,
+        policy: RetrievalPolicy,
+        ranker: Ranker | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Without a `ranker` hits stay in the index's order; by the `clock` listings have their age."""
         self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
+        self._ranker, self._clock = ranker, clock
+        self.unranked = 0  # searches that the ranker gave no finite scores for
         self._signer = CursorSigner(catalogue.settings.secret("cursor"))
         self._windows: TTLCache[str, Window] = TTLCache(KEPT_HITS, CURSOR_SECONDS, size=lambda window: len(window.hits))
 
@@ -89,7 +104,7 @@ class Searcher:
                 break
             if window is None or effort.digs_deeper_than(window.effort):
                 expression = expression or self._expression(request)
-                window = self._retrieved(expression, effort)
+                window = self._ranked(self._retrieved(expression, effort), expression, request)
         if window is not None and len(hits) > size:
             self._windows.put(cursor.query_id, window.kept())
         return hits[:size], len(hits) > size
@@ -111,20 +126,34 @@ class Searcher:
         loosest = effort.min_cosine == self._policy.effort(len(self._policy.pages)).min_cosine
         return Window(hits, effort, whole=loosest and max(parts) < effort.candidates)
 
+    def _ranked(self, window: Window, expression: Expression, request: SearchRequest) -> Window:
+        """The window in the ranker's order, exact hits first; as it is where it has nothing to go by."""
+        if self._ranker is None or expression.vector is None or expression.text is None or not len(window.hits):
+            return window
+        place = request.location
+        asked = Asked(expression.text, self._clock(), *((place.latitude, place.longitude) if place else (None, None)))
+        scores_H = self._ranker.scores(asked, window.hits)
+        if not np.isfinite(scores_H).all():
+            self.unranked += 1
+            return window
+        order_H = np.lexsort([-scores_H, ~window.hits.exact_H])
+        return dataclasses.replace(window, hits=window.hits.take(order_H), scores_H=scores_H[order_H])
+
     def _cut(self, window: Window, request: SearchRequest, cursor: Cursor, count: int) -> tuple[PageHit, ...]:
         """The first `count` of a window that have not been shown, as pages show them."""
         found: dict[str, PageHit] = {}  # the index may hold a product twice while it is written
         unseen = window.unseen(cursor.shown)
         while len(found) < count and (places := list(islice(unseen, count - len(found)))):
             some = list(window.hits.take(np.array(places, np.int64)))
+            scores = [None] * len(places) if window.scores_H is None else window.scores_H[places].tolist()
             products = self._catalogue.products.get_many([hit.product_id for hit in some])
-            for hit in some:
+            for hit, score in zip(some, scores, strict=True):
                 product = products.get(hit.product_id)  # the index may still hold what was just deleted
                 if product is None or hit.product_id in found or not satisfies(product, request.filters):
                     continue  # since it was indexed it has changed, so that no page of this search may show it
                 distance = distance_km(request.location, product)
                 position = len(cursor.shown) + len(found) + 1
-                found[hit.product_id] = PageHit(position, hit, product, distance)
+                found[hit.product_id] = PageHit(position, hit, product, distance, score)
         return tuple(found.values())
 
     def _expression(self, request: SearchRequest) -> Expression:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mercato.catalogue.products import ProductDocument
 from mercato.retrieval.expression import Filters, GeoRadius, category_path
 from mercato.retrieval.protocol import Hits
@@ -25,6 +28,7 @@ class Window:
     hits: Hits
     effort: Effort  # that it was retrieved with
     whole: bool
+    scores_H: NDArray[np.float32] | None = None  # by which a ranker has ordered them
 
     def kept(self) -> Window:
         """The same, to be kept: the index's generation may be removed meanwhile."""

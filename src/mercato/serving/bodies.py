@@ -280,6 +280,7 @@ class HitOut(BaseModel):
     found_by: list[Literal["ann", "text"]]
     exact: Annotated[bool, Field(description="holds every word of the query, one of them rare: listed first")]
     distance_km: Annotated[float | None, Field(description="from the searcher's location")]
+    rank_score: Annotated[float | None, Field(description="the ranker's, higher is better; null where nothing ranked")]
 
 
 class SearchOut(BaseModel):

@@ -12,6 +12,7 @@ from threading import Condition, Lock
 from typing import Self
 
 from mercato.catalogue.store import Catalogue
+from mercato.ranking.ranker import Ranker
 from mercato.retrieval.protocol import Index
 from mercato.runs.cache import TTLCache
 from mercato.runs.encoder import Encoder
@@ -33,11 +34,12 @@ class Deployment:
         *,
         name: str = "model",
         policy: RetrievalPolicy | None = None,
+        ranker: Ranker | None = None,
         image_dimension: int = 0,
     ) -> None:
         """`name` is what `GET /v1/market` calls the model; `image_dimension` that of the image vectors read, or 0."""
         self.encoder, self.index, self.name, self.image_dimension = encoder, index, name, image_dimension
-        self.searcher = Searcher(encoder, index, catalogue, policy or RetrievalPolicy())
+        self.searcher = Searcher(encoder, index, catalogue, policy or RetrievalPolicy(), ranker)
         self.explainer = Explainer(encoder, catalogue)
         self.predictor = QueryPredictor(encoder, catalogue)
         self._requests, self._changed = 0, Condition()
@@ -47,7 +49,7 @@ class Deployment:
         """A run's deployment over an open index of its vectors.
 
         Raises:
-            MercatoError: the folder is not a run, or it has no exported towers.
+            MercatoError: the folder is not a run, it has no exported towers, or its ranker is another's.
         """
         encoder = OnnxEncoder(run, market)
         return cls(
@@ -56,6 +58,7 @@ class Deployment:
             catalogue,
             name=encoder.recipe.name,
             policy=RetrievalPolicy.of_run(run),
+            ranker=Ranker.of_run(run),
             image_dimension=encoder.featurizer.spec.image_dimension,
         )
 

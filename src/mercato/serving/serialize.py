@@ -41,6 +41,7 @@ def _hit_json(hit: PageHit) -> dict[str, Any]:
         "found_by": hit.hit.found_by,
         "exact": hit.hit.exact,
         "distance_km": hit.distance_km,
+        "rank_score": hit.rank_score,
     }
 
 

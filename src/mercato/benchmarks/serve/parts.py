@@ -12,6 +12,7 @@ import numpy as np
 
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import CATALOGUE, Market
+from mercato.ranking.ranker import Ranker
 from mercato.retrieval.open import open_index
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.search.pipeline import Searcher
@@ -43,7 +44,7 @@ def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str
             encoder = watch.around(OnnxEncoder(run, market.path), encode_queries=ENCODE)
             retrieval = watch.around(opened, search=RETRIEVE, count=COUNT)
             catalogue.products = watch.around(catalogue.products, get_many=FETCH)
-            searcher = Searcher(encoder, retrieval, catalogue, RetrievalPolicy.of_run(run))
+            searcher = Searcher(encoder, retrieval, catalogue, RetrievalPolicy.of_run(run), Ranker.of_run(run))
             warm = len(bodies) // 2
             timed = [_one(searcher, watch, body) for body in bodies][warm:]
     finally:

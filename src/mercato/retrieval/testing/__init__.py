@@ -31,13 +31,14 @@ from mercato.retrieval.samples import (
     product,
 )
 from mercato.retrieval.testing.filters import FilterContract
+from mercato.retrieval.testing.lookups import LookupContract
 from mercato.retrieval.testing.swaps import SwapContract
 from mercato.retrieval.testing.tools import EVERYTHING, LARGE, clear, day, holding, ids, refused
 
 _PATIENCE_S = 120.0
 
 
-class IndexContract(FilterContract, SwapContract):
+class IndexContract(FilterContract, LookupContract, SwapContract):
     """What callers rely on, whatever the engine."""
 
     def test_every_hit_has_both_scores_in_the_order_asked_for(self, url: str) -> None:

@@ -14,13 +14,14 @@
             centres, cell_ends,         float32 (C, d), uint64 (C,): see `cells`
             cell_rows, cell_places,     uint32 (N,)
             cell_codes, cell_scales     int8 (N, d), float32 (N,)
+            numbers, keys               float32 (N, 8), uint64 (N, 6): for ranking, see `mercato.retrieval.signals`
+            section_words, section_ends uint32, end to end; uint64 (N, 6): the words of each section of a product
 
 Shapes: N rows of all, K rows asked about, T terms, d the vectors' dimension.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,12 +30,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mercato.data.hashing import hash64
 from mercato.files import sync
 from mercato.retrieval.engines.qdrant_edge.cells import Cells, clustered
 from mercato.retrieval.engines.qdrant_edge.filtering import price_and_place
 from mercato.retrieval.engines.qdrant_edge.log import Entry
 from mercato.retrieval.engines.qdrant_edge.payload import held
 from mercato.retrieval.hybrid import Rows
+from mercato.retrieval.signals import KEYS, NUMBERS, SECTIONS, SignalColumns, spans
 
 FOLDER = "columns"
 KINDS: dict[str, type] = {
@@ -43,11 +46,12 @@ KINDS: dict[str, type] = {
     "holders": np.uint32, "gone": np.uint32, "prices": np.float64, "places": np.float64, "keywords": np.uint64,
     "keyword_ends": np.uint64, "keyword_rows": np.uint32, "newest": np.uint32, "centres": np.float32,
     "cell_ends": np.uint64, "cell_rows": np.uint32, "cell_places": np.uint32,
-    "cell_codes": np.int8, "cell_scales": np.float32,
+    "cell_codes": np.int8, "cell_scales": np.float32, "numbers": np.float32, "keys": np.uint64,
+    "section_words": np.uint32, "section_ends": np.uint64,
 }  # fmt: skip
 _APPENDED = (
     "vectors", "ids", "id_ends", "terms", "weights", "term_ends", "created", "hashes", "prices", "places", "keywords",
-    "keyword_rows",
+    "keyword_rows", "numbers", "keys", "section_words", "section_ends",
 )  # fmt: skip
 
 
@@ -60,7 +64,7 @@ class ColumnsWriter:
         self._folder.mkdir()
         self._files = ExitStack()
         self._sinks = {name: self._files.enter_context((self._folder / name).open("wb")) for name in _APPENDED}
-        self._id_end = self._term_end = self.length = 0
+        self._id_end = self._term_end = self._section_end = self.length = 0
         if begin is not None:
             self._repeat(begin)
 
@@ -79,11 +83,16 @@ class ColumnsWriter:
             self._write("weights", entry.weights)
             self._write("term_ends", self._term_end)
             self._write("created", entry.fields.get("created_at", 0))
-            self._write("hashes", id_hash(entry.product_id))
+            self._write("hashes", hash64(entry.product_id))
             self._write("prices", price)
             self._write("places", place)
             self._write("keywords", keywords)
             self._write("keyword_rows", np.full(len(keywords), self.length))
+            self._write("numbers", entry.signals.numbers_N)
+            self._write("keys", entry.signals.keys_K)
+            self._write("section_words", entry.signals.words_W)
+            self._write("section_ends", self._section_end + entry.signals.ends_S.astype(np.uint64))
+            self._section_end += len(entry.signals.words_W)
             self.length += 1
 
     def seal(self, gone: Iterable[int] = ()) -> list[int]:
@@ -133,6 +142,7 @@ class ColumnsWriter:
             self._sinks[name].write(np.ascontiguousarray(values).data)
         self.length = len(old)
         self._id_end, self._term_end = len(old.whole("ids")), len(old.whole("terms"))
+        self._section_end = len(old.whole("section_words"))
 
 
 class Columns:
@@ -140,7 +150,8 @@ class Columns:
 
     def __init__(self, generation: Path, dimension: int) -> None:
         self._arrays = {name: _mapped(generation / FOLDER / name, kind) for name, kind in KINDS.items()}
-        for name, width in (("vectors", dimension), ("centres", dimension), ("cell_codes", dimension), ("places", 3)):
+        widths = {"vectors": dimension, "centres": dimension, "cell_codes": dimension, "places": 3}
+        for name, width in (widths | {"numbers": len(NUMBERS), "keys": len(KEYS)}).items():
             self._arrays[name] = self._arrays[name].reshape(-1, width)
 
     def __len__(self) -> int:
@@ -164,11 +175,16 @@ class Columns:
 
     def row_of(self, product_id: str) -> int | None:
         """The last row of a product, None where it has none."""
-        wanted, hashes = id_hash(product_id), self._arrays["hashes"]
+        wanted, hashes = hash64(product_id), self._arrays["hashes"]
         place = int(np.searchsorted(hashes, np.uint64(wanted), side="right")) - 1
         if place < 0 or hashes[place] != wanted:
             return None
         return int(self._arrays["rows"][place])
+
+    def signals(self, rows_K: Rows) -> SignalColumns:
+        """What ranking reads of some rows."""
+        words = self._arrays["section_words"], self._arrays["section_ends"]
+        return SignalColumns(self._arrays["numbers"][rows_K], self._arrays["keys"][rows_K], *sections(*words, rows_K))
 
     def hash_of_rows(self) -> NDArray[np.uint64]:
         """The hash of each row's id, (N,)."""
@@ -223,14 +239,9 @@ class Columns:
         return counted(self._arrays["common"], self._arrays["holders"], terms_T)
 
 
-def id_hash(product_id: str) -> int:
-    """A 64-bit hash of a product's id; two of a billion products are alike with a chance of 3 %."""
-    return int.from_bytes(hashlib.blake2b(product_id.encode(), digest_size=8).digest(), "little")
-
-
 def keyword_hash(name: str, keyword: str) -> int:
     """A 64-bit hash of a keyword in a field."""
-    return id_hash(f"{name}\0{keyword}")
+    return hash64(f"{name}\0{keyword}")
 
 
 def gathered(
@@ -243,11 +254,7 @@ def gathered(
     """Of rows that lie end to end, the weight of each wanted term: (K, T)."""
     lengths_K = stops_K - starts_K
     owner = np.repeat(np.arange(len(starts_K)), lengths_K)
-    flat = (
-        np.arange(lengths_K.sum())
-        - np.repeat(lengths_K.cumsum() - lengths_K, lengths_K)
-        + np.repeat(starts_K, lengths_K)
-    )
+    flat = spans(starts_K, lengths_K)
     order_T = np.argsort(terms_T)
     sorted_T = terms_T[order_T]
     own = terms[flat]
@@ -257,6 +264,19 @@ def gathered(
         held = sorted_T[place] == own
         found_KT[owner[held], order_T[place[held]]] = weights[flat[held]]
     return found_KT
+
+
+def sections(
+    words: NDArray[np.uint32], ends: NDArray[Any], rows_K: Rows
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Of rows whose sections lie end to end, `ends` being those of each (N · S,): their words, end to end, and how many
+    each section has (K, S).
+    """
+    count = len(SECTIONS)
+    ends_KS = ends.reshape(-1, count)[rows_K].astype(np.int64)
+    starts_K = np.where(rows_K > 0, ends[np.maximum(rows_K * count - 1, 0)].astype(np.int64), 0)
+    lengths_KS = np.diff(ends_KS, axis=1, prepend=starts_K[:, None])
+    return words[spans(starts_K, lengths_KS.sum(axis=1))], lengths_KS
 
 
 def counted(known: NDArray[np.uint32], counts: NDArray[np.uint32], terms_T: NDArray[np.uint32]) -> NDArray[np.int64]:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mercato.retrieval.engines.qdrant_edge.columns import gathered
+from mercato.retrieval.engines.qdrant_edge.columns import gathered, sections
 from mercato.retrieval.engines.qdrant_edge.filtering import price_and_place
 from mercato.retrieval.engines.qdrant_edge.log import Entry
 from mercato.retrieval.engines.qdrant_edge.payload import held
 from mercato.retrieval.hybrid import Rows
+from mercato.retrieval.signals import KEYS, NUMBERS, SECTIONS, SignalColumns
 
 
 class Growing:
@@ -61,6 +62,8 @@ class Fresh:
         )  # field and keyword → rows, ascending
         self._vectors, self._created, self._alive = Growing(np.float32, dimension), Growing(np.int64), Growing(np.bool_)
         self._terms, self._weights, self._term_ends = Growing(np.uint32), Growing(np.float32), Growing(np.int64)
+        self._signals = Growing(np.float32, len(NUMBERS)), Growing(np.uint64, len(KEYS))
+        self._section_words, self._section_ends = Growing(np.uint32), Growing(np.int64, len(SECTIONS))
         self._postings: defaultdict[int, Growing] = defaultdict(_rows)  # term → rows, ascending, dead ones too
         self._posted: defaultdict[int, Growing] = defaultdict(lambda: Growing(np.float32))  # their weights of the term
 
@@ -89,6 +92,10 @@ class Fresh:
         for keyword in held(entry.fields):
             self._keywords[keyword].extend(np.array([row]))
         self._numbers.extend(np.array([price_and_place(entry.fields)]))
+        self._signals[0].extend(entry.signals.numbers_N[None])
+        self._signals[1].extend(entry.signals.keys_K[None])
+        self._section_ends.extend(len(self._section_words) + entry.signals.ends_S[None].astype(np.int64))
+        self._section_words.extend(entry.signals.words_W)
         self.row_of[entry.product_id] = row
         self._alive.extend(np.array([True]))  # from here on it is found
         if before is not None:
@@ -137,6 +144,12 @@ class Fresh:
     def product_ids(self, rows_K: Rows) -> list[str]:
         """The ids of some rows."""
         return [self._ids[row] for row in rows_K.tolist()]
+
+    def signals(self, rows_K: Rows) -> SignalColumns:
+        """What ranking reads of some rows."""
+        numbers, keys = (column.view()[rows_K] for column in self._signals)
+        ends = self._section_ends.view().reshape(-1)  # before the words: they may have grown
+        return SignalColumns(numbers, keys, *sections(self._section_words.view(), ends, rows_K))
 
     def terms_of(self, row: int) -> NDArray[np.uint32]:
         """The terms that a row holds."""

@@ -23,6 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from mercato.retrieval.expression import Vector
+from mercato.retrieval.signals import NO_SIGNALS, Signals
 
 _FRAME = struct.Struct("<II")  # length, CRC-32
 _NO_VECTOR = np.zeros(0, np.float32)
@@ -37,6 +38,7 @@ class Entry:
     terms: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     weights: NDArray[np.float32] = field(default_factory=lambda: _NO_VECTOR)
     fields: Mapping[str, Any] = field(default_factory=dict)
+    signals: Signals = NO_SIGNALS
 
     @property
     def deleted(self) -> bool:
@@ -46,9 +48,9 @@ class Entry:
     def packed(self) -> bytes:
         """As it stands in the log."""
         head = orjson.dumps([self.product_id, len(self.vector), len(self.terms), dict(self.fields)])
-        body = b"".join(
-            (len(head).to_bytes(4, "little"), head, self.vector.tobytes(), self.terms.tobytes(), self.weights.tobytes())
-        )
+        arrays = [array.tobytes() for array in (self.vector, self.terms, self.weights)]
+        signals = [] if self.deleted else [self.signals.packed()]
+        body = b"".join([len(head).to_bytes(4, "little"), head, *arrays, *signals])
         return _FRAME.pack(len(body), zlib.crc32(body)) + body
 
     @classmethod
@@ -57,12 +59,14 @@ class Entry:
         start = 4 + int.from_bytes(body[:4], "little")
         product_id, dimension, terms, fields = orjson.loads(body[4:start])
         at = start + 4 * dimension
+        end = at + 8 * terms
         return cls(
             product_id,
             np.frombuffer(body, np.float32, dimension, start),
             np.frombuffer(body, np.uint32, terms, at),
             np.frombuffer(body, np.float32, terms, at + 4 * terms),
             fields,
+            Signals.unpacked(body[end:]) if dimension else NO_SIGNALS,
         )
 
 

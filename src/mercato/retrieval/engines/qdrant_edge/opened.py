@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
@@ -25,6 +25,7 @@ from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.masks import FilterMasks
 from mercato.retrieval.engines.qdrant_edge.shard import ENGINE, Points
 from mercato.retrieval.hybrid import Rows
+from mercato.retrieval.signals import SignalColumns
 
 SHARD = "shard"
 _LINKED_FROM = 1 << 20  # bytes: the engine rewrites smaller files of a shard that it opens
@@ -103,9 +104,27 @@ class Opened:
         others = iter(self.fresh.product_ids(rows_K[~sealed_K] - self.sealed))
         return [next(ids) if sealed else next(others) for sealed in sealed_K.tolist()]
 
+    def signals(self, rows_K: Rows) -> SignalColumns:
+        """What ranking reads of some rows."""
+        sealed_K = rows_K < self.sealed
+        if sealed_K.all():
+            return self.columns.signals(rows_K)
+        parts = self.columns.signals(rows_K[sealed_K]), self.fresh.signals(rows_K[~sealed_K] - self.sealed)
+        return SignalColumns.joined(parts, np.argsort(~sealed_K, kind="stable"))
+
+    def rows(self, product_ids: Sequence[str]) -> Rows:
+        """The living row of each product, -1 where it has none: (P,)."""
+        return np.array([self._row(product_id) for product_id in product_ids], np.int64)
+
     def close(self) -> None:
-        """Let go of everything; ids of rows may still be asked for."""
+        """Let go of everything; ids and signals of rows may still be asked for."""
         self._closing.close()
+
+    def _row(self, product_id: str) -> int:
+        if (fresh := self.fresh.row_of.get(product_id)) is not None:
+            return self.sealed + fresh
+        row = self.columns.row_of(product_id)
+        return -1 if row is None or not self.alive_N[row] else row
 
     def _lose(self, entry: Entry) -> None:
         """The sealed row of a product, where it has one, is gone from here on."""

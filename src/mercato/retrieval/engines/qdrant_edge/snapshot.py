@@ -19,6 +19,7 @@ from mercato.retrieval.engines.qdrant_edge.payload import condition
 from mercato.retrieval.engines.qdrant_edge.shard import bm25_query
 from mercato.retrieval.expression import Filters, Vector
 from mercato.retrieval.hybrid import NOTHING, Found, Rows, Scores
+from mercato.retrieval.signals import SignalColumns
 
 # Rows looked at within filters, for each of `ef_search` and each hit. At 200k × 128-d recall@10 is .998 under a filter
 # that most queries are far from.
@@ -132,6 +133,14 @@ class EdgeSnapshot:
     def product_ids(self, rows_K: Rows) -> list[str]:
         """Return the ids of these rows."""
         return self._opened.product_ids(rows_K)
+
+    def signals(self, rows_K: Rows) -> SignalColumns:
+        """Return what ranking reads of these rows."""
+        return self._opened.signals(rows_K)
+
+    def rows(self, product_ids: Sequence[str]) -> Rows:
+        """Return the row of each of these products, -1 where it has none."""
+        return self._opened.rows(product_ids)
 
     def count(self, filters: Filters) -> int:
         """Count the products within `filters`."""

@@ -1,0 +1,124 @@
+"""Counting: how often products, sellers, categories and conditions were clicked and what came of it, what queries ask
+for, what things cost, which words are rare.
+
+A click where few people look says more than one at the first position. So clicks are held against those that the
+positions alone would have brought (clicks over expected clicks, COEC; Zhang & Jones, "Comparing Click Logs for
+Editorial Training", WWW 2007 workshop), and a rate is drawn to the market's own where little was seen.
+
+Shapes: P rows of displayed lists, N products, n keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mercato.ranking.lookup import Keys, Lookup, mixed, query_key
+from mercato.ranking.statistics import Statistics, price_keys
+from mercato.retrieval.signals import SECTIONS, SignalColumns
+
+PRIOR_CLICKS = 5.0  # of the market's own rate, added to everybody's
+LEAST_PRICED = 5  # products that make a median
+
+
+def count(lists: pl.DataFrame, product_ids: Sequence[str], columns: SignalColumns) -> Statistics:
+    """Count displayed lists of the past (schema `LISTS`) of the catalogue's N products and their signals."""
+    numbered = pl.DataFrame({"product_id": product_ids, "place": range(len(product_ids))})
+    shown = lists.drop_nulls("depth").join(numbered, on="product_id", how="inner", maintain_order="left")
+    queries = {query: query_key(query) for query in shown["query"].unique().to_list()}
+    shown = shown.with_columns(
+        clicked=(pl.col("depth") >= 1).cast(pl.Float64),
+        depth=pl.col("depth").cast(pl.Float64),
+        query=pl.Series([queries[query] for query in shown["query"].to_list()], dtype=pl.UInt64),
+    ).with_columns(expected=pl.col("clicked").mean().over("position"))
+    places = shown["place"].cast(pl.Int64).to_numpy()
+    products, sellers, conditions, categories = (
+        columns.key(name)[places] for name in ("product_id", "seller_id", "condition", "category")
+    )
+    asked = mixed(shown["query"].to_numpy(), categories)
+    days = max(1, lists["day"].n_unique())
+    rates = _rates(shown, asked, days)
+    shares = (
+        shown.select("query", "clicked", key=pl.Series(asked))
+        .group_by("query", "key")
+        .agg(pl.col("clicked").sum())
+        .with_columns(share=(pl.col("clicked") / pl.col("clicked").sum().over("query")).fill_nan(0.0))
+    )
+    share = rates.select("key").join(shares, on="key", how="left", maintain_order="left")["share"]
+    return Statistics(
+        products=_lookup(_rates(shown, products, days)),
+        sellers=_lookup(_rates(shown, sellers, days)),
+        conditions=_lookup(_rates(shown, conditions, days)),
+        categories=_lookup(_rates(shown, categories, days)),
+        query_categories=_lookup(rates.with_columns(share)),
+        queries=_queries(shown, shares, columns.number("price"), days),
+        prices=_medians(columns),
+        words=_rarity(columns),
+    )
+
+
+def _rates(shown: pl.DataFrame, keys_P: Keys, days: int) -> pl.DataFrame:
+    """The rates of each key but the unknown one."""
+    clicks, steps = float(shown["clicked"].to_numpy().sum()), float(shown["depth"].to_numpy().sum())
+    steps_a_click = steps / clicks if clicks else 1.0
+    counted = (
+        shown.select("clicked", "expected", "depth", key=pl.Series(keys_P))
+        .filter(pl.col("key") != 0)
+        .group_by("key", maintain_order=True)
+        .agg(pl.len().alias("impressions"), pl.col("clicked", "expected", "depth").sum())
+    )
+    return counted.select(
+        "key",
+        coec=(pl.col("clicked") + PRIOR_CLICKS) / (pl.col("expected") + PRIOR_CLICKS),
+        steps=(pl.col("depth") + PRIOR_CLICKS * steps_a_click) / (pl.col("clicked") + PRIOR_CLICKS),
+        shown=(1 + pl.col("impressions") / days).log(),
+    )
+
+
+def _queries(shown: pl.DataFrame, shares: pl.DataFrame, prices_N: NDArray[np.float32], days: int) -> Lookup:
+    logs = pl.col("share").log()
+    entropy = shares.filter(pl.col("share") > 0).group_by("query").agg(entropy=-(pl.col("share") * logs).sum())
+    priced = pl.Series(prices_N[shown["place"].to_numpy()]).fill_nan(None)
+    asked = (
+        shown.select("query", "list_id", "depth", price=priced)
+        .group_by("query", maintain_order=True)
+        .agg(
+            searches=(1 + pl.col("list_id").n_unique() / days).log(),
+            price=pl.col("price").filter(pl.col("depth") >= 2).median(),
+        )
+        .join(entropy, on="query", how="left", maintain_order="left")
+    )
+    return _lookup(asked.select(pl.col("query").alias("key"), "searches", "entropy", "price"))
+
+
+def _medians(columns: SignalColumns) -> Lookup:
+    """The median price of each category and department, by currency, of which there are enough."""
+    keys = np.concatenate([price_keys(columns, name) for name in ("category", "department")])
+    priced = pl.DataFrame({"key": keys, "price": np.tile(columns.number("price"), 2)})
+    medians = (
+        priced.filter(pl.col("price").is_not_nan())
+        .group_by("key", maintain_order=True)
+        .agg(pl.len().alias("count"), pl.col("price").median())
+        .filter(pl.col("count") >= LEAST_PRICED)
+    )
+    return _lookup(medians.select("key", "price"))
+
+
+def _rarity(columns: SignalColumns) -> Lookup:
+    """The inverse document frequency of every word of the products, by BM25's formula; its trigrams are not words."""
+    lengths_NS = columns.lengths_HS
+    section = np.repeat(np.tile(np.arange(len(SECTIONS)), len(lengths_NS)), lengths_NS.reshape(-1))
+    product = np.repeat(np.arange(len(lengths_NS)), lengths_NS.sum(axis=1))
+    words = section != SECTIONS.index("trigrams")
+    held = np.unique(columns.words_W[words].astype(np.uint64) << np.uint64(32) | product[words].astype(np.uint64))
+    keys, holders = np.unique(held >> np.uint64(32), return_counts=True)
+    return Lookup.of(keys, np.log1p((len(lengths_NS) - holders + 0.5) / (holders + 0.5)))
+
+
+def _lookup(table: pl.DataFrame) -> Lookup:
+    """Of a table whose first column is the key."""
+    keys, *columns = (table[name].to_numpy() for name in table.columns)
+    return Lookup.of(keys, *(np.asarray(column, np.float64) for column in columns))

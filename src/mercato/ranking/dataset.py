@@ -1,0 +1,92 @@
+"""What a ranker learns from: displayed lists with what became of each product, and judged lists, as features.
+
+Shapes: P rows, L lists, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from typing import cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mercato.ranking.features import NAMES, Asked, features
+from mercato.ranking.statistics import Statistics
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.protocol import Index
+from mercato.runs.encoder import Encoder
+
+LIST = ["query", "country", "day"]  # rows that are alike in these have their features in one go
+
+
+@dataclass(frozen=True, eq=False)
+class RankingSet:
+    """Rows of lists, those of one list side by side."""
+
+    features_PF: NDArray[np.float32]
+    grades_P: NDArray[np.float64]
+    positions_P: NDArray[np.int64]  # at which each was shown, from 1; 0 of what was judged
+    lists_P: NDArray[np.int64]  # the list of each, 0 … L - 1
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """The rows of each list, (L,)."""
+        return np.bincount(self.lists_P)
+
+    def only(self, keep_P: NDArray[np.bool_]) -> RankingSet:
+        """Some of the rows."""
+        numbered_p = np.unique(self.lists_P[keep_P], return_inverse=True)[1]
+        arrays = (self.features_PF[keep_P], self.grades_P[keep_P], self.positions_P[keep_P])
+        return RankingSet(*arrays, numbered_p)
+
+
+def displayed(lists: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics) -> RankingSet:
+    """Displayed lists (schema `LISTS`) whose outcomes are all known; what the index does not hold is left out."""
+    whole = lists.filter((pl.col("depth").is_not_null() & pl.col("position").is_not_null()).all().over("list_id"))
+    rows = whole.select(*LIST, "list_id", "product_id", "position", grade=pl.col("depth").cast(pl.Float64))
+    return _ranked(rows, encoder, index, statistics)
+
+
+def judged(
+    judgments: pl.DataFrame, as_of: datetime, encoder: Encoder, index: Index, statistics: Statistics
+) -> tuple[RankingSet, list[float]]:
+    """Judged products as lists, one a query, as of a moment; several raters' grades are averaged.
+
+    Returns the lists, whose grades are numbers of levels, 0 the lowest, and what each level is worth.
+    """
+    rows = judgments.group_by("query", "country", "product_id", maintain_order=True).agg(pl.col("grade").mean())
+    worth, levels = np.unique(np.maximum(rows["grade"].to_numpy(), 0.0), return_inverse=True)
+    rows = rows.with_columns(
+        list_id=pl.struct("query", "country"),
+        day=pl.lit(as_of.date()),
+        position=pl.lit(0, pl.Int64),
+        grade=pl.Series(levels, dtype=pl.Float64),
+    )
+    return _ranked(rows, encoder, index, statistics), worth.tolist()
+
+
+def _ranked(rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics) -> RankingSet:
+    rows = rows.with_columns(list=pl.col("list_id").rank("dense") - 1).sort(*LIST, "list", "product_id")
+    held = np.zeros(len(rows), bool)
+    found = np.full((len(rows), len(NAMES)), np.nan, np.float32)
+    start = 0
+    for key, group in rows.group_by(LIST, maintain_order=True):
+        query, country, day = cast(tuple[str, str | None, date], key)
+        ids = group["product_id"].unique(maintain_order=True).to_list()
+        expression = Expression(vector=encoder.encode_queries([query], country)[0], text=query)
+        hits = index.lookup(expression, ids)
+        asked = Asked(query, datetime.combine(day, time(12), UTC))
+        place_of = {product_id: place for place, product_id in enumerate(hits.product_ids)}
+        places = np.array([place_of.get(product_id, -1) for product_id in group["product_id"].to_list()])
+        own = slice(start, start + len(group))
+        held[own] = places >= 0
+        found[own][places >= 0] = features(asked, hits, statistics)[places[places >= 0]]
+        start += len(group)
+    kept = rows.filter(pl.Series(held))
+    order = np.argsort(kept["list"].to_numpy(), kind="stable")
+    numbered = np.unique(kept["list"].to_numpy()[order], return_inverse=True)[1]
+    grades_P, positions_P = kept["grade"].to_numpy()[order], kept["position"].to_numpy()[order]
+    return RankingSet(found[held][order], grades_P, positions_P, numbered)

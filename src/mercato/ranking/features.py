@@ -1,0 +1,226 @@
+"""The features that both ranking stages read: one function, for whole lists at once, offline as online.
+
+Of the person who searches nothing is known but the query, the country that it was encoded with and the place that it
+was sent from. A feature depends on one query and one product, never on the other candidates: these are other products
+when the ranker learns than when it serves.
+
+Shapes: H products, Q words of the query, S sections, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mercato.data.words import words
+from mercato.ranking.lookup import Lookup, mixed, query_key
+from mercato.ranking.statistics import Statistics, price_keys
+from mercato.retrieval.protocol import Hits
+from mercato.retrieval.signals import SECTIONS, SignalColumns, trigram_hashes, with_digit, word_hashes
+
+Floats = NDArray[np.float64]
+Columns = dict[str, NDArray[Any] | float]  # (H,), or one value for all
+
+DAY = 86_400.0  # seconds
+NEGATIONS = {
+    "no", "not", "non", "without", "sin", "sans", "ohne", "kein", "keine", "sem", "nao", "senza", "bez",
+    "不", "无", "没有",
+}  # fmt: skip
+
+RATES = ("coec", "steps", "shown")
+_READ = SECTIONS[:-1]  # whose words a query's may be
+NAMES = (
+    "cosine", "bm25",
+    *(f"coverage_{section}" for section in _READ), "coverage", "coverage_all", "tf_idf_title", "bigrams_title",
+    "title_words", "title_unasked", "description_words", "trigram_similarity",
+    "numbers_matched", "numbers_contradicted", "negated_matched",
+    "query_words", "query_numbers", "query_searches", "query_entropy",
+    "price", "price_of_category", "price_of_department", "price_of_query",
+    "age_days", "distance_km", "seller_rating", "rating", "images", "missing",
+    *(f"{what}_{rate}" for what in ("product", "seller", "category", "query_category") for rate in RATES),
+    "query_category_share", "condition_coec", "condition_steps",
+)  # fmt: skip
+
+MONOTONE = {  # sense demands it: +1 more is better, -1 worse, everything else being equal
+    "cosine": 1, "bm25": 1, "numbers_contradicted": -1, "negated_matched": -1, "query_category_share": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a ranker knows of a search."""
+
+    query: str
+    as_of: datetime  # listings have their age then
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+def features(asked: Asked, hits: Hits, statistics: Statistics) -> NDArray[np.float32]:
+    """The features of each hit of a search, in the order of `NAMES`, NaN where unknown: float32 (H, F)."""
+    return features_of(asked, hits.cosine_H, hits.bm25_H, hits.signals(), statistics)
+
+
+def features_of(
+    asked: Asked, cosine_H: Floats, bm25_H: Floats, columns: SignalColumns, statistics: Statistics
+) -> NDArray[np.float32]:
+    """As `features`, of what hits are made of."""
+    found: Columns = {"cosine": cosine_H, "bm25": bm25_H}
+    found |= _of_words(asked.query, columns, statistics.words)
+    found |= _of_the_log(asked.query, columns, statistics)
+    found |= _of_the_listing(asked, columns)
+    whole_HF = np.empty((len(cosine_H), len(NAMES)), np.float32)
+    for place, name in enumerate(NAMES):
+        whole_HF[:, place] = found[name]
+    return whole_HF
+
+
+def _of_words(query: str, columns: SignalColumns, rarity: Lookup) -> Columns:
+    in_order = words(query)
+    negated = {after for word, after in pairwise(in_order) if word in NEGATIONS}
+    sought = [word for word in dict.fromkeys(in_order) if word not in NEGATIONS and word not in negated]
+    told = word_hashes([*sought, *sorted(negated)])
+    tf_HSQ, follows_HS = _counted(columns, told, _steps(in_order, sought))
+    held_HSQ, wanted = tf_HSQ > 0, len(sought)
+    idf_Q = rarity.get(told.astype(np.uint64))[:, 0].astype(np.float64)
+    idf_Q = np.where(np.isnan(idf_Q), rarity.values_nV.max(initial=1.0), idf_Q)
+    weight_Q = idf_Q[:wanted] / max(1e-9, idf_Q[:wanted].sum())
+    anywhere_HQ: NDArray[np.bool_] = np.asarray(held_HSQ[:, :, :wanted].any(axis=1))
+    title, lengths = SECTIONS.index("title"), columns.lengths_HS
+    number_Q = with_digit(told[:wanted])
+    elsewhere_H = _holds_number(columns)
+    contradicted_H = (number_Q & ~anywhere_HQ).any(axis=1) & elsewhere_H
+    asked_trigrams = trigram_hashes(in_order)
+    return {
+        **{f"coverage_{name}": held_HSQ[:, SECTIONS.index(name), :wanted] @ weight_Q for name in _READ},
+        "coverage": anywhere_HQ @ weight_Q,
+        "coverage_all": anywhere_HQ.all(axis=1) if wanted else np.zeros(len(lengths)),
+        "tf_idf_title": (tf_HSQ[:, title, :wanted] / (tf_HSQ[:, title, :wanted] + 1.2)) @ idf_Q[:wanted],
+        "bigrams_title": follows_HS[:, title] / max(1, wanted - 1),
+        "title_words": lengths[:, title],
+        "title_unasked": lengths[:, title] - held_HSQ[:, title, :wanted].sum(axis=1),
+        "description_words": lengths[:, SECTIONS.index("description")],
+        "trigram_similarity": _overlap(columns, asked_trigrams),
+        "numbers_matched": anywhere_HQ[:, number_Q].mean(axis=1) if number_Q.any() else np.nan,
+        "numbers_contradicted": contradicted_H,
+        "negated_matched": held_HSQ[:, :, wanted:].any(axis=(1, 2)),
+        "query_words": len(in_order),
+        "query_numbers": number_Q.sum(),
+    }
+
+
+def _steps(in_order: list[str], sought: list[str]) -> NDArray[np.bool_]:
+    """Which sought word stands right before which other in the query, (Q, Q) of the sought ones."""
+    place_of = {word: place for place, word in enumerate(sought)}
+    before_QQ = np.zeros((len(sought), len(sought)), bool)
+    for word, after in pairwise(in_order):
+        if word in place_of and after in place_of:
+            before_QQ[place_of[word], place_of[after]] = True
+    return before_QQ
+
+
+def _counted(
+    columns: SignalColumns, told_Q: NDArray[np.uint32], before_QQ: NDArray[np.bool_]
+) -> tuple[Floats, NDArray[np.int64]]:
+    """How often each section holds each word (H, S, Q), and how many of the query's pairs of words (H, S)."""
+    products, sections, count = *columns.lengths_HS.shape, len(told_Q)
+    owner_W = np.repeat(np.arange(products * sections), columns.lengths_HS.reshape(-1))
+    place_W = _places(told_Q, columns.words_W)
+    known = np.flatnonzero((place_W >= 0) & (owner_W % sections != SECTIONS.index("trigrams")))
+    cells = owner_W[known] * max(1, count) + place_W[known]
+    tf_HSQ = np.bincount(cells, minlength=products * sections * count)[: products * sections * count]
+    first = known[:-1][np.diff(known) == 1]
+    first = first[owner_W[first] == owner_W[first + 1]]
+    pair = place_W[first], place_W[first + 1]
+    wanted = len(before_QQ)
+    inside = (pair[0] < wanted) & (pair[1] < wanted)
+    inside[inside] = before_QQ[pair[0][inside], pair[1][inside]]
+    cells = np.unique((owner_W[first[inside]] * (count + 1) + pair[0][inside]) * (count + 1) + pair[1][inside])
+    follows = np.bincount(cells // (count + 1) ** 2, minlength=products * sections)
+    return tf_HSQ.reshape(products, sections, count).astype(np.float64), follows.reshape(products, sections)
+
+
+def _overlap(columns: SignalColumns, asked: NDArray[np.uint32]) -> Floats:
+    """The Jaccard similarity of the trigrams of query and title, (H,)."""
+    section = SECTIONS.index("trigrams")
+    products, sections = columns.lengths_HS.shape
+    owner_W = np.repeat(np.arange(products * sections), columns.lengths_HS.reshape(-1))
+    own = owner_W % sections == section
+    shared = own.copy()
+    shared[own] = _places(asked, columns.words_W[own]) >= 0
+    both_H = np.bincount(owner_W[shared] // sections, minlength=products)
+    of_either_H = len(asked) + columns.lengths_HS[:, section] - both_H
+    similarity_H: Floats = both_H / np.maximum(1, of_either_H)
+    return similarity_H
+
+
+def _holds_number(columns: SignalColumns) -> NDArray[np.bool_]:
+    """Which titles name a number, (H,)."""
+    products, sections = columns.lengths_HS.shape
+    owner_W = np.repeat(np.arange(products * sections), columns.lengths_HS.reshape(-1))
+    numbers = owner_W[with_digit(columns.words_W) & (owner_W % sections == SECTIONS.index("title"))]
+    held_H: NDArray[np.bool_] = np.bincount(numbers // sections, minlength=products) > 0
+    return held_H
+
+
+def _places(told_Q: NDArray[np.uint32], words_W: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Where each word stands among the told ones, -1 where it does not: (W,)."""
+    if not len(told_Q):
+        return np.full(len(words_W), -1)
+    order_Q = np.argsort(told_Q)
+    place_W = np.searchsorted(told_Q[order_Q], words_W).clip(max=len(told_Q) - 1)
+    return np.where(told_Q[order_Q[place_W]] == words_W, order_Q[place_W], -1)
+
+
+def _of_the_log(query: str, columns: SignalColumns, statistics: Statistics) -> Columns:
+    key = np.array([query_key(query)], np.uint64)
+    searches, entropy, engaged_price = statistics.queries.get(key)[0]
+    asked = mixed(np.broadcast_to(key, len(columns.keys_HK)), columns.key("category"))
+    rates = {
+        "product": statistics.products.get(columns.key("product_id")),
+        "seller": statistics.sellers.get(columns.key("seller_id")),
+        "category": statistics.categories.get(columns.key("category")),
+        "query_category": statistics.query_categories.get(asked),
+        "condition": statistics.conditions.get(columns.key("condition")),
+    }
+    price = _log(columns.number("price"))
+    return {
+        **{f"{what}_{rate}": r[:, at] for what, r in rates.items() for at, rate in enumerate(RATES)},
+        "query_category_share": rates["query_category"][:, 3],
+        "query_searches": searches,
+        "query_entropy": entropy,
+        "price": price,
+        "price_of_category": price - _log(statistics.prices.get(price_keys(columns, "category"))[:, 0]),
+        "price_of_department": price - _log(statistics.prices.get(price_keys(columns, "department"))[:, 0]),
+        "price_of_query": price - _log(engaged_price),
+    }
+
+
+def _of_the_listing(asked: Asked, columns: SignalColumns) -> Columns:
+    age_H = (asked.as_of.timestamp() - columns.number("created").astype(np.float64)) / DAY
+    here = asked.latitude is not None and asked.longitude is not None
+    return {
+        "age_days": np.maximum(age_H, 0),
+        "distance_km": _distance_km(asked, columns) if here else np.nan,
+        **{name: columns.number(name) for name in ("seller_rating", "rating", "images", "missing")},
+    }
+
+
+def _distance_km(asked: Asked, columns: SignalColumns) -> Floats:
+    """Great-circle distance (haversine), (H,)."""
+    assert asked.latitude is not None and asked.longitude is not None
+    phi_H, lambda_H = (np.radians(columns.number(name).astype(np.float64)) for name in ("latitude", "longitude"))
+    phi, lam = np.radians(asked.latitude), np.radians(asked.longitude)
+    half_H = np.sin((phi_H - phi) / 2) ** 2 + np.cos(phi) * np.cos(phi_H) * np.sin((lambda_H - lam) / 2) ** 2
+    distance_H: Floats = 2 * 6371.0088 * np.arcsin(np.sqrt(half_H.clip(0, 1)))
+    return distance_H
+
+
+def _log(price: NDArray[np.float32] | float) -> NDArray[np.float64]:
+    logarithm: NDArray[np.float64] = np.log(np.maximum(np.asarray(price, np.float64), 0.01))
+    return logarithm

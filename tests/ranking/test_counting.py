@@ -1,0 +1,131 @@
+"""What is counted of a log written by hand."""
+
+from __future__ import annotations
+
+from datetime import date
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mercato.data.hashing import hash64
+from mercato.ranking.counting import PRIOR_CLICKS, count
+from mercato.ranking.features import NAMES, Asked, features
+from mercato.ranking.lookup import Lookup, mixed, query_key
+from mercato.ranking.statistics import Statistics
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.open import ENGINES, build_index, open_index
+from mercato.retrieval.protocol import record_from_product
+from mercato.retrieval.samples import DIMENSION, QUERY
+from tests.ranking.test_features import NOW
+from tests.support import reference_engine
+
+PRODUCTS = [
+    {"product_id": f"p{n}", "title": f"lamp {n}", "category": "Home > Lamps" if n < 6 else "Home > Desks"}
+    | {"price": 10.0 + n, "seller_id": f"s{n % 2}", "condition": "used" if n % 3 else "New "}
+    for n in range(8)
+]  # fmt: skip
+
+
+def shown(list_id, query, day, *products):
+    """A displayed list: (product, depth) from the first position on."""
+    keys = {"list_id": list_id, "query": query, "country": "us", "day": date(2026, 4, day), "split": "train"}
+    return [keys | {"product_id": p, "position": at, "depth": depth} for at, (p, depth) in enumerate(products, 1)]
+
+
+LISTS = pl.DataFrame(
+    [
+        *shown("a", "lamp", 1, ("p0", 2), ("p1", 0), ("p2", 0)),
+        *shown("b", "Lamp ", 2, ("p1", 1), ("p0", 0), ("p6", 1)),
+        *shown("c", "desk", 2, ("p6", 3), ("p0", 0), ("gone", 1)),
+        *shown("d", "desk", 2, ("p7", None), ("p6", 0)),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def index():
+    url = f"memory://{uuid4()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENGINES, "memory", reference_engine.MODULE)
+        vectors = np.random.default_rng(0).normal(size=(len(PRODUCTS), DIMENSION)).astype(np.float32)
+        build_index(url, map(record_from_product, PRODUCTS, vectors), DIMENSION)
+        with open_index(url) as index:
+            yield index
+
+
+@pytest.fixture(scope="module")
+def counted(index):
+    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
+    return count(LISTS, catalogue.product_ids, catalogue.signals())
+
+
+def of(table, *keys):
+    return table.get(np.array(keys, np.uint64))[0].tolist()
+
+
+def test_clicks_are_held_against_those_that_the_positions_would_have_brought(counted):
+    """At the first position 3 of 3 known were clicked, at the second none of 4, at the third 1 of 2."""
+    steps_a_click = (2 + 1 + 1 + 3) / 4
+    coec, steps, seen = of(counted.products, hash64("p0"))  # shown at 1, 2 and 2; clicked once, two steps far
+    assert coec == pytest.approx((1 + PRIOR_CLICKS) / (1 + PRIOR_CLICKS))
+    assert steps == pytest.approx((2 + PRIOR_CLICKS * steps_a_click) / (1 + PRIOR_CLICKS))
+    assert seen == pytest.approx(np.log1p(3 / 2)), "of two days"
+    coec, _, _ = of(counted.products, hash64("p6"))  # shown at 3, 1 and 2
+    assert coec == pytest.approx((2 + PRIOR_CLICKS) / (1.5 + PRIOR_CLICKS))
+    assert np.isnan(of(counted.products, hash64("p5"))).all(), "never shown"
+    assert np.isnan(of(counted.products, hash64("p7"))).all(), "shown, and nobody knows yet what came of it"
+    assert np.isnan(of(counted.products, hash64("gone"))).all(), "not in the catalogue any more"
+
+
+def test_a_query_is_known_by_its_normal_form(counted):
+    searches, entropy, price = of(counted.queries, query_key("LAMP"))
+    assert searches == pytest.approx(np.log1p(2 / 2)) and price == 10.0, "what it led two steps to cost 10"
+    third = 1 / 3  # of its three clicks one went to a desk
+    assert entropy == pytest.approx(-(third * np.log(third) + 2 * third * np.log(2 * third)))
+    share = of(
+        counted.query_categories,
+        *mixed(np.array([query_key("lamp")], np.uint64), np.array([hash64("home > desks")], np.uint64)),
+    )
+    assert share[3] == pytest.approx(third)
+    assert np.isnan(of(counted.queries, query_key("chair"))).all()
+
+
+def test_prices_are_held_against_their_kind(counted, index):
+    """Six lamps make a median, two desks do not; all eight make the department's."""
+    hits = index.lookup(Expression(vector=QUERY, text="lamp"), ["p0", "p6"])
+    found = dict(zip(NAMES, features(Asked("lamp", NOW), hits, counted).T.tolist(), strict=True))
+    assert found["price_of_category"] == pytest.approx([np.log(10 / 12.5), np.nan], nan_ok=True)
+    assert found["price_of_department"] == pytest.approx([np.log(10 / 13.5), np.log(16 / 13.5)])
+    assert found["price_of_query"] == pytest.approx([0, np.log(1.6)], abs=1e-6)
+
+
+def test_a_rare_word_weighs_more(counted):
+    rarity = counted.words
+    assert len(rarity.keys_n) == 8 + 4  # the numbers, lamp, home, lamps and desks
+    assert rarity.values_nV.min() > 0 and rarity.values_nV.max() > 3 * rarity.values_nV.min()
+
+
+def test_what_comes_later_changes_nothing(counted, index):
+    """Counts are of the lists given, which the caller cuts off where the measured ones begin."""
+    later = pl.DataFrame(shown("z", "lamp", 9, ("p5", 3)))
+    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
+    both = count(pl.concat([LISTS, later]), catalogue.product_ids, catalogue.signals())
+    assert not np.isnan(of(both.products, hash64("p5"))).any() and np.isnan(of(counted.products, hash64("p5"))).all()
+
+
+def test_they_are_read_back_as_they_were(counted, tmp_path):
+    counted.save(tmp_path / "statistics.npz")
+    again = Statistics.load(tmp_path / "statistics.npz")
+    for name, table in vars(counted).items():
+        np.testing.assert_array_equal(table.keys_n, getattr(again, name).keys_n)
+        np.testing.assert_array_equal(table.values_nV, getattr(again, name).values_nV)
+
+
+def test_a_lookup_of_nothing_and_of_the_unknown():
+    empty = Lookup.of(np.zeros(0, np.uint64), np.zeros(0))
+    assert np.isnan(empty.get(np.array([1, 2], np.uint64))).all()
+    one = Lookup.of(np.array([0, 5], np.uint64), np.array([7.0, 8.0]))
+    assert one.get(np.array([5], np.uint64))[0, 0] == 8
+    assert np.isnan(one.get(np.array([0, 4, 6], np.uint64))).all(), "what is unknown is not the unknown key's"

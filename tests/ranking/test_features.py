@@ -1,0 +1,159 @@
+"""Features of queries and products written by hand, and of wild ones: what each says, and that it says it alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mercato.ranking.counting import count
+from mercato.ranking.features import NAMES, Asked, features, features_of
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.open import ENGINES, build_index, open_index
+from mercato.retrieval.protocol import record_from_product
+from mercato.retrieval.samples import DIMENSION, QUERY
+from mercato.retrieval.signals import SECTIONS
+from tests.support import reference_engine
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+NO_LISTS = pl.DataFrame(
+    schema={"list_id": pl.String, "query": pl.String, "country": pl.String, "day": pl.Date, "product_id": pl.String}
+    | {"position": pl.Int64, "depth": pl.Int64, "split": pl.String}
+)
+PRODUCTS = (
+    {
+        "product_id": "sofa", "title": "Red leather sofa, 3 seats", "description": "a sofa without cat hair",
+        "brand": "Ektorp", "category": "Home > Sofas", "attributes": {"colour": "red"}, "price": 100.0,
+        "condition": "used", "latitude": 0.0, "longitude": 0.0, "created_at": NOW - timedelta(days=10),
+        "seller_id": "s1", "seller_rating": 4.5, "rating": 3.0, "images": [{}, {}],
+    },
+    {"product_id": "chair", "title": "leather red chair 200", "category": "Home > Chairs", "price": 50.0},
+    {"product_id": "bare", "title": "🙂"},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def index():
+    url = f"memory://{uuid4()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENGINES, "memory", reference_engine.MODULE)
+        vectors = np.random.default_rng(0).normal(size=(len(PRODUCTS), DIMENSION)).astype(np.float32)
+        build_index(url, map(record_from_product, PRODUCTS, vectors), DIMENSION)
+        with open_index(url) as index:
+            yield index
+
+
+@pytest.fixture(scope="module")
+def statistics(index):
+    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
+    return count(NO_LISTS, catalogue.product_ids, catalogue.signals())
+
+
+@pytest.fixture(scope="module")
+def of(index, statistics):
+    """The features of every product by name, as `{product: {feature: value}}`."""
+
+    def found(query, **asked):
+        hits = index.lookup(Expression(vector=QUERY, text=query), [product["product_id"] for product in PRODUCTS])
+        rows = features(Asked(query, NOW, **asked), hits, statistics)
+        assert rows.shape == (len(PRODUCTS), len(NAMES)) and rows.dtype == np.float32
+        return {
+            key: dict(zip(NAMES, row.tolist(), strict=True)) for key, row in zip(hits.product_ids, rows, strict=True)
+        }
+
+    return found
+
+
+def test_words_are_looked_for_in_every_section(of):
+    found = of("red sofa ektorp")
+    sofa, chair, bare = found["sofa"], found["chair"], found["bare"]
+    assert 0 < sofa["coverage_title"] < 1 and 0 < sofa["coverage_brand"] < 1
+    assert sofa["coverage"] == pytest.approx(1) and sofa["coverage_all"] == 1 and chair["coverage_all"] == 0
+    assert 0 < chair["coverage"] < sofa["coverage"] and bare["coverage"] == 0
+    assert (sofa["coverage_category"], sofa["coverage_description"] > 0, sofa["coverage_attributes"] > 0) == (
+        0,
+        True,
+        True,
+    )
+    assert sofa["title_words"] == 5 and sofa["title_unasked"] == 3 and sofa["description_words"] == 5
+    assert chair["coverage"] < 1 / 3, "the commonest of three words weighs least"
+
+
+def test_the_order_of_words_counts_within_one_section(of):
+    assert of("red leather")["sofa"]["bigrams_title"] == 1 and of("red leather")["chair"]["bigrams_title"] == 0
+    assert of("leather red chair")["chair"]["bigrams_title"] == 1
+    assert of("seats a")["sofa"]["bigrams_title"] == 0, "the title's last word does not go on in the description"
+
+
+def test_numbers_are_matched_or_contradicted(of):
+    asked = of("chair 200")
+    assert asked["chair"]["numbers_matched"] == 1 and asked["chair"]["numbers_contradicted"] == 0
+    assert asked["sofa"]["numbers_matched"] == 0 and asked["sofa"]["numbers_contradicted"] == 1
+    assert asked["bare"]["numbers_contradicted"] == 0, "a title without numbers contradicts none"
+    assert np.isnan(of("chair")["chair"]["numbers_matched"]) and of("chair")["chair"]["query_numbers"] == 0
+
+
+@pytest.mark.parametrize("query", ["sofa without leather", "sofa no leather", "sofá sin leather"])
+def test_what_is_negated_is_not_sought(of, query):
+    found = of(query)
+    assert found["sofa"]["negated_matched"] == 1 and found["bare"]["negated_matched"] == 0
+    assert of("sofa without wheels")["sofa"]["negated_matched"] == 0
+    assert found["sofa"]["coverage"] == pytest.approx(1), "the negation and its word are no part of it"
+
+
+def test_trigrams_forgive_a_spelling(of):
+    found = of("lether sofa")
+    assert found["sofa"]["trigram_similarity"] > found["chair"]["trigram_similarity"] > 0
+    assert found["bare"]["trigram_similarity"] == 0
+    assert of("red leather sofa, 3 seats")["sofa"]["trigram_similarity"] == 1
+
+
+def test_a_listing_is_as_old_as_far_and_as_full_as_it_is(of):
+    found = of("sofa", latitude=0.0, longitude=1.0)
+    sofa, bare = found["sofa"], found["bare"]
+    assert sofa["age_days"] == pytest.approx(10, abs=0.01) and sofa["distance_km"] == pytest.approx(111.19, abs=0.1)
+    assert (sofa["seller_rating"], sofa["rating"], sofa["images"], sofa["missing"]) == (
+        4.5,
+        3,
+        2,
+        1,
+    )  # latitude 0 counts
+    assert np.isnan([bare["age_days"], bare["distance_km"], bare["price"], bare["rating"]]).all()
+    assert np.isnan(of("sofa")["sofa"]["distance_km"])
+
+
+queries = st.text(st.sampled_from("red sofa 200 no 红色 ék🙂\0-") | st.characters(), max_size=40)
+
+
+@given(query=queries, place=st.none() | st.tuples(st.floats(-90, 90), st.floats(-180, 180)))
+def test_a_feature_depends_on_no_other_candidate(index, statistics, query, place):
+    """Nor on their order, for any query; and none is infinite."""
+    asked = Asked(query, NOW, *(place or (None, None)))
+    ids = [product["product_id"] for product in PRODUCTS]
+    expression = Expression(vector=QUERY, text=query)
+    together = features(asked, index.lookup(expression, ids), statistics)
+    assert not np.isinf(together).any()
+    for row, product_id in zip(together, ids, strict=True):
+        np.testing.assert_array_equal(row, features(asked, index.lookup(expression, [product_id]), statistics)[0])
+    backwards = features(asked, index.lookup(expression, ids[::-1]), statistics)
+    np.testing.assert_array_equal(together, backwards[::-1])
+
+
+def test_a_search_and_a_lookup_give_the_same(index, statistics):
+    """Offline products are looked up, online they are found."""
+    asked, expression = Asked("red sofa", NOW), Expression(vector=QUERY, text="red sofa")
+    hits = index.search(expression, 10)
+    named = index.lookup(expression, hits.product_ids)
+    np.testing.assert_array_equal(features(asked, hits, statistics), features(asked, named, statistics))
+
+
+def test_of_nothing_there_are_no_features(index, statistics):
+    hits = index.lookup(Expression(vector=QUERY, text="sofa"), [])
+    assert features(Asked("sofa", NOW), hits, statistics).shape == (0, len(NAMES))
+    assert features_of(Asked("", NOW), hits.cosine_H, hits.bm25_H, hits.signals(), statistics).shape == (0, len(NAMES))
+    assert len(SECTIONS) == 6

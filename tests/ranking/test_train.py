@@ -1,0 +1,137 @@
+"""`mercato rank` on the tiny market: what it leaves in the run, what it refuses, and what serves it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mercato.catalogue.indexing import index_market
+from mercato.data.market import Market
+from mercato.data.pairs import split_cutoff
+from mercato.errors import MercatoError
+from mercato.evaluation.dataset import EARLIER
+from mercato.ranking.features import NAMES, Asked
+from mercato.ranking.ranker import CARD, FOLDER, Ranker
+from mercato.ranking.train import rank
+from mercato.reports.ranking import summary
+from mercato.retrieval.expression import Expression
+from mercato.retrieval.open import build_index, open_index
+from mercato.runs.onnx_encoder import OnnxEncoder
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run, tmp_path_factory):
+    """A run of this module's own, to write to."""
+    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("ranked") / "run")
+
+
+@pytest.fixture(scope="module")
+def index(run, tiny_market, tmp_path_factory):
+    url = str(tmp_path_factory.mktemp("ranked") / "index")
+    index_market(run, tiny_market, url, as_of=split_cutoff(tiny_market, EARLIER["test"]))
+    return url
+
+
+@pytest.fixture(scope="module")
+def ranked(run, tiny_market, index):
+    return rank(run, tiny_market, index)
+
+
+def test_the_run_holds_a_ranker_that_orders_hits(ranked, run, tiny_market, index):
+    ranker = Ranker.of_run(run)
+    expression = Expression(vector=OnnxEncoder(run).encode_queries(["red dress"], "us")[0], text="red dress")
+    with open_index(index, read_only=True) as opened:
+        hits = opened.search(expression, 50)
+        scores = ranker.scores(Asked("red dress", split_cutoff(tiny_market, EARLIER["test"])), hits)
+        assert scores.shape == (len(hits),) and np.isfinite(scores).all() and len(np.unique(scores)) > len(hits) / 4
+
+
+def test_it_says_how_it_orders_beside_the_cosine(ranked, run):
+    """The same candidates in both orders; engaged pairs and lists of the future, judgments of the test split."""
+    told = ranked.as_dict()
+    for part in ("engagement", "lists", "relevance", "knn"):
+        assert told[part].keys() == told["baselines"]["cosine"][part].keys()
+        assert told["n"][part]["split"] in ("future", "test")
+    assert told["intervals"]["differences"]["cosine"]["lists"]["ndcg_ips"]
+    assert set(told["gains"]) == set(NAMES) and sum(told["gains"].values()) == pytest.approx(1)
+    assert json.loads((run / FOLDER / "metrics.json").read_text()) == ranked.metrics.as_dict()
+    assert len(summary(ranked).renderables) == 2
+
+
+def test_the_same_log_makes_the_same_ranker(ranked, run, tiny_market, index):
+    files = {name: (run / FOLDER / name).read_bytes() for name in (CARD, "trees.onnx", "metrics.json")}
+    assert rank(run, tiny_market, index).as_dict() == ranked.as_dict()
+    assert files == {name: (run / FOLDER / name).read_bytes() for name in files}
+    assert sorted(file.name for file in run.glob(".*")) == [], "nothing half done is left"
+
+
+def test_what_the_future_holds_teaches_nothing(ranked, run, tiny_market, index, tmp_path):
+    """With every later click turned over the trees and the counts are the same, and only the figures differ."""
+    market = Market.open(shutil.copytree(tiny_market.path, tmp_path / "market"))
+    lists = market.frame("lists")
+    later = pl.col("split") == "future"
+    turned = pl.when(later).then(3 - pl.col("depth")).otherwise(pl.col("depth"))
+    lists.with_columns(depth=turned.cast(pl.Int64)).write_parquet(market.path / "lists.parquet")
+    before = {name: (run / FOLDER / name).read_bytes() for name in ("trees.onnx", "statistics.npz")}
+    again = rank(run, market, index)
+    with np.load(run / FOLDER / "statistics.npz") as counted:
+        assert all(len(counted[name]) for name in counted.files)
+    assert (run / FOLDER / "trees.onnx").read_bytes() == before["trees.onnx"]
+    assert again.as_dict()["lists"] != ranked.as_dict()["lists"]
+
+
+def test_a_ranker_of_other_weights_or_features_is_refused(ranked, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    card = json.loads((copy / FOLDER / CARD).read_text())
+    for change, why in ({"run": "0"}, "other weights"), ({"features": ["cosine"]}, "other features"):
+        (copy / FOLDER / CARD).write_text(json.dumps(card | change))
+        with pytest.raises(MercatoError, match=why):
+            Ranker.of_run(copy)
+    shutil.rmtree(copy / FOLDER)
+    assert Ranker.of_run(copy) is None
+
+
+def remove(market, table):
+    for path in market.glob(f"{table}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_where_there_is_no_log_judgments_teach(run, tiny_market, index, tmp_path):
+    """Those of the validation split; those of the test split measure."""
+    market = shutil.copytree(tiny_market.path, tmp_path / "market")
+    for table in ("events", "lists", "pairs"):
+        remove(market, table)
+    told = rank(shutil.copytree(run, tmp_path / "run"), Market.open(market), index).as_dict()
+    assert told["n"]["relevance"]["split"] == "test" and told["relevance"]["ndcg@10"] > 0
+    assert "lists" not in told and "engagement" not in told
+    judgments = Market.open(market).frame("judgments").with_columns(split=pl.lit("test"))
+    remove(market, "judgments")
+    judgments.write_parquet(market / "judgments.parquet")
+    with pytest.raises(MercatoError, match="no judgments of the split `validation`"):
+        rank(run, Market.open(market), index)
+
+
+def test_bad_input_is_named(run, tiny_market, index, tmp_path):
+    def changed(change):
+        market = Market.open(shutil.copytree(tiny_market.path, tmp_path / "market", dirs_exist_ok=True))
+        change(market.frame("lists")).write_parquet(market.path / "lists.parquet")
+        return market
+
+    with pytest.raises(MercatoError, match="none of the validation split; the log is too short"):
+        rank(run, changed(lambda lists: lists.filter(pl.col("split") != "validation")), index)
+    with pytest.raises(MercatoError, match="all alike"):
+        rank(run, changed(lambda lists: lists.with_columns(depth=pl.lit(0, pl.Int64))), index)
+    (tmp_path / "market" / "lists.parquet").unlink()
+    with pytest.raises(MercatoError, match="mercato mine"):
+        rank(run, Market.open(tmp_path / "market"), index)
+    for table in ("events", "judgments"):
+        remove(tmp_path / "market", table)
+    with pytest.raises(MercatoError, match="mercato mine"):
+        rank(run, Market.open(tmp_path / "market"), index)
+    build_index(tmp_path / "other", [], 16, "of another run")
+    with pytest.raises(MercatoError, match="was not made by"):
+        rank(run, tiny_market, str(tmp_path / "other"))
