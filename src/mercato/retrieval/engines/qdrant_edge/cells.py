@@ -48,9 +48,9 @@ class Cells(NamedTuple):
 
 
 def clustered(vectors_Nd: NDArray[np.float32]) -> Cells:
-    """Spherical k-means of unit vectors into 2 √N cells."""
+    """Spherical k-means of unit vectors into 4 √N cells."""
     length = len(vectors_Nd)
-    count = min(length, int(2 * math.sqrt(length)))
+    count = min(length, int(4 * math.sqrt(length)))
     random = np.random.default_rng(0)
     sample_Sd = vectors_Nd[np.sort(random.choice(length, min(length, _SAMPLED * count), replace=False))]
     centres_Cd = sample_Sd[random.choice(len(sample_Sd), count, replace=False)]
