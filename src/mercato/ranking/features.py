@@ -9,6 +9,7 @@ Shapes: H products, Q words of the query, S sections, F features.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -33,7 +34,8 @@ NEGATIONS = {
 }  # fmt: skip
 
 RATES = ("coec", "steps", "shown")
-_READ = SECTIONS[:-1]  # whose words a query's may be
+_TITLE, _TRIGRAMS = SECTIONS.index("title"), SECTIONS.index("trigrams")
+_READ = SECTIONS[:_TRIGRAMS]  # whose words a query's may be
 NAMES = (
     "cosine", "bm25",
     *(f"coverage_{section}" for section in _READ), "coverage", "coverage_all", "tf_idf_title", "bigrams_title",
@@ -84,88 +86,43 @@ def _of_words(query: str, columns: SignalColumns, rarity: Lookup) -> Columns:
     in_order = words(query)
     negated = {after for word, after in pairwise(in_order) if word in NEGATIONS}
     sought = [word for word in dict.fromkeys(in_order) if word not in NEGATIONS and word not in negated]
-    told = word_hashes([*sought, *sorted(negated)])
-    tf_HSQ, follows_HS = _counted(columns, told, _steps(in_order, sought))
-    held_HSQ, wanted = tf_HSQ > 0, len(sought)
-    idf_Q = rarity.get(told.astype(np.uint64))[:, 0].astype(np.float64)
-    idf_Q = np.where(np.isnan(idf_Q), rarity.values_nV.max(initial=1.0), idf_Q)
-    weight_Q = idf_Q[:wanted] / max(1e-9, idf_Q[:wanted].sum())
+    told_Q, wanted = word_hashes([*sought, *sorted(negated)]), len(sought)
+    products, sections = columns.lengths_HS.shape
+    cell_W = np.repeat(np.arange(products * sections), columns.lengths_HS.reshape(-1))  # product by product
+    section_W, place_W = cell_W % sections, _places(told_Q, columns.words_W)
+    place_W[section_W == _TRIGRAMS] = -1
+
+    tf_HSQ = _counted(cell_W, place_W, (products, sections, len(told_Q)))
+    held_HSQ = tf_HSQ > 0
     anywhere_HQ: NDArray[np.bool_] = np.asarray(held_HSQ[:, :, :wanted].any(axis=1))
-    title, lengths = SECTIONS.index("title"), columns.lengths_HS
-    number_Q = with_digit(told[:wanted])
-    elsewhere_H = _holds_number(columns)
-    contradicted_H = (number_Q & ~anywhere_HQ).any(axis=1) & elsewhere_H
-    asked_trigrams = trigram_hashes(in_order)
+    idf_Q = rarity.get(told_Q.astype(np.uint64))[:wanted, 0].astype(np.float64)
+    idf_Q[np.isnan(idf_Q)] = rarity.values_nV.max(initial=1.0)
+    weight_Q = idf_Q / max(1e-9, idf_Q.sum())
+    number_Q = with_digit(told_Q[:wanted])
+    of_title_W = section_W == _TITLE
+    named_W = of_title_W & with_digit(columns.words_W)
+    names_number_H = np.bincount(cell_W[named_W] // sections, minlength=products) > 0
+    title_tf_HQ = tf_HSQ[:, _TITLE, :wanted]
+    pairs_H = _pairs(cell_W[of_title_W] // sections, place_W[of_title_W], _neighbours(in_order, sought), products)
+    trigrams_W = section_W == _TRIGRAMS
     return {
-        **{f"coverage_{name}": held_HSQ[:, SECTIONS.index(name), :wanted] @ weight_Q for name in _READ},
+        **{f"coverage_{name}": held_HSQ[:, at, :wanted] @ weight_Q for at, name in enumerate(_READ)},
         "coverage": anywhere_HQ @ weight_Q,
-        "coverage_all": anywhere_HQ.all(axis=1) if wanted else np.zeros(len(lengths)),
-        "tf_idf_title": (tf_HSQ[:, title, :wanted] / (tf_HSQ[:, title, :wanted] + 1.2)) @ idf_Q[:wanted],
-        "bigrams_title": follows_HS[:, title] / max(1, wanted - 1),
-        "title_words": lengths[:, title],
-        "title_unasked": lengths[:, title] - held_HSQ[:, title, :wanted].sum(axis=1),
-        "description_words": lengths[:, SECTIONS.index("description")],
-        "trigram_similarity": _overlap(columns, asked_trigrams),
+        "coverage_all": anywhere_HQ.all(axis=1) if wanted else 0.0,
+        "tf_idf_title": (title_tf_HQ / (title_tf_HQ + 1.2)) @ idf_Q,
+        "bigrams_title": pairs_H / max(1, wanted - 1),
+        "title_words": columns.lengths_HS[:, _TITLE],
+        "title_unasked": columns.lengths_HS[:, _TITLE] - held_HSQ[:, _TITLE, :wanted].sum(axis=1),
+        "description_words": columns.lengths_HS[:, SECTIONS.index("description")],
+        "trigram_similarity": _overlap(
+            trigram_hashes(in_order), cell_W[trigrams_W] // sections, columns.words_W[trigrams_W], products
+        ),
         "numbers_matched": anywhere_HQ[:, number_Q].mean(axis=1) if number_Q.any() else np.nan,
-        "numbers_contradicted": contradicted_H,
+        "numbers_contradicted": (number_Q & ~anywhere_HQ).any(axis=1) & names_number_H,
         "negated_matched": held_HSQ[:, :, wanted:].any(axis=(1, 2)),
         "query_words": len(in_order),
         "query_numbers": number_Q.sum(),
     }
-
-
-def _steps(in_order: list[str], sought: list[str]) -> NDArray[np.bool_]:
-    """Which sought word stands right before which other in the query, (Q, Q) of the sought ones."""
-    place_of = {word: place for place, word in enumerate(sought)}
-    before_QQ = np.zeros((len(sought), len(sought)), bool)
-    for word, after in pairwise(in_order):
-        if word in place_of and after in place_of:
-            before_QQ[place_of[word], place_of[after]] = True
-    return before_QQ
-
-
-def _counted(
-    columns: SignalColumns, told_Q: NDArray[np.uint32], before_QQ: NDArray[np.bool_]
-) -> tuple[Floats, NDArray[np.int64]]:
-    """How often each section holds each word (H, S, Q), and how many of the query's pairs of words (H, S)."""
-    products, sections, count = *columns.lengths_HS.shape, len(told_Q)
-    owner_W = np.repeat(np.arange(products * sections), columns.lengths_HS.reshape(-1))
-    place_W = _places(told_Q, columns.words_W)
-    known = np.flatnonzero((place_W >= 0) & (owner_W % sections != SECTIONS.index("trigrams")))
-    cells = owner_W[known] * max(1, count) + place_W[known]
-    tf_HSQ = np.bincount(cells, minlength=products * sections * count)[: products * sections * count]
-    first = known[:-1][np.diff(known) == 1]
-    first = first[owner_W[first] == owner_W[first + 1]]
-    pair = place_W[first], place_W[first + 1]
-    wanted = len(before_QQ)
-    inside = (pair[0] < wanted) & (pair[1] < wanted)
-    inside[inside] = before_QQ[pair[0][inside], pair[1][inside]]
-    cells = np.unique((owner_W[first[inside]] * (count + 1) + pair[0][inside]) * (count + 1) + pair[1][inside])
-    follows = np.bincount(cells // (count + 1) ** 2, minlength=products * sections)
-    return tf_HSQ.reshape(products, sections, count).astype(np.float64), follows.reshape(products, sections)
-
-
-def _overlap(columns: SignalColumns, asked: NDArray[np.uint32]) -> Floats:
-    """The Jaccard similarity of the trigrams of query and title, (H,)."""
-    section = SECTIONS.index("trigrams")
-    products, sections = columns.lengths_HS.shape
-    owner_W = np.repeat(np.arange(products * sections), columns.lengths_HS.reshape(-1))
-    own = owner_W % sections == section
-    shared = own.copy()
-    shared[own] = _places(asked, columns.words_W[own]) >= 0
-    both_H = np.bincount(owner_W[shared] // sections, minlength=products)
-    of_either_H = len(asked) + columns.lengths_HS[:, section] - both_H
-    similarity_H: Floats = both_H / np.maximum(1, of_either_H)
-    return similarity_H
-
-
-def _holds_number(columns: SignalColumns) -> NDArray[np.bool_]:
-    """Which titles name a number, (H,)."""
-    products, sections = columns.lengths_HS.shape
-    owner_W = np.repeat(np.arange(products * sections), columns.lengths_HS.reshape(-1))
-    numbers = owner_W[with_digit(columns.words_W) & (owner_W % sections == SECTIONS.index("title"))]
-    held_H: NDArray[np.bool_] = np.bincount(numbers // sections, minlength=products) > 0
-    return held_H
 
 
 def _places(told_Q: NDArray[np.uint32], words_W: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -175,6 +132,46 @@ def _places(told_Q: NDArray[np.uint32], words_W: NDArray[np.uint32]) -> NDArray[
     order_Q = np.argsort(told_Q)
     place_W = np.searchsorted(told_Q[order_Q], words_W).clip(max=len(told_Q) - 1)
     return np.where(told_Q[order_Q[place_W]] == words_W, order_Q[place_W], -1)
+
+
+def _counted(cell_W: NDArray[np.int64], place_W: NDArray[np.int64], shape: tuple[int, int, int]) -> Floats:
+    """How often each section of each product holds each told word, (H, S, Q)."""
+    known = place_W >= 0
+    cells = cell_W[known] * shape[2] + place_W[known]
+    tf_HSQ: Floats = np.bincount(cells, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
+    return tf_HSQ
+
+
+def _neighbours(in_order: list[str], sought: list[str]) -> NDArray[np.bool_]:
+    """Which sought word stands right before which other in the query, (Q, Q) of the sought ones."""
+    place_of = {word: place for place, word in enumerate(sought)}
+    before_QQ = np.zeros((len(sought), len(sought)), bool)
+    for word, after in pairwise(in_order):
+        if word in place_of and after in place_of:
+            before_QQ[place_of[word], place_of[after]] = True
+    return before_QQ
+
+
+def _pairs(
+    product_W: NDArray[np.int64], place_W: NDArray[np.int64], before_QQ: NDArray[np.bool_], products: int
+) -> NDArray[np.int64]:
+    """How many of the query's pairs of neighbouring words are neighbours in each product's words, (H,)."""
+    wanted = len(before_QQ)
+    sought_W = (place_W >= 0) & (place_W < wanted)
+    first = np.flatnonzero(sought_W[:-1] & sought_W[1:] & (product_W[:-1] == product_W[1:]))
+    first = first[before_QQ[place_W[first], place_W[first + 1]]]
+    pairs = np.unique((product_W[first] * wanted + place_W[first]) * wanted + place_W[first + 1])
+    return np.bincount(pairs // max(1, wanted * wanted), minlength=products)
+
+
+def _overlap(
+    asked: NDArray[np.uint32], product_W: NDArray[np.int64], trigrams_W: NDArray[np.uint32], products: int
+) -> Floats:
+    """The Jaccard similarity of the query's trigrams and each product's, which are each there once: (H,)."""
+    both_H = np.bincount(product_W[_places(asked, trigrams_W) >= 0], minlength=products)
+    either_H = len(asked) + np.bincount(product_W, minlength=products) - both_H
+    similarity_H: Floats = both_H / np.maximum(1, either_H)
+    return similarity_H
 
 
 def _of_the_log(query: str, columns: SignalColumns, statistics: Statistics) -> Columns:
