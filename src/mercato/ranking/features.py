@@ -79,7 +79,16 @@ def features_of(
     whole_HF = np.empty((len(cosine_H), len(NAMES)), np.float32)
     for place, name in enumerate(NAMES):
         whole_HF[:, place] = found[name]
-    return whole_HF
+    return rounded(whole_HF)
+
+
+def rounded(features_HF: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To 17 bits, so that a threshold between two values is a float32 too and a tree means the same wherever it runs.
+
+    What differs by less is noise: the order in which a sum was added up.
+    """
+    bits_HF = features_HF.view(np.uint32) + np.uint32(1 << 5)
+    return (bits_HF & ~np.uint32((1 << 6) - 1)).view(np.float32)
 
 
 def _of_words(query: str, columns: SignalColumns, rarity: Lookup) -> Columns:

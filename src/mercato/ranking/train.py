@@ -45,7 +45,7 @@ from mercato.runs.folder import load_recipe_and_featurizer
 from mercato.runs.onnx_encoder import OnnxEncoder
 
 COSINE = "cosine"  # what the ranker is measured against: the same search in the order of the cosine
-PARITY = 1e-4  # by which a score of ONNX may differ from LightGBM's
+PARITY = 1e-5  # by which a score of ONNX may differ from LightGBM's
 
 
 @dataclass(frozen=True)
