@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from mercato.catalogue.outbox import OutboxJob
+from mercato.catalogue.tables import OUTBOX
 from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index
@@ -59,15 +61,33 @@ def test_a_new_version_need_not_wait_for_the_flush_of_the_old_one(catalogue, ind
     assert one.settle() == 2 and catalogue.outbox.depth() == 0
 
 
-def test_a_batch_that_ends_in_an_error_is_worked_on_again_at_once(catalogue, index, worker, monkeypatch):
-    catalogue.products.upsert([stored("n", "orange hammock")])
+def test_a_deletion_that_fails_is_put_off_and_hinders_no_other_job(catalogue, index, worker, monkeypatch):
+    catalogue.products.upsert([stored("n", "orange hammock"), stored("m", "velvet bassoon")])
     catalogue.products.delete("n")
     one = worker("one")
-    with monkeypatch.context() as broken:
-        broken.setattr(index, "delete", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            one.drain()
-    assert one.drain() == 1 and one.settle() == 1 and catalogue.outbox.depth() == 0
+    monkeypatch.setattr(index, "delete", lambda _: 1 / 0)
+    assert one.drain() == 2 and one.settle() == 1
+    assert best(index, "velvet bassoon") == "m"
+    assert catalogue.outbox.failures() == [("n", 1, "ZeroDivisionError: division by zero")]
+
+
+def test_a_job_that_has_failed_for_weeks_fails_once_more_and_hinders_no_other(catalogue, index, worker):
+    catalogue.products.upsert([stored("bad", "unembeddable thing"), stored("n", "orange hammock")])
+    with catalogue.outbox._database.write() as connection:
+        connection.execute(sa.update(OUTBOX).filter_by(product_id="bad").values(attempts=5_000))
+    one = worker("one")
+    assert one.drain() == 2 and best(index, "orange hammock") == "n"
+    assert [(name, attempts) for name, attempts, _ in catalogue.outbox.failures()] == [("bad", 5_001)]
+    assert one.drain() == 0, "it waits its turn"
+
+
+def test_a_failure_that_cannot_be_noted_hinders_no_other_job(catalogue, index, worker, monkeypatch):
+    monkeypatch.setattr(catalogue.outbox, "retry", lambda *_: 1 / 0)
+    catalogue.products.upsert([stored("bad", "unembeddable thing"), stored("n", "orange hammock")])
+    one = worker("one")
+    assert one.drain() == 2 and one.settle() == 1 and best(index, "orange hammock") == "n"
+    catalogue.products.upsert([stored("m", "purple xylophone")])
+    assert one.drain() == 1 and best(index, "purple xylophone") == "m"
 
 
 def test_a_server_that_starts_again_does_not_wait_for_leases(catalogue, worker):

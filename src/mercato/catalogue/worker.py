@@ -21,6 +21,7 @@ from mercato.runs.encoder import Encoder
 
 log = logging.getLogger("mercato.ingestion")
 
+_LONGEST_DELAY = 9  # of a job that fails again and again, as a power of two: 512 seconds
 _COMPACT_AGAIN_SECONDS = 300.0  # after one that failed
 
 
@@ -54,7 +55,7 @@ class IngestionWorker:
         self._name = name
         self._events = EventMover(catalogue, events)
         self._compact_after, self._compact_from = compact_after, 0.0
-        self._claimed: list[OutboxJob] = []  # being worked on; after an error they are tried again, not claimed again
+        self._claimed: list[OutboxJob] = []  # being worked on
         self._searchable: set[OutboxJob] = set()  # in the index but not yet on its disk: acknowledged only then
         self._guard = Lock()
         self._turn = Lock()  # to write to the targets, or to change which these are
@@ -110,16 +111,12 @@ class IngestionWorker:
     def drain(self) -> int:
         """Make one batch of the outbox searchable; returns how many jobs it worked on."""
         with self._turn:
-            if not self._claimed:
-                self._claimed = self._catalogue.outbox.claim(self._name, self._batch)
-            jobs = self._claimed
-            deleted = [job for job in jobs if job.operation == "delete"]
-            if deleted:
-                for target in self._targets:
-                    target.index.delete([job.product_id for job in deleted])
-            written = self._embed([job for job in jobs if job.operation == "upsert"])
+            jobs = self._catalogue.outbox.claim(self._name, self._batch)
             with self._guard:
-                self._searchable.update(deleted + written)
+                self._claimed = jobs
+            done = self._work(jobs)
+            with self._guard:
+                self._searchable.update(done)
                 self._claimed = []
         return len(jobs)
 
@@ -162,32 +159,43 @@ class IngestionWorker:
         self._catalogue.outbox.heartbeat(held)
         return 0
 
-    def _embed(self, jobs: Sequence[OutboxJob]) -> list[OutboxJob]:
-        """Embed and index these jobs' products; returns those done. One that fails is put off and hinders no other."""
+    def _work(self, jobs: Sequence[OutboxJob]) -> list[OutboxJob]:
+        """Bring these jobs to the indexes; returns those done. One that fails is put off and hinders no other."""
         if not jobs:
             return []
         try:
-            products = [product.row() for product in self._catalogue.products.load([job.product_id for job in jobs])]
-            errors = [error for target in self._targets if (error := _write(target, products)) is not None]
+            written = self._catalogue.products.load([job.product_id for job in jobs if job.operation == "upsert"])
+            products = [product.row() for product in written]
+            deleted = [job.product_id for job in jobs if job.operation == "delete"]
+            errors = [error for each in self._targets if (error := _write(each, products, deleted)) is not None]
         except Exception as error:
             errors = [error]
         if not errors:
             return list(jobs)
         if len(jobs) > 1:
-            return [done for job in jobs for done in self._embed([job])]
-        (job,) = jobs
-        self._catalogue.outbox.retry(job, f"{type(errors[0]).__name__}: {errors[0]}", min(2.0**job.attempts, 600.0))
-        log.warning("product %s could not be indexed (attempt %d)", job.product_id, job.attempts + 1)
+            return [done for job in jobs for done in self._work([job])]
+        self._put_off(jobs[0], errors[0])
         return []
 
-
-def _write(target: Target, products: Sequence[Product]) -> Exception | None:
-    """Embed and index products for one target; what went wrong, which must not keep them from another."""
-    if products:
+    def _put_off(self, job: OutboxJob, error: Exception) -> None:
+        """Note why a job failed, to be tried again ever later; where not even that can be done, once its lease ends."""
+        log.warning("product %s could not be indexed (attempt %d)", job.product_id, job.attempts + 1)
         try:
+            seconds = 2.0 ** min(job.attempts, _LONGEST_DELAY)
+            self._catalogue.outbox.retry(job, f"{type(error).__name__}: {error}", seconds)
+        except Exception as failed:
+            log.error("product %s could not be put off: %s", job.product_id, type(failed).__name__)
+
+
+def _write(target: Target, products: Sequence[Product], deleted: Sequence[str]) -> Exception | None:
+    """Embed and index products for one target, and delete there; what went wrong must not keep it from another."""
+    try:
+        if deleted:
+            target.index.delete(deleted)
+        if products:
             target.index.upsert(map(record_from_product, products, finite_vectors(target.encoder, products)))
-        except Exception as error:
-            return error
+    except Exception as error:
+        return error
     return None
 
 
