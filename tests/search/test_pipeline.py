@@ -21,6 +21,7 @@ from mercato.ranking.features import Asked
 from mercato.retrieval.expression import Filters, GeoRadius
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
+from mercato.retrieval.samples import DIMENSION, product
 from mercato.runs.folder import RETRIEVAL
 from mercato.search.market_info import Place, market_info
 from mercato.search.pipeline import Searcher
@@ -29,6 +30,7 @@ from mercato.search.query_prediction import QueryPredictor
 from mercato.search.request import Location, SearchRequest
 from tests.support import reference_engine
 from tests.support.small_market import HeadedEncoder, TrigramEncoder, make_market, products
+from tests.support.stored import stored
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +142,24 @@ def test_what_has_moved_out_of_the_radius_is_not_shown(search, catalogue):
         assert ids(search()(SearchRequest(query="red chair", filters=near, page_size=100))) == before[1:]
     finally:
         catalogue.products.upsert([moved])
+
+
+def test_an_index_that_is_behind_costs_few_statements_and_no_product_is_read_twice(tmp_path, monkeypatch):
+    """After a bulk change, whose products most candidates are, and through all windows that the page looks at."""
+    rows = [stored(f"p{number}", "lamp", price=10.0) for number in range(1_500)]
+    monkeypatch.setitem(ENGINES, "memory", reference_engine.MODULE)
+    build_index(url := f"memory://{uuid4()}", (product(n, title="lamp", price=10.0) for n in range(1_500)), DIMENSION)
+    with closing(Catalogue.open(tmp_path / "catalogue.sqlite")) as catalogue, open_index(url) as index:
+        catalogue.products.seed(rows)
+        find = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy()).search
+        request = SearchRequest(query="lamp", mode="text", filters=Filters(price_max=50))
+        first = ids(find(request))
+        catalogue.products.upsert([stored(row.product_id, price=99.0) for row in rows if row.product_id not in first])
+        read, get_many = [], catalogue.products.get_many
+        monkeypatch.setattr(catalogue.products, "get_many", lambda some: read.append([*some]) or get_many(some))
+        assert ids(find(request)) == first
+    ids_read = [product_id for some in read for product_id in some]
+    assert len(read) < 10 and len({*ids_read}) == len(ids_read) == 1_000
 
 
 def test_a_run_says_how_its_index_is_searched(tmp_path):

@@ -26,6 +26,9 @@ from mercato.search.request import SearchRequest
 from mercato.search.window import Window, distance_km, satisfies
 
 KEPT_HITS = 400_000  # of windows, for their next pages (about 20 MB); one that is gone is retrieved again
+_AT_ONCE = 32  # candidates read at least, where some of the first are not shown
+
+_Read = dict[str, ProductDocument | None]  # what a page has read of the catalogue; None: there is no such product
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ class Searcher:
         window = self._windows.get(cursor.query_id) if request.cursor else None
         expression: Expression | None = None
         efforts = self._efforts(cursor, size)
+        read: _Read = {}
         while True:
-            hits = self._cut(window, request, cursor, size + 1) if window else ()
+            hits = self._cut(window, request, cursor, size + 1, read) if window else ()
             if window and (len(hits) > size or window.whole):
                 break
             effort = next(efforts, None)
@@ -139,22 +143,27 @@ class Searcher:
         order_H = np.lexsort([-scores_H, ~window.hits.exact_H])
         return dataclasses.replace(window, hits=window.hits.take(order_H), scores_H=scores_H[order_H])
 
-    def _cut(self, window: Window, request: SearchRequest, cursor: Cursor, count: int) -> tuple[PageHit, ...]:
-        """The first `count` of a window that have not been shown, as pages show them."""
+    def _cut(
+        self, window: Window, request: SearchRequest, cursor: Cursor, count: int, read: _Read
+    ) -> tuple[PageHit, ...]:
+        """The first `count` of a window that have not been shown, as pages show them; what is `read` grows."""
         found: dict[str, PageHit] = {}  # the index may hold a product twice while it is written
         unseen = window.unseen(cursor.shown)
-        while len(found) < count and (places := list(islice(unseen, count - len(found)))):
+        at_once = count
+        while len(found) < count and (places := list(islice(unseen, at_once))):
+            at_once = max(_AT_ONCE, 2 * at_once)  # many may have changed since they were indexed
             some = list(window.hits.take(np.array(places, np.int64)))
             scores = [None] * len(places) if window.scores_H is None else window.scores_H[places].tolist()
-            products = self._catalogue.products.get_many([hit.product_id for hit in some])
+            if unread := [hit.product_id for hit in some if hit.product_id not in read]:
+                read.update(dict.fromkeys(unread) | self._catalogue.products.get_many(unread))
             for hit, score in zip(some, scores, strict=True):
-                product = products.get(hit.product_id)  # the index may still hold what was just deleted
+                product = read[hit.product_id]  # the index may still hold what was just deleted
                 if product is None or hit.product_id in found or not satisfies(product, request.filters):
                     continue  # since it was indexed it has changed, so that no page of this search may show it
                 distance = distance_km(request.location, product)
                 position = len(cursor.shown) + len(found) + 1
                 found[hit.product_id] = PageHit(position, hit, product, distance, score)
-        return tuple(found.values())
+        return tuple(found.values())[:count]
 
     def _expression(self, request: SearchRequest) -> Expression:
         query = request.query.strip()
