@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Event
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from mercato.catalogue import worker as module
 from mercato.catalogue.outbox import OutboxJob
 from mercato.catalogue.tables import OUTBOX
 from mercato.catalogue.worker import IngestionWorker, Target
+from mercato.retrieval.engines.qdrant_edge import index as engine
+from mercato.retrieval.engines.qdrant_edge.build import compact
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.samples import DIMENSION, product
+from tests.support.served import wait_until
 from tests.support.small_market import TrigramEncoder, make_market
 from tests.support.stored import stored
 
@@ -170,3 +176,49 @@ def test_a_heartbeat_keeps_what_is_searchable_and_not_yet_flushed(catalogue, wor
     assert catalogue.outbox.claim("other", 9) == []
     catalogue.outbox.heartbeat([held], lease_seconds=0)
     assert catalogue.outbox.claim("other", 9) != []
+
+
+def test_what_was_written_is_acknowledged_while_an_index_is_compacted(catalogue, index, tmp_path, monkeypatch):
+    begun, built = Event(), Event()
+
+    def slow(*compaction):
+        begun.set()
+        built.wait()
+        compact(*compaction)
+
+    monkeypatch.setattr(engine, "compact", slow)
+    targets = [Target(TrigramEncoder(), index)]
+    with IngestionWorker(catalogue, targets, tmp_path / "events", "one", compact_after=1) as one:
+        try:
+            catalogue.products.upsert([stored("n", "orange hammock")])
+            one.wake()
+            assert begun.wait(60)
+            catalogue.products.upsert([stored("m", "purple xylophone")])
+            one.wake()
+            wait_until(lambda: best(index, "purple xylophone") == "m" and catalogue.outbox.depth() == 0, 30)
+        finally:
+            built.set()
+
+
+def test_a_small_index_is_compacted_once_a_fifth_of_it_was_written_anew(catalogue, tmp_path, monkeypatch):
+    """A product that is replaced is two rows: one that is gone and one that is fresh."""
+    monkeypatch.setattr(module, "_COMPACT_LEAST", 10)
+    build_index(tmp_path / "small", map(product, range(100)), DIMENSION)
+    with open_index(tmp_path / "small") as small:
+        one = IngestionWorker(catalogue, [Target(TrigramEncoder(), small)], tmp_path / "events", "one")
+        for written, left in ((range(9), 18), ([9], 0)):
+            small.upsert(map(product, written))
+            one.compact()
+            assert small.uncompacted == left
+
+
+def test_a_few_rows_are_not_worth_a_compaction(catalogue, tmp_path, monkeypatch):
+    """However large a share of the index they are."""
+    monkeypatch.setattr(module, "_COMPACT_LEAST", 10)
+    build_index(tmp_path / "tiny", [], DIMENSION)
+    with open_index(tmp_path / "tiny") as tiny:
+        one = IngestionWorker(catalogue, [Target(TrigramEncoder(), tiny)], tmp_path / "events", "one")
+        for written, left in ((range(9), 9), ([9], 0)):
+            tiny.upsert(map(product, written))
+            one.compact()
+            assert tiny.uncompacted == left and len(tiny) == max(written) + 1

@@ -122,8 +122,9 @@ def test_the_index_is_compacted_when_enough_was_written_in_whichever_life(market
                 catalogue.products.upsert([StoredProduct(blank | {"product_id": f"n{number}", "title": "t"})])
                 ingestion.drain()
                 assert catalogue.outbox.depth() == 1  # until it is on the index's disk
-                ingestion.maintain()
+                ingestion.settle()
                 assert catalogue.outbox.depth() == 0
+                ingestion.compact()
     assert sizes == [50, 52]
 
 
@@ -145,7 +146,8 @@ def test_a_compaction_that_fails_keeps_no_other_index_from_its_own(market, tmp_p
         blank = dict.fromkeys(name for name in PRODUCTS.names if name not in ("images", "image_embeddings"))
         catalogue.products.upsert([StoredProduct(blank | {"product_id": "n", "title": "t"})])
         ingestion.drain()
-        assert ingestion.maintain() == ingestion.maintain() == 0
+        ingestion.compact()
+        ingestion.compact()
     assert tried == ["one", "two"], "and it is not tried again at once"
 
 

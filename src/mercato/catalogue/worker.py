@@ -23,6 +23,7 @@ log = logging.getLogger("mercato.ingestion")
 
 _LONGEST_DELAY = 9  # of a job that fails again and again, as a power of two: 512 seconds
 _COMPACT_AGAIN_SECONDS = 300.0  # after one that failed
+_COMPACT_LEAST, _COMPACT_SHARE = 1_000, 0.2  # rows, and of the products: a small index is compacted by its share
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class IngestionWorker:
         self._loops = (
             self._products,
             _Loop("events", self._events.move, pause_seconds=flush_seconds),
-            _Loop("upkeep", self.maintain, pause_seconds=2.0),
+            _Loop("compaction", self.compact, pause_seconds=2.0),
+            _Loop("settling", self.settle, pause_seconds=2.0, goes_on=False),
             _Loop("heartbeat", self.heartbeat, pause_seconds=LEASE_SECONDS / 4),
         )
 
@@ -140,24 +142,28 @@ class IngestionWorker:
                 self._searchable.difference_update(settled)
         return len(settled)
 
-    def maintain(self) -> int:
-        """Settle, and compact the indexes in which enough was written since the last time, by whoever that was."""
-        self.settle()
-        for target in self._targets if time.monotonic() >= self._compact_from else ():
-            if target.index.capabilities.compaction and target.index.uncompacted >= self._compact_after:
-                try:
-                    target.index.compact()
-                except Exception as error:  # a full disk: the index goes on as it is, and so does every other
-                    log.error("an index could not be compacted: %s: %s", type(error).__name__, error)
-                    self._compact_from = time.monotonic() + _COMPACT_AGAIN_SECONDS
-        return 0
+    def compact(self) -> None:
+        """Compact the indexes in which enough was written since the last time, by whoever that was.
 
-    def heartbeat(self) -> int:
+        That takes minutes where they are large; jobs are worked on and acknowledged meanwhile.
+        """
+        for target in self._targets if time.monotonic() >= self._compact_from else ():
+            try:
+                if target.index.capabilities.compaction and self._is_due(target.index):
+                    target.index.compact()
+            except Exception as error:  # a full disk: the index goes on as it is, and so does every other
+                log.error("an index could not be compacted: %s: %s", type(error).__name__, error)
+                self._compact_from = time.monotonic() + _COMPACT_AGAIN_SECONDS
+
+    def _is_due(self, index: Index) -> bool:
+        share = max(_COMPACT_LEAST, _COMPACT_SHARE * len(index))
+        return index.uncompacted >= min(self._compact_after, share)
+
+    def heartbeat(self) -> None:
         """Extend the leases of all that is claimed and not yet acknowledged."""
         with self._guard:
             held = [*self._claimed, *self._searchable]
         self._catalogue.outbox.heartbeat(held)
-        return 0
 
     def _work(self, jobs: Sequence[OutboxJob]) -> list[OutboxJob]:
         """Bring these jobs to the indexes; returns those done. One that fails is put off and hinders no other."""
@@ -200,10 +206,10 @@ def _write(target: Target, products: Sequence[Product], deleted: Sequence[str]) 
 
 
 class _Loop:
-    """Calls `work` in a thread: again at once while it returns more than 0, else when woken or after a pause."""
+    """Calls `work` in a thread, when woken or after a pause; where it `goes_on`, at once while it returns over 0."""
 
-    def __init__(self, name: str, work: Callable[[], int], pause_seconds: float) -> None:
-        self._name, self._work, self._pause = name, work, pause_seconds
+    def __init__(self, name: str, work: Callable[[], int | None], pause_seconds: float, goes_on: bool = True) -> None:
+        self._name, self._work, self._pause, self._goes_on = name, work, pause_seconds, goes_on
         self._woken, self._ended = Event(), False
         self._thread = Thread(target=self._run, name=name, daemon=True)
 
@@ -227,5 +233,5 @@ class _Loop:
             except Exception as error:  # a full disk, a locked database: say so, and try again after the pause
                 log.error("%s: %s; trying again", self._name, type(error).__name__)
                 did = 0
-            if did == 0 and not self._ended:
+            if not (did and self._goes_on) and not self._ended:
                 self._woken.wait(self._pause)
