@@ -25,7 +25,7 @@ from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.files import market_lock
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.open import drop_standby, generations, open_index
+from mercato.retrieval.open import build_index, drop_standby, generations, open_index, swap_index
 from mercato.runs.onnx_encoder import OnnxEncoder
 from tests.support.salted_runs import SaltedEncoder, make_run
 from tests.support.small_market import make_market
@@ -237,6 +237,42 @@ def test_a_server_brings_the_standby_up_to_date_before_the_swap(market, runs, mo
     with market_lock(market.path):
         fingerprint = backfill(runs[1], market, str(market.path / "index"))["fingerprint"]
     assert asked == [fingerprint] * 3
+
+
+@pytest.fixture
+def meanwhile(market, monkeypatch):
+    """Something that a person does while a backfill waits for the server, which is not through then."""
+
+    def arrange(does):
+        polls, index = [], market.path / "index"
+
+        def sleep(_):
+            assert not polls, "it goes on waiting"
+            polls.append(does())
+
+        monkeypatch.setattr(module.time, "sleep", sleep)
+        monkeypatch.setattr(GenerationLedger, "is_followed", lambda *_: True)
+        monkeypatch.setattr(GenerationLedger, "is_up_to_date", lambda _, made: generations(index).served == made)
+
+    with market_lock(market.path):
+        yield arrange
+
+
+@pytest.mark.parametrize("drop", [drop_standby, lambda index: build_index(index, [], 32, "a plain index")])
+def test_a_standby_that_is_dropped_while_the_server_works_on_it_ends_the_backfill(market, runs, meanwhile, drop):
+    index = str(market.path / "index")
+    meanwhile(lambda: drop(index))
+    with pytest.raises(MercatoError, match=r"the standby was dropped before the swap .* Run this again"):
+        backfill(runs[1], market, index)
+    assert generations(index).standby is None
+
+
+def test_a_swap_that_somebody_makes_meanwhile_is_not_reversed(market, runs, meanwhile):
+    index = str(market.path / "index")
+    before = generations(index).served
+    meanwhile(lambda: swap_index(index))
+    assert backfill(runs[1], market, index)["fingerprint"] == generations(index).served
+    assert generations(index).standby == before
 
 
 def test_a_run_that_moved_is_named(market, runs):

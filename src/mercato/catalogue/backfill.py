@@ -35,7 +35,7 @@ from mercato.errors import MercatoError
 from mercato.files import exclusive, is_served, write_atomic
 from mercato.progress import note, track
 from mercato.retrieval.open import build_index, generations, open_index, swap_index
-from mercato.retrieval.protocol import IndexRecord, record_from_product
+from mercato.retrieval.protocol import Generations, IndexRecord, record_from_product
 from mercato.runs.encoder import RunEncoder
 from mercato.runs.image_vectors import CACHE
 from mercato.runs.onnx_encoder import OnnxEncoder
@@ -55,8 +55,8 @@ def backfill(run: Path, market: Market, url: str) -> dict[str, Any]:
     description of what is served then.
 
     Raises:
-        MercatoError: there is no index to swap with, another backfill of this market runs, or the server cannot load
-            the run.
+        MercatoError: there is no index to swap with, another backfill of this market runs, the server cannot load the
+            run, or the standby is dropped while it waits for the server.
     """
     generations(url)
     folder = market.path / CACHE / "backfill"
@@ -213,7 +213,7 @@ def _swap_once_up_to_date(ledger: GenerationLedger, market: Market, url: str, fi
     """Where a server runs on this index, let it bring the standby up to date first."""
     ledger.refuse(fingerprint, None)  # what hindered the server before may be mended
     said = False
-    while is_served(market.path) and ledger.is_followed(generations(url).served):
+    while is_served(market.path) and ledger.is_followed(_named(url, fingerprint).served):
         if ledger.is_up_to_date(fingerprint):
             break
         if why := ledger.refusal(fingerprint):
@@ -222,7 +222,19 @@ def _swap_once_up_to_date(ledger: GenerationLedger, market: Market, url: str, fi
             note("  the server brings the standby up to date with what was written meanwhile")
             said = True
         time.sleep(_POLL_SECONDS)
-    swap_index(url)
+    if _named(url, fingerprint).served != fingerprint:  # else somebody has swapped already
+        swap_index(url)
+
+
+def _named(url: str, fingerprint: str) -> Generations:
+    """What there is, this generation among it."""
+    named = generations(url)
+    if fingerprint not in (named.served, named.standby):
+        raise MercatoError(
+            "the standby was dropped before the swap (by `mercato drop-standby`, `mercato index` or another backfill): "
+            "nothing is swapped. Run this again to build it anew"
+        )
+    return named
 
 
 def _moment(seconds: float) -> datetime:
