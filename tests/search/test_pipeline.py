@@ -169,8 +169,29 @@ def test_a_run_says_how_its_index_is_searched(tmp_path):
     assert {effort.min_cosine for effort in usual.pages} == {0.25} and len(usual.pages) == len(RetrievalPolicy().pages)
     file.write_text('{"min_cosine": 0.25, "pages": [{"ef_search": 8, "candidates": 50, "min_cosine": 0.5}]}')
     assert RetrievalPolicy.of_run(tmp_path).pages == (Effort(ef_search=8, candidates=50, min_cosine=0.5),)
-    file.write_text('{"min_cosine": 0.25, "pages": [{"ef": 8}]}')
-    with pytest.raises(MercatoError, match=r"retrieval.json: pages: .*'ef'"):
+
+
+@pytest.mark.parametrize(
+    ("pages", "wrong"),
+    [
+        ("[]", r"pages: .* at least 1 item"),
+        ("null", r"pages: "),
+        ('"deep"', r"pages: "),
+        ("[{GOOD}, 7]", r"pages\.1: "),
+        ("[{GOOD}, {}]", r"pages\.1\.ef_search: .*required"),
+        ('[{"ef_search": 8, "candidates": 0}]', r"pages\.0\.candidates: .*greater than or equal to 1"),
+        ('[{"ef_search": "8", "candidates": 9}]', r"pages\.0\.ef_search: .*integer"),
+        ('[{"ef_search": true, "candidates": 9}]', r"pages\.0\.ef_search: .*integer"),
+        ('[{"ef_search": 8.5, "candidates": 9}]', r"pages\.0\.ef_search: .*integer"),
+        ('[{GOOD}, {"ef_search": 8, "candidates": 9, "min_cosine": 25}]', r"pages\.1\.min_cosine: .*less than"),
+        ('[{"ef_search": 8, "candidates": 9, "min_cosine": NaN}]', r"pages\.0\.min_cosine: .*finite"),
+        ('[{"ef_search": 8, "candidates": 9, "ef": 8}]', r"pages\.0\.ef: "),
+    ],
+)
+def test_pages_that_are_no_efforts_are_named(tmp_path, pages, wrong):
+    good = '{"ef_search": 8, "candidates": 50, "min_cosine": null}'
+    (tmp_path / RETRIEVAL).write_text(f'{{"min_cosine": 0.25, "pages": {pages.replace("{GOOD}", good)}}}')
+    with pytest.raises(MercatoError, match=rf"retrieval\.json: {wrong}"):
         RetrievalPolicy.of_run(tmp_path)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mercato.errors import MercatoError
 from mercato.runs.folder import RETRIEVAL, load_min_cosine
@@ -15,9 +17,11 @@ from mercato.runs.folder import RETRIEVAL, load_min_cosine
 class Effort:
     """How hard the index is searched for one page."""
 
-    ef_search: int  # HNSW's
-    candidates: int  # that the vector and the words bring each
-    min_cosine: float | None = None  # the least of a hit found by its vector
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # where a run's are read
+
+    ef_search: Annotated[int, Field(ge=1)]  # HNSW's
+    candidates: Annotated[int, Field(ge=1)]  # that the vector and the words bring each
+    min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None  # the least of a hit found by its vector
 
     def digs_deeper_than(self, other: Effort) -> bool:
         """Whether it may find what the other has not."""
@@ -44,14 +48,18 @@ class RetrievalPolicy:
         """What `retrieval.json` of a run says: its `pages` where it has some, else the usual ones at its `min_cosine`.
 
         Raises:
-            MercatoError: its pages are no list of efforts.
+            MercatoError: its pages are no list of efforts; the message has the page's number, from 0, and the field.
         """
         stored = json.loads((run / RETRIEVAL).read_text())
         if "pages" not in stored:
             least = load_min_cosine(run)
             return cls(pages=tuple(replace(effort, min_cosine=least) for effort in cls().pages))
         try:
-            pages = tuple(Effort(**page) for page in stored["pages"])
-        except TypeError as error:
-            raise MercatoError(f"{run / RETRIEVAL}: pages: {error}") from None
-        return cls(pages=pages)
+            return cls(pages=_PAGES.validate_json(json.dumps(stored["pages"])))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            place = ".".join(map(str, ("pages", *wrong["loc"])))
+            raise MercatoError(f"{run / RETRIEVAL}: {place}: {wrong['msg']}") from None
+
+
+_PAGES = TypeAdapter(Annotated[tuple[Effort, ...], Field(min_length=1)])
