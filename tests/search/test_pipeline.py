@@ -200,6 +200,15 @@ def test_no_search_shows_more_than_the_deepest_page_allows(search):
     first = find(SearchRequest(query="red chair", page_size=7))
     last = find(SearchRequest(query="red chair", page_size=7, cursor=first.cursor))
     assert (len(first.hits), len(last.hits), last.cursor) == (7, 3, None)
+    assert last.truncated and not first.truncated
+
+
+def test_where_nothing_more_was_found_nothing_is_said_to_be_cut_short(search):
+    request = SearchRequest(query="red chair", page_size=100)
+    found = len(search()(request).hits)
+    for deepest, truncated in ((found - 1, True), (found, False), (found + 1, False)):
+        page = search(deepest=deepest)(request)
+        assert (page.cursor, page.truncated) == (None, truncated)
 
 
 def test_a_cursor_belongs_to_everything_that_decides_the_ranking(search):

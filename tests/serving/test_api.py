@@ -153,6 +153,13 @@ def test_what_only_words_found_follows_what_is_near_enough(start):
     assert all(hit["found_by"] == ["ann"] for hit in search(client, query="red chair", mode="semantic")["hits"])
 
 
+def test_a_last_page_that_is_not_all_says_so(start):
+    client = start(policy=RetrievalPolicy(deepest=10))
+    first = search(client, query="red chair", page_size=7)
+    last = search(client, query="red chair", page_size=7, cursor=first["cursor"])
+    assert not first["truncated"] and last["truncated"] and last["cursor"] is None and len(last["hits"]) == 3
+
+
 def test_a_cursor_outlives_the_server(market):
     with server(market) as client:
         first = search(client, query="red chair", page_size=20)

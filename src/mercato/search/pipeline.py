@@ -44,13 +44,14 @@ class PageHit:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page of results. `cursor` asks for the next one, None on the last; `total` is how many products match
-    the filters, exactly: what the query finds is ranked, never cut off.
+    """A page of results. `cursor` asks for the next one, None on the last; that one is `truncated` where more was
+    found than a search shows (`RetrievalPolicy.deepest`). `total` is how many products match the filters, exactly.
     """
 
     query_id: str
     hits: tuple[PageHit, ...]
     cursor: str | None
+    truncated: bool
     total: int
     took_ms: float
 
@@ -87,11 +88,17 @@ class Searcher:
         size = min(request.page_size, self._policy.deepest - len(cursor.shown))
         hits, more = self._page(request, cursor, size)
         shown = cursor.and_shown(hit.product["product_id"] for hit in hits)
-        more = more and len(shown.shown) < self._policy.deepest
+        truncated = more and len(shown.shown) >= self._policy.deepest
         total = self._index.count(request.filters)
         took_ms = round((time.perf_counter() - start) * 1000, 3)
-        following = self._signer.encode(shown, owner) if more else None
-        return Page(query_id=cursor.query_id, hits=hits, cursor=following, total=total, took_ms=took_ms)
+        return Page(
+            query_id=cursor.query_id,
+            hits=hits,
+            cursor=self._signer.encode(shown, owner) if more and not truncated else None,
+            truncated=truncated,
+            total=total,
+            took_ms=took_ms,
+        )
 
     def _page(self, request: SearchRequest, cursor: Cursor, size: int) -> tuple[tuple[PageHit, ...], bool]:
         """The next `size` hits, and whether more follow: from the window as it is, then from deeper ones."""

@@ -27,6 +27,7 @@ def page_json(page: Page) -> dict[str, Any]:
         "query_id": page.query_id,
         "hits": list(map(_hit_json, page.hits)),
         "cursor": page.cursor,
+        "truncated": page.truncated,
         "total": page.total,
         "took_ms": page.took_ms,
     }
