@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import pytest
+
 from mercato.catalogue.store import Catalogue
 from tests.support.stored import stored
 
@@ -164,6 +166,23 @@ def test_a_product_waits_since_the_first_write_that_no_index_has_seen(catalogue)
     catalogue.products.upsert([stored("a")])
     catalogue.outbox.ack([job])
     assert catalogue.outbox.oldest() == catalogue.last_number(), "what came before is known by now"
+
+
+@pytest.mark.parametrize("is_written_while_it_is_held", [False, True])
+def test_a_product_that_fails_and_is_written_time_and_again_holds_up_nobody(catalogue, is_written_while_it_is_held):
+    """A backfill swaps once nothing is older than a write: not never."""
+    catalogue.products.upsert([stored("bad")])
+    before = catalogue.last_number()
+    for _ in range(2):
+        (job,) = catalogue.outbox.claim("w", 9)
+        assert job.attempts == 0, "it has its chances anew"
+        if is_written_while_it_is_held:
+            catalogue.products.upsert([stored("bad")])
+        catalogue.outbox.retry(job, "no", delay_seconds=3600)
+        if not is_written_while_it_is_held:
+            catalogue.products.upsert([stored("bad")])
+        assert catalogue.outbox.oldest() == catalogue.last_number() > before
+    assert catalogue.outbox.depth() == 1
 
 
 def test_what_is_put_in_again_goes_as_what_it_is_now(catalogue):

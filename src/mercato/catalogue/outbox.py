@@ -86,12 +86,15 @@ class Outbox:
     def retry(self, job: OutboxJob, reason: str, delay_seconds: float) -> None:
         """Put a job that failed back, with the reason, to be claimed again after a while.
 
-        Where its product was written again since, the new version keeps its own chance. A lost lease changes nothing.
+        Where its product was written again since, the new version keeps its own chance, and waits since that write. A
+        lost lease changes nothing.
         """
         later = {"attempts": OUTBOX.c.attempts + 1, "reason": reason, "not_before": time.time() + delay_seconds}
         with self._database.write() as connection:
             failed = sa.update(OUTBOX).where(OUTBOX.c.version == job.version).values(later)
             _change(connection, [job], failed)
+            anew = sa.update(OUTBOX).where(OUTBOX.c.version != job.version).values(since=OUTBOX.c.version)
+            _change(connection, [job], anew)
             _change(connection, [job], sa.update(OUTBOX).values(_NO_LEASE))
 
     def release(self, worker: str) -> None:
@@ -117,7 +120,8 @@ class Outbox:
     def oldest(self) -> int | None:
         """The number of the oldest write that waits, those that failed thrice left out; None: there is none.
 
-        A product that was written again waits since the first write that no index has seen.
+        A product that was written again waits since the first write that no index has seen; where that failed, since it
+        was written again: else one that fails, and is written time and again, would be the oldest for ever.
         """
         with self._database.read() as connection:
             wanted = sa.select(sa.func.min(OUTBOX.c.since)).where(OUTBOX.c.attempts < 3)
@@ -159,6 +163,7 @@ class Outbox:
             insert = self._database.insert(OUTBOX)
             names = ("version", "operation", "not_before", "attempts", "reason")
             replaced = {name: insert.excluded[name] for name in names}
+            replaced["since"] = sa.case((OUTBOX.c.attempts > 0, insert.excluded["since"]), else_=OUTBOX.c.since)
             connection.execute(insert.on_conflict_do_update(index_elements=["product_id"], set_=replaced), rows)
 
     def _work_anew(self, connection: sa.Connection, product_ids: Sequence[str]) -> None:
