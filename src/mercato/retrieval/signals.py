@@ -9,7 +9,7 @@ Shapes: H hits, N numbers, K keys, S sections, W words of all hits.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 from zlib import crc32
@@ -90,6 +90,12 @@ class SignalColumns:
         starts_h, lengths_h = (lengths_H.cumsum() - lengths_H)[places_h], lengths_H[places_h]
         words_w = self.words_W[spans(starts_h, lengths_h)]
         return SignalColumns(self.numbers_HN[places_h], self.keys_HK[places_h], words_w, self.lengths_HS[places_h])
+
+    def apart(self) -> Iterator[Signals]:
+        """Each product's."""
+        ends_H = self.lengths_HS.sum(axis=1).cumsum()
+        ends_HS = self.lengths_HS.cumsum(axis=1).astype(np.uint16)
+        yield from map(Signals, self.numbers_HN, self.keys_HK, np.split(self.words_W, ends_H)[:-1], ends_HS)
 
     def number(self, name: str) -> NDArray[np.float32]:
         """A number of each product, (H,)."""

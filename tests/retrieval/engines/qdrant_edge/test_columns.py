@@ -74,6 +74,8 @@ def test_columns_are_what_was_written(tmp_path_factory, first, then, asked):
     for row, place in zip(whole, columns.places(), strict=True):
         own = row.fields.get("location")
         np.testing.assert_array_equal(place, [np.nan] * 3 if own is None else on_sphere(own["lat"], own["lon"]))
+    for row, kept in zip(some, columns.entries(rows_K, (row.fields for row in some)), strict=True):
+        assert kept.packed() == row.packed()
     for name, keyword in (("country", "us"), ("category", "us"), ("category", "A > B"), ("category", "nobody's")):
         holding = [number for number, row in enumerate(whole) if keyword in _listed(row.fields.get(name, []))]
         assert columns.holding(name, keyword).tolist() == holding

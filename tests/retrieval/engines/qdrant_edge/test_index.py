@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mercato.retrieval.expression import Expression, Filters, GeoRadius
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import IndexRecord, record_from_product
 from mercato.retrieval.samples import drawn_filters, drawn_record
+from mercato.retrieval.signals import signals_of
 from tests.support.catalogues import DIMENSION, vectors
 
 QUERY = np.arange(1, DIMENSION + 1, dtype=np.float32)
@@ -288,6 +290,45 @@ def test_compacting_loses_nothing_that_goes_on_meanwhile(tmp_path):
         assert set(ids(index.search(Expression(), 100_000))) == kept
     with open_index(tmp_path) as index:
         assert len(index) == len(kept)
+
+
+def test_dead_rows_stay_few_and_nothing_is_lost_however_often_products_are_rewritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(edge_snapshot, "FEW", 0)
+    random = np.random.default_rng(3)
+    records = [with_signals(drawn_record(random, n)) for n in range(60)]
+    dimension = len(records[0].vector)
+    build_index(tmp_path / "old", records, dimension)
+    with open_index(tmp_path / "old") as index:
+        dead = []
+        for changes in (6, 59, 3, 30, 59, 6, 6):
+            changed = random.choice(59, changes, replace=False)
+            for number in changed:
+                price, country = float(random.choice([0.0, 10.0, 99.99])), str(random.choice(["us", "mx"]))
+                records[number] = with_signals(replace(records[number], price=price, country=country))
+            index.upsert([*(records[number] for number in changed), product(99, records[0].vector)])
+            index.delete(["p99", "p59"])
+            index.compact()
+            with index.snapshot() as snapshot:
+                dead.append(len(snapshot._opened.columns) - len(index))
+        assert max(dead) <= 30 and 0 in dead
+        build_index(tmp_path / "new", records, dimension)
+        with open_index(tmp_path / "new") as whole:
+            whole.delete(["p59"])
+            for filters in (Filters(), *(drawn_filters(random) for _ in range(25))):
+                assert index.count(filters) == whole.count(filters)
+                for text in (None, "red lamp 红"):
+                    expression = Expression(vector=np.ones(dimension), text=text, filters=filters)
+                    ours, theirs = (each.search(expression, 100) for each in (index, whole))
+                    assert ours.product_ids == theirs.product_ids
+                    np.testing.assert_allclose(ours.cosine_H, theirs.cosine_H, atol=1e-6)
+                    np.testing.assert_allclose(ours.bm25_H, theirs.bm25_H, rtol=1e-5)
+                    for kept, written in zip(ours.signals().apart(), theirs.signals().apart(), strict=True):
+                        assert kept.packed() == written.packed()
+
+
+def with_signals(record: IndexRecord) -> IndexRecord:
+    row = {name: getattr(record, name) for name in ("product_id", "title", "price", "category", "seller_id")}
+    return replace(record, signals=signals_of(row))
 
 
 def test_compacting_does_not_undo_a_newer_generation(tmp_path):

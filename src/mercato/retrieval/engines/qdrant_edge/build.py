@@ -11,19 +11,22 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import qdrant_edge as qdrant
 
 from mercato.files import write_atomic
 from mercato.retrieval.engines.qdrant_edge.columns import Columns, ColumnsWriter
 from mercato.retrieval.engines.qdrant_edge.generations import META, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
-from mercato.retrieval.engines.qdrant_edge.opened import SHARD, copy_sparse
+from mercato.retrieval.engines.qdrant_edge.opened import SHARD, copy_sparse, linked
 from mercato.retrieval.engines.qdrant_edge.shard import build_graph, create, optimise, point
+from mercato.retrieval.hybrid import Rows
 
 _BATCH = 256  # points an update
+_DEAD = 1 / 3  # of a generation's rows at most
 
 
 def build(fresh: Path, dimension: int, entries: Iterable[Entry]) -> int:
@@ -41,21 +44,45 @@ def build(fresh: Path, dimension: int, entries: Iterable[Entry]) -> int:
 
 
 def compact(old: Path, fresh: Path, upto: int) -> None:
-    """Write a generation into the folder `fresh`: the sealed rows of `old`, then its log's before segment `upto`."""
+    """Write a generation into the folder `fresh`: the sealed rows of `old`, then its log's before segment `upto`.
+
+    A row is the id of its point, so that dead rows stay where the shard is copied, which saves linking its graph. Where
+    there would be too many it is built anew, of what is alive.
+    """
     meta = read_meta(old)
-    shutil.copytree(old / SHARD, fresh / SHARD, copy_function=copy_sparse)
     last = {entry.product_id: entry for entry in LogReader(old.parent / meta["log"], meta["segment"], upto).news()}
     columns = Columns(old, meta["dimension"])
-    lost = [row for product_id in last if (row := columns.row_of(product_id)) is not None]
+    lost = (row for product_id in last if (row := columns.row_of(product_id)) is not None)
+    gone = {*lost, *columns.whole("gone").tolist()}
+    written = [entry for entry in last.values() if not entry.deleted]
+    if len(gone) > _DEAD * (len(columns) + len(written)):
+        living_K = np.setdiff1d(np.arange(len(columns)), [*gone])
+        with linked(old) as shard:
+            count = build(fresh, meta["dimension"], chain(_entries(columns, shard, living_K), written))
+    else:
+        count = _go_on(old, fresh, columns, written, gone)
+    meta |= {"count": count, "segment": upto, "built_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_atomic(fresh / META, json.dumps(meta, indent=2))
+
+
+def _go_on(old: Path, fresh: Path, columns: Columns, written: Iterable[Entry], gone: Iterable[int]) -> int:
+    """The sealed rows as they are, those gone too, and what was written behind them."""
+    shutil.copytree(old / SHARD, fresh / SHARD, copy_function=copy_sparse)
     shard = qdrant.EdgeShard.load(str(fresh / SHARD))
     try:
-        gone = {*lost, *columns.whole("gone").tolist()}
-        count = _write(shard, ColumnsWriter(fresh, begin=columns), (e for e in last.values() if not e.deleted), gone)
+        count = _write(shard, ColumnsWriter(fresh, begin=columns), written, gone)
     finally:
         shard.close()
     optimise(fresh / SHARD)
-    meta |= {"count": count, "segment": upto, "built_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_atomic(fresh / META, json.dumps(meta, indent=2))
+    return count
+
+
+def _entries(columns: Columns, shard: qdrant.EdgeShard, rows_K: Rows) -> Iterator[Entry]:
+    """Sealed rows as they were written."""
+    for at in range(0, len(rows_K), _BATCH):
+        some_K = rows_K[at : at + _BATCH]
+        fields = {record.id: record.payload for record in shard.retrieve(some_K.tolist(), True, False)}
+        yield from columns.entries(some_K, (fields[row] for row in some_K.tolist()))
 
 
 def _write(shard: qdrant.EdgeShard, columns: ColumnsWriter, entries: Iterable[Entry], gone: Iterable[int] = ()) -> int:

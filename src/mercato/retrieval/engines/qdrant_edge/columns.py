@@ -22,7 +22,7 @@ Shapes: N rows of all, K rows asked about, T terms, d the vectors' dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,21 @@ class Columns:
         """What ranking reads of some rows."""
         words = self._arrays["section_words"], self._arrays["section_ends"]
         return SignalColumns(self._arrays["numbers"][rows_K], self._arrays["keys"][rows_K], *sections(*words, rows_K))
+
+    def entries(self, rows_K: Rows, fields: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
+        """Some rows as they were written; `fields`, which only the engine keeps whole, are those of each."""
+        ends = self._arrays["term_ends"]
+        parts = zip(rows_K.tolist(), self.product_ids(rows_K), fields, self.signals(rows_K).apart(), strict=True)
+        for row, product_id, own, signals in parts:
+            terms = slice(int(ends[row - 1]) if row else 0, int(ends[row]))
+            yield Entry(
+                product_id,
+                self._arrays["vectors"][row],
+                self._arrays["terms"][terms],
+                self._arrays["weights"][terms],
+                own,
+                signals,
+            )
 
     def hash_of_rows(self) -> NDArray[np.uint64]:
         """The hash of each row's id, (N,)."""

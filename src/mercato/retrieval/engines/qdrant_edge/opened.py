@@ -49,7 +49,7 @@ class Opened:
                     f"{generation.parent} was built by {self.meta['engine']}, this is {ENGINE}: build the index again"
                 )
             self.columns, self.fresh = Columns(generation, self.meta["dimension"]), Fresh(self.meta["dimension"])
-            self.shard = closing.enter_context(_linked(generation))
+            self.shard = closing.enter_context(linked(generation))
             self._reader = LogReader(generation.parent / self.meta["log"], self.meta["segment"])
             closing.callback(self._reader.close)
             self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
@@ -138,7 +138,7 @@ class Opened:
 
 
 @contextmanager
-def _linked(generation: Path) -> Iterator[qdrant.EdgeShard]:
+def linked(generation: Path) -> Iterator[qdrant.EdgeShard]:
     """Open a generation's shard in a folder of this process, which lies there until the block ends."""
     _clear_left(generation)
     folder = generation / f"open-{uuid4().hex[:12]}"
