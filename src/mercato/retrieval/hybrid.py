@@ -45,7 +45,8 @@ NOTHING = Found(np.zeros(0, np.int64), np.zeros(0, np.float64))
 class Snapshot(Protocol):
     """One state of an index and the primitives over it.
 
-    Where the engine cannot hold writes back, a product deleted between two primitives is missing from the second.
+    Where the engine cannot hold writes back, a product deleted between two primitives is missing from the second. One
+    that is rewritten may have a row in each, the newer of the higher number; either may still be asked about.
     Words are those of `mercato.data.words`, each once. A vector is float32 (d,), of unit length and the index's d.
     """
 
@@ -194,8 +195,8 @@ def merged(snapshot: Snapshot, expression: Expression, limit: int) -> Hits:
         by_text_H=by_text_H,
         exact_H=exact_H,
     )
-    if not (alive_H := snapshot.alive(rows_H)).all():  # deleted or replaced between two primitives
-        hits = hits.take(np.flatnonzero(alive_H))
+    if len(once := _once(snapshot, rows_H)) < len(rows_H):
+        hits = hits.take(once)
     if expression.order == "bm25":
         return _ordered(hits, -hits.bm25_H, -hits.cosine_H)
     return _ordered(hits, ~hits.exact_H, -hits.cosine_H, -hits.bm25_H)
@@ -216,7 +217,9 @@ def scored(snapshot: Snapshot, expression: Expression, rows_H: Rows) -> Hits:
     )
 
 
-def _browsed(snapshot: Snapshot, found: Found) -> Hits:
+def _browsed(snapshot: Snapshot, newest: Found) -> Hits:
+    once = _once(snapshot, newest.rows_F)
+    found = Found(newest.rows_F[once], newest.scores_F[once])
     nothing_H, never_H = np.zeros(len(found.rows_F)), np.zeros(len(found.rows_F), bool)
     hits = Hits(
         snapshot,
@@ -228,6 +231,18 @@ def _browsed(snapshot: Snapshot, found: Found) -> Hits:
         exact_H=never_H,
     )
     return _ordered(hits, -found.scores_F)
+
+
+def _once(snapshot: Snapshot, rows_H: Rows) -> NDArray[np.int64]:
+    """The places of these rows, without those of products that were deleted between two primitives, and with one of
+    each that was rewritten: the last that was found.
+    """
+    if snapshot.alive(rows_H).all():
+        return np.arange(len(rows_H))
+    ids = snapshot.product_ids(rows_H)
+    place_of = {ids[place]: place for place in np.argsort(rows_H).tolist()}
+    there_P = snapshot.rows(list(place_of)) >= 0
+    return np.sort(np.array(list(place_of.values()))[there_P])
 
 
 def _ordered(hits: Hits, *keys: NDArray[np.float64] | NDArray[np.bool_]) -> Hits:

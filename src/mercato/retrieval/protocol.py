@@ -295,7 +295,10 @@ class Index(Protocol):
 
     @property
     def uncompacted(self) -> int:
-        """How many rows `compact` would take in or clear away; only where `capabilities.compaction`."""
+        """How many rows were written or lost since it was built or compacted; only where `capabilities.compaction`.
+
+        A product that was replaced counts twice: as the row that it lost, and as its new one.
+        """
         ...
 
     def compact(self) -> None:

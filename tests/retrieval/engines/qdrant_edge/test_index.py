@@ -158,11 +158,12 @@ def test_words_within_filters_are_scored_alike_by_the_engine_and_from_columns(tm
         index.upsert([drawn_record(random, n) for n in range(0, 400, 9)])
         for filters in (drawn_filters(random) for _ in range(60)):
             found = []
-            for few in (0, 400):
+            for few, looked_at in ((0, 0), (0, 3), (400, 0)):
                 monkeypatch.setattr(edge_snapshot, "FEW", few)
+                monkeypatch.setattr(edge_snapshot, "LOOKED_AT", looked_at)
                 rows_F, scores_F = snapshot.matching(["red", "lamp", "红"], filters, 400)
                 found.append(dict(zip(rows_F.tolist(), scores_F.tolist(), strict=True)))
-            assert found[0] == pytest.approx(found[1], rel=1e-5), filters
+            assert all(each == pytest.approx(found[0], rel=1e-5) for each in found), filters
 
 
 def test_a_hole_of_gone_products_does_not_shorten_a_search(tmp_path):
@@ -178,6 +179,38 @@ def test_a_hole_of_gone_products_does_not_shorten_a_search(tmp_path):
             assert {int(key[1:]) for key in ids(index.search(expression, 12))} == set(range(1000, 1012))
         assert len(index.search(Expression(vector=QUERY), 112)) == 112
         assert index.count(mine) == 12
+
+
+def test_the_engine_is_asked_for_little_however_much_was_rewritten(tmp_path, monkeypatch):
+    run, asked, limit, random = edge_snapshot.EdgeSnapshot._run, [], 20, np.random.default_rng(0)
+    records = [product(n, title=" ".join(["lamp"] * (1 + n % 7)) + " on" * (n % 11)) for n in range(2000)]
+
+    def counted(self, query, wanted, *more):
+        asked.append(wanted)
+        return run(self, query, wanted, *more)
+
+    def searched():
+        asked.clear()
+        hits = index.search(Expression(vector=QUERY, text="lamp"), limit)
+        near, by_words = hits.take(np.flatnonzero(hits.by_ann_H)), np.sort(hits.bm25_H[hits.by_text_H])
+        return set(near.product_ids), by_words, sum(asked)
+
+    monkeypatch.setattr(edge_snapshot.EdgeSnapshot, "_run", counted)
+    build_index(tmp_path, records, DIMENSION)
+    with open_index(tmp_path) as index:
+        nearest, best, _ = searched()
+        order, done = random.permutation(2000), 0
+        for share in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
+            index.upsert([replace(records[n], price=1.0) for n in order[done : int(2000 * share)]])
+            done = int(2000 * share)
+            near, by_words, handed_over = searched()
+            assert near == nearest and handed_over <= 12 * limit, share
+            np.testing.assert_allclose(by_words, best, rtol=1e-5)
+        index.compact()
+        index.delete(index.search(Expression(vector=QUERY), 300).product_ids)
+        near, by_words, handed_over = searched()
+        assert len(near) == len(by_words) == limit and not near & nearest
+        assert handed_over <= 1.5 * (limit + 300) + 8 * limit, "no more than are gone, in a few steps"
 
 
 def test_words_within_a_radius_are_found_up_to_its_edge(tmp_path, monkeypatch):
@@ -240,6 +273,38 @@ def test_a_product_that_is_rewritten_during_a_search_is_found_once(tmp_path, mon
             assert len(found) == len(set(found)) and {"p1", "p2"} <= set(found)
 
 
+@pytest.mark.parametrize("first", [0, 8])  # of the sealed ones and of the fresh ones
+@pytest.mark.parametrize(
+    "step",
+    ["nearest", "matching", "newest", "holders", "alive", "_by_graph", "_by_cell", "_living", "_left", "_fresh_within"],
+)
+def test_a_product_that_is_rewritten_after_any_step_of_a_search_is_found_once(tmp_path, monkeypatch, step, first):
+    real, prices = getattr(edge_snapshot.EdgeSnapshot, step), []
+
+    def listed(number, price):
+        return product(number, title=f"lamp x{number}", price=price)
+
+    def and_then(self, *given, **named):
+        answer = real(self, *given, **named)
+        while prices:
+            index.upsert([listed(number, prices.pop())])
+            self._opened.follow()
+        return answer
+
+    monkeypatch.setattr(edge_snapshot.EdgeSnapshot, step, and_then)
+    build_index(tmp_path, [listed(number, 1.0) for number in range(8)], DIMENSION)
+    with open_index(tmp_path) as index:
+        index.upsert([listed(number, 1.0) for number in range(8, 16)])
+        number = first
+        for filters in (Filters(), Filters(price_min=0.5)):
+            for parts in ({"vector": QUERY}, {"text": "lamp"}, {"vector": QUERY, "text": f"x{number + 2}"}, {}):
+                prices[:] = [2.0, 3.0]
+                hits = index.search(Expression(**parts, filters=filters), 20)
+                assert sorted(ids(hits)) == sorted(f"p{n}" for n in range(16)), parts
+                assert ids(hit for hit in hits if hit.exact) == [f"p{number}"] * (len(parts) == 2)
+                number += 1
+
+
 def test_an_upsert_survives_kill_9(tmp_path):
     build_index(tmp_path, [], DIMENSION)
     program = f"""
@@ -299,7 +364,7 @@ def test_dead_rows_stay_few_and_nothing_is_lost_however_often_products_are_rewri
     dimension = len(records[0].vector)
     build_index(tmp_path / "old", records, dimension)
     with open_index(tmp_path / "old") as index:
-        dead = []
+        dead, priced = [], Filters(price_min=0)
         for changes in (6, 59, 3, 30, 59, 6, 6):
             changed = random.choice(59, changes, replace=False)
             for number in changed:
@@ -310,6 +375,7 @@ def test_dead_rows_stay_few_and_nothing_is_lost_however_often_products_are_rewri
             index.compact()
             with index.snapshot() as snapshot:
                 dead.append(len(snapshot._opened.columns) - len(index))
+                assert snapshot.masks.of(priced).count == index.count(priced), "of dead rows none is left"
         assert max(dead) <= 30 and 0 in dead
         build_index(tmp_path / "new", records, dimension)
         with open_index(tmp_path / "new") as whole:

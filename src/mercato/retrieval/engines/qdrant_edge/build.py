@@ -81,7 +81,7 @@ def _entries(columns: Columns, shard: qdrant.EdgeShard, rows_K: Rows) -> Iterato
     """Sealed rows as they were written."""
     for at in range(0, len(rows_K), _BATCH):
         some_K = rows_K[at : at + _BATCH]
-        fields = {record.id: record.payload for record in shard.retrieve(some_K.tolist(), True, False)}
+        fields = {record.id: record.payload or {} for record in shard.retrieve(some_K.tolist(), True, False)}
         yield from columns.entries(some_K, (fields[row] for row in some_K.tolist()))
 
 

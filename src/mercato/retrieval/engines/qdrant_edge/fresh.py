@@ -127,9 +127,12 @@ class Fresh:
         return np.zeros(0, np.int64) if held is None else held.view()
 
     def alive(self) -> NDArray[np.bool_]:
-        """Which rows are alive now, (N,): a copy, for NumPy counts a mask before it reads it, and one may die then."""
-        alive_N: NDArray[np.bool_] = self._alive.view().copy()
-        return alive_N
+        """Which rows are alive now, (N,): a copy, of a moment at which none of them was dead for a row yet to come."""
+        while True:
+            view_N = self._alive.view()
+            alive_N: NDArray[np.bool_] = view_N.copy()
+            if len(view_N) == len(self):
+                return alive_N
 
     def vectors(self, rows_K: Rows | slice = slice(None)) -> NDArray[np.float32]:
         """The vectors of some rows, (K, d); of a slice uncopied."""

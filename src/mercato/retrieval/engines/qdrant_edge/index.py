@@ -180,7 +180,7 @@ class EdgeIndex(HybridIndex):
 
     @property
     def uncompacted(self) -> int:
-        """See `mercato.retrieval.protocol.Index.uncompacted`: fresh rows, dead ones too, and sealed ones gone."""
+        """See `mercato.retrieval.protocol.Index.uncompacted`."""
         with self.snapshot() as snapshot:
             return snapshot.uncompacted
 

@@ -23,11 +23,12 @@ _BY_CHANCE = 3.0  # times the variance of chance that a cell's share has where f
 
 
 class FilterMask:
-    """The rows that filters leave, dead ones too."""
+    """The rows that filters leave: of the sealed ones that were alive then, of the fresh ones dead ones too."""
 
     def __init__(self, columns: Columns, cells: Cells, fresh: Fresh, filters: Filters) -> None:
         self._cells, self._fresh, self._filters = cells, fresh, filters
         self.sealed_N = within(columns, filters)
+        self.sealed_N[columns.whole("gone")] = False
         self.count = int(np.count_nonzero(self.sealed_N))  # of the sealed ones
         self._fresh_N = np.zeros(0, bool)
         self._by_cell: tuple[NDArray[np.uint32], NDArray[np.int64], bool] | None = None

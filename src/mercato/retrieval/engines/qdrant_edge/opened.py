@@ -72,9 +72,14 @@ class Opened:
         return len(self.columns)
 
     @property
+    def count(self) -> int:
+        """How many sealed rows were alive when they were sealed: the shard's points."""
+        return int(self.meta["count"])
+
+    @property
     def living(self) -> int:
         """The number of products."""
-        return int(self.meta["count"]) - self.gone + self.fresh.living
+        return self.count - self.gone + self.fresh.living
 
     def follow(self) -> None:
         """Take in what was written since the last time, by whichever process."""
@@ -121,10 +126,10 @@ class Opened:
         self._closing.close()
 
     def _row(self, product_id: str) -> int:
-        if (fresh := self.fresh.row_of.get(product_id)) is not None:
-            return self.sealed + fresh
         row = self.columns.row_of(product_id)
-        return -1 if row is None or not self.alive_N[row] else row
+        sealed = -1 if row is None or not self.alive_N[row] else row  # first: it dies once there is a fresh one
+        fresh = self.fresh.row_of.get(product_id)
+        return sealed if fresh is None else self.sealed + fresh
 
     def _lose(self, entry: Entry) -> None:
         """The sealed row of a product, where it has one, is gone from here on."""

@@ -2,8 +2,9 @@
 
 The nearest of all products are found by the engine's graph. Within filters a graph may silently find nothing, so there
 the rows that they leave are looked at, all of them or those of the nearest cells. Words are the engine's.
-What is fresh is looked at row by row. A sealed row that is gone still has its point: the engine is asked for a few more
-than are wanted, and once more where that was not enough.
+What is fresh is looked at row by row. A sealed row that is gone since still has its point: the engine is asked for as
+many more as are likely to be gone, for more where that was not enough, and for nothing where looking at all that are
+left is no dearer.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ROWS_PER_EF = 64
 ROWS_PER_HIT = 8
 _SHORTLIST = 64  # rows, beside twice as many as are wanted, whose vectors themselves are compared
 FEW = 500  # sealed rows at most whose words are read one by one
+LOOKED_AT = 3  # rows that are looked at about as fast as the engine hands over a hit
 _ANY = Filters()
 
 
@@ -44,7 +46,7 @@ class EdgeSnapshot:
 
     @property
     def uncompacted(self) -> int:
-        """The rows that a compaction would move or remove."""
+        """The rows that are fresh, dead ones too, and the sealed ones that are gone since."""
         return len(self._opened.fresh) + self._opened.gone
 
     def nearest(self, vector: Vector, filters: Filters, limit: int, ef_search: int) -> Found:
@@ -59,23 +61,26 @@ class EdgeSnapshot:
 
     def matching(self, words: Sequence[str], filters: Filters, limit: int, among_K: Rows | None = None) -> Found:
         """Return the best products by BM25: of few from their columns, of many by the engine."""
-        opened = self._opened
+        if among_K is not None:
+            rows_K = among_K[self._within(filters, among_K)]
+            scores_K = self.bm25s(words, rows_K)
+            return _best(Found(rows_K[scores_K > 0], scores_K[scores_K > 0]), limit)
         terms_T, idf_T = self._terms(words)
-        rows_F = self._fresh_within(filters)
-        if among_K is not None:
-            rows_F = np.intersect1d(rows_F, among_K - opened.sealed)
-        scores_N = opened.fresh.bm25(terms_T, idf_T, int(rows_F[-1]) + 1 if len(rows_F) else 0)
-        rows_F = rows_F[scores_N[rows_F] > 0]
-        fresh = Found(rows_F, scores_N[rows_F])
-
         left_N = self._left(filters)
-        if among_K is not None:
-            rows_K = among_K[among_K < opened.sealed]
-            return self._joined(self._scored(terms_T, idf_T, rows_K[left_N[rows_K]], limit), fresh, limit)
-        if filters != _ANY and self.masks.of(filters).count <= FEW:
-            return self._joined(self._scored(terms_T, idf_T, np.flatnonzero(left_N), limit), fresh, limit)
-        query, where = bm25_query(terms_T, idf_T), condition(filters)
-        return self._joined(self._living(lambda wanted: self._run(query, wanted, where), limit, left_N), fresh, limit)
+        if filters != _ANY and np.count_nonzero(left_N) <= FEW:
+            sealed = self._scored(terms_T, idf_T, np.flatnonzero(left_N), limit)
+        else:
+            query, where = bm25_query(terms_T, idf_T), condition(filters)
+            sealed = self._living(
+                lambda wanted: self._run(query, wanted, where),
+                lambda rows_A: self._scored(terms_T, idf_T, rows_A, limit),
+                limit,
+                filters,
+            )
+        rows_F = self._fresh_within(filters)
+        scores_N = self._opened.fresh.bm25(terms_T, idf_T, int(rows_F[-1]) + 1 if len(rows_F) else 0)
+        rows_F = rows_F[scores_N[rows_F] > 0]
+        return self._joined(sealed, Found(rows_F, scores_N[rows_F]), limit)
 
     def newest(self, filters: Filters, limit: int) -> Found:
         """Return the newest products; the score is `created_at` in whole seconds."""
@@ -125,8 +130,13 @@ class EdgeSnapshot:
     def holders(self, word: str, limit: int) -> Rows:
         """Return up to `limit` rows that hold the word."""
         terms_T = self._opened.points.terms([word])
-        query = bm25_query(terms_T, np.ones(len(terms_T)))
-        sealed = self._living(lambda wanted: self._run(query, wanted, None), limit, self._opened.alive_N)
+        ones_T = np.ones(len(terms_T))
+        query = bm25_query(terms_T, ones_T)
+        sealed = self._living(
+            lambda wanted: self._run(query, wanted, None),
+            lambda rows_A: self._scored(terms_T, ones_T, rows_A, limit),
+            limit,
+        )
         fresh_L = self._opened.fresh.holders(terms_T.tolist()) + self._opened.sealed
         return np.concatenate([sealed.rows_F, fresh_L])[:limit]
 
@@ -153,6 +163,16 @@ class EdgeSnapshot:
         alive_N = self._opened.alive_N
         return alive_N if filters == _ANY else alive_N & self.masks.of(filters).sealed_N
 
+    def _within(self, filters: Filters, rows_K: Rows) -> NDArray[np.bool_]:
+        """Which of these rows are within the filters, dead ones too, (K,)."""
+        if filters == _ANY:
+            return np.ones(len(rows_K), bool)
+        mask, sealed_K = self.masks.of(filters), rows_K < self._opened.sealed
+        within_K = np.empty(len(rows_K), bool)
+        within_K[sealed_K] = mask.sealed_N[rows_K[sealed_K]]
+        within_K[~sealed_K] = mask.fresh()[rows_K[~sealed_K] - self._opened.sealed]
+        return within_K
+
     def _terms(self, words: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
         """The numbers of these words, and their IDF, (T,)."""
         key = tuple(words)
@@ -162,7 +182,10 @@ class EdgeSnapshot:
         return self._known[key]
 
     def _fresh_within(self, filters: Filters) -> Rows:
-        """The living fresh rows within the filters, ascending."""
+        """The living fresh rows within the filters, ascending.
+
+        To be asked for after the sealed ones: what is rewritten in between then has a row in both, never in neither.
+        """
         alive_N = self._opened.fresh.alive()
         if filters == _ANY or not len(alive_N):
             return np.flatnonzero(alive_N)
@@ -178,35 +201,51 @@ class EdgeSnapshot:
     def _by_cell(self, vector: Vector, filters: Filters, limit: int, ef_search: int) -> Found:
         """The best sealed rows within the filters, of those in the nearest cells."""
         mask, cells = self.masks.of(filters), self.masks.cells
-        places_P = mask.near(vector, max(ROWS_PER_EF * ef_search, ROWS_PER_HIT * limit))
+        left_N = self._left(filters)
+        left = int(np.count_nonzero(left_N))
+        wanted = max(ROWS_PER_EF * ef_search, ROWS_PER_HIT * limit)
+        places_P = mask.near(vector, wanted * mask.count // max(1, left))
+        places_P = places_P[left_N[cells.rows_N[places_P]]]
+        if len(places_P) < min(limit, left):  # so many are gone there that all which are left must be looked at
+            places_P = cells.places_N[np.flatnonzero(left_N)].astype(np.int64)
         if len(places_P) > (shortlist := 2 * limit + _SHORTLIST):
             places_P = places_P[np.argpartition(-cells.cosines(vector, places_P), shortlist)[:shortlist]]
-        rows_P = cells.rows_N[places_P].astype(np.int64)
-        rows_P = rows_P[self._opened.alive_N[rows_P]]
-        if len(rows_P) < min(limit, mask.count):  # so many are gone that all which are left must be looked at
-            rows_P = np.flatnonzero(self._left(filters))
-        return _best(Found(rows_P, _compared(self._opened.columns.whole("vectors"), rows_P, vector)), limit)
+        return self._near(vector, cells.rows_N[places_P].astype(np.int64), limit)
 
     def _by_graph(self, vector: Vector, limit: int, ef_search: int) -> Found:
         query = qdrant.Query.Nearest(vector.tolist())
 
-        def sealed(wanted: int) -> Found:
+        def asked(wanted: int) -> Found:
             found = self._run(query, wanted, None, qdrant.SearchParams(hnsw_ef=max(ef_search, wanted)))
             if len(found.rows_F) < wanted:  # the graph may have lost its way; what is there only looking at all tells
                 found = self._run(query, wanted, None, qdrant.SearchParams(exact=True))
             return found
 
-        return self._living(sealed, limit, self._opened.alive_N)
+        return self._living(asked, lambda rows_A: self._near(vector, rows_A, limit), limit)
 
-    def _living(self, sealed: Callable[[int], Found], limit: int, kept_N: NDArray[np.bool_]) -> Found:
-        """The best `limit` sealed rows of those kept, by a search that may know nothing of it."""
-        wanted = limit + 2 * limit * self._opened.gone // max(1, self._opened.sealed)  # twice their share
-        while True:
-            found = sealed(wanted)
-            kept_F = kept_N[found.rows_F]
-            if len(found.rows_F) < wanted or np.count_nonzero(kept_F) >= limit:
-                return Found(found.rows_F[kept_F][:limit], found.scores_F[kept_F][:limit])
-            wanted *= 2
+    def _near(self, vector: Vector, rows_K: Rows, limit: int) -> Found:
+        """The best of some sealed rows by their vectors."""
+        return _best(Found(rows_K, _compared(self._opened.columns.whole("vectors"), rows_K, vector)), limit)
+
+    def _living(
+        self, asked: Callable[[int], Found], looked_at: Callable[[Rows], Found], limit: int, filters: Filters = _ANY
+    ) -> Found:
+        """The best `limit` sealed rows within the filters: of those that the engine, which knows not who is gone, is
+        asked for, or of all that are left.
+        """
+        left_N = self._left(filters)
+        left = int(np.count_nonzero(left_N))
+        gone = (self._opened.count if filters == _ANY else self.masks.of(filters).count) - left
+        wanted, most = limit + min(gone, 2 * limit * gone // max(1, left)), limit + gone  # twice their share, and all
+        while not gone or left > LOOKED_AT * wanted:
+            found = asked(wanted)
+            left_F = left_N[found.rows_F]
+            if len(found.rows_F) < wanted or np.count_nonzero(left_F) >= limit:
+                return Found(found.rows_F[left_F][:limit], found.scores_F[left_F][:limit])
+            if wanted == most:
+                break  # what it found beyond those gone lies on the edge of a radius, see `condition`
+            wanted = min(4 * wanted, most)
+        return looked_at(np.flatnonzero(left_N))
 
     def _joined(self, sealed: Found, fresh: Found, limit: int) -> Found:
         """The best `limit` of both; fresh rows are numbered behind the sealed ones."""
