@@ -9,6 +9,7 @@ import time
 import pytest
 
 from mercato.errors import MercatoError
+from mercato.retrieval.engines.qdrant_edge.index import EdgeIndex
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index, swap_index
 from mercato.retrieval.samples import DIMENSION, QUERY, product
@@ -111,6 +112,32 @@ def test_a_reader_stays_with_its_generation_over_a_swap_and_follows_it_there(fol
             assert found(reader) == {"p0", "p1", "p2", "p3", "p4", "p7", "p8"}
             assert time.monotonic() < until
         assert found(reader) == found(owner) and reader.fingerprint == "run 1"
+
+
+def test_a_reader_that_could_not_open_a_compacted_generation_tries_again_later(folder, monkeypatch):
+    successor, tried = EdgeIndex._successor, []
+
+    def on_a_full_disk(self, old):
+        tried.append(old.generation)
+        if len(tried) == 1:
+            raise OSError(28, "No space left on device")
+        return successor(self, old)
+
+    with open_index(folder) as owner, open_index(folder, read_only=True) as reader:
+        owner.upsert([product(7)])
+        owner.compact()
+        monkeypatch.setattr(EdgeIndex, "_successor", on_a_full_disk)
+        until = time.monotonic() + 60
+        while reader._reopen_from == 0:
+            assert "p7" in found(reader) and time.monotonic() < until
+        for _ in range(5):
+            assert "p7" in found(reader), "in the old one"
+            with reader._reopening:
+                assert len(tried) == 1 and reader.uncompacted, "not at once"
+        reader._reopen_from = 0.0
+        while reader.uncompacted:
+            assert "p7" in found(reader) and time.monotonic() < until
+        assert len(tried) == 2 and found(reader) == found(owner)
 
 
 def test_what_a_killed_reader_had_open_is_cleared_by_the_next(folder):

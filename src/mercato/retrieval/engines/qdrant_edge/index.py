@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -44,6 +45,8 @@ from mercato.retrieval.protocol import Capabilities, Generations, IndexRecord
 log = logging.getLogger("mercato.retrieval")
 
 CAPABILITIES = Capabilities(flush=True, compaction=True, one_owner=True, text=True)
+
+_REOPEN_AGAIN_SECONDS = 30.0  # a reader that could not open what a compaction made tries again
 
 _SAMPLED = 256  # records whose texts tell the average length
 
@@ -118,7 +121,7 @@ class EdgeIndex(HybridIndex):
         self._searching = Condition()
         self._writing = Lock()
         self._compacting = Lock()
-        self._reopening = Lock()
+        self._reopening, self._reopen_from = Lock(), 0.0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -233,19 +236,21 @@ class EdgeIndex(HybridIndex):
 
     def _notice_compaction(self) -> None:
         """Where other generations are named, see which goes on with this one's log; searches go on meanwhile."""
-        if stamp(self._folder) != self._stamp and self._reopening.acquire(blocking=False):
+        due = time.monotonic() >= self._reopen_from and stamp(self._folder) != self._stamp
+        if due and self._reopening.acquire(blocking=False):
             Thread(target=self._follow_compaction, name="index-compacted", daemon=True).start()
 
     def _follow_compaction(self) -> None:
         """Go on with what a compaction has made of the open generation, where one has."""
         try:
-            self._stamp = stamp(self._folder)
-            if self._opened is None or successor(self._folder, self._opened.meta["log"]) == self._opened.generation:
-                return
-            self._go_on_with(self._successor(self._opened))
-            self._sweep()
-        except (MercatoError, OSError) as error:  # dropped, or gone again: what is open goes on
+            seen, old = stamp(self._folder), self._opened
+            if old is not None and successor(self._folder, old.meta["log"]) != old.generation:
+                self._go_on_with(self._successor(old))
+                self._sweep()
+            self._stamp = seen
+        except Exception as error:  # dropped, or a full disk: what is open goes on
             log.info("%s: goes on with what is open: %s", self._folder, error)
+            self._reopen_from = time.monotonic() + _REOPEN_AGAIN_SECONDS
         finally:
             self._reopening.release()
 
