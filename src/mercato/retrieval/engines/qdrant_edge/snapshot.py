@@ -205,7 +205,8 @@ class EdgeSnapshot:
         left = int(np.count_nonzero(left_N))
         wanted = max(ROWS_PER_EF * ef_search, ROWS_PER_HIT * limit)
         places_P = mask.near(vector, wanted * mask.count // max(1, left))
-        places_P = places_P[left_N[cells.rows_N[places_P]]]
+        if left < mask.count:
+            places_P = places_P[left_N[cells.rows_N[places_P]]]
         if len(places_P) < min(limit, left):  # so many are gone there that all which are left must be looked at
             places_P = cells.places_N[np.flatnonzero(left_N)].astype(np.int64)
         if len(places_P) > (shortlist := 2 * limit + _SHORTLIST):
@@ -217,7 +218,9 @@ class EdgeSnapshot:
 
         def asked(wanted: int) -> Found:
             found = self._run(query, wanted, None, qdrant.SearchParams(hnsw_ef=max(ef_search, wanted)))
-            if len(found.rows_F) < wanted:  # the graph may have lost its way; what is there only looking at all tells
+            if len(found.rows_F) < min(
+                wanted, self._opened.count
+            ):  # the graph may have lost its way; what is there only looking at all tells
                 found = self._run(query, wanted, None, qdrant.SearchParams(exact=True))
             return found
 
