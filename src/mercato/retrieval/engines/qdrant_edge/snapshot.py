@@ -218,9 +218,7 @@ class EdgeSnapshot:
 
         def asked(wanted: int) -> Found:
             found = self._run(query, wanted, None, qdrant.SearchParams(hnsw_ef=max(ef_search, wanted)))
-            if len(found.rows_F) < min(
-                wanted, self._opened.count
-            ):  # the graph may have lost its way; what is there only looking at all tells
+            if len(found.rows_F) < min(wanted, self._opened.count):  # it lost its way: only looking at all tells more
                 found = self._run(query, wanted, None, qdrant.SearchParams(exact=True))
             return found
 
