@@ -144,18 +144,15 @@ def test_a_compaction_that_takes_up_the_last_opens_nothing_that_was_closed(tmp_p
         failing.setattr(opened, "link", lambda *_: (_ for _ in ()).throw(OSError("too many open files")))
         with pytest.raises(OSError, match="too many"):
             index.compact()
-    found = index._successor
+    found, closing = index._successor, threading.Thread(target=index.close)
 
     def closed_meanwhile(old):
-        closing = threading.Thread(target=index.close)
         closing.start()
         return found(old)
 
     monkeypatch.setattr(index, "_successor", closed_meanwhile)
     index.compact()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    closing.join()
     with pytest.raises(MercatoError, match="closed"):
         index.search(Expression(text="lamp"), 5)
 
