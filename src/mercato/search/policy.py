@@ -33,7 +33,7 @@ class RetrievalPolicy:
     """Efforts by page: the first page is cheap, later pages, which few ask for, dig deeper."""
 
     pages: tuple[Effort, ...] = (
-        Effort(ef_search=128, candidates=100),
+        Effort(ef_search=192, candidates=100),
         Effort(ef_search=256, candidates=300),
         Effort(ef_search=256, candidates=1000),
     )  # of the first page, the second, …; the last is that of all pages after it too
