@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date
-from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -15,11 +14,8 @@ from mercato.ranking.features import NAMES, Asked, features
 from mercato.ranking.lookup import Lookup, mixed, query_key
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.open import ENGINES, build_index, open_index
-from mercato.retrieval.protocol import record_from_product
-from mercato.retrieval.samples import DIMENSION, QUERY
-from tests.ranking.test_features import NOW
-from tests.support import reference_engine
+from mercato.retrieval.samples import QUERY
+from tests.ranking.test_features import NOW, indexed
 
 PRODUCTS = [
     {"product_id": f"p{n}", "title": f"lamp {n}", "category": "Home > Lamps" if n < 6 else "Home > Desks"}
@@ -46,13 +42,8 @@ LISTS = pl.DataFrame(
 
 @pytest.fixture(scope="module")
 def index():
-    url = f"memory://{uuid4()}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENGINES, "memory", reference_engine.MODULE)
-        vectors = np.random.default_rng(0).normal(size=(len(PRODUCTS), DIMENSION)).astype(np.float32)
-        build_index(url, map(record_from_product, PRODUCTS, vectors), DIMENSION)
-        with open_index(url) as index:
-            yield index
+    with indexed(PRODUCTS) as index:
+        yield index
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
 
 import numpy as np
@@ -37,15 +38,22 @@ PRODUCTS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def index():
+@contextmanager
+def indexed(products):
+    """The reference engine over these products, each with a random vector."""
     url = f"memory://{uuid4()}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENGINES, "memory", reference_engine.MODULE)
-        vectors = np.random.default_rng(0).normal(size=(len(PRODUCTS), DIMENSION)).astype(np.float32)
-        build_index(url, map(record_from_product, PRODUCTS, vectors), DIMENSION)
+        vectors = np.random.default_rng(0).normal(size=(len(products), DIMENSION)).astype(np.float32)
+        build_index(url, map(record_from_product, products, vectors), DIMENSION)
         with open_index(url) as index:
             yield index
+
+
+@pytest.fixture(scope="module")
+def index():
+    with indexed(PRODUCTS) as index:
+        yield index
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +125,9 @@ def test_a_listing_is_as_old_as_far_and_as_full_as_it_is(of):
     found = of("sofa", latitude=0.0, longitude=1.0)
     sofa, bare = found["sofa"], found["bare"]
     assert sofa["age_days"] == pytest.approx(10, abs=0.01) and sofa["distance_km"] == pytest.approx(111.19, abs=0.1)
-    assert (sofa["seller_rating"], sofa["rating"], sofa["images"], sofa["missing"]) == (
-        4.5,
-        3,
-        2,
-        1,
-    )  # latitude 0 counts
+    told = [sofa[name] for name in ("seller_rating", "rating", "images", "missing")]
+    assert told == [4.5, 3, 2, 0], "a latitude of 0 is one"
+    assert bare["missing"] == 7
     assert np.isnan([bare["age_days"], bare["distance_km"], bare["price"], bare["rating"]]).all()
     assert np.isnan(of("sofa")["sofa"]["distance_km"])
 
@@ -157,3 +162,11 @@ def test_of_nothing_there_are_no_features(index, statistics):
     assert features(Asked("sofa", NOW), hits, statistics).shape == (0, len(NAMES))
     assert features_of(Asked("", NOW), hits.cosine_H, hits.bm25_H, hits.signals(), statistics).shape == (0, len(NAMES))
     assert len(SECTIONS) == 6
+
+
+def test_a_time_without_a_zone_is_utc():
+    """Wherever the server stands."""
+    vector = np.ones(DIMENSION, np.float32)
+    times = NOW, NOW.replace(tzinfo=None), NOW.astimezone(timezone(timedelta(hours=9)))
+    signals = [record_from_product({"product_id": "x", "created_at": time}, vector).signals for time in times]
+    assert len({each.packed() for each in signals}) == 1

@@ -105,7 +105,9 @@ def _lists(market: Market) -> pl.DataFrame:
             raise MercatoError(
                 f"{market.path} has no lists of what searches displayed: `mercato mine {market.path}` first"
             )
-        return pl.from_arrow(LISTS.empty_table())  # type: ignore[return-value]
+        none = pl.from_arrow(LISTS.empty_table())
+        assert isinstance(none, pl.DataFrame)
+        return none
     lists = market.frame("lists").with_columns(pl.col("split").fill_null("train"))
     for split in ("train", "validation"):
         if not (lists["split"] == split).any():
@@ -158,7 +160,11 @@ def _measured(
     as_of: datetime = split_cutoff(market, EARLIER["test"])
     by_trees = RankedSearch(
         lambda asked, hits: predicted(running, features(asked, hits, statistics)),
-        encoder, index, dataset.queries, dataset.product_ids, as_of,
-    )  # fmt: skip
+        encoder,
+        index,
+        dataset.queries,
+        dataset.product_ids,
+        as_of,
+    )
     systems: dict[str, System] = {OURS: by_trees, COSINE: by_trees.by(lambda _, hits: hits.cosine_H)}
     return Evaluation(market, dataset, systems, seed).metrics()

@@ -218,7 +218,7 @@ def record_from_product(product: Mapping[str, Any], vector: Vector) -> IndexReco
         latitude=product.get("latitude"),
         longitude=product.get("longitude"),
         created_at=created_at,
-        signals=signals_of({**product, "attributes": attributes}),
+        signals=signals_of({**product, "attributes": attributes, "created_at": created_at}),
     )
 
 

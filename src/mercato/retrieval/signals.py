@@ -127,7 +127,7 @@ def signals_of(product: Mapping[str, Any]) -> Signals:
         "price": price_of(product),
         "created": created_at.timestamp() if created_at is not None else math.nan,
         "images": image_count_of(product),
-        "missing": sum(not product.get(name) for name in OFTEN_GIVEN),
+        "missing": sum(product.get(name) in (None, "", {}) for name in OFTEN_GIVEN),
         **{name: number_of(product.get(name)) for name in ("latitude", "longitude", "seller_rating", "rating")},
     }
     keys = {

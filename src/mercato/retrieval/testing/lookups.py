@@ -73,8 +73,5 @@ def _listing(number: int, title: str = "Red Lamp 40 W", rich: bool = False) -> I
 def _apart(hits: Hits) -> Sequence[Signals]:
     columns = hits.signals()
     assert columns.lengths_HS.shape == (len(hits), len(SECTIONS))
-    ends_H = columns.lengths_HS.sum(axis=1).cumsum()
-    assert len(columns.words_W) == (ends_H[-1] if len(ends_H) else 0)
-    words = np.split(columns.words_W, ends_H[:-1]) if len(ends_H) else []
-    ends_HS = columns.lengths_HS.cumsum(axis=1).astype(np.uint16)
-    return [*map(Signals, columns.numbers_HN, columns.keys_HK, words, ends_HS)]
+    assert len(columns.words_W) == columns.lengths_HS.sum()
+    return [*columns.apart()]
