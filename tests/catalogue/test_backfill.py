@@ -66,7 +66,7 @@ def writes(market: Market) -> None:
 def interrupted(monkeypatch, where: object, step: str, market: Market, run) -> None:
     """A backfill that ends as it comes to a step."""
     with monkeypatch.context() as killed:
-        killed.setattr(where, step, lambda _: 1 / 0)
+        killed.setattr(where, step, lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             backfill(run, market, str(market.path / "index"))
 

@@ -10,12 +10,13 @@ from mercato.errors import ExpiredError, MercatoError
 from mercato.search.paging import CURSOR_SECONDS, Cursor, CursorSigner, digest, shown_as
 
 SIGNER = CursorSigner(b"k" * 32)
-HERE = Cursor("0123456789abcdef01234567", 1, frozenset(map(shown_as, ("product-7", "product-8"))))
+HERE = Cursor("0123456789abcdef01234567", 1_700_000_000, 1, frozenset(map(shown_as, ("product-7", "product-8"))))
 SEARCH = digest({"query": "sofa"})
 
 cursors = st.builds(
     Cursor,
     query_id=st.text("0123456789abcdef", min_size=24, max_size=24),
+    as_of=st.integers(0, 2**32 - 1),
     pages=st.integers(0, 1000),
     shown=st.frozensets(st.binary(min_size=8, max_size=8), max_size=40),
 )
@@ -29,7 +30,7 @@ def test_a_cursor_comes_back_as_it_was(cursor):
 
 
 def test_a_cursor_of_the_deepest_page_is_as_long_as_a_request_allows():
-    shown = Cursor(HERE.query_id, 42, frozenset()).and_shown(f"product-{number}" for number in range(1000))
+    shown = Cursor(HERE.query_id, HERE.as_of, 42, frozenset()).and_shown(f"product-{number}" for number in range(1000))
     assert len(shown.shown) == 1000 and shown.pages == 43
     assert len(SIGNER.encode(shown, SEARCH)) <= 10_800
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
+import weakref
 from contextlib import closing
 from types import SimpleNamespace
 
@@ -43,6 +45,13 @@ def market(tmp_path, runs, monkeypatch):
     market = make_market(tmp_path / "market")
     indexing.index_market(runs[0], market, str(market.path / "index"))
     return market
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What a server keeps the garbage collector from is given back to it."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -232,6 +241,26 @@ def test_a_standby_whose_run_is_gone_is_named_and_the_server_goes_on(serve, mark
         shutil.move(away, runs[1])
         wait_until(lambda: model(client) == "run two")
         assert nearest(client, "orange hammock") == "n" and nearest(client, "purple xylophone") == "m"
+
+    serve(session)
+
+
+def test_what_was_exchanged_is_forgotten_and_what_serves_now_is_kept_from_the_garbage_collector(
+    serve, market, index, runs
+):
+    def session(client):
+        with (
+            closing(Catalogue.open(market.path / CATALOGUE)) as catalogue,
+            closing(Rollout(index, market, catalogue, writes=False)) as reader,
+        ):
+            before = weakref.ref(reader.deployments.served)
+            before().itself = before()  # only a collection finds it
+            backfill(runs[1], market, index)
+            wait_until(lambda: model(client) == "run two")
+            gc.unfreeze()
+            reader.look(lambda _: None)
+            assert reader.deployments.served.name == "run two"
+            assert before() is None and gc.get_freeze_count() > 10_000
 
     serve(session)
 

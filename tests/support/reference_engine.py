@@ -75,8 +75,13 @@ def generations(url: str) -> Generations:
     return Generations(*(generation.fingerprint for generation in _GENERATIONS[url]))
 
 
-def swap_index(url: str) -> None:
-    if generations(url).standby is None:
+def swap_index(url: str, fingerprint: str | None) -> None:
+    named = generations(url)
+    if fingerprint not in (None, named.served, named.standby):
+        raise MercatoError(f"{url} holds no generation {fingerprint!r} any more")
+    if fingerprint == named.served:
+        return
+    if named.standby is None:
         raise MercatoError(f"{url} has no standby")
     _GENERATIONS[url].reverse()
 

@@ -222,8 +222,8 @@ def _swap_once_up_to_date(ledger: GenerationLedger, market: Market, url: str, fi
             note("  the server brings the standby up to date with what was written meanwhile")
             said = True
         time.sleep(_POLL_SECONDS)
-    if _named(url, fingerprint).served != fingerprint:  # else somebody has swapped already
-        swap_index(url)
+    _named(url, fingerprint)
+    swap_index(url, fingerprint)
 
 
 def _named(url: str, fingerprint: str) -> Generations:

@@ -58,12 +58,13 @@ def generations(url: str | Path) -> Generations:
     return _engine(url).generations(str(url))
 
 
-def swap_index(url: str | Path) -> None:
+def swap_index(url: str | Path, fingerprint: str | None = None) -> None:
     """Let the standby be served and the served generation stand by, in one step; once more, and it is as before.
 
-    Whoever has one of them open keeps it, and its writes. Raises a MercatoError where nothing stands by.
+    With a `fingerprint` that generation is served from then on, also where it is already. Whoever has one of them open
+    keeps it, and its writes. Raises a MercatoError where nothing stands by, or neither is the one named.
     """
-    _engine(url).swap_index(str(url))
+    _engine(url).swap_index(str(url), fingerprint)
 
 
 def drop_standby(url: str | Path) -> None:

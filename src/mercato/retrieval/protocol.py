@@ -345,7 +345,7 @@ class Engine(Protocol):
         """See `mercato.retrieval.open.generations`."""
         ...
 
-    def swap_index(self, url: str) -> None:
+    def swap_index(self, url: str, fingerprint: str | None) -> None:
         """See `mercato.retrieval.open.swap_index`."""
         ...
 

@@ -66,9 +66,11 @@ class Searcher:
         catalogue: Catalogue,
         policy: RetrievalPolicy,
         ranker: Ranker | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Without a `ranker` hits stay in the index's order; by the `clock` listings have their age."""
+        """Without a `ranker` hits stay in the index's order; by the `clock` a search begins, and listings have
+        their age.
+        """
         self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
         self._ranker, self._clock = ranker, clock
         self.unranked = 0  # searches that the ranker gave no finite scores for
@@ -84,7 +86,7 @@ class Searcher:
         """
         start = time.perf_counter()
         owner = _digest(request)
-        cursor = self._signer.decode(request.cursor, owner) if request.cursor else _begun()
+        cursor = self._signer.decode(request.cursor, owner) if request.cursor else self._begun()
         size = min(request.page_size, self._policy.deepest - len(cursor.shown))
         hits, more = self._page(request, cursor, size)
         shown = cursor.and_shown(hit.product["product_id"] for hit in hits)
@@ -115,7 +117,7 @@ class Searcher:
                 break
             if window is None or effort.digs_deeper_than(window.effort):
                 expression = expression or self._expression(request)
-                window = self._ranked(self._retrieved(expression, effort), expression, request)
+                window = self._ranked(self._retrieved(expression, effort), expression, request, cursor)
         if window is not None and len(hits) > size:
             self._windows.put(cursor.query_id, window.kept())
         return hits[:size], len(hits) > size
@@ -137,12 +139,13 @@ class Searcher:
         loosest = effort.min_cosine == self._policy.effort(len(self._policy.pages)).min_cosine
         return Window(hits, effort, whole=loosest and max(parts) < effort.candidates)
 
-    def _ranked(self, window: Window, expression: Expression, request: SearchRequest) -> Window:
+    def _ranked(self, window: Window, expression: Expression, request: SearchRequest, cursor: Cursor) -> Window:
         """The window in the ranker's order, exact hits first; as it is where it has nothing to go by."""
         if self._ranker is None or expression.vector is None or expression.text is None or not len(window.hits):
             return window
         place = request.location
-        asked = Asked(expression.text, self._clock(), *((place.latitude, place.longitude) if place else (None, None)))
+        moment = datetime.fromtimestamp(cursor.as_of, UTC)
+        asked = Asked(expression.text, moment, *((place.latitude, place.longitude) if place else (None, None)))
         scores_H = self._ranker.scores(asked, window.hits)
         if not np.isfinite(scores_H).all():
             self.unranked += 1
@@ -172,6 +175,9 @@ class Searcher:
                 found[hit.product_id] = PageHit(position, hit, product, distance, score)
         return tuple(found.values())[:count]
 
+    def _begun(self) -> Cursor:
+        return Cursor(secrets.token_hex(12), int(self._clock()), 0, frozenset())
+
     def _expression(self, request: SearchRequest) -> Expression:
         query = request.query.strip()
         return Expression(
@@ -181,10 +187,6 @@ class Searcher:
             text=query if query and request.mode != "semantic" else None,
             filters=request.filters,
         )
-
-
-def _begun() -> Cursor:
-    return Cursor(secrets.token_hex(12), 0, frozenset())
 
 
 def _digest(request: SearchRequest) -> bytes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
-import gc
 import logging
 import multiprocessing
 import os
@@ -25,6 +23,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from mercato.errors import MercatoError
+from mercato.serving.garbage import set_apart
 from mercato.serving.prometheus import FOLDER
 
 log = logging.getLogger("mercato.serving")
@@ -62,7 +61,7 @@ def listen(preferred: int, host: str = "127.0.0.1") -> socket.socket:
 def serve(app: FastAPI, listening: socket.socket) -> None:
     """Answer requests until SIGINT or SIGTERM; then finish those begun and return. Call it from the main thread."""
     with _signals_kept():
-        _set_apart()
+        set_apart()
         uvicorn.Server(_config(app)).run([listening])
 
 
@@ -116,7 +115,7 @@ class _Worker:
             time.sleep(_AGAIN_SECONDS)  # the others go on meanwhile
             sys.exit(1)
         started.touch()
-        _set_apart()
+        set_apart()
         return app
 
 
@@ -125,13 +124,6 @@ def _end_with_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
-
-
-def _set_apart() -> None:
-    """Keep the garbage collector from what lives as long as the process: to look at it all stops every request."""
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)
 
 
 def _config(app: Any, **workers: Any) -> uvicorn.Config:

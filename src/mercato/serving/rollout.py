@@ -15,6 +15,7 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.retrieval.open import generations, open_index
 from mercato.serving.deployment import Deployment, Deployments
+from mercato.serving.garbage import set_apart
 
 log = logging.getLogger("mercato.serving")
 
@@ -81,15 +82,8 @@ class Rollout:
         if served and served is not self.deployments.served and self._ledger.is_up_to_date(wanted[0]):
             self.deployments.exchange(served)
         self._note_serving()
-        kept = {
-            fingerprint: deployment
-            for fingerprint, deployment in self._open.items()
-            if fingerprint in wanted or deployment is self.deployments.served
-        }
-        self._retarget(kept, retarget)
-        gone, self._open = [each for each in self._open.values() if each not in kept.values()], kept
-        for deployment in gone:
-            deployment.close()
+        if self._let_go(wanted, retarget):
+            set_apart()  # what serves now lives long
 
     def close(self) -> None:
         """Close every index."""
@@ -115,6 +109,19 @@ class Rollout:
                     log.error("%s: another generation is not taken up: %s", self._url, why)
                 if self._writes:
                     self._ledger.refuse(fingerprint, why)
+
+    def _let_go(self, wanted: Sequence[str], retarget: Callable[[Sequence[Target]], None]) -> int:
+        """Close what neither has to be open nor serves; returns how many there were."""
+        kept = {
+            fingerprint: deployment
+            for fingerprint, deployment in self._open.items()
+            if fingerprint in wanted or deployment is self.deployments.served
+        }
+        self._retarget(kept, retarget)
+        gone, self._open = [each for each in self._open.values() if each not in kept.values()], kept
+        for deployment in gone:
+            deployment.close()
+        return len(gone)
 
     def _retarget(self, deployments: dict[str, Deployment], retarget: Callable[[Sequence[Target]], None]) -> None:
         if self._targeted != deployments.keys():

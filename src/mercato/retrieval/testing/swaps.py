@@ -42,6 +42,18 @@ class SwapContract:
             assert set(ids(one.search(Expression(vector=QUERY), 9))) == {"p1", "p2", "p4"}
         build_index(url, [], DIMENSION)
 
+    def test_a_swap_to_a_generation_by_name_is_made_once(self, url: str) -> None:
+        """Whoever else swaps meanwhile; one that is gone is refused, and nothing is swapped."""
+        build_index(url, [product(1)], DIMENSION, "run 1")
+        swap_index(url, "run 1")
+        build_index(url, [product(2)], DIMENSION, "run 2", standby=True)
+        for _ in range(2):
+            swap_index(url, "run 2")
+            assert generations(url) == Generations("run 2", "run 1")
+        with refused("holds no generation 'run 3' any more"):
+            swap_index(url, "run 3")
+        assert generations(url) == Generations("run 2", "run 1")
+
     def test_a_standby_may_be_replaced_and_dropped(self, url: str) -> None:
         """A build that fails replaces nothing; dropping what is not there is no error; a new index has none."""
         build_index(url, [product(1)], DIMENSION, "run 1")

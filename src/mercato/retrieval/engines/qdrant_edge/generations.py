@@ -156,10 +156,15 @@ def next_generation(folder: Path, *, standby: bool = False, instead_of: Path | N
     sweep(folder)
 
 
-def swap(folder: Path) -> None:
-    """Let the standby be served and the served one stand by."""
+def swap(folder: Path, fingerprint: str | None) -> None:
+    """Let the standby be served and the served one stand by; or whichever has the fingerprint be served."""
     with _changing(folder) as names:
         current(folder)
+        found = [read_meta(folder / name)["fingerprint"] for name in names]
+        if fingerprint is not None and fingerprint not in found:
+            raise MercatoError(f"{folder} holds no generation {fingerprint!r} any more")
+        if fingerprint == found[0]:
+            return
         if len(names) == 1:
             raise MercatoError(
                 f"{folder} has no standby: `mercato backfill RUN --market DIR --index {folder}` builds one"

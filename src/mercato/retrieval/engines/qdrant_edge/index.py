@@ -62,9 +62,9 @@ def generations(url: str) -> Generations:
     return Generations(served, *standby)
 
 
-def swap_index(url: str) -> None:
+def swap_index(url: str, fingerprint: str | None) -> None:
     """See `mercato.retrieval.open.swap_index`."""
-    swap(_folder(url))
+    swap(_folder(url), fingerprint)
 
 
 def drop_standby(url: str) -> None:
