@@ -2,63 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from mercato.config.ranking import Trees
+from mercato.config.ranking import Ranking, Trees
 from mercato.ranking import gbdt
-from mercato.ranking.dataset import RankingSet
 from mercato.ranking.features import MONOTONE, NAMES, rounded
 from mercato.ranking.ranker import predicted, session
+from tests.support.clicks import COSINE, agreement, drawn
 
-COSINE, PRICE, CONTRADICTED = (NAMES.index(name) for name in ("cosine", "price", "numbers_contradicted"))
 SMALL = Trees(trees=100, leaves=7, least_rows=20)
-LISTS, SHOWN = 600, 8
-
-
-def drawn(seed, examined=lambda position: 1.0, by_price=False):
-    """Lists in which worth is the cosine less the price, and a product is clicked if it is worth it and looked at."""
-    random = np.random.default_rng(seed)
-    rows = np.full((LISTS, SHOWN, len(NAMES)), np.nan, np.float32)
-    rows[..., COSINE] = random.random((LISTS, SHOWN))
-    rows[..., PRICE] = random.random((LISTS, SHOWN))
-    rows[..., CONTRADICTED] = random.random((LISTS, SHOWN)) < 0.2
-    worth = rows[..., COSINE] - rows[..., PRICE]
-    shown_by = 0.4 * random.normal(size=(LISTS, SHOWN)) + by_price * rows[..., PRICE]
-    positions = np.argsort(np.argsort(-shown_by, axis=1), axis=1) + 1
-    looked = random.random((LISTS, SHOWN)) < examined(positions)
-    clicked = (random.random((LISTS, SHOWN)) < 1 / (1 + np.exp(-6 * worth))) & looked
-    lists = np.repeat(np.arange(LISTS), SHOWN)
-    return RankingSet(
-        rows.reshape(-1, len(NAMES)), clicked.reshape(-1).astype(float), positions.reshape(-1), lists
-    ), worth
 
 
 def fit(rows, seed=0):
-    return gbdt.fit(rows, SMALL.gains, SMALL, seed)
+    return gbdt.fit(rows, Ranking().gains, SMALL, seed)
 
 
-def agreement(model, rows, worth):
-    """How often of two products of a list the one that is worth more scores higher."""
-    scores = predicted(model, rows.features_PF).reshape(LISTS, SHOWN)
-    first, second = np.triu_indices(SHOWN, 1)
-    same = (scores[:, first] > scores[:, second]) == (worth[:, first] > worth[:, second])
-    return same.mean()
+def score(rows, learned):
+    return predicted(session(gbdt.to_onnx(fit(learned))), rows.features_PF)
 
 
 def test_trees_learn_what_is_clicked():
     rows, _ = drawn(0)
     others, worth = drawn(1)
-    model = session(gbdt.to_onnx(fit(rows)))
-    assert agreement(model, others, worth) > 0.85
+    assert agreement(score(others, rows), worth) > 0.85
 
 
 def test_the_position_is_no_merit():
     """The dear ones stand mostly first, and the last are hardly looked at: blind to that, the trees believe these."""
     rows, _ = drawn(0, examined=lambda position: position**-1.5, by_price=True)
     others, worth = drawn(1)
-    blind = RankingSet(rows.features_PF, rows.grades_P, np.ones_like(rows.positions_P), rows.lists_P)
-    with_positions, without = (agreement(session(gbdt.to_onnx(fit(each))), others, worth) for each in (rows, blind))
+    blind = replace(rows, positions_P=np.ones_like(rows.positions_P))
+    with_positions, without = (agreement(score(others, each), worth) for each in (rows, blind))
     assert with_positions > without + 0.08
 
 
@@ -86,7 +63,7 @@ def test_values_next_to_each_other_part_no_two_runtimes():
     raw[:, COSINE] = near
     grades = (near > np.median(near)).astype(float)
     for features, alike in ((raw, False), (rounded(raw), True)):
-        learned = RankingSet(features, grades, rows.positions_P, rows.lists_P)
+        learned = replace(rows, features_PF=features, grades_P=grades)
         booster = fit(learned)
         scores = predicted(session(gbdt.to_onnx(booster)), features)
         assert np.allclose(scores, booster.predict(features), atol=1e-5) == alike
@@ -100,7 +77,7 @@ def test_what_sense_demands_holds_everywhere(feature, sense):
     place = NAMES.index(feature)
     features = rows.features_PF.copy()
     features[:, place] = np.random.default_rng(3).random(len(features)) - sense * rows.grades_P
-    changed = RankingSet(features, rows.grades_P, rows.positions_P, rows.lists_P)
+    changed = replace(rows, features_PF=features)
     model = session(gbdt.to_onnx(fit(changed)))
     steps = np.repeat(features[:50], 20, axis=0)
     steps[:, place] = np.tile(np.linspace(-2, 2, 20), 50)
@@ -112,3 +89,15 @@ def test_the_same_seed_makes_the_same_trees():
     rows, _ = drawn(0)
     first, again, other = (gbdt.to_onnx(fit(rows, seed)) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_scores_out_of_fold_are_of_trees_that_have_not_seen_the_query():
+    """Whatever became of its products, their scores are the same; and they order as well as those of other lists."""
+    rows, worth = drawn(0)
+    gains, folds = Ranking().gains, rows.folds(4)
+    scores = gbdt.out_of_fold(rows, gains, SMALL, 4, 0)
+    assert agreement(scores, worth) > 0.85
+    turned = replace(rows, grades_P=np.where(folds == 2, 1 - rows.grades_P.clip(max=1), rows.grades_P))
+    again = gbdt.out_of_fold(turned, gains, SMALL, 4, 0)
+    assert (again[folds == 2] == scores[folds == 2]).all() and (again[folds != 2] != scores[folds != 2]).mean() > 0.9
+    assert gbdt.out_of_fold(rows.only(rows.ids_PT[:, -1] == 7), gains, SMALL, 4, 0) is None

@@ -46,8 +46,10 @@ def test_the_run_holds_a_ranker_that_orders_hits(ranked, run, tiny_market, index
     expression = Expression(vector=OnnxEncoder(run).encode_queries(["red dress"], "us")[0], text="red dress")
     with open_index(index, read_only=True) as opened:
         hits = opened.search(expression, 50)
-        scores = ranker.scores(Asked("red dress", split_cutoff(tiny_market, EARLIER["test"])), hits)
-        assert scores.shape == (len(hits),) and np.isfinite(scores).all() and len(np.unique(scores)) > len(hits) / 4
+        ranked = ranker.rank(Asked("red dress", split_cutoff(tiny_market, EARLIER["test"])), hits)
+        assert [*ranked] == ["trees", "dlrm"]
+        for scores in ranked.values():
+            assert scores.shape == (len(hits),) and np.isfinite(scores).all() and len(np.unique(scores)) > len(hits) / 4
 
 
 def test_it_says_how_it_orders_beside_the_cosine(ranked, run):

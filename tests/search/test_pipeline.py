@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import shutil
+import time
 import weakref
 from contextlib import closing
 from datetime import UTC, datetime
 from uuid import uuid4
 
-import numpy as np
 import pytest
 
 from mercato.catalogue.products import StoredProduct
@@ -247,9 +247,9 @@ class ByPrice:
     def __init__(self):
         self.asked = []
 
-    def scores(self, asked, hits):
+    def rank(self, asked, hits, begun):
         self.asked.append(asked)
-        return -hits.signals().number("price")
+        return {"trees": hits.cosine_H, "dlrm": -hits.signals().number("price")}
 
 
 def test_a_ranker_orders_what_was_found(index, catalogue):
@@ -269,7 +269,11 @@ def test_a_ranker_orders_what_was_found(index, catalogue):
     hits = [hit for page in pages for hit in page.hits]
     assert [hit.product["price"] for hit in hits] == sorted(hit.product["price"] for hit in hits)
     assert all(hit.rank_score == pytest.approx(-hit.product["price"]) for hit in hits)
-    assert len(ranker.asked) == len(pages) > 1
+    assert len(ranker.asked) == len(pages) > 1 and {page.ranked_by for page in pages} == {"dlrm"}
+    by_cosine = sorted(hits, key=lambda hit: -hit.hit.cosine)
+    for name, ordered in (("trees", by_cosine), ("dlrm", hits)):
+        assert [hit.places[name] for hit in ordered] == [*range(1, len(hits) + 1)]
+    assert sorted(hit.places["retrieval"] for hit in hits) == [*range(1, len(hits) + 1)]
     assert {*ranker.asked} == {Asked("red chair", moment, london.latitude, london.longitude)}
     rare = hits[-1].product["title"]
     first = find(SearchRequest(query=f"{rare} {hits[-1].product['product_id']}")).hits[0]
@@ -286,11 +290,13 @@ def test_where_a_score_is_missing_nothing_is_ranked(index, catalogue, request_):
 
 
 def test_a_ranker_without_scores_leaves_the_order(index, catalogue):
-    class Broken:
-        def scores(self, asked, hits):
-            return np.where(np.arange(len(hits)) == 2, np.nan, 1.0)
+    class Late:
+        def rank(self, asked, hits, begun):
+            assert time.perf_counter() - begun < 60
+            return {}
 
-    broken = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), Broken())
+    late = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), Late())
     plain = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy())
-    request = SearchRequest(query="red chair")
-    assert ids(broken.search(request)) == ids(plain.search(request)) and broken.unranked == 1
+    found = late.search(SearchRequest(query="red chair"))
+    assert ids(found) == ids(plain.search(SearchRequest(query="red chair")))
+    assert found.ranked_by is None and {hit.places for hit in found.hits} == {None}

@@ -16,10 +16,31 @@ class Trees(Frozen):
     least_rows: int = Field(100, ge=1)  # of a leaf
     position_regularization: float = Field(0.0, ge=0)
     """Of the factors that take the position's part out of a click; at 1 they hardly do (docs/ranking.md)."""
-    gains: tuple[float, ...] = Field((0.0, 1.0, 2.0, 3.0), min_length=2)  # of 0, 1, … steps along the chain
+
+
+class DLRM(Frozen):
+    """Stage 2, a deep learning recommendation model (Naumov et al. 2019) on the same lists."""
+
+    best: int = Field(100, ge=1)  # candidates of a search, by stage 1, that it orders
+    dimension: int = Field(16, ge=1)  # of the embeddings, and of what the bottom network makes of the features
+    buckets: int = Field(4_096, ge=2)  # that the ids of a kind are hashed into
+    bottom: tuple[int, ...] = (64,)  # hidden layers
+    top: tuple[int, ...] = (64, 32)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    unknown: float = Field(0.2, ge=0, lt=1)  # share of the ids that are hidden as it learns: of new ones it knows none
+    learning_rate: float = Field(1e-3, gt=0)
+    position_learning_rate: float = Field(0.1, gt=0)  # of the position's part, one number
+    weight_decay: float = Field(1e-3, ge=0)
+    batch_size: int = Field(512, ge=1)  # rows of lists
+    epochs: int = Field(30, ge=1)  # at most: how many serve best is tried on the queries of one fold
+    patience: int = Field(3, ge=1)  # epochs without a gain there
+    folds: int = Field(5, ge=2)  # of queries: it learns with scores of trees that have not seen the list
 
 
 class Ranking(Frozen):
     """Both ranking stages (Que2Search §6.5)."""
 
+    gains: tuple[float, ...] = Field((0.0, 1.0, 2.0, 3.0), min_length=2)  # of 0, 1, … steps along the chain
+    deadline_ms: float = Field(100.0, gt=0)  # since the search began; no stage begins later
     trees: Trees = Trees()
+    dlrm: DLRM = DLRM()

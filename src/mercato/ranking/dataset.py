@@ -1,6 +1,6 @@
 """What a ranker learns from: displayed lists with what became of each product, and judged lists, as features.
 
-Shapes: P rows, L lists, F features.
+Shapes: P rows, L lists, F features, T ids.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mercato.ranking.features import NAMES, Asked, features
+from mercato.ranking.features import IDS, NAMES, Asked, features_of, ids_of
+from mercato.ranking.lookup import Keys
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.protocol import Index
@@ -27,6 +28,7 @@ class RankingSet:
     """Rows of lists, those of one list side by side."""
 
     features_PF: NDArray[np.float32]
+    ids_PT: Keys
     grades_P: NDArray[np.float64]
     positions_P: NDArray[np.int64]  # at which each was shown, from 1; 0 of what was judged
     lists_P: NDArray[np.int64]  # the list of each, 0 … L - 1
@@ -39,8 +41,12 @@ class RankingSet:
     def only(self, keep_P: NDArray[np.bool_]) -> RankingSet:
         """Some of the rows."""
         numbered_p = np.unique(self.lists_P[keep_P], return_inverse=True)[1]
-        arrays = (self.features_PF[keep_P], self.grades_P[keep_P], self.positions_P[keep_P])
-        return RankingSet(*arrays, numbered_p)
+        arrays = (self.features_PF, self.ids_PT, self.grades_P, self.positions_P)
+        return RankingSet(*(array[keep_P] for array in arrays), numbered_p)
+
+    def folds(self, count: int) -> NDArray[np.int64]:
+        """Which of so many folds each row is in, (P,): one query's lists are in one."""
+        return (self.ids_PT[:, IDS.index("query")] % np.uint64(count)).astype(np.int64)
 
 
 def displayed(lists: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics) -> RankingSet:
@@ -72,6 +78,7 @@ def _ranked(rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Stat
     rows = rows.with_columns(list=pl.col("list_id").rank("dense") - 1).sort(*LIST, "list", "product_id")
     held = np.zeros(len(rows), bool)
     found = np.full((len(rows), len(NAMES)), np.nan, np.float32)
+    named = np.zeros((len(rows), len(IDS)), np.uint64)
     start = 0
     for key, group in rows.group_by(LIST, maintain_order=True):
         query, country, day = cast(tuple[str, str | None, date], key)
@@ -83,10 +90,12 @@ def _ranked(rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Stat
         places = np.array([place_of.get(product_id, -1) for product_id in group["product_id"].to_list()])
         own = slice(start, start + len(group))
         held[own] = places >= 0
-        found[own][places >= 0] = features(asked, hits, statistics)[places[places >= 0]]
+        columns, known = hits.signals(), places[places >= 0]
+        found[own][places >= 0] = features_of(asked, hits.cosine_H, hits.bm25_H, columns, statistics)[known]
+        named[own][places >= 0] = ids_of(query, columns)[known]
         start += len(group)
     kept = rows.filter(pl.Series(held))
     order = np.argsort(kept["list"].to_numpy(), kind="stable")
     numbered = np.unique(kept["list"].to_numpy()[order], return_inverse=True)[1]
     grades_P, positions_P = kept["grade"].to_numpy()[order], kept["position"].to_numpy()[order]
-    return RankingSet(found[held][order], grades_P, positions_P, numbered)
+    return RankingSet(found[held][order], named[held][order], grades_P, positions_P, numbered)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mercato.data.words import words
-from mercato.ranking.lookup import Lookup, mixed, query_key
+from mercato.ranking.lookup import Keys, Lookup, mixed, query_key
 from mercato.ranking.statistics import Statistics, price_keys
 from mercato.retrieval.protocol import Hits
 from mercato.retrieval.signals import SECTIONS, SignalColumns, trigram_hashes, with_digit, word_hashes
@@ -47,6 +47,8 @@ NAMES = (
     *(f"{what}_{rate}" for what in ("product", "seller", "category", "query_category") for rate in RATES),
     "query_category_share", "condition_coec", "condition_steps",
 )  # fmt: skip
+
+IDS = ("product_id", "seller_id", "category", "department", "condition", "query")  # that stage 2 has vectors of
 
 MONOTONE = {  # sense demands it: +1 more is better, -1 worse, everything else being equal
     "cosine": 1, "bm25": 1, "numbers_contradicted": -1, "negated_matched": -1, "query_category_share": 1,
@@ -80,6 +82,12 @@ def features_of(
     for place, name in enumerate(NAMES):
         whole_HF[:, place] = found[name]
     return rounded(whole_HF)
+
+
+def ids_of(query: str, columns: SignalColumns) -> Keys:
+    """The keys of each product and of the query, in the order of `IDS`, 0 where unknown: uint64 (H, T)."""
+    named = [columns.key(name) for name in IDS[:-1]]
+    return np.stack([*named, np.full(len(columns.keys_HK), query_key(query), np.uint64)], axis=1)
 
 
 def rounded(features_HF: NDArray[np.float32]) -> NDArray[np.float32]:

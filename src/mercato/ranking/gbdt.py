@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import lightgbm
 import numpy as np
+from numpy.typing import NDArray
 from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
@@ -47,6 +48,21 @@ def fit(learned: RankingSet, gains: Sequence[float], trees: Trees, seed: int) ->
         feature_name=list(NAMES),
     )
     return lightgbm.train(parameters, rows, trees.trees)
+
+
+def out_of_fold(
+    learned: RankingSet, gains: Sequence[float], trees: Trees, folds: int, seed: int
+) -> NDArray[np.float32] | None:
+    """The score of each row by trees that have not seen its query, (P,); None where there are too few queries."""
+    fold_P = learned.folds(folds)
+    scores_P = np.empty(len(fold_P), np.float32)
+    for fold in np.unique(fold_P):
+        held_P = fold_P == fold
+        rest = learned.only(~held_P)
+        if not len(rest.grades_P) or rest.grades_P.min() == rest.grades_P.max():
+            return None
+        scores_P[held_P] = fit(rest, gains, trees, seed).predict(learned.features_PF[held_P])
+    return scores_P
 
 
 def to_onnx(booster: lightgbm.Booster) -> bytes:

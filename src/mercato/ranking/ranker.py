@@ -1,24 +1,33 @@
-"""The ranker of a run as it serves: ONNX Runtime and the statistics it was trained with; no torch, no LightGBM."""
+"""The ranker of a run as it serves: ONNX Runtime and the statistics it was trained with; no torch, no LightGBM.
+
+Stage 1 scores every hit, stage 2 how far people would go with the best of them (Que2Search §6.5).
+"""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, SessionOptions
 
 from mercato.catalogue.indexing import run_fingerprint
+from mercato.config.ranking import Ranking
 from mercato.errors import MercatoError
-from mercato.ranking.features import NAMES, Asked, features
+from mercato.ranking.features import NAMES, Asked, features_of, ids_of
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
 
 FOLDER = "ranking"  # in the run's
-CARD, TREES, STATISTICS = "ranking.json", "trees.onnx", "statistics.npz"
+CARD, TREES, DLRM, STATISTICS = "ranking.json", "trees.onnx", "dlrm.onnx", "statistics.npz"
+
+Stage = Literal["trees", "dlrm"]
+Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +36,10 @@ class Ranker:
 
     statistics: Statistics
     trees: InferenceSession
+    dlrm: InferenceSession | None  # None where the market was too small for it
+    worth_K: NDArray[np.float64]  # of each step along the chain, beyond the one before
+    settings: Ranking
+    clock: Callable[[], float] = time.perf_counter
 
     @classmethod
     def of_run(cls, run: Path) -> Self | None:
@@ -45,11 +58,55 @@ class Ranker:
             raise MercatoError(
                 f"{folder} was trained on other features than this version's: `mercato rank {run}` again"
             )
-        return cls(Statistics.load(folder / STATISTICS), session((folder / TREES).read_bytes()))
+        return cls(
+            Statistics.load(folder / STATISTICS),
+            session((folder / TREES).read_bytes()),
+            session((folder / DLRM).read_bytes()) if (folder / DLRM).is_file() else None,
+            np.diff(card["gains"]),
+            Ranking.model_validate(card["settings"]),
+        )
 
-    def scores(self, asked: Asked, hits: Hits) -> NDArray[np.float32]:
-        """The score of each hit, higher is better: (H,)."""
-        return predicted(self.trees, features(asked, hits, self.statistics))
+    def rank(self, asked: Asked, hits: Hits, begun: float | None = None) -> dict[Stage, Scores]:
+        """The scores of hits by each stage, (H,), higher is better; by the last one they are ordered.
+
+        Stage 2 gives the best of stage 1 the worth that it expects of them; the rest follows in stage 1's order. A
+        stage is left out, and what follows it, where there is no time for it or its scores are not finite.
+
+        Args:
+            asked: the search.
+            hits: what it found.
+            begun: when, by the clock; no stage begins later than the deadline after that. None: there is none.
+        """
+        if self._is_late(begun):
+            return {}
+        columns = hits.signals()
+        features_HF = features_of(asked, hits.cosine_H, hits.bm25_H, columns, self.statistics)
+        trees_H = predicted(self.trees, features_HF)
+        if not np.isfinite(trees_H).all():
+            return {}
+        if self.dlrm is None or self._is_late(begun):
+            return {"trees": trees_H}
+        order_H = np.argsort(-trees_H, kind="stable")
+        best, rest = order_H[: self.settings.dlrm.best], order_H[self.settings.dlrm.best :]
+        ids_bT = ids_of(asked.query, columns.take(best))
+        worth_b = self.worths(features_HF[best], trees_H[best], ids_bT)
+        if not np.isfinite(worth_b).all():
+            return {"trees": trees_H}
+        scores_H = np.empty_like(trees_H)
+        scores_H[best] = worth_b
+        if len(rest):
+            scores_H[rest] = trees_H[rest] - trees_H[rest[0]] + worth_b.min() - 1
+        return {"trees": trees_H, "dlrm": scores_H}
+
+    def worths(self, features_HF: NDArray[np.float32], trees_H: Scores, ids_HT: NDArray[np.uint64]) -> Scores:
+        """The worth that stage 2 expects of each hit at the first place, (H,)."""
+        assert self.dlrm is not None
+        rows_HF = np.concatenate([features_HF, trees_H[:, None]], axis=1)
+        chances_HK = chances(self.dlrm, rows_HF, buckets(ids_HT, self.settings.dlrm.buckets))
+        return (chances_HK @ self.worth_K).astype(np.float32)
+
+    def _is_late(self, begun: float | None) -> bool:
+        return begun is not None and (self.clock() - begun) * 1000 > self.settings.deadline_ms
 
 
 def session(model: bytes) -> InferenceSession:
@@ -59,10 +116,22 @@ def session(model: bytes) -> InferenceSession:
     return InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def predicted(trees: InferenceSession, features_HF: NDArray[np.float32]) -> NDArray[np.float32]:
+def predicted(trees: InferenceSession, features_HF: NDArray[np.float32]) -> Scores:
     """The trees' scores, (H,)."""
     if not len(features_HF):
         return np.zeros(0, np.float32)
     (scores_H1,) = trees.run(None, {"features": features_HF})
-    scores_H: NDArray[np.float32] = scores_H1[:, 0]
+    scores_H: Scores = scores_H1[:, 0]
     return scores_H
+
+
+def chances(dlrm: InferenceSession, rows_HF: NDArray[np.float32], ids_HT: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The chances of the steps of a product at the first place, (H, K)."""
+    (chances_HK,) = dlrm.run(None, {"features": rows_HF, "ids": ids_HT})
+    found_HK: NDArray[np.float32] = chances_HK
+    return found_HK
+
+
+def buckets(keys_HT: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """The bucket of each key, 0 of the unknown one: (H, T)."""
+    return np.where(keys_HT == 0, 0, 1 + keys_HT % np.uint64(count - 1)).astype(np.int64)

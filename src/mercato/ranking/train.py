@@ -1,4 +1,4 @@
-"""`mercato rank`: learn to order what a run retrieves, and measure that order against the cosine's.
+"""`mercato rank`: learn to order what a run retrieves, in two stages, and measure their orders against the cosine's.
 
 The towers learned from the train split, so that their cosines of its pairs are better than those of any pair to come: a
 ranker that saw these would trust the cosine too much. It learns from the validation split's lists, by the counts of the
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
 from mercato.catalogue.indexing import run_fingerprint
 from mercato.config.ranking import Ranking
@@ -30,11 +32,11 @@ from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.results import OURS, Metrics
 from mercato.evaluation.systems import System
 from mercato.progress import note
-from mercato.ranking import gbdt
+from mercato.ranking import dlrm, gbdt
 from mercato.ranking.counting import count
 from mercato.ranking.dataset import RankingSet, displayed, judged
-from mercato.ranking.features import NAMES, features
-from mercato.ranking.ranker import CARD, FOLDER, STATISTICS, TREES, predicted, session
+from mercato.ranking.features import NAMES
+from mercato.ranking.ranker import CARD, DLRM, FOLDER, STATISTICS, TREES, Ranker, chances, predicted, session
 from mercato.ranking.statistics import Statistics
 from mercato.ranking.system import RankedSearch
 from mercato.retrieval.expression import Expression
@@ -45,7 +47,7 @@ from mercato.runs.folder import load_recipe_and_featurizer
 from mercato.runs.onnx_encoder import OnnxEncoder
 
 COSINE = "cosine"  # what the ranker is measured against: the same search in the order of the cosine
-PARITY = 1e-5  # by which a score of ONNX may differ from LightGBM's
+PARITY = 1e-5  # by which a score of ONNX may differ from LightGBM's, or a chance from torch's
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
             count(lists.filter(pl.col("split").is_in(splits)), catalogue.product_ids, catalogue.signals())
             for splits in (["train"], ["train", "validation"])
         ]
-        gains: Sequence[float] = settings.trees.gains
+        gains: Sequence[float] = settings.gains
         if len(lists):
             learned = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, counts[0])
         else:
@@ -89,9 +91,17 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
             raise MercatoError(f"{market.path}: what the ranker would learn from is all alike: nothing is better there")
         note(f"  learning from {len(learned.sizes):,} lists of {len(learned.grades_P):,} products")
         booster = gbdt.fit(learned, gains, settings.trees, seed)
-        trees = _exported(booster, learned)
-        _save(run, settings, counts[1], trees)
-        metrics = _measured(trees, counts[1], encoder, index, market, seed)
+        models = {TREES: _exported_trees(booster, learned)}
+        scores_P = gbdt.out_of_fold(learned, gains, settings.trees, settings.dlrm.folds, seed)
+        if scores_P is None:
+            note("  too few queries for a second stage")
+        else:
+            network = dlrm.fit(learned, scores_P, len(gains) - 1, settings.dlrm, seed)
+            models[DLRM] = _exported_dlrm(network, dlrm.inputs(learned, scores_P, settings.dlrm))
+        _save(run, settings, gains, counts[1], models)
+        ranker = Ranker.of_run(run)
+        assert ranker is not None
+        metrics = _measured(ranker, encoder, index, market, seed)
         (run / FOLDER / "metrics.json").write_text(json.dumps(metrics.as_dict()))
     gained = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
     whole = sum(gained.values()) or 1.0
@@ -131,7 +141,7 @@ def _product_ids(market: Market) -> list[str]:
     return ids
 
 
-def _exported(booster: Any, learned: RankingSet) -> bytes:
+def _exported_trees(booster: Any, learned: RankingSet) -> bytes:
     trees = gbdt.to_onnx(booster)
     some_PF = learned.features_PF[:4096]
     apart = float(np.abs(predicted(session(trees), some_PF) - booster.predict(some_PF)).max())
@@ -140,31 +150,48 @@ def _exported(booster: Any, learned: RankingSet) -> bytes:
     return trees
 
 
-def _save(run: Path, settings: Ranking, statistics: Statistics, trees: bytes) -> None:
+def _exported_dlrm(network: dlrm.Network, inputs: tuple[Tensor, Tensor]) -> bytes:
+    model = dlrm.to_onnx(network)
+    features, ids = (some[:4096] for some in inputs)
+    with torch.inference_mode():
+        expected = network(features, ids).numpy()
+    apart = float(np.abs(chances(session(model), features.numpy(), ids.numpy()) - expected).max())
+    if not apart <= PARITY:
+        raise MercatoError(f"the exported network's chances are other than torch's, by up to {apart:.2g}")
+    return model
+
+
+def _save(
+    run: Path, settings: Ranking, gains: Sequence[float], statistics: Statistics, models: dict[str, bytes]
+) -> None:
     """Whole or not at all."""
     fresh = Path(mkdtemp(prefix=f".{FOLDER}.", dir=run))
     statistics.save(fresh / STATISTICS)
-    (fresh / TREES).write_bytes(trees)
-    card = {"run": run_fingerprint(run), "features": NAMES, "settings": settings.model_dump(mode="json")}
+    for name, model in models.items():
+        (fresh / name).write_bytes(model)
+    known = {"run": run_fingerprint(run), "features": NAMES, "gains": [*gains]}
+    card = known | {"settings": settings.model_dump(mode="json")}
     (fresh / CARD).write_text(json.dumps(card, indent=2))
     shutil.rmtree(run / FOLDER, ignore_errors=True)
     fresh.chmod(0o755)
     fresh.rename(run / FOLDER)
 
 
-def _measured(
-    trees: bytes, statistics: Statistics, encoder: Encoder, index: Index, market: Market, seed: int
-) -> Metrics:
+def _measured(ranker: Ranker, encoder: Encoder, index: Index, market: Market, seed: int) -> Metrics:
+    """Both stages beside the first alone and the cosine."""
     dataset = EvaluationSet.read(market, "test")
-    running = session(trees)
     as_of: datetime = split_cutoff(market, EARLIER["test"])
-    by_trees = RankedSearch(
-        lambda asked, hits: predicted(running, features(asked, hits, statistics)),
+    last = "trees" if ranker.dlrm is None else "dlrm"
+    found = RankedSearch(
+        last,
+        lambda asked, hits: {**ranker.rank(asked, hits), COSINE: hits.cosine_H},
         encoder,
         index,
         dataset.queries,
         dataset.product_ids,
         as_of,
     )
-    systems: dict[str, System] = {OURS: by_trees, COSINE: by_trees.by(lambda _, hits: hits.cosine_H)}
+    systems: dict[str, System] = {OURS: found, "trees": found.by("trees"), COSINE: found.by(COSINE)}
+    if last == "trees":
+        del systems["trees"]
     return Evaluation(market, dataset, systems, seed).metrics()

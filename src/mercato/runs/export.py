@@ -142,8 +142,10 @@ def onnx_tower(tower: nn.Module, features: Features) -> bytes:
     return onnx_bytes(_Vectors(tower, tuple(features)), inputs, (axes,))
 
 
-def onnx_bytes(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: tuple[Any, ...]) -> bytes:
-    """`torch.onnx.export` of a module with one output, `vectors`, without its chatter on packages it could not find."""
+def onnx_bytes(
+    module: nn.Module, inputs: Mapping[str, Tensor], dynamic: tuple[Any, ...], output: str = "vectors"
+) -> bytes:
+    """`torch.onnx.export` of a module with one `output`, without its chatter on packages it could not find."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -156,7 +158,7 @@ def onnx_bytes(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: tuple[A
                 dynamo=True,
                 dynamic_shapes=dynamic,
                 input_names=list(inputs),
-                output_names=["vectors"],
+                output_names=[output],
                 verbose=False,
             )
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,7 +15,7 @@ import numpy as np
 from mercato.catalogue.products import ProductDocument
 from mercato.catalogue.store import Catalogue
 from mercato.ranking.features import Asked
-from mercato.ranking.ranker import Ranker
+from mercato.ranking.ranker import Ranker, Stage
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.protocol import Hit, Index
 from mercato.runs.cache import TTLCache
@@ -40,12 +40,14 @@ class PageHit:
     product: ProductDocument
     distance_km: float | None  # from the searcher's location
     rank_score: float | None  # what it was ordered by; None where nothing ranked
+    places: Mapping[str, int] | None  # among the candidates, from 1: by retrieval, then by each ranking stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """A page of results. `cursor` asks for the next one, None on the last; that one is `truncated` where more was
     found than a search shows (`RetrievalPolicy.deepest`). `total` is how many products match the filters, exactly.
+    `ranked_by` is the last ranking stage that ordered the hits; None: they are in retrieval's order.
     """
 
     query_id: str
@@ -53,6 +55,7 @@ class Page:
     cursor: str | None
     truncated: bool
     total: int
+    ranked_by: Stage | None
     took_ms: float
 
 
@@ -73,7 +76,6 @@ class Searcher:
         """
         self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
         self._ranker, self._clock = ranker, clock
-        self.unranked = 0  # searches that the ranker gave no finite scores for
         self._signer = CursorSigner(catalogue.settings.secret("cursor"))
         self._windows: TTLCache[str, Window] = TTLCache(KEPT_HITS, CURSOR_SECONDS, size=lambda window: len(window.hits))
 
@@ -88,7 +90,7 @@ class Searcher:
         owner = _digest(request)
         cursor = self._signer.decode(request.cursor, owner) if request.cursor else self._begun()
         size = min(request.page_size, self._policy.deepest - len(cursor.shown))
-        hits, more = self._page(request, cursor, size)
+        hits, more, ranked_by = self._page(request, cursor, size, start)
         shown = cursor.and_shown(hit.product["product_id"] for hit in hits)
         truncated = more and len(shown.shown) >= self._policy.deepest
         total = self._index.count(request.filters)
@@ -99,11 +101,16 @@ class Searcher:
             cursor=self._signer.encode(shown, owner) if more and not truncated else None,
             truncated=truncated,
             total=total,
+            ranked_by=ranked_by,
             took_ms=took_ms,
         )
 
-    def _page(self, request: SearchRequest, cursor: Cursor, size: int) -> tuple[tuple[PageHit, ...], bool]:
-        """The next `size` hits, and whether more follow: from the window as it is, then from deeper ones."""
+    def _page(
+        self, request: SearchRequest, cursor: Cursor, size: int, begun: float
+    ) -> tuple[tuple[PageHit, ...], bool, Stage | None]:
+        """The next `size` hits, whether more follow, and what ranked them: from the window as it is, then from deeper
+        ones.
+        """
         window = self._windows.get(cursor.query_id) if request.cursor else None
         expression: Expression | None = None
         efforts = self._efforts(cursor, size)
@@ -117,10 +124,10 @@ class Searcher:
                 break
             if window is None or effort.digs_deeper_than(window.effort):
                 expression = expression or self._expression(request)
-                window = self._ranked(self._retrieved(expression, effort), expression, request, cursor)
+                window = self._ranked(self._retrieved(expression, effort), expression, request, cursor, begun)
         if window is not None and len(hits) > size:
             self._windows.put(cursor.query_id, window.kept())
-        return hits[:size], len(hits) > size
+        return hits[:size], len(hits) > size, window.ranked_by if window else None
 
     def _efforts(self, cursor: Cursor, size: int) -> Iterator[Effort]:
         """The page's effort, made large enough for what was shown; then the deepest."""
@@ -139,19 +146,17 @@ class Searcher:
         loosest = effort.min_cosine == self._policy.effort(len(self._policy.pages)).min_cosine
         return Window(hits, effort, whole=loosest and max(parts) < effort.candidates)
 
-    def _ranked(self, window: Window, expression: Expression, request: SearchRequest, cursor: Cursor) -> Window:
-        """The window in the ranker's order, exact hits first; as it is where it has nothing to go by."""
+    def _ranked(
+        self, window: Window, expression: Expression, request: SearchRequest, cursor: Cursor, begun: float
+    ) -> Window:
+        """The window in the ranker's order, exact hits first; as it is where it has nothing to go by, or no time."""
         if self._ranker is None or expression.vector is None or expression.text is None or not len(window.hits):
             return window
         place = request.location
         moment = datetime.fromtimestamp(cursor.as_of, UTC)
         asked = Asked(expression.text, moment, *((place.latitude, place.longitude) if place else (None, None)))
-        scores_H = self._ranker.scores(asked, window.hits)
-        if not np.isfinite(scores_H).all():
-            self.unranked += 1
-            return window
-        order_H = np.lexsort([-scores_H, ~window.hits.exact_H])
-        return dataclasses.replace(window, hits=window.hits.take(order_H), scores_H=scores_H[order_H])
+        ranked = self._ranker.rank(asked, window.hits, begun)
+        return window.ordered(ranked) if ranked else window
 
     def _cut(
         self, window: Window, request: SearchRequest, cursor: Cursor, count: int, read: _Read
@@ -163,16 +168,15 @@ class Searcher:
         while len(found) < count and (places := list(islice(unseen, at_once))):
             at_once = max(_AT_ONCE, 2 * at_once)  # many may have changed since they were indexed
             some = list(window.hits.take(np.array(places, np.int64)))
-            scores = [None] * len(places) if window.scores_H is None else window.scores_H[places].tolist()
             if unread := [hit.product_id for hit in some if hit.product_id not in read]:
                 read.update(dict.fromkeys(unread) | self._catalogue.products.get_many(unread))
-            for hit, score in zip(some, scores, strict=True):
+            for place, hit in zip(places, some, strict=True):
                 product = read[hit.product_id]  # the index may still hold what was just deleted
                 if product is None or hit.product_id in found or not satisfies(product, request.filters):
                     continue  # since it was indexed it has changed, so that no page of this search may show it
                 distance = distance_km(request.location, product)
                 position = len(cursor.shown) + len(found) + 1
-                found[hit.product_id] = PageHit(position, hit, product, distance, score)
+                found[hit.product_id] = PageHit(position, hit, product, distance, *window.ranking(place))
         return tuple(found.values())[:count]
 
     def _begun(self) -> Cursor:

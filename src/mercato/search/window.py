@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mercato.catalogue.products import ProductDocument
+from mercato.ranking.ranker import Stage
 from mercato.retrieval.expression import Filters, GeoRadius, category_path
 from mercato.retrieval.protocol import Hits
 from mercato.search.paging import shown_as
@@ -29,6 +31,27 @@ class Window:
     effort: Effort  # that it was retrieved with
     whole: bool
     scores_H: NDArray[np.float32] | None = None  # by which a ranker has ordered them
+    places: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # (H,), by retrieval and each ranking stage
+
+    @property
+    def ranked_by(self) -> Stage | None:
+        """The last ranking stage; None: they are in retrieval's order."""
+        return cast(Stage, [*self.places][-1]) if self.places else None
+
+    def ordered(self, ranked: Mapping[Stage, NDArray[np.float32]]) -> Window:
+        """The same in the order of the last of a ranker's stages, exact hits first."""
+        places = {"retrieval": np.arange(len(self.hits))}
+        for stage, scores_H in ranked.items():
+            order_H = np.lexsort([-scores_H, ~self.hits.exact_H])
+            places[stage] = np.argsort(order_H)
+        by_stage = {stage: place_H[order_H] for stage, place_H in places.items()}
+        return replace(self, hits=self.hits.take(order_H), scores_H=scores_H[order_H], places=by_stage)
+
+    def ranking(self, place: int) -> tuple[float | None, dict[str, int] | None]:
+        """The score that a hit was ordered by, and its places by stage, from 1; None where nothing ranked."""
+        if self.scores_H is None:
+            return None, None
+        return float(self.scores_H[place]), {stage: int(place_H[place]) + 1 for stage, place_H in self.places.items()}
 
     def kept(self) -> Window:
         """The same, to be kept: the index's generation may be removed meanwhile."""

@@ -281,6 +281,10 @@ class HitOut(BaseModel):
     exact: Annotated[bool, Field(description="holds every word of the query, one of them rare: listed first")]
     distance_km: Annotated[float | None, Field(description="from the searcher's location")]
     rank_score: Annotated[float | None, Field(description="the ranker's, higher is better; null where nothing ranked")]
+    places: Annotated[
+        dict[Literal["retrieval", "trees", "dlrm"], int] | None,
+        Field(description="where each stage put it among the candidates, from 1; null where nothing ranked"),
+    ]
 
 
 class SearchOut(BaseModel):
@@ -291,6 +295,10 @@ class SearchOut(BaseModel):
     cursor: Annotated[str | None, Field(description="asks for the next page; null on the last")]
     truncated: Annotated[bool, Field(description="the last page, but not all: a search shows 1,000 products")]
     total: Annotated[int, Field(ge=0, description="how many products match the filters, exactly")]
+    ranked_by: Annotated[
+        Literal["trees", "dlrm"] | None,
+        Field(description="the last ranking stage there was time for; null: these are in the order of retrieval"),
+    ]
     took_ms: float
 
 

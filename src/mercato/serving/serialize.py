@@ -29,6 +29,7 @@ def page_json(page: Page) -> dict[str, Any]:
         "cursor": page.cursor,
         "truncated": page.truncated,
         "total": page.total,
+        "ranked_by": page.ranked_by,
         "took_ms": page.took_ms,
     }
 
@@ -43,6 +44,7 @@ def _hit_json(hit: PageHit) -> dict[str, Any]:
         "exact": hit.hit.exact,
         "distance_km": hit.distance_km,
         "rank_score": hit.rank_score,
+        "places": hit.places,
     }
 
 
