@@ -37,7 +37,7 @@ from mercato.evaluation.baselines.zero_shot import DESCRIPTION, TOKENS, ZeroShot
 from mercato.evaluation.dataset import EvaluationSet, LabelledPairs
 from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, resample
-from mercato.evaluation.metrics.metric import Statistic, query_mean
+from mercato.evaluation.metrics.metric import QueryMean, Statistic
 from mercato.evaluation.metrics.ndcg import ndcg
 from mercato.evaluation.metrics.roc_auc import per_query_roc_auc, pooled_auc
 from mercato.evaluation.systems import LexicalSystem, encode
@@ -252,8 +252,8 @@ def _statistics(lists: LabelledPairs, relevant_grade: float, scores_P: FloatArra
     relevant_P = lists.grades >= relevant_grade
     return {
         "roc_auc": pooled_auc(lists.groups, relevant_P, scores_P),
-        "roc_auc_per_query": query_mean(per_query_roc_auc(lists.groups, relevant_P, scores_P)),
-        "ndcg@10": query_mean(ndcg(lists.groups, lists.grades, scores_P, 10)),
+        "roc_auc_per_query": QueryMean(per_query_roc_auc(lists.groups, relevant_P, scores_P)),
+        "ndcg@10": QueryMean(ndcg(lists.groups, lists.grades, scores_P, 10)),
     }
 
 

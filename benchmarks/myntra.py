@@ -38,7 +38,7 @@ from mercato.evaluation.baselines.lexical import FIELDS
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, resample
 from mercato.evaluation.metrics.knn import recall_and_precision
-from mercato.evaluation.metrics.metric import query_mean
+from mercato.evaluation.metrics.metric import QueryMean
 from mercato.evaluation.systems import LexicalSystem, RandomSystem, System, encode
 from mercato.fields import ATTRIBUTE
 from mercato.files import write_atomic
@@ -335,7 +335,7 @@ def compare(questions: Questions, recalls: Mapping[str, Sequence[FloatArray]]) -
         weights_RQ = resample(queries, 0)
         replicates = {}
         for name, recall_Q in mean_Q.items():
-            statistic = query_mean(recall_Q[chosen_Q])
+            statistic = QueryMean(recall_Q[chosen_Q])
             replicates[name] = statistic(weights_RQ)
             systems[name][part] = {
                 "value": point(statistic, queries),

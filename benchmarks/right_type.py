@@ -31,7 +31,7 @@ from mercato.evaluation.dataset import EARLIER, EvaluationSet, LabelledPairs
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray
 from mercato.evaluation.metrics.bootstrap import Estimate, estimates, resample
 from mercato.evaluation.metrics.matched_auc import matched_roc_auc, strata
-from mercato.evaluation.metrics.metric import query_mean
+from mercato.evaluation.metrics.metric import QueryMean
 from mercato.evaluation.systems import encode
 from mercato.files import write_atomic
 from mercato.runs.image_vectors import products_with_vectors
@@ -128,7 +128,7 @@ def measured(pairs: LabelledPairs, right_P: BoolArray, scores_SP: FloatArray, da
     strata_P = np.where(right_P, strata(pairs.impressions), -1)
     weights_RQ = resample(dataset.units_Q[pairs.query_rows], seed=0)
     found = [
-        estimates({"auc": query_mean(matched_roc_auc(groups_P, strata_P, labels_P, scores_P))}, weights_RQ)["auc"]
+        estimates({"auc": QueryMean(matched_roc_auc(groups_P, strata_P, labels_P, scores_P))}, weights_RQ)["auc"]
         for scores_P in scores_SP
     ]
     return Estimate(

@@ -62,7 +62,7 @@ def test_the_whole_chain_is_an_engagement_and_its_row_is_exact(tmp_path: Path) -
             "product_id": "P",
             "label": 1,
             "weight": 1.0,
-            "last_seen": START + timedelta(hours=3),
+            "last_seen": START,  # the day
             "split": "train",
             "grade": None,  # which only judges give
             "impressions": 3,
@@ -134,16 +134,44 @@ def test_what_was_clicked_and_left_is_what_the_market_says(
 
 def test_a_chain_that_may_still_go_on_when_its_split_ends_is_no_negative(tmp_path: Path) -> None:
     soon = {**CLOSING, "timestamp": CLOSING["timestamp"] - timedelta(seconds=1)}
-    market = market_of(tmp_path, [{**e, "position": 1} for e in [*clicked_and_left(), soon]])
-    mine(market)
-    assert labels(market.arrow("pairs").to_pylist()) == {("train", "E"): 1, ("train", "S"): 0}
-    depths = {row["product_id"]: row["depth"] for row in market.arrow("lists").to_pylist()}
-    assert depths == {"E": 3, "S": 0, "C": None, "M": None}
+    assert labels(mined(tmp_path, [*clicked_and_left(), soon])) == {("train", "E"): 1, ("train", "S"): 0}
     # A cut inside the log ends a split as the end of the log does: what comes after it is not known before.
     periods = Engagement(min_sessions=1, validation_days=0, future_days=1)
     for day, told in ((47.9, {"E", "S"}), (48, {"E", "S", "C", "M"})):
         rows = mined(tmp_path, [*clicked_and_left(), event(25, "message", "C"), event(day, "search")], periods)
         assert {row["product_id"] for row in rows if row["split"] == "train"} == told
+
+
+def test_a_list_tells_what_came_of_it_once_its_window_has_closed(tmp_path: Path) -> None:
+    """All of it or nothing: of what was shown shortly before a split ends only successes are known."""
+    log = [{**e, "position": 1} for e in clicked_and_left()]
+    for hours, told in (
+        (24.05, {"E": None, "S": None, "C": None, "M": None}),
+        (24.1, {"E": 3, "S": 0, "C": 1, "M": 2}),
+    ):
+        market = market_of(tmp_path, [*log, event(hours, "search", user_query="other", query_id="end")])
+        mine(market)
+        lists = market.arrow("lists").to_pylist()
+        assert {row["product_id"]: row["depth"] for row in lists} == told, hours
+
+
+def test_a_pair_that_one_search_left_is_ignored_though_another_only_saw_it(tmp_path: Path) -> None:
+    saw = {"query_id": "q2", "session_id": "s2", "user_query": "lamp"}
+    log = [*clicked_and_left(), *(event(2, "impression", p, **saw) for p in "ECS"), event(2, "search", **saw), CLOSING]
+    rows = {row["product_id"]: (row["label"], row["depth"]) for row in mined(tmp_path, log, IGNORED)}
+    assert rows == {"E": (1, 3), "S": (0, 0)}
+
+
+def test_a_list_s_time_of_day_is_in_no_table(tmp_path: Path) -> None:
+    """Pairs and lists share query, country, product and day: together they tell no more."""
+    log = [{**e, "position": 1} for e in clicked_and_left()]
+    tables = []
+    for late in (0.0, 5.5):
+        moved = [{**e, "timestamp": e["timestamp"] + timedelta(hours=late)} for e in log]
+        market = market_of(tmp_path, [*moved, event(60, "search", user_query="other", query_id="end")])
+        mine(market)
+        tables.append((market.arrow("pairs"), market.arrow("lists")))
+    assert tables[0] == tables[1] and len(tables[0][1]) == 4
 
 
 def test_a_chain_that_was_begun_anew_closes_with_its_last_window(tmp_path: Path) -> None:
@@ -191,7 +219,7 @@ def test_an_engaged_pair_weighs_and_dates_by_those_who_engaged(tmp_path: Path) -
     for session in "abc":
         log += [event(10, "impression", "P", query_id=session, session_id=session)]
     (row,) = mined(tmp_path, log)
-    assert (row["label"], row["weight"], row["last_seen"]) == (1, 1.0, START + timedelta(hours=3))
+    assert (row["label"], row["weight"], row["last_seen"]) == (1, 1.0, START)
     assert (row["impressions"], row["depth"]) == (3, 3)
 
 
@@ -325,7 +353,7 @@ def test_a_list_leads_to_no_session_query_id_or_hour(tmp_path: Path) -> None:
 def test_a_list_is_what_one_search_displayed_each_product_at_its_best_position(tmp_path: Path) -> None:
     log = [event(0, "search"), event(0.1, "impression", "A", position=3), event(0.2, "impression", "A", position=1)]
     log += [event(0.1, "impression", "B", position=2), event(0.1, "impression", "C"), event(1, "click", "D")]
-    market = market_of(tmp_path, [*log, *full_chain("B"), CLOSING])
+    market = market_of(tmp_path, [*log, *full_chain("B"), event(25, "search", query_id="end")])
     report = mine(market)
     rows = market.arrow("lists").to_pylist()
     assert [(row["product_id"], row["position"], row["depth"]) for row in rows] == [("A", 1, 0), ("B", 2, 3)]
@@ -501,11 +529,17 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
         if len(made[query, now]) >= enough and (pair := one_pair(seen, engagement))
     ]
     displayed = [
-        (splits[now], query, country, min(row[3] for row in rows).date(), sorted((row[:3] for row in rows), key=repr))
+        (splits[now], query, country, *one_list(rows, ends[now] - window))
         for (_, now, query, country), rows in lists.items()
         if len(made[query, now]) >= enough
     ]
     return sorted(pairs, key=repr), sorted(displayed, key=repr)
+
+
+def one_list(rows: list[tuple[Any, ...]], told_until: datetime) -> tuple[Any, ...]:
+    """The day of a list and its (product, position, depth), the latter where the list's window has closed."""
+    shown = min(time for *_, time in rows)
+    return shown.date(), sorted(((*row, depth if shown <= told_until else None) for *row, depth, _ in rows), key=repr)
 
 
 def one_pair(seen: list[tuple[Any, ...]], engagement: Engagement) -> tuple[Any, ...] | None:
@@ -519,6 +553,8 @@ def one_pair(seen: list[tuple[Any, ...]], engagement: Engagement) -> tuple[Any, 
     if not labelled:
         return None
     label = max(labelled)[0]
+    if engagement.left == "ignored" and any(depth and depth < steps for _, depth, *_ in seen) and not label:
+        return None
     own = [e for *_, events in seen for e in events]
     shown = [e for e in own if e["action_name"] == "impression"]
     click = "click" if "click" in engagement.chain else engagement.steps[0]
@@ -527,7 +563,7 @@ def one_pair(seen: list[tuple[Any, ...]], engagement: Engagement) -> tuple[Any, 
     return (
         label,
         float(len({session for got, session, _ in labelled if got == label})),
-        max(at for got, _, at in labelled if got == label),
+        max(at for got, _, at in labelled if got == label).replace(hour=0, minute=0, second=0, microsecond=0),
         depth / steps if engagement.left == "graded" else None,
         len(shown),
         sum(e["action_name"] == click for e in own),
@@ -630,4 +666,4 @@ def test_no_pair_of_a_split_knows_what_came_after_it(tmp_path: Path, events: lis
         whole, past = ([row for row in table.get(name, []) if row["split"] == "train"] for table in tables)
         assert whole == past
     for row in tables[0]["pairs"]:
-        assert (row["split"] == "train") == (row["last_seen"] <= cut)
+        assert row["last_seen"] <= cut if row["split"] == "train" else row["last_seen"] >= cut

@@ -366,7 +366,7 @@ def logged(market):
     pairs = market.frame("pairs", ["query", "country", "product_id", "label", "split"])
     number = pl.col("product_id").str.slice(1).cast(pl.Int64)
     shown = pairs.with_columns(
-        weight=pl.lit(2.0), impressions=pl.when(number % 3 == 0).then(1).otherwise(2), clicks=pl.col("label")
+        weight=pl.lit(2.0), impressions=pl.when(number % 3 == 0).then(1).otherwise(2), depth=3 * pl.col("label")
     )
     shown.write_parquet(market.path / "pairs.parquet")
     rows = []
@@ -432,17 +432,23 @@ def test_a_list_that_may_go_on_is_left_out_whole(logged, words):
 
 
 def test_pairs_that_are_given_leave_the_markets_log_out(logged, words):
-    future = logged.frame("pairs").filter(pl.col("split") == "future").drop("impressions", "clicks")
+    future = logged.frame("pairs").filter(pl.col("split") == "future").drop("impressions", "depth")
     metrics = evaluate(words, logged, pairs=future)
     assert "lists" not in metrics and set(metrics["engagement"]) == SHAPE["engagement"]
     assert set(metrics["baselines"]) == {"bm25f", "bm25", "random"}
 
 
 def test_clicked_and_left_are_held_against_engaged(logged, words):
-    pairs = logged.frame("pairs")
-    half = pl.col("product_id").is_in(["p1", "p9"]) & (pl.col("label") == 0)
-    pairs.with_columns(clicks=pl.when(half).then(1).otherwise("clicks")).write_parquet(logged.path / "pairs.parquet")
-    assert evaluate(words, logged)["engagement"]["roc_auc_of_clicked"] == 1
+    """Not those of which a click is known and not yet what came of it, whose depth is 0."""
+    pairs = logged.frame("pairs").with_columns(clicks=pl.lit(1, pl.Int64))
+    half = pl.col("product_id").is_in(["p1", "p9"]) & (pl.col("label") == 0) & pl.col("query").str.starts_with("red")
+    pairs.with_columns(depth=pl.when(half).then(1).otherwise("depth")).write_parquet(logged.path / "pairs.parquet")
+    metrics = evaluate(words, logged)
+    assert metrics["engagement"]["roc_auc_of_clicked"] == 1
+    future = pairs.filter(pl.col("split") == "future")
+    both = future.filter(half)["query"].n_unique()
+    assert metrics["n"]["engagement"]["queries"] == future["query"].n_unique() > both
+    assert metrics["n"]["engagement"]["defined"]["roc_auc_of_clicked"] == both
     engagement = EvaluationSet.read(logged).engagement
     some = engagement.grades >= 1
-    assert (engagement.only(some).clicks == 1).all() and len(engagement.only(some).impressions) == some.sum()
+    assert (engagement.only(some).depth == 3).all() and len(engagement.only(some).impressions) == some.sum()

@@ -29,13 +29,14 @@ from mercato.runs.torch_encoder import TorchEncoder
 NAMES = ("text", "trigrams")
 PRESENT = np.ones((4, 2), bool)
 WEIGHTS = np.array([[0.2, 0.8], [0.4, 0.6], [0.9, 0.1], [0.7, 0.3]])
+ALONE = np.arange(4)  # units
 QUERIES = ["tv", "TV ", "red sofa", "green mirror"]  # 2, 2, 8 and 12 characters as the tower reads them
 
 # --- attention
 
 
 def test_weights_by_length_are_those_counted_by_hand():
-    two, eight, twelve = weights_by_length(NAMES, QUERIES, WEIGHTS)
+    two, eight, twelve = weights_by_length(NAMES, QUERIES, WEIGHTS, ALONE)
     assert [(row.length, row.queries) for row in (two, eight, twelve)] == [(2, 2), (8, 1), (12, 1)]
     assert two.weights["text"].mean == pytest.approx(0.3)
     margin = 1.959964 * np.sqrt(0.02) / np.sqrt(2)  # s² of .2 and .4 is .02
@@ -43,23 +44,33 @@ def test_weights_by_length_are_those_counted_by_hand():
     assert eight.weights["trigrams"] == Mean(0.1, None)
 
 
+def test_queries_of_one_unit_are_not_independent():
+    """Of two units of alike queries the interval is that of their two means."""
+    apart, alike = (
+        Mean.of(np.array([0.2, 0.2, 0.4, 0.4]), np.array([7, 7, 1, 1])),
+        Mean.of(np.array([0.2, 0.4]), ALONE[:2]),
+    )
+    assert apart.interval == pytest.approx(alike.interval)
+    assert Mean.of(np.array([0.2, 0.4]), np.zeros(2, int)).interval is None
+
+
 def test_short_queries_are_those_under_five_characters():
-    sides = short_and_long(NAMES, ["lamp", "lamps", "x", "sofas"], WEIGHTS)
+    sides = short_and_long(NAMES, ["lamp", "lamps", "x", "sofas"], WEIGHTS, ALONE)
     assert (sides["short"].queries, sides["long"].queries) == (2, 2)
     assert sides["short"].weights["trigrams"].mean == pytest.approx((0.8 + 0.1) / 2)
     assert sides["short"].trigrams_less_text.mean == pytest.approx((0.6 - 0.8) / 2)
-    assert "short" not in short_and_long(NAMES, ["lamps"] * 4, WEIGHTS)
-    assert short_and_long(("text", "country"), QUERIES, WEIGHTS)["long"].trigrams_less_text is None
+    assert "short" not in short_and_long(NAMES, ["lamps"] * 4, WEIGHTS, ALONE)
+    assert short_and_long(("text", "country"), QUERIES, WEIGHTS, ALONE)["long"].trigrams_less_text is None
 
 
 def test_a_missing_channel_counts_in_the_mean_and_not_in_its_own():
     present = np.array([[True, True], [True, False], [True, True], [True, False]])
     weights = np.array([[0.5, 0.5], [1.0, 0.0], [0.7, 0.3], [1.0, 0.0]])
     lengths = np.array([[1.0, 3.0], [1.0, 99.0], [1.0, 5.0], [1.0, 99.0]])
-    found = mean_weights(NAMES, weights, present, lengths)["trigrams"]
+    found = mean_weights(NAMES, weights, present, lengths, ALONE)["trigrams"]
     assert found.mean == pytest.approx(0.2) and found.present == 0.5
     assert found.mean_present == pytest.approx(0.4) and found.vector_length == 4
-    none = mean_weights(NAMES, weights, np.zeros((4, 2), bool), lengths)["trigrams"]
+    none = mean_weights(NAMES, weights, np.zeros((4, 2), bool), lengths, ALONE)["trigrams"]
     assert none.mean_present is None and none.vector_length is None
 
 
@@ -185,6 +196,20 @@ def test_channels_are_grouped_by_the_field_they_read():
         "images": ("images",),
     }
     assert channel_groups(("text", "trigrams", "country")) == {"text": ("text", "trigrams"), "country": ("country",)}
+
+
+def test_intervals_resample_whole_units_and_hold_together():
+    """Four queries that are one unit vary together or not at all; two channels that both count need wider ones."""
+    tower = encoded(Sum(a=1.0, b=0.7), [[EAST, NORTH], [NORTH, EAST]] * 4)
+    rows, east, labels = np.arange(8), torch.tensor([EAST] * 8), np.array([True, False] * 3 + [False, True])
+    queries = np.repeat(np.arange(4), 2)
+    one, each = (
+        importance(tower, rows, east, EACH, queries, labels, units) for units in (np.zeros(4, int), np.arange(4))
+    )
+    low, high = one["a"]["missing"].interval
+    assert low == high == one["a"]["missing"].roc_auc_change
+    low, high = each["a"]["missing"].interval
+    assert low < each["a"]["missing"].roc_auc_change < high
 
 
 def test_without_pairs_of_both_kinds_there_is_no_auc():

@@ -72,6 +72,8 @@ def test_a_loss_is_the_paired_difference_to_an_evaluation_without_the_field(alon
             assert loss["loss"] == pytest.approx(whole - without, abs=2e-3)
             span = metrics["intervals"]["differences"]["without"][part][metric]
             assert loss["interval"] == pytest.approx(span, abs=5e-3)
+            (low, high), (widest_low, widest_high) = loss["interval"], loss["simultaneous"]
+            assert widest_high - widest_low >= high - low - 5e-3
     assert any(loss["loss"] for figures in losses.values() for loss in figures.values())
 
 
@@ -97,7 +99,9 @@ def test_what_nobody_filled_in_costs_nothing_to_the_last_bit(tiny_run, tiny_mark
     language = run["fields"]["language"]
     assert language["products"] == 0
     for figures in language["metrics"].values():
-        assert all(loss["loss"] == 0 and loss["interval"] == [0, 0] for loss in figures.values())
+        assert all(
+            loss["loss"] == 0 and loss["interval"] == loss["simultaneous"] == [0, 0] for loss in figures.values()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,9 @@ def test_a_group_that_a_run_reads_in_part_is_dropped_from_it(both):
     assert text == title  # it reads no description
 
 
+NOTHING = {"difference": 0, "interval": [0, 0], "simultaneous": [0, 0]}
+
+
 def test_a_run_beside_itself_loses_as_much(tiny_run, tiny_market, tmp_path):
     copy = shutil.copytree(tiny_run, tmp_path / "copy")
     result = robustness([tiny_run, copy], tiny_market).as_dict()
@@ -156,7 +163,7 @@ def test_a_run_beside_itself_loses_as_much(tiny_run, tiny_market, tmp_path):
     for parts in result["comparison"]["fields"].values():
         for figures in parts.values():
             for figure in figures.values():
-                assert figure["less_lost"] == figure["ahead"] == {"difference": 0, "interval": [0, 0]}
+                assert figure["less_lost"] == figure["ahead"] == NOTHING
 
 
 def test_a_catalogue_alone_is_asked_its_own_questions_without_their_answers(tiny_run, tiny_market, tmp_path):

@@ -29,12 +29,12 @@ from mercato.reports.robustness import page_of, robustness, summary
 from mercato.reports.robustness_page import measured_headlines, rows, sentences
 from tests.support.html import Balanced
 
-LOSS = Loss(0.7, 0.1, (0.05, 0.15))
+LOSS = Loss(0.7, 0.1, (0.06, 0.14), (0.05, 0.15))
 
 
 def made(**less_lost: tuple[float, Interval]) -> Robustness:
     """Two runs by hand, of which the second loses less by so much."""
-    ahead = Difference(0.02, (-0.01, 0.05))
+    ahead = Difference(0.02, (0.0, 0.04), (-0.01, 0.05))
     run = RunRobustness(
         name="old",
         folder="old",
@@ -52,7 +52,11 @@ def made(**less_lost: tuple[float, Interval]) -> Robustness:
             second="new",
             whole={"relevance": {"roc_auc_per_query": ahead}},
             fields={
-                field: {"relevance": {"roc_auc_per_query": Compared(Difference(*less), ahead)}}
+                field: {
+                    "relevance": {
+                        "roc_auc_per_query": Compared(Difference(less[0], (less[0], less[0]), less[1]), ahead)
+                    }
+                }
                 for field, less in less_lost.items()
             },
         ),
@@ -76,7 +80,7 @@ def test_only_a_sure_difference_is_said_to_be_less():
 
 def test_the_worst_field_is_named_and_chance_is_not():
     assert "most without <b>images</b>: .700 in place of .800" in sentences(alone(images=LOSS, price=LOSS))[0]
-    chance = replace(LOSS, interval=(-0.1, 0.2))
+    chance = replace(LOSS, simultaneous=(-0.1, 0.2))
     assert "no worse beyond chance" in sentences(alone(images=chance, price=chance))[0]
 
 

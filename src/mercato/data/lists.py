@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import duckdb
 
+from mercato.data.market import Engagement
 
-def list_up(db: duckdb.DuckDBPyConnection) -> None:
+
+def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
     """Turn `told` (`mercato.data.outcomes`) into `lists` (schema `LISTS`, and `period`).
 
     A list is what one search displayed in one period, of products in `catalogue`, each at the best of its positions.
     Its id is a digest of its own content and of a number that tells it from lists of the same content, so that it
-    leads to no session, query id, hour or other list.
+    leads to no session, query id, hour or other list. Of a list that was displayed less than the window before its
+    period's end no `depth` is told: of its chains only those that were walked to the end at once are known.
     """
     db.execute(
         """
         CREATE TEMP TABLE displayed AS
-        SELECT search, period, split, query, country, product_id, position, depth, first_shown
-        FROM told SEMI JOIN catalogue USING (product_id) WHERE position IS NOT NULL
-        """
+        SELECT search, period, split, query, country, product_id, position, first_shown,
+               CASE WHEN min(first_shown) OVER (PARTITION BY search, period) + $window <= ends THEN depth END AS depth
+        FROM told SEMI JOIN catalogue USING (product_id) JOIN cuts USING (period) WHERE position IS NOT NULL
+        """,
+        {"window": timedelta(hours=engagement.window_hours)},
     )
     # The sum of the rows' digests needs no sorting.
     db.execute(

@@ -83,14 +83,16 @@ def mine(market: Market) -> MiningReport:
       count as in order), the last within `window_hours` of the first. The first step may be without a product.
     - *Unengaged* (label 0): an impression in a search that took no step of the chain on that product; and a product
       *left*: the chain was begun but not walked to its end, though its window closed before the period did. (A chain
-      that may still go on tells nothing, nor do steps out of order.) `engagement.left = "ignored"` takes impressions
-      alone; "graded" also fills `grade`, the share of the chain that was walked: `depth` / number of steps.
+      that may still go on tells nothing, nor do steps out of order.) `engagement.left = "ignored"` gives no row to a
+      pair that any search left; "graded" also fills `grade`, the share of the chain that was walked: `depth` / number
+      of steps.
     - Rows are aggregated by split, query, country and product. `weight` is the number of sessions with the outcome,
-      `last_seen` the last of its times. Where any session engaged, the pair is engaged and not also unengaged. `depth`
-      is the most steps (`engagement.steps`) that a search took; `impressions`, `clicks` and the mean `position` are of
-      every search of the split. What counts as a click is the step "click", or the first step of a chain without it.
-    - Lists are what each search displayed (`mercato.data.lists`), `depth` null where it tells nothing. A log without
-      positions gives none, and no table.
+      `last_seen` the day of the last of them. Where any session engaged, the pair is engaged and not also unengaged.
+      `depth` is the most steps (`engagement.steps`) that a search took; `impressions`, `clicks` and the mean `position`
+      are of every search of the split. What counts as a click is the step "click", or the first step of a chain
+      without it.
+    - Lists are what each search displayed (`mercato.data.lists`), `depth` null where it tells nothing, and in all that
+      were displayed within the window before a period's end. A log without positions gives none, and no table.
     - Splits are by time: `future` is the last `future_days` before the last event, `validation` the `validation_days`
       before that, `train` the rest. Every event counts in its own period alone: a chain that a cut divides is none, and
       a row of a period is a function of events up to that period's end. So one pair may have a row a period, each
@@ -128,7 +130,7 @@ def mine(market: Market) -> MiningReport:
         follow_chains(db, engagement)
         tell(db, engagement)
         pair_up(db, engagement)
-        list_up(db)
+        list_up(db, engagement)
         pairs, lists = _write(db, market, engagement)
         below = _scalar(db, f"SELECT count(*) FROM popularity WHERE period = 2 AND people < {engagement.min_sessions}")
         unknown = _scalar(db, "SELECT count(*) FROM pairs ANTI JOIN catalogue USING (product_id)")

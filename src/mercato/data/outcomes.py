@@ -106,10 +106,11 @@ def pair_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
                    sum(impressions) AS impressions, sum(clicks) AS clicks, sum(places) AS places, sum(placed) AS placed
             FROM told GROUP BY ALL)
         SELECT query, country, product_id, max(outcome) AS label, max_by(sessions, outcome)::DOUBLE AS weight,
-               max_by(time, outcome) AS last_seen, split, max(depth) / $all AS grade,
+               max_by(date_trunc('day', time), outcome) AS last_seen, split, max(depth) / $all AS grade,
                sum(impressions)::BIGINT AS impressions, sum(clicks)::BIGINT AS clicks, max(depth) AS depth,
                sum(places) / sum(placed) AS position, period
-        FROM by_outcome GROUP BY period, split, query, country, product_id HAVING label IS NOT NULL
+        FROM by_outcome GROUP BY period, split, query, country, product_id
+        HAVING label IS NOT NULL AND ($left_counts OR coalesce(max(depth), 0) IN (0, $all))
         """,
         {"all": len(engagement.steps), "left_counts": engagement.left != "ignored"},
     )

@@ -21,18 +21,19 @@ SHORT = 5  # characters: below them the paper's trigrams win
 
 @dataclass(frozen=True)
 class Mean(Result):
-    """A mean ± 1.96 s/√n, the normal approximation; no interval for fewer than two values."""
+    """A mean ± 1.96 standard errors, the normal approximation; no interval for fewer than two units."""
 
     mean: float
     interval: Interval | None
 
     @classmethod
-    def of(cls, values_N: FloatArray) -> Mean:
-        """The mean of values (N,)."""
+    def of(cls, values_N: FloatArray, units_N: IntArray) -> Mean:
+        """The mean of values (N,), those of one unit alike as they please: s/√n where each is a unit of its own."""
         mean = float(values_N.mean())
-        if len(values_N) < 2:
+        apart_U = np.bincount(np.unique(units_N, return_inverse=True)[1], values_N - mean)
+        if (count := len(apart_U)) < 2:
             return Mean(mean, None)
-        margin = NORMAL_95 * float(values_N.std(ddof=1)) / len(values_N) ** 0.5
+        margin = NORMAL_95 * float(np.sqrt(count / (count - 1) * (apart_U**2).sum())) / len(values_N)
         return Mean(mean, (mean - margin, mean + margin))
 
 
@@ -66,13 +67,13 @@ class SideWeights(Result):
 
 
 def mean_weights(
-    names: Sequence[str], weights_NC: FloatArray, present_NC: BoolArray, lengths_NC: FloatArray
+    names: Sequence[str], weights_NC: FloatArray, present_NC: BoolArray, lengths_NC: FloatArray, units_N: IntArray
 ) -> dict[str, ChannelWeight]:
-    """The weight of each channel over rows; `lengths_NC` are the lengths of the channels' vectors."""
+    """The weight of each channel over rows, each of a unit; `lengths_NC` are the lengths of the channels' vectors."""
     found = {}
     for place, name in enumerate(names):
         own_N, has_N = weights_NC[:, place], present_NC[:, place]
-        over_all = Mean.of(own_N)
+        over_all = Mean.of(own_N, units_N)
         found[name] = ChannelWeight(
             over_all.mean,
             over_all.interval,
@@ -83,20 +84,25 @@ def mean_weights(
     return found
 
 
-def weights_by_length(names: Sequence[str], queries: Sequence[str], weights_NC: FloatArray) -> list[LengthWeights]:
-    """The weights by length of the query, ascending.
+def weights_by_length(
+    names: Sequence[str], queries: Sequence[str], weights_NC: FloatArray, units_N: IntArray
+) -> list[LengthWeights]:
+    """The weights by length of the query, ascending; the queries of one unit are not independent.
 
     Characters are counted once the query is normalised, as trigrams and a tokenizer from scratch read it (a pretrained
     one reads the query as it is typed, but for white space).
     """
     lengths_N = query_lengths(queries)
-    return [
-        LengthWeights(int(length), int((lengths_N == length).sum()), _means(names, weights_NC[lengths_N == length]))
-        for length in np.unique(lengths_N)
-    ]
+    found = []
+    for length in np.unique(lengths_N):
+        own_N = lengths_N == length
+        found.append(LengthWeights(int(length), int(own_N.sum()), _means(names, weights_NC[own_N], units_N[own_N])))
+    return found
 
 
-def short_and_long(names: Sequence[str], queries: Sequence[str], weights_NC: FloatArray) -> dict[str, SideWeights]:
+def short_and_long(
+    names: Sequence[str], queries: Sequence[str], weights_NC: FloatArray, units_N: IntArray
+) -> dict[str, SideWeights]:
     """Weights of queries under `SHORT` characters (`short`) and of all others (`long`); a side without any is absent.
 
     The claim is of Que2Search §3.7.1.
@@ -109,8 +115,8 @@ def short_and_long(names: Sequence[str], queries: Sequence[str], weights_NC: Flo
         apart = None
         if {"trigrams", "text"} <= set(names):
             own, other = names.index("trigrams"), names.index("text")
-            apart = Mean.of(weights_NC[rows_N, own] - weights_NC[rows_N, other])
-        found[side] = SideWeights(int(rows_N.sum()), _means(names, weights_NC[rows_N]), apart)
+            apart = Mean.of(weights_NC[rows_N, own] - weights_NC[rows_N, other], units_N[rows_N])
+        found[side] = SideWeights(int(rows_N.sum()), _means(names, weights_NC[rows_N], units_N[rows_N]), apart)
     return found
 
 
@@ -119,5 +125,5 @@ def query_lengths(queries: Sequence[str]) -> IntArray:
     return np.array([len(normalize(query)) for query in queries], np.int64)
 
 
-def _means(names: Sequence[str], weights_NC: FloatArray) -> dict[str, Mean]:
-    return {name: Mean.of(weights_NC[:, place]) for place, name in enumerate(names)}
+def _means(names: Sequence[str], weights_NC: FloatArray, units_N: IntArray) -> dict[str, Mean]:
+    return {name: Mean.of(weights_NC[:, place], units_N) for place, name in enumerate(names)}

@@ -20,7 +20,7 @@ from mercato.evaluation.units import Unit, bootstrap_units
 Split = Literal["test", "validation"]
 
 KEY = ["query", "country", "product_id"]
-COUNTED = ["impressions", "clicks"]  # in the split; absent from old and imported pairs
+COUNTED = ["impressions", "depth"]  # in the split; absent from old and imported pairs
 EARLIER = {"test": ("train", "validation"), "validation": ("train",)}
 
 
@@ -34,7 +34,7 @@ class LabelledPairs:
     split: str
     unknown: int  # pairs left out, as their product is not in the catalogue
     impressions: FloatArray  # how often each was shown in the split, NaN where unknown
-    clicks: FloatArray  # how often each was clicked
+    depth: FloatArray  # the most steps of the chain that a search is known to have taken on it
 
     @property
     def query_rows(self) -> IntArray:
@@ -232,7 +232,7 @@ def _as_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
     missing = [name for name in ("query", "product_id", "label") if name not in pairs.columns]
     if missing:
         raise MercatoError(f"the pairs to evaluate on lack the column {missing[0]}")
-    optional = {"country": pl.String, "split": pl.String, "impressions": pl.Int64, "clicks": pl.Int64}
+    optional = {"country": pl.String, "split": pl.String, "impressions": pl.Int64, "depth": pl.Int64}
     absent = [pl.lit(None, kind).alias(name) for name, kind in optional.items() if name not in pairs.columns]
     return pairs.with_columns(absent).select(*KEY, "label", "split", *COUNTED)
 

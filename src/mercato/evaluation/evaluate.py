@@ -26,6 +26,7 @@ from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, 
 from mercato.evaluation.metrics.matched_auc import strata
 from mercato.evaluation.metrics.metric import (
     EngagementPairs,
+    QueryMean,
     RankedCatalogue,
     ScoredBatches,
     ScoredLists,
@@ -228,8 +229,11 @@ class Evaluation:
         else:
             top_QK = self.top(name, pairs.query_rows, DEPTH)
             inputs = _ranked(top_QK, pairs, len(self.dataset.product_ids))
+        statistics: dict[str, Statistic] = {metric.name: metric.compute(inputs) for metric in METRICS[part]}
         counts = _counts(pairs, units=len(np.unique(self._units(part))), **counted)
-        return {metric.name: metric.compute(inputs) for metric in METRICS[part]}, counts
+        defined = {name: each.queries for name, each in statistics.items() if isinstance(each, QueryMean)}
+        fewer = {name: queries for name, queries in defined.items() if queries < counts.queries}
+        return statistics, replace(counts, defined=fewer or None)
 
     def top(self, name: str, queries_Q: IntArray, k: int) -> IntArray:
         """The k best products of each query by one system, within the areas that `EvaluationSet.areas` draws."""
@@ -279,7 +283,7 @@ def _engagement(scorer: Scorer, pairs: LabelledPairs, labels_P: BoolArray, datas
         **vars(_scored(scorer, pairs, labels_P)),
         strata_P=strata(pairs.impressions),
         kinds_P=dataset.kinds_N[pairs.products],
-        clicked_P=pairs.clicks > 0,
+        clicked_P=pairs.depth >= 1,
     )
 
 

@@ -7,6 +7,7 @@ Letters: docs/notation.md.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from mercato.evaluation.encoded import EncodedTower
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
-from mercato.evaluation.metrics.bootstrap import Interval, interval, resample
+from mercato.evaluation.metrics.bootstrap import Estimate, Interval, resample
 from mercato.evaluation.metrics.roc_auc import pooled_auc
+from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.evaluation.results import Result
 from mercato.models.channels import Channels
 from mercato.progress import track
@@ -44,7 +46,7 @@ class Ablation(Result):
     share: float | None  # that change as a part of all groups'; None where nothing changes
     roc_auc: float | None  # of the cosines so changed
     roc_auc_change: float | None  # by which that differs
-    interval: Interval | None  # of the change, 95 %, over queries
+    interval: Interval | None  # of the change, 95 %, together with those of all groups and replacements
 
 
 Importance = dict[str, dict[Replacement, Ablation]]  # group → replacement → …
@@ -120,6 +122,7 @@ def importance(
     base = pooled_auc(queries_P, labels_P, whole_P)
     base_R = base(weights_RQ)
     found: Importance = {group: {} for group in groups}
+    changed: dict[tuple[str, Replacement], Estimate] = {}
     replacements: tuple[Replacement, ...] = ("missing", "other")
     for replacement in replacements:
         cosines = ablated_cosines(encoded, rows_P, opposite_PD, groups, replacement, seed)
@@ -128,13 +131,18 @@ def importance(
         for group, own_P in cosines.items():
             auc = pooled_auc(queries_P, labels_P, own_P)
             value = float(auc(ones_1Q)[0]) if both else None
+            change = None if value is None else value - float(base(ones_1Q)[0])
+            if change is not None:
+                changed[group, replacement] = Estimate(change, auc(weights_RQ) - base_R)
             found[group][replacement] = Ablation(
                 change=changes[group],
                 share=changes[group] / total if total else None,
                 roc_auc=value,
-                roc_auc_change=None if value is None else value - float(base(ones_1Q)[0]),
-                interval=interval(auc(weights_RQ) - base_R) if both else None,
+                roc_auc_change=change,
+                interval=None,
             )
+    for (group, replacement), span in simultaneous_intervals([changed]).items():
+        found[group][replacement] = dataclasses.replace(found[group][replacement], interval=span)
     return found
 
 

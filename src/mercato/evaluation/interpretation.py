@@ -143,8 +143,8 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> Explanation:
         ),
         roc_auc=roc_auc(labels_P, cosine_P) if labels_P.any() and not labels_P.all() else None,
         attention={
-            "query": _attention(queries, dataset.queries["query"].to_list()),
-            "product": _attention(products),
+            "query": _attention(queries, dataset.units_Q, dataset.queries["query"].to_list()),
+            "product": _attention(products, np.arange(len(rows))),
         },
         importance={
             "query": worth(queries, pairs.queries, product_PD),
@@ -154,7 +154,7 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> Explanation:
     )
 
 
-def _attention(encoded: EncodedTower, queries: list[str] | None = None) -> TowerAttention | None:
+def _attention(encoded: EncodedTower, units_N: IntArray, queries: list[str] | None = None) -> TowerAttention | None:
     """None for a fusion without weights."""
     if encoded.weights_NC is None:
         return None
@@ -163,13 +163,14 @@ def _attention(encoded: EncodedTower, queries: list[str] | None = None) -> Tower
         encoded.weights_NC,
         encoded.channels.present_BS.numpy(),
         encoded.channels.vectors_BSE.norm(dim=-1).double().numpy(),
+        units_N,
     )
     if queries is None:
         return TowerAttention(channels=channels)
     return TowerAttention(
         channels=channels,
-        by_length=weights_by_length(encoded.names, queries, encoded.weights_NC),
-        **short_and_long(encoded.names, queries, encoded.weights_NC),
+        by_length=weights_by_length(encoded.names, queries, encoded.weights_NC, units_N),
+        **short_and_long(encoded.names, queries, encoded.weights_NC, units_N),
     )
 
 

@@ -18,7 +18,7 @@ from mercato.evaluation.baselines.bm25 import BM25
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.arrays import BoolArray, IntArray
 from mercato.evaluation.metrics.bootstrap import Estimate, Interval, resample
-from mercato.evaluation.metrics.metric import query_mean
+from mercato.evaluation.metrics.metric import QueryMean
 from mercato.evaluation.metrics.predicted_queries import DEPTH, predicted_queries
 from mercato.evaluation.metrics.registry import PREDICTION_PARTS, QUERY_PREDICTION
 from mercato.evaluation.results import OURS, ByMetric, Figure, Metrics, PartCounts
@@ -103,7 +103,7 @@ class QueryPrediction:
             given = predicted_queries([self.predicted[system][place] for place in places], truths)
             values = {metric.name: metric.compute(given) for metric in QUERY_PREDICTION}
             return {
-                metric: Estimate(float(values_M.mean()), query_mean(values_M)(weights_RM))
+                metric: Estimate(float(values_M.mean()), QueryMean(values_M)(weights_RM))
                 for metric, values_M in values.items()
             }
 

@@ -84,6 +84,7 @@ class PartCounts(Result):
     queries: int
     units: int | None = field(default=None, metadata=ABSENT)  # what the intervals resample, over the queries
     pairs: int
+    defined: dict[str, int] | None = field(default=None, metadata=ABSENT)  # queries of metrics that not all define
     lists: int | None = field(default=None, metadata=ABSENT)
     batch_size: int | None = field(default=None, metadata=ABSENT)
     split: str | None = field(default=None, metadata=ABSENT)

@@ -17,6 +17,7 @@ from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.arrays import IntArray, Vectors
 from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, estimates
 from mercato.evaluation.metrics.registry import directed
+from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.evaluation.results import OURS, ByMetric, Figure, PartCounts, Result, mapped
 from mercato.evaluation.systems import PRODUCT_BATCH, VectorSystem
 from mercato.evaluation.units import Unit
@@ -30,24 +31,29 @@ from mercato.runs.torch_encoder import TorchEncoder, load
 
 @dataclass(frozen=True)
 class Loss(Result):
-    """A metric without a field, and what is lost: whole less without, paired, with its 95 % interval."""
+    """A metric without a field, and what is lost: whole less without, paired, with its 95 % interval.
+
+    `simultaneous` is the interval that holds together with those of all of a run's losses.
+    """
 
     value: float
     loss: float
     interval: Interval | None
+    simultaneous: Interval | None
 
 
 @dataclass(frozen=True)
 class Difference(Result):
-    """A paired difference and its 95 % interval."""
+    """A paired difference and its 95 % interval; `simultaneous` holds together with those of all like differences."""
 
     difference: float
     interval: Interval | None
+    simultaneous: Interval | None
 
     @classmethod
-    def of(cls, estimate: Estimate) -> Difference:
+    def of(cls, estimate: Estimate, simultaneous: Interval | None) -> Difference:
         """The difference that was estimated."""
-        return cls(estimate.value, estimate.interval)
+        return cls(estimate.value, estimate.interval, simultaneous)
 
 
 @dataclass(frozen=True)
@@ -142,14 +148,30 @@ class Measured:
     def fields(self, fields: Fields) -> dict[str, FieldLosses | None]:
         """The losses without every field that any run reads."""
         found: dict[str, FieldLosses | None] = dict.fromkeys(fields)
+        losses = {field: self.losses(field) for field in self.have}
+        together = _together(losses)
         for field, products in self.have.items():
-            losses = mapped(
-                lambda without, loss: Loss(without.value, loss.value, loss.interval),
+            metrics = mapped(
+                lambda without, loss, span: Loss(without.value, loss.value, loss.interval, span),
                 self.dropped[field],
-                self.losses(field),
+                losses[field],
+                together[field],
             )
-            found[field] = FieldLosses(products, losses)
+            found[field] = FieldLosses(products, metrics)
         return found
+
+
+def _together(differences: Mapping[str, Estimates]) -> dict[str, ByMetric[Interval | None]]:
+    """The intervals of differences, by field, that hold all together."""
+    parts: dict[str, dict[tuple[str, str, str], Estimate]] = {}
+    for field, tree in differences.items():
+        for part, metrics in tree.items():
+            parts.setdefault(part, {}).update({(field, part, metric): each for metric, each in metrics.items()})
+    spans = simultaneous_intervals([*parts.values()])
+    return {
+        field: {part: {metric: spans[field, part, metric] for metric in metrics} for part, metrics in tree.items()}
+        for field, tree in differences.items()
+    }
 
 
 def robustness(runs: Sequence[Path], market: Market, seed: int = 0) -> Robustness:
@@ -269,20 +291,22 @@ def _estimates(
 def _comparison(names: Sequence[str], measured: Sequence[Measured], fields: Fields) -> Comparison:
     """Which of the first two runs loses less without each field that both read, and which is ahead without each."""
     first, second = measured[:2]
-
-    def ahead(field: str) -> ByMetric[Difference]:
-        return mapped(Difference.of, mapped(sub, second.without(field), first.without(field)))
-
-    compared: dict[str, ByMetric[Compared]] = {}
-    for field in fields:
-        if field in first.have and field in second.have:
-            less_lost = mapped(Difference.of, mapped(sub, first.losses(field), second.losses(field)))
-            compared[field] = mapped(Compared, less_lost, ahead(field))
-        else:
-            compared[field] = mapped(lambda difference: Compared(None, difference), ahead(field))
+    ahead = {field: mapped(sub, second.without(field), first.without(field)) for field in fields}
+    ahead[OURS] = mapped(sub, second.whole, first.whole)
+    both = [field for field in fields if field in first.have and field in second.have]
+    less_lost = {field: mapped(sub, first.losses(field), second.losses(field)) for field in both}
+    by_ahead, by_lost = (
+        {field: mapped(Difference.of, tree, spans[field]) for field, tree in trees.items()}
+        for trees, spans in ((ahead, _together(ahead)), (less_lost, _together(less_lost)))
+    )
     return Comparison(
         first=names[0],
         second=names[1],
-        whole=mapped(Difference.of, mapped(sub, second.whole, first.whole)),
-        fields=compared,
+        whole=by_ahead.pop(OURS),
+        fields={
+            field: mapped(Compared, by_lost[field], own)
+            if field in by_lost
+            else mapped(lambda difference: Compared(None, difference), own)
+            for field, own in by_ahead.items()
+        },
     )

@@ -358,7 +358,9 @@ def _counted(metrics: Metrics, part: str) -> str:
     kinds = {"relevant": counts.relevant, "engaged": counts.engaged, "lists": counts.lists}
     text = f"{counts.queries:,} queries{units}, {counts.pairs:,} pairs"
     text += "".join(f", {count:,} {kind}" for kind, count in kinds.items() if count is not None)
-    return text + ("" if counts.batch_size is None else f", batches of {counts.batch_size:,}")
+    text += "" if counts.batch_size is None else f", batches of {counts.batch_size:,}"
+    fewer = [f"{Headline.of_metric(part, metric).label}: {n:,}" for metric, n in (counts.defined or {}).items()]
+    return text + (f"; queries that define {', '.join(fewer)}" if fewer else "")
 
 
 def _name(system: str) -> str:

@@ -14,6 +14,7 @@ from mercato.fields import label_of
 from mercato.files import write_atomic
 from mercato.reports import charts
 from mercato.reports.charts import decimal
+from mercato.reports.evaluation_page import UNITS
 from mercato.reports.html import document, legend, percent, signed, today
 
 COLOURS = {"text": "s0", "trigrams": "s1", "country": "s2"}
@@ -193,7 +194,8 @@ def _method(result: Explanation) -> str:
     facts = {
         "importance on": f"{n.count:,} {kind} of {n.queries:,} queries and {n.products:,} products",
         "attention on": f"all {n.all_queries:,} queries of the test split, and those products",
-        "intervals": f"attention: mean ± 1.96 standard errors; ROC AUC: {RESAMPLES} bootstrap resamples of the queries",
+        "intervals": f"attention: mean ± 1.96 standard errors, over {UNITS[n.unit]}; ROC AUC: {RESAMPLES} bootstrap"
+        f" resamples of {UNITS[n.unit]}, all changes of a tower together",
         "another's": "of another query or product of the test split, drawn at random for each pair",
         "fusion": _fusions(result),
         "seed": str(n.seed),

@@ -14,6 +14,7 @@ from mercato.evaluation.robustness import Compared, Difference, FieldLosses, Los
 from mercato.fields import label_of
 from mercato.files import write_atomic
 from mercato.reports.charts import decimal, ticks
+from mercato.reports.evaluation_page import UNITS
 from mercato.reports.headlines import Headline, leading
 from mercato.reports.html import document, legend, percent, signed, today
 
@@ -109,7 +110,7 @@ def sentences(result: Robustness) -> list[str]:
 def _worst(result: Robustness, headline: Headline) -> str:
     """The single field whose absence surely costs most."""
     single = [(row.name, row.losses[0]) for row in rows(result, headline) if len(result.fields[row.field]) == 1]
-    sure = [(name, loss) for name, loss in single if loss and _sure(loss.interval) > 0]
+    sure = [(name, loss) for name, loss in single if loss and _sure(loss.simultaneous) > 0]
     whole = headline.of(result.runs[0].whole)
     if not sure or not whole:
         return f"Without any one field the {headline.label} is no worse beyond chance."
@@ -121,11 +122,11 @@ def _worst(result: Robustness, headline: Headline) -> str:
 
 
 def _verdict(result: Robustness, headline: Headline) -> str:
-    """Which of the first two runs loses less: only a difference whose interval excludes 0 counts."""
+    """Which of the first two runs loses less: only a difference whose simultaneous interval excludes 0 counts."""
     comparison = result.comparison
     assert comparison
     first, second = escape(comparison.first), escape(comparison.second)
-    less_lost = {row.name: _sure(row.less_lost.interval) for row in rows(result, headline) if row.less_lost}
+    less_lost = {row.name: _sure(row.less_lost.simultaneous) for row in rows(result, headline) if row.less_lost}
     less, more, alike = ([name for name, sure in less_lost.items() if sure == sign] for sign in (1, -1, 0))
     parts = [
         f"<b>{run} loses less</b> without {escape(_listed(names))}"
@@ -137,7 +138,7 @@ def _verdict(result: Robustness, headline: Headline) -> str:
         parts.append(f"without {which} there is no difference beyond chance")
     if whole := headline.of(comparison.whole):
         by = f"by {decimal(abs(whole.difference))}"
-        place = {1: f"ahead {by}", -1: f"behind {by}", 0: "level, within chance"}[_sure(whole.interval)]
+        place = {1: f"ahead {by}", -1: f"behind {by}", 0: "level, within chance"}[_sure(whole.simultaneous)]
         parts.append(f"with every field in place {second} is {place}")
     return f"Of {headline.label}, {'; '.join(parts)}."
 
@@ -158,7 +159,7 @@ def _charts(result: Robustness) -> str:
     return (
         '<h2>What is lost without each field</h2><p class="soft">All products are encoded again as if nobody had filled'
         " the field in; the queries stay. A bar is the metric of the whole run less that without the field: the longer,"
-        f" the more the run needs it. Lines are 95% intervals over queries.{one_scale}</p>{marks}"
+        f" the more the run needs it. Lines are 95% intervals that hold together.{one_scale}</p>{marks}"
         f'<div class="grid2">{panels}</div>'
     )
 
@@ -188,7 +189,7 @@ def _who_loses_less(result: Robustness) -> str:
 
 
 def _less_mark(less: Difference) -> Mark:
-    return (COLOURS[1] if less.difference > 0 else COLOURS[0], less.difference, less.interval)
+    return (COLOURS[1] if less.difference > 0 else COLOURS[0], less.difference, less.simultaneous)
 
 
 def _tables(result: Robustness) -> str:
@@ -203,8 +204,9 @@ def _tables(result: Robustness) -> str:
             body.append(_whole_row(result, one))
             body += [_field_row(row, compared=bool(result.comparison)) for row in rows(result, one)]
     return (
-        '<h2>Every metric</h2><p class="soft">Without each field: the figure, and what is lost with its 95% interval,'
-        ' red where it is surely lost.</p><div class="panel scroll"><table class="fields">'
+        '<h2>Every metric</h2><p class="soft">Without each field: the figure, and what is lost with its 95%'
+        " interval (all of them together), red where it is surely lost.</p>"
+        '<div class="panel scroll"><table class="fields">'
         f"<tr><th>without</th>{heads}</tr>"
         f"{''.join(body)}</table></div>"
     )
@@ -228,7 +230,9 @@ def _field_row(row: Row, compared: bool) -> str:
             cells.append('<td class="number soft" colspan="2">not read</td>')
         else:
             cells.append(f'<td class="number">{decimal(loss.value)}</td>')
-            cells.append(f'<td class="number">{_with_interval(loss.loss, loss.interval, loss_text, better=-1)}</td>')
+            cells.append(
+                f'<td class="number">{_with_interval(loss.loss, loss.simultaneous, loss_text, better=-1)}</td>'
+            )
     if compared:
         cells += [f'<td class="number">{_difference(each)}</td>' for each in (row.less_lost, row.ahead)]
     return f"<tr><td>{escape(row.name)}</td>{''.join(cells)}</tr>"
@@ -239,7 +243,8 @@ def _method(result: Robustness) -> str:
     facts = {
         "products": f"{n.products:,}, each encoded again for every field that it has",
         "measured on": ", ".join(f"{part} {n.parts[part].queries:,} queries" for part in result.runs[0].whole),
-        "intervals": f"95%, {n.resamples:,} bootstrap resamples of the queries, the same for every run and field",
+        "intervals": f"95%, all losses of a run together, and all differences; {n.resamples:,} bootstrap resamples of"
+        f" {UNITS[n.unit]}, the same for every run and field",
         "seed": str(n.seed),
         "fusion": ", ".join(f"{run.name}: {run.fusion.replace('_', ' ')}" for run in result.runs),
         "all text, all context": "all fields of the group dropped together; context leaves texts and images alone",
@@ -273,7 +278,7 @@ def _marks(result: Robustness, headline: Headline) -> list[tuple[str, list[Mark]
 
 
 def _loss_mark(css: str, loss: Loss | None) -> Mark:
-    return (css, loss.loss, loss.interval) if loss else None
+    return (css, loss.loss, loss.simultaneous) if loss else None
 
 
 def _ends(marks: Sequence[tuple[str, Sequence[Mark]]]) -> Iterator[float]:
@@ -341,7 +346,7 @@ def _difference(difference: Difference | None) -> str:
     """A difference in favour of the second run, with its interval."""
     if difference is None:
         return "–"
-    return _with_interval(difference.difference, difference.interval, signed, better=1)
+    return _with_interval(difference.difference, difference.simultaneous, signed, better=1)
 
 
 def _with_interval(value: float, span: Interval | None, text: Callable[[float], str], better: int) -> str:

@@ -39,7 +39,7 @@ def judged(queries: list[int], products: list[int], grades: list[float]) -> Labe
         split="validation",
         unknown=0,
         impressions=unknown,
-        clicks=unknown,
+        depth=unknown,
     )
 
 
@@ -198,8 +198,8 @@ def test_where_nothing_tells_weights_apart_they_stay():
     products, texts, pairs = description_matters()
     bm25f = BM25F(products)
     assert bm25f.tune(texts, replace(pairs, grades=np.zeros(4))) is None
-    alike = bm25f.tune(texts, replace(pairs, grades=np.ones(4)))
-    assert alike.weights == {field: WEIGHTS[field] for field in bm25f.index.fields} and bm25f.weights == DEFAULT
+    assert bm25f.tune(texts, replace(pairs, grades=np.ones(4))) is None, "any order of what was engaged is the best"
+    assert bm25f.weights == DEFAULT
 
 
 def test_no_weight_becomes_zero_whatever_the_pairs_say():

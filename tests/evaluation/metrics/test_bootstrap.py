@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, resample
-from mercato.evaluation.metrics.metric import query_mean
+from mercato.evaluation.metrics.metric import QueryMean
 from mercato.evaluation.metrics.roc_auc import pooled_auc, roc_auc
 
 
@@ -35,11 +35,11 @@ def test_pooled_auc_of_a_resample_is_the_auc_of_its_copied_pairs():
     assert point(statistic, 6) == pytest.approx(roc_auc(labels, scores))
 
 
-def test_query_mean_leaves_undefined_queries_out():
-    statistic = query_mean(np.array([0.2, np.nan, 0.6]))
+def test_a_query_mean_leaves_undefined_queries_out():
+    statistic = QueryMean(np.array([0.2, np.nan, 0.6]))
     assert point(statistic, 3) == pytest.approx(0.4)
     assert statistic(np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0]])) == pytest.approx([0.2, np.nan], nan_ok=True)
-    assert point(query_mean(np.array([np.nan])), 1) is None
+    assert point(QueryMean(np.array([np.nan])), 1) is None
     assert interval(np.array([np.nan, np.nan])) is None
 
 
@@ -47,7 +47,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(7)
     covered = 0
     for trial in range(300):
-        low, high = interval(query_mean(rng.normal(0.5, 0.2, 60))(resample(60, trial, resamples=300)))
+        low, high = interval(QueryMean(rng.normal(0.5, 0.2, 60))(resample(60, trial, resamples=300)))
         covered += low <= 0.5 <= high
     assert 0.90 <= covered / 300 <= 0.985
 
@@ -55,7 +55,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 def test_pairing_sees_a_small_steady_gain_that_the_two_intervals_hide():
     rng = np.random.default_rng(3)
     hard = rng.random(100)
-    theirs, ours = query_mean(hard), query_mean(hard + 0.02 + rng.normal(0, 0.01, 100))
+    theirs, ours = QueryMean(hard), QueryMean(hard + 0.02 + rng.normal(0, 0.01, 100))
     weights = resample(100, 0)
     low, high = paired_interval(ours(weights), theirs(weights))
     assert 0.01 < low < high < 0.03

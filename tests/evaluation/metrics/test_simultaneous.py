@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from mercato.evaluation.metrics.bootstrap import Estimate, resample
-from mercato.evaluation.metrics.metric import query_mean
+from mercato.evaluation.metrics.metric import QueryMean
 from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 
 
 def estimate(values_Q, weights_RQ):
-    return Estimate(float(values_Q.mean()), query_mean(values_Q)(weights_RQ))
+    return Estimate(float(values_Q.mean()), QueryMean(values_Q)(weights_RQ))
 
 
 def test_all_intervals_hold_together_about_as_often_as_they_say():

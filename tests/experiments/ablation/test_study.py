@@ -61,6 +61,7 @@ def test_a_shipped_study_is_valid_by_path_and_by_name(path: Path) -> None:
     assert len(read.seeds) >= 3
     recipes = read.recipes(folder)
     assert len({recipe.toml() for recipe in recipes}) == len(read.rows)  # no row measures what another one does
+    assert len({tuple(recipe.monitored) for recipe in recipes}) == 1  # nor stops early by what another one does not
 
 
 def test_a_row_starts_from_the_row_above_or_from_the_one_it_names() -> None:

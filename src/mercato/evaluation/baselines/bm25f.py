@@ -152,8 +152,13 @@ class BM25F(Lexical):
             pairs: judged or engaged, none of those that are to be measured.
 
         Returns:
-            What was chosen, on what; None where the pairs have nothing to put first, and nothing is changed.
+            What was chosen, on what; None where the pairs have nothing to put first, or nothing to put after it, and
+            nothing is changed.
         """
+        order = np.lexsort([pairs.grades, pairs.groups])
+        groups_P, grades_P = pairs.groups[order], pairs.grades[order]
+        if not ((groups_P[1:] == groups_P[:-1]) & (grades_P[1:] > grades_P[:-1])).any():
+            return None  # any order of a query's products is the best
         matches = _Matches.of(self.index, texts, pairs)
         best, value = self.weights, matches.ndcg(self.weights)
         if np.isnan(value):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mercato.evaluation.metrics.arrays import BoolArray
-from mercato.evaluation.metrics.metric import ScoredBatches, Statistic, query_mean
+from mercato.evaluation.metrics.metric import QueryMean, ScoredBatches, Statistic
 
 # --- kernel
 
@@ -75,6 +75,6 @@ def mean_batch_recall(k: int) -> Callable[[ScoredBatches], Statistic]:
 
     def statistic(batches: ScoredBatches) -> Statistic:
         found_Q = np.concatenate([diagonal_in_top(scores_BB, k) for scores_BB in batches.scores_BB])
-        return query_mean(found_Q.astype(np.float64))
+        return QueryMean(found_Q.astype(np.float64))
 
     return statistic

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio
-from mercato.evaluation.metrics.metric import RankedCatalogue, Statistic, query_mean
+from mercato.evaluation.metrics.metric import QueryMean, RankedCatalogue, Statistic
 
 # --- kernel
 
@@ -48,12 +48,12 @@ def recall_and_precision(
 
 def mean_knn_recall(k: int) -> Callable[[RankedCatalogue], Statistic]:
     """The mean recall@k over queries."""
-    return lambda ranked: query_mean(_recall_and_precision(ranked, k)[0])
+    return lambda ranked: QueryMean(_recall_and_precision(ranked, k)[0])
 
 
 def mean_knn_precision(k: int) -> Callable[[RankedCatalogue], Statistic]:
     """The mean precision@k over queries."""
-    return lambda ranked: query_mean(_recall_and_precision(ranked, k)[1])
+    return lambda ranked: QueryMean(_recall_and_precision(ranked, k)[1])
 
 
 def _recall_and_precision(ranked: RankedCatalogue, k: int) -> tuple[FloatArray, FloatArray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio
-from mercato.evaluation.metrics.metric import EngagementPairs, Statistic, query_mean
+from mercato.evaluation.metrics.metric import EngagementPairs, QueryMean, Statistic
 from mercato.evaluation.metrics.roc_auc import comparisons, per_query_roc_auc
 
 BOUNDS = np.array(sorted({2**k for k in range(40)} | {3 * 2**k for k in range(40)}))  # 1, 2, 3, 4, 6, 8, 12, 16, …
@@ -61,13 +61,13 @@ def matched_roc_auc(groups_P: IntArray, strata_P: IntArray, labels_P: BoolArray,
 
 def exposure_matched(pairs: EngagementPairs) -> Statistic:
     """The mean over queries of the AUC within strata of impressions."""
-    return query_mean(matched_roc_auc(pairs.groups_P, pairs.strata_P, pairs.labels_P, pairs.scores_P))
+    return QueryMean(matched_roc_auc(pairs.groups_P, pairs.strata_P, pairs.labels_P, pairs.scores_P))
 
 
 def same_kind(pairs: EngagementPairs) -> Statistic:
     """The same, within strata of impressions and one leaf category."""
     both_P = np.where((pairs.strata_P >= 0) & (pairs.kinds_P >= 0), pairs.kinds_P * len(BOUNDS) + pairs.strata_P, -1)
-    return query_mean(matched_roc_auc(pairs.groups_P, both_P, pairs.labels_P, pairs.scores_P))
+    return QueryMean(matched_roc_auc(pairs.groups_P, both_P, pairs.labels_P, pairs.scores_P))
 
 
 def of_clicked(pairs: EngagementPairs) -> Statistic:
@@ -76,4 +76,4 @@ def of_clicked(pairs: EngagementPairs) -> Statistic:
     values_Q = np.full(int(pairs.groups_P.max(initial=-1)) + 1, np.nan)
     found_Q = per_query_roc_auc(pairs.groups_P[some], pairs.labels_P[some], pairs.scores_P[some])
     values_Q[: len(found_Q)] = found_Q
-    return query_mean(values_Q)
+    return QueryMean(values_Q)

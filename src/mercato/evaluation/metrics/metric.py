@@ -88,8 +88,18 @@ class PredictedQueries:
     sizes_M: FloatArray
 
 
-def query_mean(values_Q: FloatArray) -> Statistic:
-    """The mean of a per-query metric over the queries on which it is defined (not NaN)."""
-    defined_Q = (~np.isnan(values_Q)).astype(np.float64)
-    values_Q = np.nan_to_num(values_Q)
-    return lambda weights_RQ: ratio(weights_RQ @ values_Q, weights_RQ @ defined_Q)
+class QueryMean:
+    """The statistic of a per-query metric: its mean over the queries on which it is defined (not NaN)."""
+
+    def __init__(self, values_Q: FloatArray) -> None:
+        self._defined_Q = (~np.isnan(values_Q)).astype(np.float64)
+        self._values_Q = np.nan_to_num(values_Q)
+
+    def __call__(self, weights_RQ: FloatArray) -> FloatArray:
+        """The weighted mean under each row of weights, (R,)."""
+        return ratio(weights_RQ @ self._values_Q, weights_RQ @ self._defined_Q)
+
+    @property
+    def queries(self) -> int:
+        """On how many it is defined."""
+        return int(self._defined_Q.sum())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray, ratio
-from mercato.evaluation.metrics.metric import ScoredPairs, Statistic, query_mean
+from mercato.evaluation.metrics.metric import QueryMean, ScoredPairs, Statistic
 from mercato.evaluation.metrics.ties import expected_gains
 
 # --- kernel
@@ -49,4 +49,4 @@ def ndcg(groups_P: IntArray, grades_P: FloatArray, scores_P: FloatArray, k: int 
 
 def mean_ndcg(k: int) -> Callable[[ScoredPairs], Statistic]:
     """The mean nDCG@k over queries."""
-    return lambda pairs: query_mean(ndcg(pairs.groups_P, pairs.grades_P, pairs.scores_P, k))
+    return lambda pairs: QueryMean(ndcg(pairs.groups_P, pairs.grades_P, pairs.scores_P, k))

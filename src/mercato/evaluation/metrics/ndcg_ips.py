@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray, ratio
-from mercato.evaluation.metrics.metric import ScoredLists, Statistic, query_mean
+from mercato.evaluation.metrics.metric import QueryMean, ScoredLists, Statistic
 from mercato.evaluation.metrics.ndcg import ndcg
 
 # --- kernel
@@ -31,4 +31,4 @@ def mean_ndcg_ips(lists: ScoredLists) -> Statistic:
     is left out.
     """
     whole = len(lists.lists_P)  # no list is longer
-    return query_mean(list_mean(lists.queries_L, ndcg(lists.lists_P, lists.gains_P, lists.scores_P, whole)))
+    return QueryMean(list_mean(lists.queries_L, ndcg(lists.lists_P, lists.gains_P, lists.scores_P, whole)))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray, ratio
-from mercato.evaluation.metrics.metric import ScoredPairs, Statistic, query_mean
+from mercato.evaluation.metrics.metric import QueryMean, ScoredPairs, Statistic
 from mercato.evaluation.metrics.ties import expected_gains
 
 # --- kernel and public
@@ -40,4 +40,4 @@ def recall_at_k(groups_P: IntArray, labels_P: npt.ArrayLike, scores_P: FloatArra
 
 def mean_recall(k: int) -> Callable[[ScoredPairs], Statistic]:
     """The mean recall@k over queries."""
-    return lambda pairs: query_mean(recall_at_k(pairs.groups_P, pairs.labels_P, pairs.scores_P, k))
+    return lambda pairs: QueryMean(recall_at_k(pairs.groups_P, pairs.labels_P, pairs.scores_P, k))

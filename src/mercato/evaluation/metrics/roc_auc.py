@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio, require_finite, tie_starts
-from mercato.evaluation.metrics.metric import ScoredPairs, Statistic, query_mean
+from mercato.evaluation.metrics.metric import QueryMean, ScoredPairs, Statistic
 
 # --- kernel
 
@@ -113,4 +113,4 @@ def pooled_roc_auc(pairs: ScoredPairs) -> Statistic:
 
 def mean_roc_auc(pairs: ScoredPairs) -> Statistic:
     """The mean ROC AUC over queries."""
-    return query_mean(per_query_roc_auc(pairs.groups_P, pairs.labels_P, pairs.scores_P))
+    return QueryMean(per_query_roc_auc(pairs.groups_P, pairs.labels_P, pairs.scores_P))

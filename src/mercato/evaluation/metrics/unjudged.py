@@ -8,7 +8,7 @@ import numpy as np
 
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 from mercato.evaluation.metrics.knn import hits
-from mercato.evaluation.metrics.metric import ScoredPairs, Statistic, query_mean
+from mercato.evaluation.metrics.metric import QueryMean, ScoredPairs, Statistic
 
 # --- kernel and public
 
@@ -43,7 +43,7 @@ def mean_unjudged(k: int) -> Callable[[ScoredPairs], Statistic]:
     def statistic(pairs: ScoredPairs) -> Statistic:
         found = pairs.found
         if found is None:
-            return query_mean(np.full(int(pairs.groups_P.max()) + 1, np.nan))
-        return query_mean(unjudged_at_k(found.top_QK, found.groups_P, found.products_P, found.catalogue, k))
+            return QueryMean(np.full(int(pairs.groups_P.max()) + 1, np.nan))
+        return QueryMean(unjudged_at_k(found.top_QK, found.groups_P, found.products_P, found.catalogue, k))
 
     return statistic
