@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
 
 from mercato.data.hashing import hash64
+from mercato.data.market import Engagement, MarketConfig
 from mercato.ranking.counting import PRIOR_CLICKS, count
 from mercato.ranking.features import NAMES, Asked, features
 from mercato.ranking.lookup import Lookup, mixed, query_key
@@ -30,6 +31,8 @@ def shown(list_id, query, day, *products):
     return [keys | {"product_id": p, "position": at, "depth": depth} for at, (p, depth) in enumerate(products, 1)]
 
 
+USD = np.array([hash64("usd")], np.uint64)
+
 LISTS = pl.DataFrame(
     [
         *shown("a", "lamp", 1, ("p0", 2), ("p1", 0), ("p2", 0)),
@@ -49,7 +52,7 @@ def index():
 @pytest.fixture(scope="module")
 def counted(index):
     catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    return count(LISTS, catalogue.product_ids, catalogue.signals())
+    return count(LISTS, catalogue.product_ids, catalogue.signals(), NOW)
 
 
 def of(table, *keys):
@@ -71,8 +74,10 @@ def test_clicks_are_held_against_those_that_the_positions_would_have_brought(cou
 
 
 def test_a_query_is_known_by_its_normal_form(counted):
-    searches, entropy, price = of(counted.queries, query_key("LAMP"))
-    assert searches == pytest.approx(np.log1p(2 / 2)) and price == 10.0, "what it led two steps to cost 10"
+    searches, entropy = of(counted.queries, query_key("LAMP"))
+    assert searches == pytest.approx(np.log1p(2 / 2))
+    (price,) = of(counted.query_prices, *mixed(np.array([query_key("lamp")], np.uint64), USD))
+    assert price == 10.0, "what it led two steps to cost 10"
     third = 1 / 3  # of its three clicks one went to a desk
     assert entropy == pytest.approx(-(third * np.log(third) + 2 * third * np.log(2 * third)))
     share = of(
@@ -92,6 +97,48 @@ def test_prices_are_held_against_their_kind(counted, index):
     assert found["price_of_query"] == pytest.approx([0, np.log(1.6)], rel=1e-5, abs=1e-6)
 
 
+def test_a_price_is_held_against_others_of_its_currency():
+    """One that names none is in the market's."""
+    currencies = [None, "USD", "usd ", None, "USD"] + ["JPY"] * 5
+    products = [
+        {"product_id": f"p{n}", "title": "phone", "category": "Phones", "price": 100.0 * (150 if n >= 5 else 1)}
+        | {"currency": currency}
+        for n, currency in enumerate(currencies)
+    ]
+    lists = pl.DataFrame([*shown("a", "phone", 1, ("p0", 3), ("p1", 3)), *shown("b", "phone", 1, ("p7", 3))])
+    with indexed(products) as index:
+        catalogue = index.lookup(Expression(), [product["product_id"] for product in products])
+        counted = count(lists, catalogue.product_ids, catalogue.signals(), NOW)
+        hits = index.lookup(Expression(vector=QUERY, text="phone"), catalogue.product_ids)
+        found = dict(zip(NAMES, features(Asked("phone", NOW), hits, counted).T, strict=True))
+    for name in ("price_of_market", "price_of_category", "price_of_query"):
+        assert found[name] == pytest.approx(np.zeros(10), abs=1e-6), name
+
+
+def test_what_is_listed_later_tells_nothing_of_prices_and_words():
+    later = {"created_at": NOW + timedelta(days=1), "price": 1000.0, "title": "lamp zebra"}
+    old = {"created_at": NOW - timedelta(days=1)}
+    products = [row | old for row in PRODUCTS] + [PRODUCTS[n] | later | {"product_id": f"late{n}"} for n in range(8)]
+    with indexed(products) as index:
+        catalogue = index.lookup(Expression(), [product["product_id"] for product in products])
+        before, after = (
+            count(LISTS, catalogue.product_ids, catalogue.signals(), moment)
+            for moment in (NOW, NOW + timedelta(days=9))
+        )
+    lamps = mixed(np.array([hash64("home > lamps")], np.uint64), USD)
+    assert of(before.prices, *lamps) == [12.5] and of(after.prices, *lamps) != [12.5]
+    assert len(after.words.keys_n) == len(before.words.keys_n) + 1
+
+
+def test_what_is_engaged_in_a_chain_of_one_step_has_a_price():
+    config = MarketConfig(engagement=Engagement(chain=("purchase",)))
+    lists = pl.DataFrame(shown("a", "lamp", 1, ("p3", 1), ("p1", 0)))
+    with indexed(PRODUCTS) as index:
+        catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
+        counted = count(lists, catalogue.product_ids, catalogue.signals(), NOW, config)
+    assert of(counted.query_prices, *mixed(np.array([query_key("lamp")], np.uint64), USD)) == [13.0]
+
+
 def test_a_rare_word_weighs_more(counted):
     rarity = counted.words
     assert len(rarity.keys_n) == 8 + 4  # the numbers, lamp, home, lamps and desks
@@ -102,16 +149,18 @@ def test_what_comes_later_changes_nothing(counted, index):
     """Counts are of the lists given, which the caller cuts off where the measured ones begin."""
     later = pl.DataFrame(shown("z", "lamp", 9, ("p5", 3)))
     catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    both = count(pl.concat([LISTS, later]), catalogue.product_ids, catalogue.signals())
+    both = count(pl.concat([LISTS, later]), catalogue.product_ids, catalogue.signals(), NOW)
     assert not np.isnan(of(both.products, hash64("p5"))).any() and np.isnan(of(counted.products, hash64("p5"))).all()
 
 
 def test_they_are_read_back_as_they_were(counted, tmp_path):
     counted.save(tmp_path / "statistics.npz")
     again = Statistics.load(tmp_path / "statistics.npz")
+    assert again.currency == counted.currency == USD[0]
     for name, table in vars(counted).items():
-        np.testing.assert_array_equal(table.keys_n, getattr(again, name).keys_n)
-        np.testing.assert_array_equal(table.values_nV, getattr(again, name).values_nV)
+        if isinstance(table, Lookup):
+            np.testing.assert_array_equal(table.keys_n, getattr(again, name).keys_n)
+            np.testing.assert_array_equal(table.values_nV, getattr(again, name).values_nV)
 
 
 def test_a_lookup_of_nothing_and_of_the_unknown():

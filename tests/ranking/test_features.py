@@ -59,7 +59,7 @@ def index():
 @pytest.fixture(scope="module")
 def statistics(index):
     catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    return count(NO_LISTS, catalogue.product_ids, catalogue.signals())
+    return count(NO_LISTS, catalogue.product_ids, catalogue.signals(), NOW)
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +106,72 @@ def test_numbers_are_matched_or_contradicted(of):
     assert np.isnan(of("chair")["chair"]["numbers_matched"]) and of("chair")["chair"]["query_numbers"] == 0
 
 
-@pytest.mark.parametrize("query", ["sofa without leather", "sofa no leather", "sofá sin leather"])
+def among(titles, query):
+    """The features of products of these titles, by name, in their order."""
+    products = [{"product_id": str(n), "title": title} for n, title in enumerate(titles)]
+    with indexed(products) as index:
+        catalogue = index.lookup(Expression(), [product["product_id"] for product in products])
+        counted = count(NO_LISTS, catalogue.product_ids, catalogue.signals(), NOW)
+        hits = index.lookup(Expression(vector=QUERY, text=query), catalogue.product_ids)
+        found = dict(zip(NAMES, features(Asked(query, NOW), hits, counted).T.tolist(), strict=True))
+        order = [hits.product_ids.index(str(n)) for n in range(len(titles))]
+        return {name: [values[place] for place in order] for name, values in found.items()}
+
+
+PHONES = ["iPhone 13 128 GB", "iPhone 13 128gb", "iPhone 13", "iPhone", "iPhone 12", "iPhone 13 256GB", "iPhone ١٣"]
+
+
+@pytest.mark.parametrize("query", ["iphone 13 128gb", "iPhone 13 128 GB"])
+def test_a_number_is_one_with_its_unit_joined_or_apart_and_in_any_script(query):
+    """It contradicts where the title names another one that nobody asked for, and lacks it."""
+    found = among(PHONES, query)
+    assert found["numbers_contradicted"] == [0, 0, 0, 0, 1, 1, 0]
+    assert found["numbers_matched"] == [1, 1, 0.5, 0, 0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("query", ["sofa without leather", "sofa without any leather", "sofa sin leather"])
 def test_what_is_negated_is_not_sought(of, query):
     found = of(query)
     assert found["sofa"]["negated_matched"] == 1 and found["bare"]["negated_matched"] == 0
     assert of("sofa without wheels")["sofa"]["negated_matched"] == 0
     assert found["sofa"]["coverage"] == pytest.approx(1), "the negation and its word are no part of it"
+
+
+@pytest.mark.parametrize(
+    ("query", "titles", "matched"),
+    [
+        (
+            "sofa without a stain",
+            ["sofa with stain", "sofa without a stain", "sofa without stain, a lovely one"],
+            [1, 0, 0],
+        ),
+        ("chanel no 5", ["Chanel No 5", "Chanel Chance"], [0, 0]),
+        ("sin city dvd", ["Sin City DVD", "city map"], [0, 0]),
+        ("non stick pan", ["non-stick pan", "cast iron pan"], [0, 0]),
+        ("comic sans ms", ["Comic Sans MS", "MS Word"], [0, 1]),
+        ("fauteuil sans", ["fauteuil sans accoudoirs"], [0]),
+    ],
+)
+def test_a_negation_excludes_what_follows_it_and_not_who_excludes_it_too(query, titles, matched):
+    assert among(titles, query)["negated_matched"] == matched
+
+
+def test_a_word_that_looks_like_a_negation_is_sought():
+    assert among(["Chanel No 5", "Chanel 5"], "chanel no 5")["coverage_all"] == [1, 0]
+
+
+def test_a_long_title_is_like_itself():
+    title = " ".join(f"word{n}" for n in range(24))
+    assert among([title], title)["trigram_similarity"] == [1]
+
+
+def test_pictures_are_counted_by_whatever_way_a_product_comes():
+    """As a row with images, with vectors of them, or with their number alone; vectors may be fewer."""
+    vector = np.ones(DIMENSION, np.float32)
+    rows = ({"images": [{}] * 4}, {"images": None, "image_embeddings": [[0.0]] * 4}, {"image_count": 4})
+    rows += ({"image_count": 4, "image_embeddings": [[0.0]] * 2}, {"images": [{}] * 4, "image_count": 0})
+    told = [record_from_product({"product_id": "x", **row}, vector).signals for row in rows]
+    assert len({each.packed() for each in told}) == 1
 
 
 def test_trigrams_forgive_a_spelling(of):
@@ -128,7 +188,7 @@ def test_a_listing_is_as_old_as_far_and_as_full_as_it_is(of):
     told = [sofa[name] for name in ("seller_rating", "rating", "images", "missing")]
     assert told == [4.5, 3, 2, 0], "a latitude of 0 is one"
     assert bare["missing"] == 7
-    assert np.isnan([bare["age_days"], bare["distance_km"], bare["price"], bare["rating"]]).all()
+    assert np.isnan([bare["age_days"], bare["distance_km"], bare["price_of_market"], bare["rating"]]).all()
     assert np.isnan(of("sofa")["sofa"]["distance_km"])
 
 

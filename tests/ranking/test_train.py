@@ -14,19 +14,32 @@ from mercato.data.market import Market
 from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EARLIER
+from mercato.ranking import train as training
 from mercato.ranking.features import NAMES, Asked
-from mercato.ranking.ranker import CARD, FOLDER, Ranker
+from mercato.ranking.ranker import CARD, DLRM, FOLDER, STATISTICS, TREES, Ranker
 from mercato.ranking.train import rank
 from mercato.reports.ranking import summary
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index
+from mercato.runs.folder import RECIPE, load_recipe_and_featurizer
 from mercato.runs.onnx_encoder import OnnxEncoder
 
 
 @pytest.fixture(scope="module")
 def run(tiny_run, tmp_path_factory):
-    """A run of this module's own, to write to."""
-    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("ranked") / "run")
+    """A run of this module's own, to write to, whose recipe suits so small a log."""
+    run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("ranked") / "run")
+    recipe = load_recipe_and_featurizer(run)[0]
+    trees, dlrm = recipe.ranking.trees, recipe.ranking.dlrm
+    ranking = recipe.ranking.model_copy(
+        update={
+            "trees": trees.model_copy(update={"least_rows": 5}),
+            "dlrm": dlrm.model_copy(update={"epochs": 3, "best": 20}),
+            "relevance_bound": 1.0,
+        }
+    )
+    (run / RECIPE).write_text(recipe.model_copy(update={"ranking": ranking}).toml())
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -72,24 +85,73 @@ def test_the_same_log_makes_the_same_ranker(ranked, run, tiny_market, index):
 
 
 def test_what_the_future_holds_teaches_nothing(ranked, run, tiny_market, index, tmp_path):
-    """With every later click turned over the trees and the counts are the same, and only the figures differ."""
+    """With every later click turned over both models and all counts are the same, and only the figures differ."""
     market = Market.open(shutil.copytree(tiny_market.path, tmp_path / "market"))
     lists = market.frame("lists")
     later = pl.col("split") == "future"
     turned = pl.when(later).then(3 - pl.col("depth")).otherwise(pl.col("depth"))
     lists.with_columns(depth=turned.cast(pl.Int64)).write_parquet(market.path / "lists.parquet")
-    before = {name: (run / FOLDER / name).read_bytes() for name in ("trees.onnx", "statistics.npz")}
+    before = left(run)
     again = rank(run, market, index)
-    with np.load(run / FOLDER / "statistics.npz") as counted:
-        assert all(len(counted[name]) for name in counted.files)
-    assert (run / FOLDER / "trees.onnx").read_bytes() == before["trees.onnx"]
+    assert left(run) == before and all(before["statistics.npz"].values())
     assert again.as_dict()["lists"] != ranked.as_dict()["lists"]
+
+
+def left(run):
+    """What a ranking left in a run, the counts table by table."""
+    with np.load(run / FOLDER / STATISTICS) as counted:
+        statistics = {name: counted[name].tobytes() for name in counted.files}
+    return {name: (run / FOLDER / name).read_bytes() for name in (TREES, DLRM, CARD)} | {STATISTICS: statistics}
+
+
+def test_what_teaches_is_neither_counted_nor_known_to_the_towers(run, tiny_market, index, tmp_path, monkeypatch):
+    """Lists of the validation split, by the counts of what came before it, whatever became of them."""
+
+    def told(turn):
+        market = Market.open(shutil.copytree(tiny_market.path, tmp_path / turn))
+        lists = market.frame("lists")
+        turned = pl.when(pl.col("split") == turn).then(3 - pl.col("depth")).otherwise(pl.col("depth"))
+        lists.with_columns(depth=turned.cast(pl.Int64)).write_parquet(market.path / "lists.parquet")
+        seen = {}
+
+        def displayed(lists, _encoder, _index, statistics):
+            seen.update(splits={*lists["split"]}, rows=lists.sort(lists.columns), statistics=statistics)
+            raise StopIteration
+
+        monkeypatch.setattr(training, "displayed", displayed)
+        with pytest.raises(StopIteration):
+            rank(run, market, index)
+        return seen
+
+    plain, validation, train = (told(turn) for turn in ("nothing", "validation", "train"))
+    assert {*plain["splits"]} == {"validation"}
+    assert train["rows"].equals(plain["rows"]) and not validation["rows"].equals(plain["rows"])
+    for name in ("products", "query_categories", "queries"):
+        tables = [getattr(seen["statistics"], name).values_nV for seen in (plain, validation, train)]
+        np.testing.assert_array_equal(tables[0], tables[1])
+        assert name == "queries" or (tables[0] != tables[2]).any()
+
+
+def test_an_order_that_loses_relevance_is_not_written(ranked, run, tiny_market, index, tmp_path, monkeypatch):
+    """More than the recipe allows, on validation judgments."""
+    before = left(run)
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / RECIPE).write_text((copy / RECIPE).read_text().replace("relevance_bound = 1.0", "relevance_bound = 0.04"))
+    monkeypatch.setattr(training, "per_query_roc_auc", lambda *_: np.array([scores.pop()]))
+    scores = [0.80, 0.85]  # the ranked order's, after the cosine's
+    with pytest.raises(MercatoError, match=r"loses 0\.050 of the relevance .* ranking\.relevance_bound is 0\.04"):
+        rank(copy, tiny_market, index)
+    assert left(copy) == before
 
 
 def test_a_ranker_of_other_weights_or_features_is_refused(ranked, run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     card = json.loads((copy / FOLDER / CARD).read_text())
-    for change, why in ({"run": "0"}, "other weights"), ({"features": ["cosine"]}, "other features"):
+    for change, why in (
+        ({"run": "0"}, "other weights"),
+        ({"features": ["cosine"]}, "other features"),
+        ({"version": 1}, "other features"),
+    ):
         (copy / FOLDER / CARD).write_text(json.dumps(card | change))
         with pytest.raises(MercatoError, match=why):
             Ranker.of_run(copy)
@@ -123,7 +185,7 @@ def test_bad_input_is_named(run, tiny_market, index, tmp_path):
         change(market.frame("lists")).write_parquet(market.path / "lists.parquet")
         return market
 
-    with pytest.raises(MercatoError, match="none of the validation split; the log is too short"):
+    with pytest.raises(MercatoError, match="none of the validation split of which the outcome is known"):
         rank(run, changed(lambda lists: lists.filter(pl.col("split") != "validation")), index)
     with pytest.raises(MercatoError, match="all alike"):
         rank(run, changed(lambda lists: lists.with_columns(depth=pl.lit(0, pl.Int64))), index)

@@ -7,7 +7,7 @@ import numpy as np
 from mercato.ranking.dataset import RankingSet
 from mercato.ranking.features import IDS, NAMES
 
-COSINE, PRICE, CONTRADICTED = (NAMES.index(name) for name in ("cosine", "price", "numbers_contradicted"))
+COSINE, PRICE, CONTRADICTED = (NAMES.index(name) for name in ("cosine", "price_of_market", "numbers_contradicted"))
 LISTS, SHOWN = 600, 8
 PRODUCTS, QUERIES = 200, 150
 

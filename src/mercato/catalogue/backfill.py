@@ -32,6 +32,7 @@ from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import CATALOGUE, Market
 from mercato.errors import MercatoError
+from mercato.features.values import image_count_of
 from mercato.files import exclusive, is_served, write_atomic
 from mercato.progress import note, track
 from mercato.retrieval.open import build_index, generations, open_index, swap_index
@@ -167,6 +168,7 @@ def _embed(encoder: RunEncoder, catalogue: Catalogue, work: _Work) -> None:
         left_out = [product["product_id"] for product in products if product["product_id"] not in names]
         columns = {
             "product_id": pa.array([product["product_id"] for product in kept], pa.string()),
+            "images": pa.array([int(image_count_of(product)) for product in kept], pa.int32()),
             "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), encoder.dimension),
         }
         content = io.BytesIO()
@@ -199,12 +201,13 @@ def _records(catalogue: Catalogue, work: _Work) -> Iterator[IndexRecord]:
     """The records of all that was embedded and still exists, with its fields as they are now."""
     for part in track(work.parts, "vectors → index"):
         table = pq.read_table(part)
-        ids, vectors = table["product_id"].to_pylist(), table["vector"].to_pylist()
+        ids, images, vectors = (table[name].to_pylist() for name in ("product_id", "images", "vector"))
         documents = catalogue.products.get_many(ids)
-        for product_id, vector in zip(ids, vectors, strict=True):
+        for product_id, count, vector in zip(ids, images, vectors, strict=True):
             if document := documents.get(product_id):
+                row = StoredProduct(document).row() | {"image_count": count}
                 try:
-                    yield record_from_product(StoredProduct(document).row(), np.array(vector, np.float32))
+                    yield record_from_product(row, np.array(vector, np.float32))
                 except MercatoError as error:
                     log.warning("%s: it is left out", error)
 

@@ -41,6 +41,8 @@ class Ranking(Frozen):
     """Both ranking stages (Que2Search §6.5)."""
 
     gains: tuple[float, ...] = Field((0.0, 1.0, 2.0, 3.0), min_length=2)  # of 0, 1, … steps along the chain
+    relevance_bound: float = Field(0.01, ge=0)
+    """What the order may lose of the relevance ROC AUC per query on validation judgments; else nothing is written."""
     deadline_ms: float = Field(100.0, gt=0)  # since the search began; no stage begins later
     trees: Trees = Trees()
     dlrm: DLRM = DLRM()

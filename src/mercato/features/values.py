@@ -73,15 +73,11 @@ def age_of(created_at: Any, as_of: datetime) -> float:
 
 
 def image_count_of(product: Product) -> float:
-    """How many images a product has, or vectors of them."""
-    count = product.get("image_count")
-    if count is not None:
-        return max(number_of(count), 0)
-    for field in ("images", "image_embeddings"):
-        images = product.get(field)
-        if isinstance(images, list | tuple | np.ndarray) and len(images):
-            return len(images)
-    return 0
+    """How many images a product has, or vectors of them, whichever are more."""
+    fields = (product.get(name) for name in ("images", "image_embeddings"))
+    held = [len(images) for images in fields if isinstance(images, list | tuple | np.ndarray)]
+    said = number_of(product.get("image_count"))
+    return max(0, *held, 0 if math.isnan(said) else said)
 
 
 def folded(value: Any) -> str:

@@ -11,21 +11,37 @@ Shapes: P rows of displayed lists, N products, n keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from mercato.data.hashing import hash64
+from mercato.data.market import MarketConfig
+from mercato.features.values import folded
 from mercato.ranking.lookup import Keys, Lookup, mixed, query_key
-from mercato.ranking.statistics import Statistics, price_keys
+from mercato.ranking.statistics import EVERYTHING, Statistics, named_currencies
 from mercato.retrieval.signals import SECTIONS, SignalColumns
 
 PRIOR_CLICKS = 5.0  # of the market's own rate, added to everybody's
 LEAST_PRICED = 5  # products that make a median
 
+_ENGAGED = 2  # steps along the chain, or all of a shorter one: what people would pay
+_PLAIN = MarketConfig()
 
-def count(lists: pl.DataFrame, product_ids: Sequence[str], columns: SignalColumns) -> Statistics:
-    """Count displayed lists of the past (schema `LISTS`) of the catalogue's N products and their signals."""
+
+def count(
+    lists: pl.DataFrame,
+    product_ids: Sequence[str],
+    columns: SignalColumns,
+    as_of: datetime,
+    config: MarketConfig = _PLAIN,
+) -> Statistics:
+    """Count displayed lists of the past (schema `LISTS`) of the catalogue's N products and their signals.
+
+    What is told of the catalogue (prices, rare words) is of what was listed by then.
+    """
+    currency, listed = np.uint64(hash64(folded(config.currency))), _listed(columns, as_of)
     numbered = pl.DataFrame({"product_id": product_ids, "place": range(len(product_ids))})
     shown = lists.drop_nulls("depth").join(numbered, on="product_id", how="inner", maintain_order="left")
     queries = {query: query_key(query) for query in shown["query"].unique().to_list()}
@@ -54,10 +70,18 @@ def count(lists: pl.DataFrame, product_ids: Sequence[str], columns: SignalColumn
         conditions=_lookup(_rates(shown, conditions, days)),
         categories=_lookup(_rates(shown, categories, days)),
         query_categories=_lookup(rates.with_columns(share)),
-        queries=_queries(shown, shares, columns.number("price"), days),
-        prices=_medians(columns),
-        words=_rarity(columns),
+        queries=_queries(shown, shares, days),
+        query_prices=_engaged_prices(shown, columns, currency, min(_ENGAGED, len(config.engagement.steps))),
+        prices=_medians(listed, currency),
+        words=_rarity(listed),
+        currency=currency,
     )
+
+
+def _listed(columns: SignalColumns, as_of: datetime) -> SignalColumns:
+    """Those of products that had been listed by then, or nobody knows when."""
+    created_N = columns.number("created")
+    return columns.take(np.flatnonzero(~(created_N > as_of.timestamp())))
 
 
 def _rates(shown: pl.DataFrame, keys_P: Keys, days: int) -> pl.DataFrame:
@@ -78,26 +102,30 @@ def _rates(shown: pl.DataFrame, keys_P: Keys, days: int) -> pl.DataFrame:
     )
 
 
-def _queries(shown: pl.DataFrame, shares: pl.DataFrame, prices_N: NDArray[np.float32], days: int) -> Lookup:
+def _queries(shown: pl.DataFrame, shares: pl.DataFrame, days: int) -> Lookup:
     logs = pl.col("share").log()
     entropy = shares.filter(pl.col("share") > 0).group_by("query").agg(entropy=-(pl.col("share") * logs).sum())
-    priced = pl.Series(prices_N[shown["place"].to_numpy()]).fill_nan(None)
     asked = (
-        shown.select("query", "list_id", "depth", price=priced)
-        .group_by("query", maintain_order=True)
-        .agg(
-            searches=(1 + pl.col("list_id").n_unique() / days).log(),
-            price=pl.col("price").filter(pl.col("depth") >= 2).median(),
-        )
+        shown.group_by("query", maintain_order=True)
+        .agg(searches=(1 + pl.col("list_id").n_unique() / days).log())
         .join(entropy, on="query", how="left", maintain_order="left")
     )
-    return _lookup(asked.select(pl.col("query").alias("key"), "searches", "entropy", "price"))
+    return _lookup(asked.select(pl.col("query").alias("key"), "searches", "entropy"))
 
 
-def _medians(columns: SignalColumns) -> Lookup:
-    """The median price of each category and department, by currency, of which there are enough."""
-    keys = np.concatenate([price_keys(columns, name) for name in ("category", "department")])
-    priced = pl.DataFrame({"key": keys, "price": np.tile(columns.number("price"), 2)})
+def _engaged_prices(shown: pl.DataFrame, columns: SignalColumns, currency: np.uint64, depth: int) -> Lookup:
+    engaged = shown.filter(pl.col("depth") >= depth)
+    places = engaged["place"].cast(pl.Int64).to_numpy()
+    keys = mixed(engaged["query"].to_numpy(), named_currencies(columns, currency)[places])
+    priced = pl.DataFrame({"key": keys, "price": columns.number("price")[places]}).filter(pl.col("price").is_not_nan())
+    return _lookup(priced.group_by("key", maintain_order=True).agg(pl.col("price").median()))
+
+
+def _medians(columns: SignalColumns, currency: np.uint64) -> Lookup:
+    """The median price of each category, of each department and of all, by currency, of which there are enough."""
+    kinds = (columns.key("category"), columns.key("department"), np.broadcast_to(EVERYTHING, len(columns.keys_HK)))
+    keys = np.concatenate([mixed(kind, named_currencies(columns, currency)) for kind in kinds])
+    priced = pl.DataFrame({"key": keys, "price": np.tile(columns.number("price"), len(kinds))})
     medians = (
         priced.filter(pl.col("price").is_not_nan())
         .group_by("key", maintain_order=True)

@@ -38,11 +38,19 @@ class RankingSet:
         """The rows of each list, (L,)."""
         return np.bincount(self.lists_P)
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether anything is better than something else of its list."""
+        order = np.lexsort([self.grades_P, self.lists_P])
+        lists_P, grades_P = self.lists_P[order], self.grades_P[order]
+        return bool(((lists_P[1:] == lists_P[:-1]) & (grades_P[1:] > grades_P[:-1])).any())
+
     def only(self, keep_P: NDArray[np.bool_]) -> RankingSet:
         """Some of the rows."""
         numbered_p = np.unique(self.lists_P[keep_P], return_inverse=True)[1]
-        arrays = (self.features_PF, self.ids_PT, self.grades_P, self.positions_P)
-        return RankingSet(*(array[keep_P] for array in arrays), numbered_p)
+        return RankingSet(
+            self.features_PF[keep_P], self.ids_PT[keep_P], self.grades_P[keep_P], self.positions_P[keep_P], numbered_p
+        )
 
     def folds(self, count: int) -> NDArray[np.int64]:
         """Which of so many folds each row is in, (P,): one query's lists are in one."""

@@ -36,6 +36,11 @@ _FARTHEST = 5.0  # standard deviations; what is farther is as far
 class Network(nn.Module):
     """Features and ids to the chances of the steps, each of the whole way there: (B, F), (B, T) → (B, K)."""
 
+    mean_F: Tensor
+    scale_F: Tensor
+    offsets_T: Tensor
+    pairs_2: Tensor
+
     def __init__(self, features_PF: Tensor, rates_K: NDArray[np.float64], eta: float, settings: DLRM) -> None:
         """Numbers are standardised as these features are; each step begins at its rate, and η where it is given."""
         super().__init__()
@@ -158,11 +163,12 @@ def _epochs(network: Network, rows: tuple[Tensor, ...], settings: DLRM) -> Itera
     optimizer = torch.optim.AdamW(groups)
     while True:
         network.train()
-        for some in torch.randperm(len(rows[0])).split(settings.batch_size):
+        for some in torch.split(torch.randperm(len(rows[0])), settings.batch_size):
             features_BF, ids_BT, positions_B, depths_B = (column[some] for column in rows)
             hidden_BT = torch.rand(ids_BT.shape) < settings.unknown
             optimizer.zero_grad()
-            network.loss(features_BF, ids_BT.masked_fill(hidden_BT, 0), positions_B, depths_B).backward()
+            loss = network.loss(features_BF, ids_BT.masked_fill(hidden_BT, 0), positions_B, depths_B)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         yield
 

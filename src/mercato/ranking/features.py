@@ -10,6 +10,7 @@ Shapes: H products, Q words of the query, S sections, F features.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -19,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mercato.data.words import words
-from mercato.ranking.lookup import Keys, Lookup, mixed, query_key
-from mercato.ranking.statistics import Statistics, price_keys
+from mercato.ranking.lookup import Keys, mixed, query_key
+from mercato.ranking.statistics import EVERYTHING, Statistics
 from mercato.retrieval.protocol import Hits
 from mercato.retrieval.signals import SECTIONS, SignalColumns, trigram_hashes, with_digit, word_hashes
 
@@ -28,21 +29,23 @@ Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any] | float]  # (H,), or one value for all
 
 DAY = 86_400.0  # seconds
-NEGATIONS = {
-    "no", "not", "non", "without", "sin", "sans", "ohne", "kein", "keine", "sem", "nao", "senza", "bez",
-    "不", "无", "没有",
+NEGATIONS = {"no", "not", "without", "sin", "sans", "ohne", "kein", "keine", "sem", "nao", "senza", "bez"}
+PASSED_OVER = {  # between a negation and what it excludes
+    "a", "an", "any", "the", "un", "una", "une", "el", "la", "le", "de", "ein", "eine", "einen", "o", "um", "uma",
 }  # fmt: skip
 
 RATES = ("coec", "steps", "shown")
+_WITH_UNIT = re.compile(r"(\d+)([^\W\d_]+)")
 _TITLE, _TRIGRAMS = SECTIONS.index("title"), SECTIONS.index("trigrams")
 _READ = SECTIONS[:_TRIGRAMS]  # whose words a query's may be
+VERSION = 2  # of what the features mean; a ranker of another one is refused
 NAMES = (
     "cosine", "bm25",
     *(f"coverage_{section}" for section in _READ), "coverage", "coverage_all", "tf_idf_title", "bigrams_title",
     "title_words", "title_unasked", "description_words", "trigram_similarity",
     "numbers_matched", "numbers_contradicted", "negated_matched",
     "query_words", "query_numbers", "query_searches", "query_entropy",
-    "price", "price_of_category", "price_of_department", "price_of_query",
+    "price_of_market", "price_of_category", "price_of_department", "price_of_query",
     "age_days", "distance_km", "seller_rating", "rating", "images", "missing",
     *(f"{what}_{rate}" for what in ("product", "seller", "category", "query_category") for rate in RATES),
     "query_category_share", "condition_coec", "condition_steps",
@@ -75,7 +78,7 @@ def features_of(
 ) -> NDArray[np.float32]:
     """As `features`, of what hits are made of."""
     found: Columns = {"cosine": cosine_H, "bm25": bm25_H}
-    found |= _of_words(asked.query, columns, statistics.words)
+    found |= _of_words(asked.query, columns, statistics)
     found |= _of_the_log(asked.query, columns, statistics)
     found |= _of_the_listing(asked, columns)
     whole_HF = np.empty((len(cosine_H), len(NAMES)), np.float32)
@@ -99,11 +102,10 @@ def rounded(features_HF: NDArray[np.float32]) -> NDArray[np.float32]:
     return (bits_HF & ~np.uint32((1 << 6) - 1)).view(np.float32)
 
 
-def _of_words(query: str, columns: SignalColumns, rarity: Lookup) -> Columns:
+def _of_words(query: str, columns: SignalColumns, statistics: Statistics) -> Columns:
     in_order = words(query)
-    negated = {after for word, after in pairwise(in_order) if word in NEGATIONS}
-    sought = [word for word in dict.fromkeys(in_order) if word not in NEGATIONS and word not in negated]
-    told_Q, wanted = word_hashes([*sought, *sorted(negated)]), len(sought)
+    sought, excluded = _sought(in_order)
+    told_Q = word_hashes(sought)
     products, sections = columns.lengths_HS.shape
     cell_W = np.repeat(np.arange(products * sections), columns.lengths_HS.reshape(-1))  # product by product
     section_W, place_W = cell_W % sections, _places(told_Q, columns.words_W)
@@ -111,35 +113,97 @@ def _of_words(query: str, columns: SignalColumns, rarity: Lookup) -> Columns:
 
     tf_HSQ = _counted(cell_W, place_W, (products, sections, len(told_Q)))
     held_HSQ = tf_HSQ > 0
-    anywhere_HQ: NDArray[np.bool_] = np.asarray(held_HSQ[:, :, :wanted].any(axis=1))
-    idf_Q = rarity.get(told_Q.astype(np.uint64))[:wanted, 0].astype(np.float64)
-    idf_Q[np.isnan(idf_Q)] = rarity.values_nV.max(initial=1.0)
+    anywhere_HQ: NDArray[np.bool_] = np.asarray(held_HSQ.any(axis=1))
+    idf_Q = statistics.words.get(told_Q.astype(np.uint64))[:, 0].astype(np.float64)
+    idf_Q[np.isnan(idf_Q)] = statistics.rarest
     weight_Q = idf_Q / max(1e-9, idf_Q.sum())
-    number_Q = with_digit(told_Q[:wanted])
+    number_Q = with_digit(told_Q)
     of_title_W = section_W == _TITLE
-    named_W = of_title_W & with_digit(columns.words_W)
-    names_number_H = np.bincount(cell_W[named_W] // sections, minlength=products) > 0
-    title_tf_HQ = tf_HSQ[:, _TITLE, :wanted]
+    read_W = section_W != _TRIGRAMS
+    product_w, words_w = cell_W[read_W] // sections, columns.words_W[read_W]
+    numbers_HQ = anywhere_HQ | _spelt_otherwise(in_order, sought, product_w, words_w, products)
+    named_W = of_title_W & with_digit(columns.words_W) & (place_W < 0)
+    names_other_H = np.bincount(cell_W[named_W] // sections, minlength=products) > 0
+    title_tf_HQ = tf_HSQ[:, _TITLE]
     pairs_H = _pairs(cell_W[of_title_W] // sections, place_W[of_title_W], _neighbours(in_order, sought), products)
     trigrams_W = section_W == _TRIGRAMS
     return {
-        **{f"coverage_{name}": held_HSQ[:, at, :wanted] @ weight_Q for at, name in enumerate(_READ)},
+        **{f"coverage_{name}": held_HSQ[:, at] @ weight_Q for at, name in enumerate(_READ)},
         "coverage": anywhere_HQ @ weight_Q,
-        "coverage_all": anywhere_HQ.all(axis=1) if wanted else 0.0,
+        "coverage_all": anywhere_HQ.all(axis=1) if sought else 0.0,
         "tf_idf_title": (title_tf_HQ / (title_tf_HQ + 1.2)) @ idf_Q,
-        "bigrams_title": pairs_H / max(1, wanted - 1),
+        "bigrams_title": pairs_H / max(1, len(sought) - 1),
         "title_words": columns.lengths_HS[:, _TITLE],
-        "title_unasked": columns.lengths_HS[:, _TITLE] - held_HSQ[:, _TITLE, :wanted].sum(axis=1),
+        "title_unasked": columns.lengths_HS[:, _TITLE] - held_HSQ[:, _TITLE].sum(axis=1),
         "description_words": columns.lengths_HS[:, SECTIONS.index("description")],
         "trigram_similarity": _overlap(
             trigram_hashes(in_order), cell_W[trigrams_W] // sections, columns.words_W[trigrams_W], products
         ),
-        "numbers_matched": anywhere_HQ[:, number_Q].mean(axis=1) if number_Q.any() else np.nan,
-        "numbers_contradicted": (number_Q & ~anywhere_HQ).any(axis=1) & names_number_H,
-        "negated_matched": held_HSQ[:, :, wanted:].any(axis=(1, 2)),
+        "numbers_matched": numbers_HQ[:, number_Q].mean(axis=1) if number_Q.any() else np.nan,
+        "numbers_contradicted": (number_Q & ~numbers_HQ).any(axis=1) & names_other_H,
+        "negated_matched": _held_all_the_same(excluded, product_w, words_w, products),
         "query_words": len(in_order),
         "query_numbers": number_Q.sum(),
     }
+
+
+def _sought(in_order: list[str]) -> tuple[list[str], list[str]]:
+    """What a query asks for and what it excludes ("sofa without a stain"), each word once.
+
+    A negation at the beginning ("Sin City"), at the end or before a number ("Chanel No 5") is a word like any other.
+    """
+    sought: list[str] = []
+    excluded: list[str] = []
+    at = 0
+    while at < len(in_order):
+        after = at + 1
+        while after < len(in_order) and in_order[after] in PASSED_OVER:
+            after += 1
+        negates = in_order[at] in NEGATIONS and at > 0 and after < len(in_order)
+        if negates and not any(char.isdigit() for char in in_order[after]):
+            excluded.append(in_order[after])
+            at = after
+        else:
+            sought.append(in_order[at])
+        at += 1
+    return [word for word in dict.fromkeys(sought) if word not in excluded], [*dict.fromkeys(excluded)]
+
+
+def _held_all_the_same(
+    excluded: list[str], product_w: NDArray[np.int64], words_w: NDArray[np.uint32], products: int
+) -> NDArray[np.bool_]:
+    """Which products hold an excluded word, but for those that exclude it too ("without stain", "no visible stain")."""
+    found_H = np.zeros(products, bool)
+    if excluded:
+        negation_w = np.isin(words_w, word_hashes(sorted(NEGATIONS)))
+        negated_w = _shifted(negation_w, product_w, 1) | _shifted(negation_w, product_w, 2)
+        found_H[product_w[np.isin(words_w, word_hashes(excluded)) & ~negated_w]] = True
+    return found_H
+
+
+def _spelt_otherwise(
+    in_order: list[str], sought: list[str], product_w: NDArray[np.int64], words_w: NDArray[np.uint32], products: int
+) -> NDArray[np.bool_]:
+    """Which products hold a sought number with its unit apart ("128 gb" for "128gb") or joined to it, (H, Q)."""
+    found_HQ = np.zeros((products, len(sought)), bool)
+    after = {word: following for word, following in pairwise(in_order) if following.isalpha()}
+    for place, word in enumerate(sought):
+        if joined := _WITH_UNIT.fullmatch(word):
+            number, unit = word_hashes(joined.groups())
+            at_w = (words_w == unit) & _shifted(words_w == number, product_w, 1)
+        elif word.isdecimal() and word in after:
+            at_w = words_w == word_hashes([word + after[word]])[0]
+        else:
+            continue
+        found_HQ[product_w[at_w], place] = True
+    return found_HQ
+
+
+def _shifted(said_w: NDArray[np.bool_], product_w: NDArray[np.int64], by: int) -> NDArray[np.bool_]:
+    """Whether it was said of the word so many before, of the same product."""
+    found_w = np.zeros_like(said_w)
+    found_w[by:] = said_w[:-by] & (product_w[:-by] == product_w[by:])
+    return found_w
 
 
 def _places(told_Q: NDArray[np.uint32], words_W: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -193,7 +257,7 @@ def _overlap(
 
 def _of_the_log(query: str, columns: SignalColumns, statistics: Statistics) -> Columns:
     key = np.array([query_key(query)], np.uint64)
-    searches, entropy, engaged_price = statistics.queries.get(key)[0]
+    searches, entropy = statistics.queries.get(key)[0]
     asked = mixed(np.broadcast_to(key, len(columns.keys_HK)), columns.key("category"))
     rates = {
         "product": statistics.products.get(columns.key("product_id")),
@@ -203,15 +267,16 @@ def _of_the_log(query: str, columns: SignalColumns, statistics: Statistics) -> C
         "condition": statistics.conditions.get(columns.key("condition")),
     }
     price = _log(columns.number("price"))
+    currency = statistics.currencies(columns)
     return {
         **{f"{what}_{rate}": r[:, at] for what, r in rates.items() for at, rate in enumerate(RATES)},
         "query_category_share": rates["query_category"][:, 3],
         "query_searches": searches,
         "query_entropy": entropy,
-        "price": price,
-        "price_of_category": price - _log(statistics.prices.get(price_keys(columns, "category"))[:, 0]),
-        "price_of_department": price - _log(statistics.prices.get(price_keys(columns, "department"))[:, 0]),
-        "price_of_query": price - _log(engaged_price),
+        "price_of_market": price - _log(statistics.prices.get(mixed(EVERYTHING, currency))[:, 0]),
+        "price_of_category": price - _log(statistics.prices.get(mixed(columns.key("category"), currency))[:, 0]),
+        "price_of_department": price - _log(statistics.prices.get(mixed(columns.key("department"), currency))[:, 0]),
+        "price_of_query": price - _log(statistics.query_prices.get(mixed(key, currency))[:, 0]),
     }
 
 

@@ -15,6 +15,7 @@ from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from mercato.config.ranking import Trees
+from mercato.errors import MercatoError
 from mercato.ranking.dataset import RankingSet
 from mercato.ranking.features import MONOTONE, NAMES
 
@@ -47,7 +48,13 @@ def fit(learned: RankingSet, gains: Sequence[float], trees: Trees, seed: int) ->
         position=learned.positions_P,
         feature_name=list(NAMES),
     )
-    return lightgbm.train(parameters, rows, trees.trees)
+    booster = lightgbm.train(parameters, rows, trees.trees)
+    if booster.num_trees() == 0 or all(tree["num_leaves"] < 2 for tree in booster.dump_model()["tree_info"]):
+        raise MercatoError(
+            f"{len(learned.grades_P):,} products of lists are too few to learn from, with at least {trees.least_rows}"
+            " in a leaf (ranking.trees.least_rows)"
+        )
+    return booster
 
 
 def out_of_fold(
@@ -59,7 +66,7 @@ def out_of_fold(
     for fold in np.unique(fold_P):
         held_P = fold_P == fold
         rest = learned.only(~held_P)
-        if not len(rest.grades_P) or rest.grades_P.min() == rest.grades_P.max():
+        if not rest.tells_apart:
             return None
         scores_P[held_P] = fit(rest, gains, trees, seed).predict(learned.features_PF[held_P])
     return scores_P

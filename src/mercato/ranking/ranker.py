@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -19,12 +19,13 @@ from onnxruntime import InferenceSession, SessionOptions
 from mercato.catalogue.indexing import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.errors import MercatoError
-from mercato.ranking.features import NAMES, Asked, features_of, ids_of
+from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
 
 FOLDER = "ranking"  # in the run's
 CARD, TREES, DLRM, STATISTICS = "ranking.json", "trees.onnx", "dlrm.onnx", "statistics.npz"
+METRICS = "metrics.json"
 
 Stage = Literal["trees", "dlrm"]
 Scores = NDArray[np.float32]
@@ -54,17 +55,19 @@ class Ranker:
         card = json.loads((folder / CARD).read_text())
         if card["run"] != run_fingerprint(run):
             raise MercatoError(f"{folder} was trained for other weights of this run: `mercato rank {run}` again")
-        if card["features"] != list(NAMES):
+        if (card.get("version"), card["features"]) != (VERSION, list(NAMES)):
             raise MercatoError(
                 f"{folder} was trained on other features than this version's: `mercato rank {run}` again"
             )
-        return cls(
-            Statistics.load(folder / STATISTICS),
-            session((folder / TREES).read_bytes()),
-            session((folder / DLRM).read_bytes()) if (folder / DLRM).is_file() else None,
-            np.diff(card["gains"]),
-            Ranking.model_validate(card["settings"]),
-        )
+        models = {name: (folder / name).read_bytes() for name in (TREES, DLRM) if (folder / name).is_file()}
+        settings = Ranking.model_validate(card["settings"])
+        return cls.of(models, Statistics.load(folder / STATISTICS), card["gains"], settings)
+
+    @classmethod
+    def of(cls, models: Mapping[str, bytes], statistics: Statistics, gains: Sequence[float], settings: Ranking) -> Self:
+        """A ranker of the ONNX models `TREES` and, where there is one, `DLRM`."""
+        network = session(models[DLRM]) if DLRM in models else None
+        return cls(statistics, session(models[TREES]), network, np.diff(gains), settings)
 
     def rank(self, asked: Asked, hits: Hits, begun: float | None = None) -> dict[Stage, Scores]:
         """The scores of hits by each stage, (H,), higher is better; by the last one they are ordered.

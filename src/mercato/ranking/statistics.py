@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from mercato.ranking.lookup import Keys, Lookup, mixed
+from mercato.ranking.lookup import Keys, Lookup
 from mercato.retrieval.signals import SignalColumns
 
-_TABLES = ("products", "sellers", "conditions", "categories", "query_categories", "queries", "prices", "words")
+EVERYTHING = np.full(1, 1, np.uint64)  # the key of all categories
+
+_TABLES = (
+    "products", "sellers", "conditions", "categories", "query_categories", "queries", "query_prices", "prices", "words",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,25 +30,37 @@ class Statistics:
     conditions: Lookup  # rates
     categories: Lookup  # rates
     query_categories: Lookup  # by query and category: rates, and the category's share of the query's clicks
-    queries: Lookup  # log(1 + searches a day), entropy of the clicked categories (nats), median price engaged with
-    prices: Lookup  # by category or department and currency: the median price
+    queries: Lookup  # log(1 + searches a day), entropy of the clicked categories (nats)
+    query_prices: Lookup  # by query and currency: the median price engaged with
+    prices: Lookup  # by category, department or `EVERYTHING` and currency: the median price
     words: Lookup  # by the hash of a word: its inverse document frequency
+    currency: np.uint64  # the market's own, which prices without one are in
+
+    @cached_property
+    def rarest(self) -> float:
+        """The inverse document frequency of a word that no product has."""
+        return float(self.words.values_nV.max(initial=1.0))
+
+    def currencies(self, columns: SignalColumns) -> Keys:
+        """The key of each product's currency, (H,)."""
+        return named_currencies(columns, self.currency)
 
     def save(self, file: Path) -> None:
         """Write them (.npz)."""
         tables = {name: getattr(self, name) for name in _TABLES}
         keys = {f"{name}_keys": table.keys_n for name, table in tables.items()}
-        np.savez(file, **keys, **{f"{name}_values": table.values_nV for name, table in tables.items()})
+        values = {f"{name}_values": table.values_nV for name, table in tables.items()}
+        np.savez(file, currency=self.currency, **keys, **values)
 
     @classmethod
     def load(cls, file: Path) -> Self:
         """What `save` wrote."""
         with np.load(file) as arrays:
-            return cls(**{name: Lookup(arrays[f"{name}_keys"], arrays[f"{name}_values"]) for name in _TABLES})
+            tables = {name: Lookup(arrays[f"{name}_keys"], arrays[f"{name}_values"]) for name in _TABLES}
+            return cls(**tables, currency=arrays["currency"][()])
 
 
-def price_keys(columns: SignalColumns, name: str) -> Keys:
-    """What each product's price is compared by: its category or department, and its currency; one that is not named is
-    the market's.
-    """
-    return mixed(columns.key(name), np.maximum(columns.key("currency"), np.uint64(1)))
+def named_currencies(columns: SignalColumns, of_market: np.uint64) -> Keys:
+    """The key of each product's currency, (H,): the market's where it names none."""
+    keys_H = columns.key("currency")
+    return np.where(keys_H == 0, of_market, keys_H)

@@ -91,7 +91,7 @@ class RankedSearch:
             rows_H = np.array([row_of.get(product_id, -1) for product_id in hits.product_ids], np.int64)
             self._found[key] = {}
             for order, scores_H in self.orders(self._asked(query), hits).items():
-                ranked_H = rows_H[np.argsort(-scores_H, kind="stable")]
+                ranked_H = rows_H[np.lexsort([-scores_H, ~hits.exact_H])]  # exact hits first, as a page has them
                 self._found[key][order] = ranked_H[ranked_H >= 0]
         return self._found[key][self.order]
 

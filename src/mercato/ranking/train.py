@@ -8,35 +8,47 @@ train split; and is measured, and serves, by the counts of both, on what neither
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.catalogue.indexing import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.data.market import Market
+from mercato.data.mining import SPLITS
 from mercato.data.pairs import split_cutoff
 from mercato.data.schema import LISTS
 from mercato.errors import MercatoError
-from mercato.evaluation.dataset import EARLIER, EvaluationSet
+from mercato.evaluation.dataset import EARLIER, EvaluationSet, Split
 from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
 from mercato.evaluation.results import OURS, Metrics
 from mercato.evaluation.systems import System
+from mercato.files import atomic_directory
 from mercato.progress import note
 from mercato.ranking import dlrm, gbdt
 from mercato.ranking.counting import count
 from mercato.ranking.dataset import RankingSet, displayed, judged
-from mercato.ranking.features import NAMES
-from mercato.ranking.ranker import CARD, DLRM, FOLDER, STATISTICS, TREES, Ranker, chances, predicted, session
+from mercato.ranking.features import NAMES, VERSION
+from mercato.ranking.ranker import (
+    CARD,
+    DLRM,
+    FOLDER,
+    METRICS,
+    STATISTICS,
+    TREES,
+    Ranker,
+    chances,
+    predicted,
+    session,
+)
 from mercato.ranking.statistics import Statistics
 from mercato.ranking.system import RankedSearch
 from mercato.retrieval.expression import Expression
@@ -63,12 +75,13 @@ class Ranked:
 
 
 def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
-    """Train the ranker of a run on a market's log, leave it in the run, and measure it.
+    """Train both stages of a run's ranker on a market's log, measure them, and leave them in the run.
 
     A market without a log is ranked by its judgments of the validation split.
 
     Raises:
-        MercatoError: the market has nothing to learn from, or the index was not made by this run.
+        MercatoError: the market has nothing to learn from, the index was not made by this run, or the order that was
+            learned loses more relevance than the recipe allows. Nothing is written then.
     """
     settings = load_recipe_and_featurizer(run)[0].ranking
     lists = _lists(market)
@@ -76,33 +89,28 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
     with open_index(url, read_only=True) as index:
         if index.fingerprint.split()[:1] != [run_fingerprint(run)]:
             raise MercatoError(f"{url} was not made by {run}: build it again with `mercato index {run}`")
-        catalogue = index.lookup(Expression(), _product_ids(market))
-        counts = [
-            count(lists.filter(pl.col("split").is_in(splits)), catalogue.product_ids, catalogue.signals())
-            for splits in (["train"], ["train", "validation"])
-        ]
+        before, known = _counted(lists, market, index)
         gains: Sequence[float] = settings.gains
         if len(lists):
-            learned = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, counts[0])
+            learned = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, before)
         else:
-            as_of = split_cutoff(market, EARLIER["validation"])
-            learned, gains = judged(_judgments(market), as_of, encoder, index, counts[0])
-        if not len(learned.grades_P) or learned.grades_P.min() == learned.grades_P.max():
+            learned, gains = judged(_judgments(market), split_cutoff(market, SPLITS), encoder, index, before)
+        if not learned.tells_apart:
             raise MercatoError(f"{market.path}: what the ranker would learn from is all alike: nothing is better there")
         note(f"  learning from {len(learned.sizes):,} lists of {len(learned.grades_P):,} products")
         booster = gbdt.fit(learned, gains, settings.trees, seed)
-        models = {TREES: _exported_trees(booster, learned)}
-        scores_P = gbdt.out_of_fold(learned, gains, settings.trees, settings.dlrm.folds, seed)
-        if scores_P is None:
-            note("  too few queries for a second stage")
-        else:
-            network = dlrm.fit(learned, scores_P, len(gains) - 1, settings.dlrm, seed)
-            models[DLRM] = _exported_dlrm(network, dlrm.inputs(learned, scores_P, settings.dlrm))
-        _save(run, settings, gains, counts[1], models)
-        ranker = Ranker.of_run(run)
-        assert ranker is not None
+        models = {TREES: _exported_trees(booster, learned)} | _second_stage(learned, gains, settings, seed)
+        ranker = Ranker.of(models, known, gains, settings)
+        if len(lists) and market.has("judgments"):
+            _check_relevance(replace(ranker, statistics=before), encoder, index, market)
         metrics = _measured(ranker, encoder, index, market, seed)
-        (run / FOLDER / "metrics.json").write_text(json.dumps(metrics.as_dict()))
+    card = {"run": run_fingerprint(run), "version": VERSION, "features": NAMES, "gains": [*gains]}
+    with atomic_directory(run / FOLDER) as fresh:
+        known.save(fresh / STATISTICS)
+        for name, model in models.items():
+            (fresh / name).write_bytes(model)
+        (fresh / CARD).write_text(json.dumps(card | {"settings": settings.model_dump(mode="json")}, indent=2))
+        (fresh / METRICS).write_text(json.dumps(metrics.as_dict()))
     gained = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
     whole = sum(gained.values()) or 1.0
     return Ranked(metrics, {name: gained[name] / whole for name in sorted(gained, key=lambda name: -gained[name])})
@@ -120,9 +128,10 @@ def _lists(market: Market) -> pl.DataFrame:
         return none
     lists = market.frame("lists").with_columns(pl.col("split").fill_null("train"))
     for split in ("train", "validation"):
-        if not (lists["split"] == split).any():
+        if lists.filter((pl.col("split") == split) & pl.col("depth").is_not_null()).is_empty():
             raise MercatoError(
-                f"{market.path}, table lists: none of the {split} split; the log is too short to rank by"
+                f"{market.path}, table lists: none of the {split} split of which the outcome is known; the log is too"
+                " short to rank by"
             )
     return lists
 
@@ -133,65 +142,98 @@ def _judgments(market: Market) -> pl.DataFrame:
         raise MercatoError(
             f"{market.path}: no log, and no judgments of the split `validation`, which is what a ranker may learn from"
         )
+    if len(rows := found.select((~pl.col("grade").is_finite().fill_null(False)).arg_true()).to_series()):
+        raise MercatoError(f"table judgments, split validation, row {rows[0]}, column grade: not a number")
     return found
 
 
-def _product_ids(market: Market) -> list[str]:
+def _counted(lists: pl.DataFrame, market: Market, index: Index) -> list[Statistics]:
+    """What was known before the validation split, and before the test split."""
     ids: list[str] = market.frame("products", ["product_id"])["product_id"].unique(maintain_order=True).to_list()
-    return ids
+    catalogue = index.lookup(Expression(), ids)
+    splits: tuple[Split, ...] = ("validation", "test")
+    return [
+        count(
+            lists.filter(pl.col("split").is_in(EARLIER[split])),
+            catalogue.product_ids,
+            catalogue.signals(),
+            split_cutoff(market, EARLIER[split]),
+            market.config,
+        )
+        for split in splits
+    ]
 
 
 def _exported_trees(booster: Any, learned: RankingSet) -> bytes:
     trees = gbdt.to_onnx(booster)
     some_PF = learned.features_PF[:4096]
-    apart = float(np.abs(predicted(session(trees), some_PF) - booster.predict(some_PF)).max())
-    if not apart <= PARITY:
-        raise MercatoError(f"the exported trees score otherwise than LightGBM's, by up to {apart:.2g}")
+    _check_parity("trees", predicted(session(trees), some_PF), booster.predict(some_PF))
     return trees
 
 
-def _exported_dlrm(network: dlrm.Network, inputs: tuple[Tensor, Tensor]) -> bytes:
+def _second_stage(learned: RankingSet, gains: Sequence[float], settings: Ranking, seed: int) -> dict[str, bytes]:
+    """The network as ONNX, by the name of its file; nothing where there are too few queries to hold some out."""
+    scores_P = gbdt.out_of_fold(learned, gains, settings.trees, settings.dlrm.folds, seed)
+    if scores_P is None:
+        note("  too few queries for a second stage")
+        return {}
+    network = dlrm.fit(learned, scores_P, len(gains) - 1, settings.dlrm, seed)
     model = dlrm.to_onnx(network)
-    features, ids = (some[:4096] for some in inputs)
+    features, ids = (some[:4096] for some in dlrm.inputs(learned, scores_P, settings.dlrm))
     with torch.inference_mode():
-        expected = network(features, ids).numpy()
-    apart = float(np.abs(chances(session(model), features.numpy(), ids.numpy()) - expected).max())
+        expected: Tensor = network(features, ids)
+    _check_parity("network", chances(session(model), features.numpy(), ids.numpy()), expected.numpy())
+    return {DLRM: model}
+
+
+def _check_parity(what: str, found: NDArray[np.float32], expected: NDArray[np.floating]) -> None:
+    apart = float(np.abs(found - expected).max())
     if not apart <= PARITY:
-        raise MercatoError(f"the exported network's chances are other than torch's, by up to {apart:.2g}")
-    return model
+        raise MercatoError(f"the exported {what} scores otherwise than it was trained to, by up to {apart:.2g}")
 
 
-def _save(
-    run: Path, settings: Ranking, gains: Sequence[float], statistics: Statistics, models: dict[str, bytes]
-) -> None:
-    """Whole or not at all."""
-    fresh = Path(mkdtemp(prefix=f".{FOLDER}.", dir=run))
-    statistics.save(fresh / STATISTICS)
-    for name, model in models.items():
-        (fresh / name).write_bytes(model)
-    known = {"run": run_fingerprint(run), "features": NAMES, "gains": [*gains]}
-    card = known | {"settings": settings.model_dump(mode="json")}
-    (fresh / CARD).write_text(json.dumps(card, indent=2))
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
-    fresh.chmod(0o755)
-    fresh.rename(run / FOLDER)
+def _check_relevance(ranker: Ranker, encoder: Encoder, index: Index, market: Market) -> None:
+    """Hold the order on the validation judgments, of which it has not learned, to the recipe's bound."""
+    dataset = EvaluationSet.read(market, "validation", lists=False)
+    if (pairs := dataset.relevance) is None:
+        return
+    ranked = _search(ranker, encoder, index, market, dataset)
+
+    labels_P = pairs.grades >= market.config.relevant_grade
+    cosine, ours = (
+        float(np.nanmean(per_query_roc_auc(pairs.groups, labels_P, system.score(pairs.queries, pairs.products))))
+        for system in (ranked.by(COSINE), ranked)
+    )
+
+    lost, bound = cosine - ours, ranker.settings.relevance_bound
+    if lost > bound:
+        raise MercatoError(
+            f"the order that was learned loses {lost:.3f} of the relevance ROC AUC per query on the validation"
+            f" judgments, and ranking.relevance_bound is {bound}: nothing is written. Allow more in the recipe, or"
+            " weigh clicks less beside deeper steps (ranking.gains)"
+        )
 
 
 def _measured(ranker: Ranker, encoder: Encoder, index: Index, market: Market, seed: int) -> Metrics:
     """Both stages beside the first alone and the cosine."""
     dataset = EvaluationSet.read(market, "test")
-    as_of: datetime = split_cutoff(market, EARLIER["test"])
-    last = "trees" if ranker.dlrm is None else "dlrm"
-    found = RankedSearch(
-        last,
-        lambda asked, hits: {**ranker.rank(asked, hits), COSINE: hits.cosine_H},
+    ranked = _search(ranker, encoder, index, market, dataset)
+    systems: dict[str, System] = {OURS: ranked}
+    systems |= {order: ranked.by(order) for order in ("trees", COSINE) if order != ranked.order}
+    return Evaluation(market, dataset, systems, seed).metrics()
+
+
+def _search(ranker: Ranker, encoder: Encoder, index: Index, market: Market, dataset: EvaluationSet) -> RankedSearch:
+    """The search as the ranker's last stage orders it. No listing is of a day after the one that it has its age by."""
+    return RankedSearch(
+        "trees" if ranker.dlrm is None else "dlrm",
+        lambda asked, hits: {
+            COSINE: hits.cosine_H,
+            **{str(name): x_H for name, x_H in ranker.rank(asked, hits).items()},
+        },
         encoder,
         index,
         dataset.queries,
         dataset.product_ids,
-        as_of,
+        split_cutoff(market, SPLITS),
     )
-    systems: dict[str, System] = {OURS: found, "trees": found.by("trees"), COSINE: found.by(COSINE)}
-    if last == "trees":
-        del systems["trees"]
-    return Evaluation(market, dataset, systems, seed).metrics()

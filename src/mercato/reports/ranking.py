@@ -1,10 +1,11 @@
-"""What `mercato rank` prints: the ranked order beside the cosine's, and what the trees go by."""
+"""What `mercato rank` prints: the ranked order beside the first stage's and the cosine's, and what the trees go by."""
 
 from __future__ import annotations
 
 from rich.console import Group
 from rich.table import Table
 
+from mercato.evaluation.results import Figure
 from mercato.ranking.train import COSINE, Ranked
 from mercato.reports.charts import decimal
 from mercato.reports.headlines import HEADLINES
@@ -13,17 +14,21 @@ FEATURES = 10  # shown
 
 
 def summary(ranked: Ranked) -> Group:
-    """Every headline of what the same search finds, ranked and by its cosine, and the difference's 95 % interval."""
+    """Every headline of what the same search finds in each order, and the 95 % interval of ranked less cosine."""
     metrics = ranked.metrics
-    table = Table("", "ranked", "by cosine", "difference")
-    theirs, differences = metrics.baselines[COSINE], metrics.differences[COSINE]
+    table = Table("", "ranked", *metrics.baselines, "ranked less cosine")
     for headline in HEADLINES:
-        ours, cosine, apart = headline.of(metrics.ours), headline.of(theirs), headline.of(differences)
-        if ours is not None and cosine is not None:
+        ours, apart = headline.of(metrics.ours), headline.of(metrics.differences[COSINE])
+        others = [headline.of(figures) for figures in metrics.baselines.values()]
+        if ours is not None and (cosine := headline.of(metrics.baselines[COSINE])) is not None:
             less = f"{ours.value - cosine.value:+.4f}"
             interval = f" [{apart[0]:+.4f}, {apart[1]:+.4f}]" if apart else ""
-            table.add_row(headline.label, decimal(ours.value), decimal(cosine.value), less + interval)
+            table.add_row(headline.label, decimal(ours.value), *map(_value, others), less + interval)
     gained = Table("feature", "share of the trees' gain")
     for name, share in list(ranked.gains.items())[:FEATURES]:
         gained.add_row(name, f"{share:.1%}")
     return Group(table, gained)
+
+
+def _value(figure: Figure | None) -> str:
+    return "–" if figure is None else decimal(figure.value)

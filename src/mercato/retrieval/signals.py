@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
+from unicodedata import digit
 from zlib import crc32
 
 import numpy as np
@@ -26,7 +27,8 @@ KEYS = ("product_id", "seller_id", "category", "department", "condition", "curre
 SECTIONS = ("title", "description", "brand", "category", "attributes", "trigrams")  # the last are the title's
 OFTEN_GIVEN = ("description", "brand", "category", "price", "condition", "attributes", "latitude")  # `missing` counts
 
-MOST_WORDS = 64  # of a section
+MOST_WORDS = 64  # of a section, from its beginning
+MOST_TRIGRAMS = 256  # of a title, from its beginning
 _DIGIT = 1 << 31  # set in the hash of a word that holds a digit
 
 
@@ -148,7 +150,7 @@ def signals_of(product: Mapping[str, Any]) -> Signals:
         "attributes": " \n ".join(value for _, value in pairs if value),
     }
     held = [word_hashes(words(texts[name] or "")[:MOST_WORDS]) for name in SECTIONS[:-1]]
-    held.append(trigram_hashes(words(texts["title"] or ""))[:MOST_WORDS])
+    held.append(trigram_hashes(words(texts["title"] or "")[:MOST_WORDS]))
     return Signals(
         np.array([numbers[name] for name in NUMBERS], np.float32),
         np.array([hash64(keys[name]) if keys[name] else 0 for name in KEYS], np.uint64),
@@ -163,9 +165,9 @@ def word_hashes(found: Sequence[str]) -> NDArray[np.uint32]:
 
 
 def trigram_hashes(found: Sequence[str]) -> NDArray[np.uint32]:
-    """The numbers of the character trigrams of words, each once, ascending."""
-    trigrams = {crc32(f" {word} "[at : at + 3].encode()) for word in found for at in range(len(word))}
-    return np.array(sorted(trigrams), np.uint32)
+    """The numbers of the character trigrams of words, each once, ascending; of the first ones where they are many."""
+    trigrams = dict.fromkeys(crc32(f" {word} "[at : at + 3].encode()) for word in found for at in range(len(word)))
+    return np.array(sorted([*trigrams][:MOST_TRIGRAMS]), np.uint32)
 
 
 def with_digit(hashes_W: NDArray[np.uint32]) -> NDArray[np.bool_]:
@@ -174,6 +176,11 @@ def with_digit(hashes_W: NDArray[np.uint32]) -> NDArray[np.bool_]:
     return held_W
 
 
+def _plain_digits(word: str) -> str:
+    """A word with the digits of whatever script as 0 to 9."""
+    return word if word.isascii() else "".join(str(digit(c)) if c.isdecimal() else c for c in word)
+
+
 def _hash(word: str) -> int:
-    number = crc32(word.encode())
+    number = crc32(_plain_digits(word).encode())
     return number | _DIGIT if any(char.isdigit() for char in word) else number & (_DIGIT - 1)

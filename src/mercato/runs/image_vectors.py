@@ -58,12 +58,10 @@ def image_counts(market: Market) -> pa.ChunkedArray:
 def products_with_vectors(market: Market, encoder: RunEncoder, run: Path) -> pa.Table:
     """The products table with `image_embeddings` in place of images, so that `encode_products` need not look again.
 
-    Where the run's context counts the images there is an `image_count` too: vectors may be fewer.
+    `image_count` says how many images there were: vectors may be fewer.
     """
     products = market.arrow("products", [name for name in PRODUCTS.names if name != "images"])
-    context = encoder.featurizer.spec.context
-    if context is not None and context.read_from("images")[0]:
-        products = products.append_column("image_count", image_counts(market))
+    products = products.append_column("image_count", image_counts(market))
     limit = encoder.featurizer.spec.max_images
     if encoder.image_encoder is None or products["image_embeddings"].null_count < len(products):
         return products

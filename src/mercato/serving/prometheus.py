@@ -30,6 +30,9 @@ class Metrics:
         self._seconds = Histogram(
             "mercato_request_seconds", "Time to the answer", ["route"], buckets=_BUCKETS, registry=self._counts
         )
+        self._ranked = Counter(
+            "mercato_searches_ranked", "Pages of a search, by the last ranking stage", ["stage"], registry=self._counts
+        )
         self._followed: list[_Followed] = []
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -38,6 +41,10 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
         for each in self._followed:
             each.catch_up()
+
+    def ranked(self, stage: str | None) -> None:
+        """Count one page of a search that this stage ordered last; None: no stage did."""
+        self._ranked.labels(stage or "none").inc()
 
     def count(self, name: str, description: str, value: Callable[[], int]) -> None:
         """Report what this process counts elsewhere; it is looked up with every request."""

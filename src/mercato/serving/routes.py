@@ -29,7 +29,9 @@ async def search(body: bodies.SearchIn, served: Served) -> Response:
 
     def find() -> Response:
         with served.deployments.using() as deployment:
-            return json_response(page_json(deployment.searcher.search(body.request())))
+            page = deployment.searcher.search(body.request())
+        served.metrics.ranked(page.ranked_by)
+        return json_response(page_json(page))
 
     return await served.reading.run(find)
 
