@@ -17,35 +17,44 @@ from tests.support.clicks import LISTS, PRICE, SHOWN, agreement, drawn
 SMALL = DLRM(buckets=512, epochs=40, batch_size=256, learning_rate=3e-3)
 
 
+def further(rows):
+    """Everything is clicked, and what was clicked before goes a step further: the step that the network tells alone."""
+    return replace(rows, grades_P=1.0 + (rows.grades_P >= 1))
+
+
 def fitted(rows, settings=SMALL, seed=0):
-    return dlrm.fit(rows, np.zeros(len(rows.grades_P), np.float32), 3, settings, seed)
+    return dlrm.fit(rows, np.zeros(len(rows.grades_P), np.float32), 2, settings, seed)
 
 
-def chances_of(network, rows, settings=SMALL):
-    inputs = dlrm.inputs(rows, np.zeros(len(rows.grades_P), np.float32), settings)
+def chances_of(network, rows, scores=None):
+    scores = np.zeros(len(rows.grades_P), np.float32) if scores is None else scores
     with torch.inference_mode():
-        return network(*inputs).numpy()
+        return network(*dlrm.inputs(rows, scores, SMALL)).numpy()
 
 
 @pytest.fixture(scope="module")
 def learned():
-    return fitted(drawn(0)[0])
+    return fitted(further(drawn(0)[0]))
 
 
-def test_it_learns_what_is_clicked(learned):
+def test_it_learns_how_far_people_go(learned):
     others, worth = drawn(1)
-    assert agreement(chances_of(learned, others)[:, 0], worth) > 0.85
+    assert agreement(chances_of(learned, others)[:, 1], worth) > 0.85
 
 
 def test_its_chances_are_those_of_other_lists(learned):
     """Of each step, in all and among the fifth that it thinks most of; a deeper step is never likelier."""
     others, _ = drawn(1)
     told = chances_of(learned, others)
-    assert told.shape == (LISTS * SHOWN, 3) and (np.diff(told, axis=1) <= 0).all()
-    reached = others.grades_P[:, None] >= [1, 2, 3]
-    best = told[:, 0] > np.quantile(told[:, 0], 0.8)
+    assert told.shape == (LISTS * SHOWN, 2) and (np.diff(told, axis=1) <= 0).all()
+    reached = further(others).grades_P[:, None] >= [1, 2]
+    best = told[:, 1] > np.quantile(told[:, 1], 0.8)
     for some in (slice(None), best):
         np.testing.assert_allclose(told[some].mean(axis=0), reached[some].mean(axis=0), atol=0.05)
+
+
+def epochs_of(count):
+    return SMALL.model_copy(update={"epochs": count, "patience": count})
 
 
 def test_it_tells_products_apart_that_no_feature_does():
@@ -56,38 +65,36 @@ def test_it_tells_products_apart_that_no_feature_does():
 
     rows, _ = drawn(0, liked=liked)
     others, worth = drawn(1, liked=liked)
-    network = fitted(rows, epochs_of(30))
+    network = fitted(further(rows), epochs_of(30))
     unknown = replace(others, ids_PT=np.zeros_like(others.ids_PT))
-    with_ids, without = (chances_of(network, each)[:, 0] for each in (others, unknown))
+    with_ids, without = (chances_of(network, each)[:, 1] for each in (others, unknown))
     assert agreement(with_ids, worth) > agreement(without, worth) + 0.05
     odd = others.ids_PT[:, IDS.index("product_id")] % np.uint64(2) == 1
     assert with_ids[odd].mean() > without.mean() > with_ids[~odd].mean()
 
 
-def epochs_of(count):
-    return SMALL.model_copy(update={"epochs": count, "patience": count})
-
-
-def test_the_position_is_no_merit():
-    """The dear ones stand mostly first, and the last are hardly looked at; its chances are those of a first place."""
-    rows, _ = drawn(0, examined=lambda position: position**-1.5, by_price=True)
+def test_the_first_step_is_stage_1_s_and_its_chance_that_of_a_first_place():
+    """The dear ones stand mostly first, and the last are hardly looked at."""
+    rows, said = drawn(0, examined=lambda position: position**-1.5, by_price=True)
     others, worth = drawn(1)
     blind = replace(rows, positions_P=np.ones_like(rows.positions_P))
-    with_positions, without = (chances_of(fitted(each), others)[:, 0] for each in (rows, blind))
-    assert agreement(with_positions, worth) > agreement(without, worth) + 0.05
-    assert with_positions.mean() == pytest.approx((others.grades_P >= 1).mean(), abs=0.08)
-    assert without.mean() < 0.7 * with_positions.mean()
+    scores, other_scores = (each.reshape(-1).astype(np.float32) for each in (said, worth))
+    with_positions, without = (dlrm.fit(each, scores, 2, SMALL, 0) for each in (rows, blind))
+    told = chances_of(with_positions, others, other_scores)[:, 0]
+    assert agreement(told, worth) == 1
+    assert told.mean() == pytest.approx((others.grades_P >= 1).mean(), abs=0.05)
+    assert chances_of(without, others, other_scores)[:, 0].mean() < 0.7 * told.mean()
+    elsewhere = replace(others, features_PF=others.features_PF + 1, ids_PT=others.ids_PT + np.uint64(1))
+    np.testing.assert_array_equal(chances_of(with_positions, elsewhere, other_scores)[:, 0], told)
 
 
-def test_stage_1_is_heard():
+def test_stage_1_is_heard_of_every_step():
     """Where nothing but its score tells."""
     rows, worth = drawn(0)
     said = worth.reshape(-1).astype(np.float32)
-    silent = replace(rows, features_PF=np.full_like(rows.features_PF, np.nan))
-    network = dlrm.fit(silent, said, 3, SMALL, 0)
-    with torch.inference_mode():
-        told = network(*dlrm.inputs(silent, said, SMALL)).numpy()
-    assert agreement(told[:, 0], worth) > 0.85
+    silent = replace(further(rows), features_PF=np.full_like(rows.features_PF, np.nan))
+    network = dlrm.fit(silent, said, 2, SMALL, 0)
+    assert agreement(chances_of(network, silent, said)[:, 1], worth) > 0.85
 
 
 def test_onnx_has_the_chances_of_torch(learned):
@@ -107,16 +114,16 @@ def test_onnx_has_the_chances_of_torch(learned):
 
 
 def test_epochs_that_only_learn_by_heart_are_not_run():
-    """Of clicks that nothing explains: the fold that is held out says so."""
+    """Of steps that nothing explains: the fold that is held out says so."""
     rows, _ = drawn(0)
     random = np.random.default_rng(5)
-    noise = replace(rows, grades_P=random.integers(0, 2, len(rows.grades_P)).astype(float))
-    told = chances_of(fitted(noise, epochs_of(20).model_copy(update={"patience": 2})), noise)[:, 0]
+    noise = replace(rows, grades_P=random.integers(1, 3, len(rows.grades_P)).astype(float))
+    told = chances_of(fitted(noise, epochs_of(20).model_copy(update={"patience": 2})), noise)[:, 1]
     assert told.std() < 0.1
 
 
 def test_the_same_seed_makes_the_same_network(learned):
-    rows, _ = drawn(0)
+    rows = further(drawn(0)[0])
     before = torch.random.get_rng_state()
     again, other = fitted(rows), fitted(rows, seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -128,5 +135,5 @@ def test_a_feature_that_is_never_known_and_one_that_never_changes_do_no_harm():
     rows, _ = drawn(0)
     features = rows.features_PF.copy()
     features[:, PRICE] = 3.0
-    network = fitted(replace(rows, features_PF=features), epochs_of(2))
+    network = fitted(replace(further(rows), features_PF=features), epochs_of(2))
     assert np.isfinite(chances_of(network, rows)).all()

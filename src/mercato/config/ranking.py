@@ -29,7 +29,6 @@ class DLRM(Frozen):
     dropout: float = Field(0.1, ge=0, lt=1)
     unknown: float = Field(0.2, ge=0, lt=1)  # share of the ids that are hidden as it learns: of new ones it knows none
     learning_rate: float = Field(1e-3, gt=0)
-    position_learning_rate: float = Field(0.1, gt=0)  # of the position's part, one number
     weight_decay: float = Field(1e-3, ge=0)
     batch_size: int = Field(512, ge=1)  # rows of lists
     epochs: int = Field(30, ge=1)  # at most: how many serve best is tried on the queries of one fold

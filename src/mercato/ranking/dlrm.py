@@ -2,7 +2,12 @@
 
 The bottom network makes a vector of the features, hashed ids have one each, every two of these vectors meet as an inner
 product, and the top network makes of all that how far people go: the chance of each step along the chain given the one
-before, so that the chances of whole ways are their products and no deeper step is likelier than a shallower one.
+before, so that the chances of whole ways are their products and no deeper step is likelier than a shallower one. Stage
+1's score adds to each step's logit, so that what is learned here is what the trees do not know.
+
+The first step's chance is served as stage 1's score alone tells it: what else is learned of it tells queries apart,
+more than the products of one, which the trees order better. It is learned all the same, as the later steps, which few
+take, are told by the same vectors.
 
 People look at what stands higher: at the k-th in k^-η of the cases (Joachims, Swaminathan and Schnabel, WSDM 2017). So
 while it learns, the chance of the first step is that much less, with η learned too. It serves as if everything stood
@@ -29,7 +34,6 @@ from mercato.ranking.features import IDS, NAMES
 from mercato.ranking.ranker import buckets
 from mercato.runs.export import onnx_bytes
 
-_FEWEST = 20  # clicks at a position that say how likely one there is
 _FARTHEST = 5.0  # standard deviations; what is farther is as far
 
 
@@ -41,8 +45,8 @@ class Network(nn.Module):
     offsets_T: Tensor
     pairs_2: Tensor
 
-    def __init__(self, features_PF: Tensor, rates_K: NDArray[np.float64], eta: float, settings: DLRM) -> None:
-        """Numbers are standardised as these features are; each step begins at its rate, and η where it is given."""
+    def __init__(self, features_PF: Tensor, steps: int, settings: DLRM) -> None:
+        """Numbers are standardised as these features are; the last of them is stage 1's score."""
         super().__init__()
         known_PF = np.ma.masked_invalid(features_PF.numpy().astype(np.float64))
         spread_F = known_PF.std(axis=0).filled(0.0)
@@ -55,36 +59,46 @@ class Network(nn.Module):
         self.register_buffer("pairs_2", torch.triu_indices(vectors, vectors, 1))
         self.bottom = _layers(2 * features_PF.shape[1], settings.bottom, width, settings.dropout)
         meetings = vectors * (vectors - 1) // 2
-        self.top = _layers(width + meetings, settings.top, len(rates_K), settings.dropout)
-        self.examined = nn.Parameter(torch.tensor(eta))  # η is its absolute value
-        with torch.no_grad():
-            last = self.top[-1]
-            assert isinstance(last, nn.Linear)
-            last.weight.mul_(0.1)
-            last.bias.copy_(torch.logit(torch.tensor(rates_K, dtype=torch.float32), eps=1e-3))
+        self.top = _layers(width + meetings, settings.top, steps, settings.dropout)
+        for weights in self.top[-1].parameters():
+            nn.init.zeros_(weights)  # what it adds to stage 1 is nothing yet
+        self.slope_K, self.level_K = nn.Parameter(torch.ones(steps)), nn.Parameter(torch.zeros(steps))
+        self.eta_root = nn.Parameter(torch.tensor(0.7))  # η is its square, so that it is never negative
+
+    def standardised(self, features_BF: Tensor) -> Tensor:
+        """Each number in standard deviations from its mean; what is missing is the mean."""
+        known_BF = torch.where(torch.isnan(features_BF), self.mean_F, features_BF)
+        return ((known_BF - self.mean_F) / self.scale_F).clamp(-_FARTHEST, _FARTHEST)
+
+    def of_stage_1(self, standard_BF: Tensor) -> Tensor:
+        """The steps' logits by stage 1's score alone, (B, K)."""
+        return standard_BF[:, -1:] * self.slope_K + self.level_K
 
     def logits(self, features_BF: Tensor, ids_BT: Tensor) -> Tensor:
         """Of each step given the one before: (B, K)."""
-        missing_BF = torch.isnan(features_BF)
-        known_BF = torch.where(missing_BF, self.mean_F, features_BF)
-        standard_BF = ((known_BF - self.mean_F) / self.scale_F).clamp(-_FARTHEST, _FARTHEST)
-        numbers_BD = self.bottom(torch.cat([standard_BF, missing_BF.float()], dim=1))
+        standard_BF = self.standardised(features_BF)
+        numbers_BD = self.bottom(torch.cat([standard_BF, torch.isnan(features_BF).float()], dim=1))
         named_BTD = self.embedding(ids_BT + self.offsets_T) * (ids_BT > 0)[:, :, None]
         vectors_BVD = torch.cat([numbers_BD[:, None], named_BTD], dim=1)
         products_BVV = vectors_BVD @ vectors_BVD.transpose(1, 2)
         first, second = self.pairs_2
-        logits_BK: Tensor = self.top(torch.cat([numbers_BD, products_BVV[:, first, second]], dim=1))
-        return logits_BK
+        learned_BK: Tensor = self.top(torch.cat([numbers_BD, products_BVV[:, first, second]], dim=1))
+        return self.of_stage_1(standard_BF) + learned_BK
+
+    def served(self, features_BF: Tensor, ids_BT: Tensor) -> Tensor:
+        """As `logits`, the first step's by stage 1's score alone."""
+        first_BK = self.of_stage_1(self.standardised(features_BF))
+        return torch.cat([first_BK[:, :1], self.logits(features_BF, ids_BT)[:, 1:]], dim=1)
 
     def forward(self, features_BF: Tensor, ids_BT: Tensor) -> Tensor:
         """The chances of a first place, (B, K)."""
-        return logsigmoid(self.logits(features_BF, ids_BT)).cumsum(dim=1).exp()
+        return logsigmoid(self.served(features_BF, ids_BT)).cumsum(dim=1).exp()
 
-    def loss(self, features_BF: Tensor, ids_BT: Tensor, positions_B: Tensor, depths_B: Tensor) -> Tensor:
+    def loss(self, logits_BK: Tensor, positions_B: Tensor, depths_B: Tensor) -> Tensor:
         """The cross-entropy of each step of those that came to it, a mean over all rows."""
-        log_BK = logsigmoid(self.logits(features_BF, ids_BT))
-        looked_B = -self.examined.abs() * positions_B.clamp(min=1).log()
-        log_BK = torch.cat([log_BK[:, :1] + looked_B[:, None], log_BK[:, 1:]], dim=1)
+        log_BK = logsigmoid(logits_BK)
+        looked_B1 = -self.eta_root.square() * positions_B.clamp(min=1).log()[:, None]
+        log_BK = torch.cat([log_BK[:, :1] + looked_B1, log_BK[:, 1:]], dim=1)
         steps_K = torch.arange(log_BK.shape[1])
         taken_BK, came_BK = depths_B[:, None] > steps_K, depths_B[:, None] >= steps_K
         log_not_BK = torch.log(-torch.expm1(log_BK.clamp(max=-1e-6)))
@@ -98,16 +112,12 @@ def fit(learned: RankingSet, scores_P: NDArray[np.float32], steps: int, settings
     """
     outcomes = map(torch.from_numpy, (learned.positions_P, learned.grades_P))
     rows = (*inputs(learned, scores_P, settings), *outcomes)
-    depths_PK = learned.grades_P[:, None] >= np.arange(steps + 1)
-    counts = depths_PK.sum(axis=0)
-    rates_K = counts[1:] / np.maximum(1, counts[:-1])
-    eta = _decay(learned)
     held_P = torch.from_numpy(learned.folds(settings.folds) == 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        epochs = _best_epochs(rows, held_P, Network(rows[0], rates_K, eta, settings), settings)
+        epochs = _best_epochs(rows, held_P, steps, settings)
         torch.manual_seed(seed)
-        network = Network(rows[0], rates_K, eta, settings)
+        network = _calibrated(rows, steps, settings)
         for _ in track(islice(_epochs(network, rows, settings), epochs), "dlrm, epochs", total=epochs):
             pass
     return network.eval()
@@ -126,49 +136,56 @@ def to_onnx(network: Network) -> bytes:
     return onnx_bytes(network, shapes, ({0: batch}, {0: batch}), output="chances")
 
 
-def _decay(learned: RankingSet) -> float:
-    """η as it seems while products are thought alike at every position: the slope of log CTR over log position."""
-    shown_K = np.bincount(learned.positions_P)[1:]
-    clicks_K = np.bincount(learned.positions_P, learned.grades_P >= 1)[1:]
-    told_K = clicks_K >= _FEWEST
-    if told_K.sum() < 2:
-        return 0.0
-    log_position_k = np.log(np.flatnonzero(told_K) + 1)
-    log_rate_k, weight_k = np.log(clicks_K[told_K] / shown_K[told_K]), np.sqrt(clicks_K[told_K])
-    return max(0.0, -float(np.polyfit(log_position_k, log_rate_k, 1, w=weight_k)[0]))
+def _calibrated(rows: tuple[Tensor, ...], steps: int, settings: DLRM) -> Network:
+    """A network that makes chances of stage 1's score and nothing else, as well as that can be done, and of η."""
+    features_PF, _, positions_P, depths_P = rows
+    network = Network(features_PF, steps, settings)
+    standard_PF = network.standardised(features_PF)
+    optimizer = torch.optim.LBFGS(
+        [network.slope_K, network.level_K, network.eta_root], max_iter=100, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        found = network.loss(network.of_stage_1(standard_PF), positions_P, depths_P)
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return network
 
 
-def _best_epochs(rows: tuple[Tensor, ...], held_P: Tensor, network: Network, settings: DLRM) -> int:
+def _best_epochs(rows: tuple[Tensor, ...], held_P: Tensor, steps: int, settings: DLRM) -> int:
+    """How many epochs on the rest give the least loss of what is held out; 0 where stage 1 is not improved upon."""
     kept, held = (tuple(column[which] for column in rows) for which in (~held_P, held_P))
     if not len(held[0]) or not len(kept[0]):
         return settings.patience
-    best, lowest = 1, np.inf
-    for epoch, _ in enumerate(_epochs(network, kept, settings), 1):
+    network = _calibrated(kept, steps, settings)
+
+    def loss() -> float:
         with torch.inference_mode():
-            loss = float(network.eval().loss(*held))
-        if loss < lowest:
-            best, lowest = epoch, loss
-        if epoch - best >= settings.patience or epoch == settings.epochs:
+            return float(network.eval().loss(network.served(*held[:2]), *held[2:]))
+
+    best, lowest = 0, loss()
+    for epoch, _ in enumerate(islice(_epochs(network, kept, settings), settings.epochs), 1):
+        if (found := loss()) < lowest:
+            best, lowest = epoch, found
+        if epoch - best >= settings.patience:
             break
     return best
 
 
 def _epochs(network: Network, rows: tuple[Tensor, ...], settings: DLRM) -> Iterator[None]:
     """Learn, epoch after epoch, for as long as it is asked to."""
-    others = [weights for name, weights in network.named_parameters() if name != "examined"]
-    groups = [
-        {"params": others, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
-        {"params": [network.examined], "lr": settings.position_learning_rate, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     while True:
         network.train()
         for some in torch.split(torch.randperm(len(rows[0])), settings.batch_size):
             features_BF, ids_BT, positions_B, depths_B = (column[some] for column in rows)
             hidden_BT = torch.rand(ids_BT.shape) < settings.unknown
             optimizer.zero_grad()
-            loss = network.loss(features_BF, ids_BT.masked_fill(hidden_BT, 0), positions_B, depths_B)
-            loss.backward()  # type: ignore[no-untyped-call]
+            logits_BK = network.logits(features_BF, ids_BT.masked_fill(hidden_BT, 0))
+            network.loss(logits_BK, positions_B, depths_B).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         yield
 
