@@ -525,6 +525,7 @@ def test_health_metrics_page_and_docs(start):
     assert client.get("/healthz").json() == {"status": "ok"} and client.get("/readyz").json() == {"status": "ready"}
     text = client.get("/metrics").text
     assert 'mercato_requests_total{method="POST",route="/v1/search",status="200"} 1.0' in text
+    assert 'mercato_searches_ranked_total{stage="none"} 1.0' in text
     assert "mercato_index_size 48.0" in text and "mercato_outbox_depth 0.0" in text and "private" not in text
     for address in ("/", "/page/app.js", "/docs", "/openapi.json"):
         answer = client.get(address)

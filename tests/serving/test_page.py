@@ -372,6 +372,28 @@ def test_the_product_dialog_and_its_address(visit: Any) -> None:
     expect(shared).not_to_have_url(re.compile("product="))
 
 
+def test_why_says_where_each_stage_put_a_hit(visit: Any) -> None:
+    """And nothing of stages where nothing ranked."""
+
+    def ranked(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for hit in body["hits"]:
+            hit["places"] = {"retrieval": 1200, "trees": 2, "dlrm": hit["position"] + 8}
+        route.fulfill(response=answer, json=body)
+
+    page = visit("/?q=red+sofa", before=lambda page: page.route("**/v1/search", ranked))
+    page.locator(".card .why summary").first.click()
+    stages = page.locator(".card .why .stages").first
+    assert stages.locator("dt").all_inner_texts() == ["Retrieval found", "Stage 1 trees", "Stage 2 network"]
+    assert stages.locator("b").all_inner_texts() == ["no. 1,200", "no. 2", "no. 9"]
+    assert stages.locator(".moved").all_inner_texts() == ["", "up 1,198", "down 7"]
+    plain = visit("/?q=red+sofa")
+    plain.locator(".card .why summary").first.click()
+    expect(plain.locator(".card .why .scores").first).to_be_visible()
+    expect(plain.locator(".card .why .stages")).to_have_count(0)
+
+
 def test_a_products_likely_searches_start_them(visit: Any) -> None:
     page = visit("/?q=red+sofa&country=us&product=p%2F009")
     dialog = page.get_by_role("dialog")

@@ -1,4 +1,5 @@
-// "Why this result": the two scores as they are, which search found the product, and one plain sentence about it.
+// "Why this result": the two scores as they are, which search found the product, where each stage put it, and one plain
+// sentence about it.
 
 import { h, icon } from "./dom.js";
 import { number } from "./format.js";
@@ -10,6 +11,12 @@ export function finder(hit) {
   if (meaning) return words ? "both" : "meaning";
   return words ? "words" : "filters";
 }
+
+const STAGES = {
+  retrieval: ["Retrieval", "found", "The order in which the search found it"],
+  trees: ["Stage 1", "trees", "Boosted trees on words, prices and what people clicked"],
+  dlrm: ["Stage 2", "network", "How far people go with it: the network over the best of stage 1"],
+};
 
 const LABEL = { both: "meaning and words", meaning: "meaning", words: "words", filters: "the filters" };
 
@@ -45,9 +52,23 @@ export function explanation(hit, bestBm25, asked) {
       h("dt", { title }, label, " ", h("small", {}, name)),
       h("dd", {}, h("b", {}, Number.isFinite(value) ? number(value, digits) : "–"), bar(value, most)),
     ])),
+    hit.places && stages(hit.places),
     asked?.query && hit.cosine !== null && parts(hit.product, asked),
     h("p", { class: "found" },
       "Position ", h("b", {}, String(hit.position)), " · found by ", h("b", {}, LABEL[finder(hit)])));
+}
+
+/** Where retrieval and each ranking stage put the hit among the candidates, and how many places each moved it. */
+function stages(places) {
+  let before = null;
+  return h("dl", { class: "scores stages" }, Object.entries(places).map(([stage, place]) => {
+    const [label, name, title] = STAGES[stage];
+    const up = before === null ? 0 : before - place;
+    before = place;
+    const moved = up > 0 ? `up ${number(up, 0)}` : up < 0 ? `down ${number(-up, 0)}` : "";
+    return [h("dt", { title }, label, " ", h("small", {}, name)),
+      h("dd", {}, h("b", {}, `no. ${number(place, 0)}`), h("span", { class: up < 0 ? "moved down" : "moved" }, moved))];
+  }));
 }
 
 /** The panel behind a "Why this result" that opens in place. */
