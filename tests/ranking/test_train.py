@@ -72,9 +72,11 @@ def test_it_says_how_it_orders_beside_the_cosine(ranked, run):
         assert told[part].keys() == told["baselines"]["cosine"][part].keys()
         assert told["n"][part]["split"] in ("future", "test")
     assert told["intervals"]["differences"]["cosine"]["lists"]["ndcg_ips"]
-    assert set(told["gains"]) == set(NAMES) and sum(told["gains"].values()) == pytest.approx(1)
+    for goes_by, names in (("gains", {*NAMES}), ("shap", {*NAMES}), ("network", {*NAMES, "trees", "id of product"})):
+        assert names <= told[goes_by].keys() and sum(told[goes_by].values()) == pytest.approx(1)
+        assert [*told[goes_by].values()] == sorted(told[goes_by].values(), reverse=True)
     assert json.loads((run / FOLDER / "metrics.json").read_text()) == ranked.metrics.as_dict()
-    assert len(summary(ranked).renderables) == 2
+    assert len(summary(ranked).renderables) == 3
 
 
 def test_the_same_log_makes_the_same_ranker(ranked, run, tiny_market, index):

@@ -36,7 +36,7 @@ from mercato.progress import note
 from mercato.ranking import dlrm, gbdt
 from mercato.ranking.counting import count
 from mercato.ranking.dataset import RankingSet, displayed, judged
-from mercato.ranking.features import NAMES, VERSION
+from mercato.ranking.features import IDS, NAMES, VERSION
 from mercato.ranking.ranker import (
     CARD,
     DLRM,
@@ -58,20 +58,25 @@ from mercato.runs.encoder import Encoder
 from mercato.runs.folder import load_recipe_and_featurizer
 from mercato.runs.onnx_encoder import OnnxEncoder
 
+Shares = dict[str, float]
+
 COSINE = "cosine"  # what the ranker is measured against: the same search in the order of the cosine
+_SOME = 4096  # rows that parity and importance are looked at on
 PARITY = 1e-5  # by which a score of ONNX may differ from LightGBM's, or a chance from torch's
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """What `mercato rank` found: figures, and how much each feature gained in the trees."""
+    """What `mercato rank` found: figures, and what each stage goes by, as shares of all, the largest first."""
 
     metrics: Metrics
-    gains: dict[str, float]  # of the trees' splits, shares of all, the largest first
+    gains: Shares  # of each feature in the trees' splits
+    shap: Shares  # the mean size of each feature's SHAP values in the trees' scores (Lundberg & Lee, NeurIPS 2017)
+    network: Shares  # the mean change of the network's worth where a feature, stage 1's score or an id is unknown
 
     def as_dict(self) -> dict[str, Any]:
         """What `mercato rank --json` prints."""
-        return self.metrics.as_dict() | {"gains": self.gains}
+        return self.metrics.as_dict() | {"gains": self.gains, "shap": self.shap, "network": self.network}
 
 
 def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
@@ -111,9 +116,40 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
             (fresh / name).write_bytes(model)
         (fresh / CARD).write_text(json.dumps(card | {"settings": settings.model_dump(mode="json")}, indent=2))
         (fresh / METRICS).write_text(json.dumps(metrics.as_dict()))
-    gained = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
-    whole = sum(gained.values()) or 1.0
-    return Ranked(metrics, {name: gained[name] / whole for name in sorted(gained, key=lambda name: -gained[name])})
+    some = learned.only(np.arange(len(learned.grades_P)) < _SOME)
+    shap_PF = np.asarray(booster.predict(some.features_PF, pred_contrib=True))[:, :-1]  # the last one is the mean
+    return Ranked(
+        metrics,
+        gains=_shares(booster.feature_importance("gain")),
+        shap=_shares(np.abs(shap_PF).mean(axis=0)),
+        network=_network_shares(ranker, some),
+    )
+
+
+def _shares(sizes_F: NDArray[np.floating], names: Sequence[str] = NAMES) -> Shares:
+    shares_F = sizes_F / (sizes_F.sum() or 1.0)
+    return {names[place]: float(shares_F[place]) for place in np.argsort(-shares_F, kind="stable")}
+
+
+def _network_shares(ranker: Ranker, some: RankingSet) -> Shares:
+    if ranker.dlrm is None:
+        return {}
+    trees_P = predicted(ranker.trees, some.features_PF)
+    worth_P = ranker.worths(some.features_PF, trees_P, some.ids_PT)
+
+    def change(without_P: NDArray[np.float32]) -> float:
+        return float(np.abs(worth_P - without_P).mean())
+
+    changes = [change(ranker.worths(some.features_PF, np.full_like(trees_P, np.nan), some.ids_PT))]
+    for place in range(len(NAMES)):
+        features_PF = some.features_PF.copy()
+        features_PF[:, place] = np.nan
+        changes.append(change(ranker.worths(features_PF, trees_P, some.ids_PT)))
+    for place in range(len(IDS)):
+        ids_PT = some.ids_PT.copy()
+        ids_PT[:, place] = 0
+        changes.append(change(ranker.worths(some.features_PF, trees_P, ids_PT)))
+    return _shares(np.array(changes), ("trees", *NAMES, *(f"id of {name.removesuffix('_id')}" for name in IDS)))
 
 
 def _lists(market: Market) -> pl.DataFrame:
@@ -166,7 +202,7 @@ def _counted(lists: pl.DataFrame, market: Market, index: Index) -> list[Statisti
 
 def _exported_trees(booster: Any, learned: RankingSet) -> bytes:
     trees = gbdt.to_onnx(booster)
-    some_PF = learned.features_PF[:4096]
+    some_PF = learned.features_PF[:_SOME]
     _check_parity("trees", predicted(session(trees), some_PF), booster.predict(some_PF))
     return trees
 
@@ -179,7 +215,7 @@ def _second_stage(learned: RankingSet, gains: Sequence[float], settings: Ranking
         return {}
     network = dlrm.fit(learned, scores_P, len(gains) - 1, settings.dlrm, seed)
     model = dlrm.to_onnx(network)
-    features, ids = (some[:4096] for some in dlrm.inputs(learned, scores_P, settings.dlrm))
+    features, ids = (some[:_SOME] for some in dlrm.inputs(learned, scores_P, settings.dlrm))
     with torch.inference_mode():
         expected: Tensor = network(features, ids)
     _check_parity("network", chances(session(model), features.numpy(), ids.numpy()), expected.numpy())

@@ -1,4 +1,4 @@
-"""What `mercato rank` prints: the ranked order beside the first stage's and the cosine's, and what the trees go by."""
+"""What `mercato rank` prints: the ranked order beside stage 1's and the cosine's, and what each stage goes by."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ def summary(ranked: Ranked) -> Group:
             less = f"{ours.value - cosine.value:+.4f}"
             interval = f" [{apart[0]:+.4f}, {apart[1]:+.4f}]" if apart else ""
             table.add_row(headline.label, decimal(ours.value), *map(_value, others), less + interval)
-    gained = Table("feature", "share of the trees' gain")
+    trees = Table("stage 1 goes by", "share of gain", "of SHAP values")
     for name, share in list(ranked.gains.items())[:FEATURES]:
-        gained.add_row(name, f"{share:.1%}")
-    return Group(table, gained)
+        trees.add_row(name, f"{share:.1%}", f"{ranked.shap[name]:.1%}")
+    network = Table("stage 2 goes by", "share of what it changes")
+    for name, share in list(ranked.network.items())[:FEATURES]:
+        network.add_row(name, f"{share:.1%}")
+    return Group(table, trees, *[network] * bool(ranked.network))
 
 
 def _value(figure: Figure | None) -> str:
