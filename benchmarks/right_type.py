@@ -67,7 +67,7 @@ def main() -> None:
         "n": {
             "pairs": int(right_P.sum()),
             "engaged": int((pairs.grades[right_P] >= 1).sum()),
-            "queries": len(np.unique(pairs.queries[right_P])),
+            "queries": comparable(pairs, right_P, np.zeros(len(right_P))).queries,
             "seeds": {name: len(own) for name, own in runs.items()},
         },
         "first": first,
@@ -122,15 +122,16 @@ def scores(market: Market, dataset: EvaluationSet, runs: Sequence[Path]) -> Floa
     return np.stack(found)
 
 
+def comparable(pairs: LabelledPairs, right_P: BoolArray, scores_P: FloatArray) -> QueryMean:
+    """The exposure-matched ROC AUC of each query among these pairs, of those queries that have a comparison."""
+    strata_P = np.where(right_P, strata(pairs.impressions), -1)
+    return QueryMean(matched_roc_auc(pairs.groups, strata_P, pairs.grades >= 1, scores_P))
+
+
 def measured(pairs: LabelledPairs, right_P: BoolArray, scores_SP: FloatArray, dataset: EvaluationSet) -> Estimate:
     """The mean over seeds of the exposure-matched ROC AUC among these pairs, with its replicates."""
-    groups_P, labels_P = pairs.groups, pairs.grades >= 1
-    strata_P = np.where(right_P, strata(pairs.impressions), -1)
     weights_RQ = resample(dataset.units_Q[pairs.query_rows], seed=0)
-    found = [
-        estimates({"auc": QueryMean(matched_roc_auc(groups_P, strata_P, labels_P, scores_P))}, weights_RQ)["auc"]
-        for scores_P in scores_SP
-    ]
+    found = [estimates({"auc": comparable(pairs, right_P, scores_P)}, weights_RQ)["auc"] for scores_P in scores_SP]
     return Estimate(
         float(np.mean([each.value for each in found])), np.mean([each.replicates_R for each in found], axis=0)
     )
@@ -140,8 +141,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The figures as a table for people."""
     n = result["n"]
     lines = [
-        f"{n['pairs']:,} pairs of {n['queries']:,} queries with products of the type asked for,"
-        f" {n['engaged']:,} engaged; {result['date']}, {result['machine']}.",
+        f"{n['pairs']:,} pairs with products of the type asked for, {n['engaged']:,} engaged; {n['queries']:,} queries"
+        f" have a comparison; {result['date']}, {result['machine']}.",
         "",
         f"| | ROC AUC, right type, exposure matched | `{result['first']}` is ahead by |",
         "|---|---|---|",
