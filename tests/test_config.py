@@ -238,3 +238,12 @@ def test_a_stage_written_out_takes_another_loss(text):
         Recipe.parse(
             text.replace("batch'", "mixed'").replace('"batch"', '"mixed"'), changes=["stages.0.loss=scaled_bce"]
         )
+
+
+def test_gains_are_read_where_a_run_of_before_has_them():
+    """They were of the trees alone."""
+    text = load_recipe("que2search").toml()
+    own = "gains = [\n    0.0,\n    1.0,\n    2.0,\n    3.0,\n]\n"
+    assert own in text
+    before = text.replace(own, "", 1).replace("[ranking.trees]\n", "[ranking.trees]\ngains = [0.0, 5.0]\n")
+    assert Recipe.parse(before).ranking.gains == (0.0, 5.0)

@@ -155,6 +155,15 @@ def test_a_list_tells_what_came_of_it_once_its_window_has_closed(tmp_path: Path)
         assert {row["product_id"]: row["depth"] for row in lists} == told, hours
 
 
+def test_a_list_is_closed_when_what_it_displayed_last_is(tmp_path: Path) -> None:
+    """Its second page may have been shown just now."""
+    log = [event(0, "search"), event(0.1, "impression", "A", position=1), event(20, "impression", "B", position=2)]
+    for hours, told in ((43.9, {None}), (44, {0})):
+        market = market_of(tmp_path, [*log, event(hours, "search", user_query="other", query_id="end")])
+        mine(market)
+        assert {row["depth"] for row in market.arrow("lists").to_pylist()} == told
+
+
 def test_a_pair_that_one_search_left_is_ignored_though_another_only_saw_it(tmp_path: Path) -> None:
     saw = {"query_id": "q2", "session_id": "s2", "user_query": "lamp"}
     log = [*clicked_and_left(), *(event(2, "impression", p, **saw) for p in "ECS"), event(2, "search", **saw), CLOSING]
@@ -521,7 +530,8 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
                 outcomes[*key, product].append((session, depth, stepped, at, own))
                 positions = [e["position"] for e in shown if e["position"] is not None]
                 if positions:
-                    lists[number, *key].append((product, min(positions), depth, shown[0]["timestamp"]))
+                    times = (shown[0]["timestamp"], shown[-1]["timestamp"])
+                    lists[number, *key].append((product, min(positions), depth, times))
     splits, enough = ("train", "validation", "future"), engagement.min_sessions
     pairs = [
         (splits[now], query, country, product, *pair)
@@ -538,8 +548,8 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
 
 def one_list(rows: list[tuple[Any, ...]], told_until: datetime) -> tuple[Any, ...]:
     """The day of a list and its (product, position, depth), the latter where the list's window has closed."""
-    shown = min(time for *_, time in rows)
-    return shown.date(), sorted(((*row, depth if shown <= told_until else None) for *row, depth, _ in rows), key=repr)
+    first, last = min(first for *_, (first, _) in rows), max(last for *_, (_, last) in rows)
+    return first.date(), sorted(((*row, depth if last <= told_until else None) for *row, depth, _ in rows), key=repr)
 
 
 def one_pair(seen: list[tuple[Any, ...]], engagement: Engagement) -> tuple[Any, ...] | None:

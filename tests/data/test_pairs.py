@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -12,8 +13,9 @@ from pydantic import ValidationError
 
 from mercato.config import CataloguePairs, Pairs
 from mercato.data.importing import import_market
-from mercato.data.market import Market
-from mercato.data.pairs import recipe_pairs
+from mercato.data.market import Market, MarketConfig, write_market_toml
+from mercato.data.pairs import recipe_pairs, split_cutoff
+from mercato.data.schema import PAIRS, PRODUCTS
 from mercato.errors import MercatoError
 
 
@@ -101,3 +103,14 @@ def test_pairs_of_before_there_were_counts_are_still_read(tmp_path: Path) -> Non
     pq.write_table(pa.table(old), tmp_path / "pairs.parquet")
     (row,) = recipe_pairs(Market.open(tmp_path), Pairs()).to_dicts()
     assert (row["query"], row["weight"], row["depth"], row["position"], row["grade"]) == ("lamp", 2.0, None, None, None)
+
+
+def test_a_split_ends_when_its_last_day_is_over(tmp_path: Path) -> None:
+    """Pairs tell days; a moment that an older table tells stays."""
+    day = datetime(2026, 3, 1, tzinfo=UTC)
+    write_market_toml(tmp_path, MarketConfig())
+    pq.write_table(pa.Table.from_pylist([], schema=PRODUCTS), tmp_path / "products.parquet")
+    for seen, still in ((day, timedelta(days=1, microseconds=-1)), (day + timedelta(hours=9), timedelta(0))):
+        rows = [{"query": "lamp", "product_id": "p", "label": 1, "split": "train", "last_seen": seen}]
+        pq.write_table(pa.Table.from_pylist(rows, schema=PAIRS), tmp_path / "pairs.parquet")
+        assert split_cutoff(Market.open(tmp_path), ["train"]) == seen + still

@@ -148,14 +148,14 @@ def test_listings_are_as_old_as_when_the_split_begins_whenever_it_is_measured(ma
             return super().encode_products(products, as_of=as_of)
 
     ends = {"train": 10, "validation": 20, "future": 30}
-    seen = {name: datetime(2025, 3, end, tzinfo=UTC) for name, end in ends.items()}
+    seen = {name: datetime(2025, 3, end, 9, tzinfo=UTC) for name, end in ends.items()}
     pairs = market.frame("pairs")
     pairs = pl.concat([pairs, pairs.head(8).with_columns(split=pl.lit("validation"))]).with_columns(
         last_seen=pl.col("split").replace_strict(seen, return_dtype=pl.Datetime("us", "UTC"))
     )
     pairs.write_parquet(market.path / "pairs.parquet")
     evaluate(Clocked(), market, split=split, others={"other": Clocked()})
-    assert asked == {datetime(2025, 3, day, tzinfo=UTC)}
+    assert asked == {datetime(2025, 3, day, 9, tzinfo=UTC)}
 
 
 def test_the_seed_decides_everything(market):

@@ -153,6 +153,15 @@ def test_what_comes_later_changes_nothing(counted, index):
     assert not np.isnan(of(both.products, hash64("p5"))).any() and np.isnan(of(counted.products, hash64("p5"))).all()
 
 
+def test_a_day_of_which_nothing_is_known_is_no_day(counted, index):
+    """As the last one of every split."""
+    opened = pl.DataFrame(shown("z", "lamp", 9, ("p5", None), ("p0", None)), schema=LISTS.schema)
+    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
+    both = count(pl.concat([LISTS, opened]), catalogue.product_ids, catalogue.signals(), NOW)
+    assert of(both.products, hash64("p0")) == of(counted.products, hash64("p0"))
+    assert of(both.queries, query_key("lamp")) == of(counted.queries, query_key("lamp"))
+
+
 def test_they_are_read_back_as_they_were(counted, tmp_path):
     counted.save(tmp_path / "statistics.npz")
     again = Statistics.load(tmp_path / "statistics.npz")

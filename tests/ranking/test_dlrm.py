@@ -131,9 +131,14 @@ def test_the_same_seed_makes_the_same_network(learned):
     assert (chances_of(learned, rows) == same).all() and (same != different).any()
 
 
-def test_a_feature_that_is_never_known_and_one_that_never_changes_do_no_harm():
-    rows, _ = drawn(0)
+def test_what_it_has_not_learned_of_changes_nothing():
+    """A feature that was never known, and one that was always the same, whatever they are when it serves."""
+    rows = further(drawn(0)[0])
     features = rows.features_PF.copy()
     features[:, PRICE] = 3.0
-    network = fitted(replace(further(rows), features_PF=features), epochs_of(2))
-    assert np.isfinite(chances_of(network, rows)).all()
+    network = fitted(replace(rows, features_PF=features), epochs_of(5))
+    told = chances_of(network, replace(rows, features_PF=features))
+    later = features.copy()
+    later[:, [PRICE, NAMES.index("distance_km")]] = np.random.default_rng(3).random((len(features), 2))
+    np.testing.assert_array_equal(chances_of(network, replace(rows, features_PF=later)), told)
+    assert np.isfinite(told).all() and told[:, 1].std() > 0.05

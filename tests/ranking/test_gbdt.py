@@ -101,3 +101,6 @@ def test_scores_out_of_fold_are_of_trees_that_have_not_seen_the_query():
     again = gbdt.out_of_fold(turned, gains, SMALL, 4, 0)
     assert (again[folds == 2] == scores[folds == 2]).all() and (again[folds != 2] != scores[folds != 2]).mean() > 0.9
     assert gbdt.out_of_fold(rows.only(rows.ids_PT[:, -1] == 7), gains, SMALL, 4, 0) is None
+    few = rows.only(np.arange(len(rows.lists_P)) < 2.2 * SMALL.least_rows)
+    fit(few)
+    assert gbdt.out_of_fold(few, gains, SMALL, 4, 0) is None, "what is left of them is too little"

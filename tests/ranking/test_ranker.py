@@ -13,7 +13,7 @@ from mercato.retrieval.expression import Expression
 from mercato.retrieval.samples import QUERY
 from tests.ranking.test_features import NO_LISTS, NOW, indexed
 
-PRODUCTS = [{"product_id": f"p{n}", "title": "lamp", "price": 10.0 * (n + 1), "seller_id": f"s{n}"} for n in range(6)]
+PRODUCTS = [{"product_id": f"p{n}", "title": "lamp", "price": 10.0 * 4**n, "seller_id": f"s{n}"} for n in range(6)]
 PRICE = NAMES.index("price_of_market")
 
 
@@ -21,7 +21,7 @@ class Cheapest:
     """Trees that put the cheapest first."""
 
     def run(self, _, inputs):
-        return (-inputs["features"][:, [PRICE]],)
+        return (5 - inputs["features"][:, [PRICE]],)
 
 
 class Dearest:
@@ -86,6 +86,9 @@ def test_the_network_orders_the_best_of_the_trees(ranker, hits):
     np.testing.assert_array_equal(asked["features"][:, -1], ranked["trees"][best])
     first = 1 / (1 + np.exp(-asked["features"][:, PRICE]))
     np.testing.assert_allclose(ranked["dlrm"][best], first + 2 * first / 2, rtol=1e-6)
+    rest = [hits.product_ids.index(f"p{n}") for n in (4, 5)]
+    assert ranked["dlrm"][rest[0]] == pytest.approx(ranked["dlrm"][best].min() - 1)
+    assert ranked["dlrm"][rest[1]] < ranked["dlrm"][rest[0]]
     seller = buckets(hits.signals().key("seller_id"), 64)[best]
     np.testing.assert_array_equal(asked["ids"][:, IDS.index("seller_id")], seller)
     assert len({*asked["ids"][:, IDS.index("query")]}) == 1 and asked["ids"][0, IDS.index("category")] == 0

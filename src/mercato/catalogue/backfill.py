@@ -86,7 +86,7 @@ class _Work:
     """A backfill under way: its folder, and when and as what it began."""
 
     folder: Path
-    key: list[str]  # run, index, catalogue and products table: of any other the parts are of no use
+    key: list[str]  # run, index, catalogue, products table and layout: of any other the parts are of no use
     began: float  # seconds since 1970
     number: int  # of the last write by then
     fingerprint: str
@@ -97,7 +97,7 @@ class _Work:
         """Go on with the one whose state lies in the folder, or begin anew where that is another's."""
         index = url if "://" in url else str(Path(url).absolute())
         table = products_fingerprint(market)
-        key = [made_by, index, catalogue.settings.secret("name").hex()[:8], table]
+        key = [made_by, index, catalogue.settings.secret("name").hex()[:8], table, _LAYOUT]
         state = folder / "state.json"
         stored = orjson.loads(state.read_bytes()) if state.is_file() else {}
         is_ours = stored.keys() >= {*_STORED} and stored["key"] == key
@@ -142,6 +142,7 @@ class _Work:
         write_atomic(self.folder / "state.json", orjson.dumps(state))
 
 
+_LAYOUT = "2"  # of the parts
 _STORED = ("key", "began", "number", "fingerprint", "is_built")
 
 

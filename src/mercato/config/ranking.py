@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from mercato.config.base import Frozen
 
@@ -45,3 +47,12 @@ class Ranking(Frozen):
     deadline_ms: float = Field(100.0, gt=0)  # since the search began; no stage begins later
     trees: Trees = Trees()
     dlrm: DLRM = DLRM()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gains_of_before(cls, content: Any) -> Any:
+        """They were of the trees alone, and runs of that time say so."""
+        if isinstance(content, dict) and "gains" in (trees := content.get("trees") or {}):
+            kept = {name: value for name, value in trees.items() if name != "gains"}
+            return {"gains": trees["gains"], **content, "trees": kept}
+        return content

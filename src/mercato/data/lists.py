@@ -14,14 +14,14 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
 
     A list is what one search displayed in one period, of products in `catalogue`, each at the best of its positions.
     Its id is a digest of its own content and of a number that tells it from lists of the same content, so that it
-    leads to no session, query id, hour or other list. Of a list that was displayed less than the window before its
-    period's end no `depth` is told: of its chains only those that were walked to the end at once are known.
+    leads to no session, query id, hour or other list. Of a list whose last product was shown less than the window
+    before its period's end no `depth` is told: of its chains only those that were walked to the end at once are known.
     """
     db.execute(
         """
         CREATE TEMP TABLE displayed AS
         SELECT search, period, split, query, country, product_id, position, first_shown,
-               CASE WHEN min(first_shown) OVER (PARTITION BY search, period) + $window <= ends THEN depth END AS depth
+               CASE WHEN max(last_shown) OVER (PARTITION BY search, period) + $window <= ends THEN depth END AS depth
         FROM told SEMI JOIN catalogue USING (product_id) JOIN cuts USING (period) WHERE position IS NOT NULL
         """,
         {"window": timedelta(hours=engagement.window_hours)},

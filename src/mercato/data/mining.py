@@ -84,8 +84,8 @@ def mine(market: Market) -> MiningReport:
     - *Unengaged* (label 0): an impression in a search that took no step of the chain on that product; and a product
       *left*: the chain was begun but not walked to its end, though its window closed before the period did. (A chain
       that may still go on tells nothing, nor do steps out of order.) `engagement.left = "ignored"` gives no row to a
-      pair that any search left; "graded" also fills `grade`, the share of the chain that was walked: `depth` / number
-      of steps.
+      pair that any search left and none engaged; "graded" also fills `grade`, the share of the chain that was walked:
+      `depth` / number of steps.
     - Rows are aggregated by split, query, country and product. `weight` is the number of sessions with the outcome,
       `last_seen` the day of the last of them. Where any session engaged, the pair is engaged and not also unengaged.
       `depth` is the most steps (`engagement.steps`) that a search took; `impressions`, `clicks` and the mean `position`

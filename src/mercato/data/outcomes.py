@@ -64,7 +64,7 @@ def follow_chains(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None
                    max(time) FILTER (action = 'impression') AS last_shown
             FROM log WHERE product_id IS NOT NULL AND (action = 'impression' OR list_contains($steps, action))
             GROUP BY search, period, product_id)
-        SELECT touched.* EXCLUDE (last_shown), coalesce(walked.time, last_shown) AS time,
+        SELECT touched.*, coalesce(walked.time, last_shown) AS time,
                CASE WHEN NOT stepped THEN 0
                     WHEN depth = $all OR began + $window <= ends THEN depth END AS depth
         FROM touched LEFT JOIN walked USING (search, period, product_id) JOIN cuts USING (period)

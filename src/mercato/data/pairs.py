@@ -6,7 +6,7 @@ import hashlib
 import random
 import string
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -76,15 +76,25 @@ def held_out_pairs(market: Market, wanted: Pairs) -> tuple[pl.DataFrame | None, 
     return recipe_pairs(market, wanted.model_copy(update={"market": False, "catalogue": first})), first[0].drop_fields
 
 
+def _day_over(moment: pl.Expr) -> pl.Expr:
+    """The end of the day that a midnight stands for; a moment within a day stays."""
+    return (
+        pl.when(moment == moment.dt.truncate("1d")).then(moment + timedelta(days=1, microseconds=-1)).otherwise(moment)
+    )
+
+
+LAST_SEEN = _day_over(pl.col("last_seen"))  # by when a pair had been seen for the last time
+
+
 def split_cutoff(market: Market, splits: Collection[str]) -> datetime:
     """When these splits of the market's pairs end: the present of who learns from them, by which listings have an age.
 
-    Where pairs tell no time, the day of the newest listing; else now.
+    Pairs tell the day: it is over by then. Where they tell none, it is when the newest listing was made; else now.
     """
     found = None
     if market.has("pairs"):
         pairs = market.frame("pairs", ["last_seen", "split"])
-        found = pairs.filter(pl.col("split").fill_null("train").is_in(list(splits)))["last_seen"].max()
+        found = pairs.filter(pl.col("split").fill_null("train").is_in(list(splits))).select(LAST_SEEN.max()).item()
     if found is None:
         found = market.frame("products", ["created_at"])["created_at"].max()
     return found if isinstance(found, datetime) else datetime.now(UTC)

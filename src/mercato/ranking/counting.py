@@ -55,7 +55,7 @@ def count(
         columns.key(name)[places] for name in ("product_id", "seller_id", "condition", "category")
     )
     asked = mixed(shown["query"].to_numpy(), categories)
-    days = max(1, lists["day"].n_unique())
+    days = max(1, shown["day"].n_unique())
     rates = _rates(shown, asked, days)
     shares = (
         shown.select("query", "clicked", key=pl.Series(asked))

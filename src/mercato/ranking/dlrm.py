@@ -42,16 +42,21 @@ class Network(nn.Module):
 
     mean_F: Tensor
     scale_F: Tensor
+    told_F: Tensor
     offsets_T: Tensor
     pairs_2: Tensor
 
     def __init__(self, features_PF: Tensor, steps: int, settings: DLRM) -> None:
-        """Numbers are standardised as these features are; the last of them is stage 1's score."""
+        """Numbers are standardised as these features are; the last of them is stage 1's score.
+
+        What is unknown or the same in all of them is unknown to the network for ever: it has not learned of it.
+        """
         super().__init__()
         known_PF = np.ma.masked_invalid(features_PF.numpy().astype(np.float64))
         spread_F = known_PF.std(axis=0).filled(0.0)
         self.register_buffer("mean_F", torch.tensor(known_PF.mean(axis=0).filled(0.0), dtype=torch.float32))
         self.register_buffer("scale_F", torch.tensor(np.where(spread_F > 0, spread_F, 1.0), dtype=torch.float32))
+        self.register_buffer("told_F", torch.from_numpy(spread_F > 0))
         width, vectors = settings.dimension, len(IDS) + 1
         self.embedding = nn.Embedding(len(IDS) * settings.buckets, width)
         nn.init.zeros_(self.embedding.weight)  # an id that nothing was learned of says nothing
@@ -77,7 +82,8 @@ class Network(nn.Module):
     def logits(self, features_BF: Tensor, ids_BT: Tensor) -> Tensor:
         """Of each step given the one before: (B, K)."""
         standard_BF = self.standardised(features_BF)
-        numbers_BD = self.bottom(torch.cat([standard_BF, torch.isnan(features_BF).float()], dim=1))
+        missing_BF = torch.isnan(features_BF) | ~self.told_F
+        numbers_BD = self.bottom(torch.cat([standard_BF * self.told_F, missing_BF.float()], dim=1))
         named_BTD = self.embedding(ids_BT + self.offsets_T) * (ids_BT > 0)[:, :, None]
         vectors_BVD = torch.cat([numbers_BD[:, None], named_BTD], dim=1)
         products_BVV = vectors_BVD @ vectors_BVD.transpose(1, 2)

@@ -121,8 +121,10 @@ def _of_words(query: str, columns: SignalColumns, statistics: Statistics) -> Col
     of_title_W = section_W == _TITLE
     read_W = section_W != _TRIGRAMS
     product_w, words_w = cell_W[read_W] // sections, columns.words_W[read_W]
-    numbers_HQ = anywhere_HQ | _spelt_otherwise(in_order, sought, product_w, words_w, products)
+    otherwise_HQ, otherwise_w = _spelt_otherwise(in_order, sought, product_w, words_w, products)
+    numbers_HQ = anywhere_HQ | otherwise_HQ
     named_W = of_title_W & with_digit(columns.words_W) & (place_W < 0)
+    named_W[read_W] &= ~otherwise_w
     names_other_H = np.bincount(cell_W[named_W] // sections, minlength=products) > 0
     title_tf_HQ = tf_HSQ[:, _TITLE]
     pairs_H = _pairs(cell_W[of_title_W] // sections, place_W[of_title_W], _neighbours(in_order, sought), products)
@@ -183,20 +185,25 @@ def _held_all_the_same(
 
 def _spelt_otherwise(
     in_order: list[str], sought: list[str], product_w: NDArray[np.int64], words_w: NDArray[np.uint32], products: int
-) -> NDArray[np.bool_]:
-    """Which products hold a sought number with its unit apart ("128 gb" for "128gb") or joined to it, (H, Q)."""
-    found_HQ = np.zeros((products, len(sought)), bool)
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which products hold a sought number with its unit apart ("128 gb" for "128gb") or joined to it, (H, Q).
+
+    And which words are such numbers, (w,).
+    """
+    found_HQ, numbers_w = np.zeros((products, len(sought)), bool), np.zeros(len(words_w), bool)
     after = {word: following for word, following in pairwise(in_order) if following.isalpha()}
     for place, word in enumerate(sought):
         if joined := _WITH_UNIT.fullmatch(word):
             number, unit = word_hashes(joined.groups())
             at_w = (words_w == unit) & _shifted(words_w == number, product_w, 1)
+            numbers_w[:-1] |= at_w[1:]  # the number is the word before its unit
         elif word.isdecimal() and word in after:
             at_w = words_w == word_hashes([word + after[word]])[0]
+            numbers_w |= at_w
         else:
             continue
         found_HQ[product_w[at_w], place] = True
-    return found_HQ
+    return found_HQ, numbers_w
 
 
 def _shifted(said_w: NDArray[np.bool_], product_w: NDArray[np.int64], by: int) -> NDArray[np.bool_]:

@@ -68,7 +68,10 @@ def out_of_fold(
         rest = learned.only(~held_P)
         if not rest.tells_apart:
             return None
-        scores_P[held_P] = fit(rest, gains, trees, seed).predict(learned.features_PF[held_P])
+        try:
+            scores_P[held_P] = fit(rest, gains, trees, seed).predict(learned.features_PF[held_P])
+        except MercatoError:  # too few rows
+            return None
     return scores_P
 
 

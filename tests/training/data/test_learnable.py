@@ -18,7 +18,7 @@ from mercato.training.data.learnable import learnable_products
 from mercato.training.data.prepare import prepare
 from tests.support.toys import make_market, pairs, photo, products, toy_recipe
 
-CUTOFF = datetime(2025, 3, 1, tzinfo=UTC)  # the last training pair; others were seen later
+CUTOFF = datetime(2025, 3, 1, 9, tzinfo=UTC)  # the last training pair; others were seen later
 DAY = timedelta(days=1)
 COUNT = 96
 COLOURS = ("red", "blue", "green")
@@ -124,5 +124,5 @@ def test_who_may_teach(tmp_path: Path) -> None:
 
 def test_a_market_listed_after_all_of_its_training_pairs_is_an_error(tmp_path: Path) -> None:
     market = make(tmp_path / "market", [row | {"created_at": CUTOFF + DAY} for row in goods()])
-    with pytest.raises(MercatoError, match="created_at: every product is listed after 2025-03-01 00:00"):
+    with pytest.raises(MercatoError, match="created_at: every product is listed after 2025-03-01 09:00"):
         learnable_products(market, toy_recipe().pairs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.data.normalize import normalize
+from mercato.data.pairs import LAST_SEEN
 from mercato.errors import MercatoError
 
 KEY = ["key", "country"]  # of a query, in its normal form
@@ -69,7 +70,7 @@ def positions(train: pl.DataFrame, market: Market) -> NDArray[np.float64]:
 def listing_days(train: pl.DataFrame, products: pl.DataFrame, now: datetime) -> NDArray[np.int64]:
     """The age (N,) of each pair's listing when the pair was last seen, in whole days; −1 where that is unknown."""
     created = products["created_at"].gather(index_of(train, products, ["product_id"]))
-    age = (train["last_seen"].fill_null(pl.lit(now)) - created).dt.total_days()
+    age = (train.select(LAST_SEEN).to_series().fill_null(pl.lit(now)) - created).dt.total_days()
     return age.clip(0).fill_null(-1).to_numpy()
 
 
