@@ -61,8 +61,8 @@ from mercato.runs.onnx_encoder import OnnxEncoder
 Shares = dict[str, float]
 
 COSINE = "cosine"  # what the ranker is measured against: the same search in the order of the cosine
-_SOME = 4096  # rows that parity and importance are looked at on
 PARITY = 1e-5  # by which a score of ONNX may differ from LightGBM's, or a chance from torch's
+_SOME = 4096  # rows that parity and importance are looked at on
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,13 @@ def _counted(lists: pl.DataFrame, market: Market, index: Index) -> list[Statisti
     """What was known before the validation split, and before the test split."""
     ids: list[str] = market.frame("products", ["product_id"])["product_id"].unique(maintain_order=True).to_list()
     catalogue = index.lookup(Expression(), ids)
+    columns = catalogue.signals()
     splits: tuple[Split, ...] = ("validation", "test")
     return [
         count(
             lists.filter(pl.col("split").is_in(EARLIER[split])),
             catalogue.product_ids,
-            catalogue.signals(),
+            columns,
             split_cutoff(market, EARLIER[split]),
             market.config,
         )
@@ -234,13 +235,11 @@ def _check_relevance(ranker: Ranker, encoder: Encoder, index: Index, market: Mar
     if (pairs := dataset.relevance) is None:
         return
     ranked = _search(ranker, encoder, index, market, dataset)
-
     labels_P = pairs.grades >= market.config.relevant_grade
     cosine, ours = (
         float(np.nanmean(per_query_roc_auc(pairs.groups, labels_P, system.score(pairs.queries, pairs.products))))
         for system in (ranked.by(COSINE), ranked)
     )
-
     if not np.isfinite([cosine, ours]).all():
         note("  no validation query is judged both ways: what the order does to relevance is not known")
         return
