@@ -44,9 +44,10 @@ def search(address: str, **wanted: object) -> list[dict]:
 
 def test_it_ends_with_a_table_of_what_was_learned(demo: tuple[Path, str]) -> None:
     folder, said = demo
-    for word in ("simulate", "check", "mine", "train", "evaluate", "export", "index", "bm25", "random"):
+    for word in ("simulate", "check", "mine", "train", "evaluate", "export", "index", "rank", "bm25", "random"):
         assert word in said
     assert {path.name for path in folder.iterdir()} == {"market", "runs", "index", "README.md"}
+    assert "ranked less cosine" in said or "served in the order of the cosine" in said, "so small a market may be both"
     for run, other in permutations(RECIPES):
         metrics = json.loads((folder / "runs" / run / "metrics.json").read_text())
         for part in ("relevance", "engagement"):

@@ -1,6 +1,6 @@
 """`mercato demo`: the whole path on a simulated market, each stage by the function that its own verb calls.
 
-It trains both papers' models and serves the better one.
+It trains both papers' models, and serves the better one with both ranking stages.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from mercato.evaluation.results import Figure, Metrics
 from mercato.experiments.ablation.jobs import THREADS
 from mercato.files import ensure_replaceable, market_lock, write_atomic
 from mercato.progress import console, note
+from mercato.ranking.train import Ranked, rank
+from mercato.reports import ranking
 from mercato.reports.charts import decimal
 from mercato.reports.evaluate import compare_runs, evaluate_runs, summary
 from mercato.reports.headlines import Headline
@@ -43,7 +45,7 @@ from mercato.serving.server import serve_run
 from mercato.simulation.simulate import NAME, simulate
 from mercato.training.train import partial_folder
 
-STAGES = ("simulate", "check", "mine", "train", "evaluate", "export", "index")
+STAGES = ("simulate", "check", "mine", "train", "evaluate", "export", "index", "rank")
 RECIPES = ("que2search", "que2engage")
 README, HEADING = "README.md", "# A demo of Mercato\n"
 CHOSEN_BY = {  # by which metrics, the first that is defined, a model is chosen to serve
@@ -53,7 +55,7 @@ CHOSEN_BY = {  # by which metrics, the first that is defined, a model is chosen 
 
 
 def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
-    """Simulate, check, mine, train, evaluate, export, index; then serve on `port`, or not where it is None.
+    """Simulate, check, mine, train, evaluate, export, index, rank; then serve on `port`, or not where it is None.
 
     Which model is served, why, and how to serve it again, is left in DIR/README.md. A demo that stands in `folder` is
     replaced, with what was written through its API; a folder with anything else is refused.
@@ -91,8 +93,12 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         console.print(exported(parity(TorchEncoder.load(run), run), latency(run)))  # training has written them
     with stage("index"):
         index_market(run, market, str(index), split_cutoff(market, SPLITS))  # the simulated log ends long ago
+    with stage("rank"):
+        ranked = _rank(run, market, index)
     console.print(Rule("what was learned", align="left"))
     Console().print(summary(metrics[chosen], chosen))  # the result, on stdout
+    if ranked:
+        Console().print(ranking.summary(ranked))
     for path in runs.values():
         note(escape(f"report: {path / 'report.html'}"))
     command = serving_command(run, market_path, index)
@@ -103,6 +109,15 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         serve_run(run, market, str(index), "127.0.0.1", port)
     else:
         note(escape(f"serve it: {command}"))
+
+
+def _rank(run: Path, market: Market, index: Path) -> Ranked | None:
+    """Both ranking stages; None where they are not worth having, as may be on a tiny market."""
+    try:
+        return rank(run, market, str(index))
+    except MercatoError as error:
+        note(f"  [yellow]served in the order of the cosine:[/] {escape(str(error))}")
+        return None
 
 
 def choose(metrics: Metrics, ours: str, other: str) -> tuple[str, str]:

@@ -96,6 +96,7 @@ class Evaluation:
     seed: int
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     tuned: dict[str, Tuning] = field(default_factory=dict)  # the baselines that were
+    wanted: Sequence[str] = SEARCH_PARTS  # that are measured, where the tables allow them
 
     @classmethod
     def of(
@@ -145,8 +146,8 @@ class Evaluation:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that the market's tables allow."""
-        return tuple(part for part in SEARCH_PARTS if self.dataset.pairs(part) is not None)
+        """The parts that are wanted and that the market's tables allow."""
+        return tuple(part for part in SEARCH_PARTS if part in self.wanted and self.dataset.pairs(part) is not None)
 
     def measured(self, part: str) -> Mapping[str, Scorer]:
         """Who is measured in a part, ours first."""

@@ -28,6 +28,7 @@ from mercato.data.schema import LISTS
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EARLIER, EvaluationSet, Split
 from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.metrics.registry import SEARCH_PARTS
 from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
 from mercato.evaluation.results import OURS, Metrics
 from mercato.evaluation.systems import System
@@ -253,12 +254,14 @@ def _check_relevance(ranker: Ranker, encoder: Encoder, index: Index, market: Mar
 
 
 def _measured(ranker: Ranker, encoder: Encoder, index: Index, market: Market, seed: int) -> Metrics:
-    """Both stages beside the first alone and the cosine."""
+    """Both stages beside the first alone and the cosine, in all but `batch`: no search orders one's products."""
     dataset = EvaluationSet.read(market, "test")
     ranked = _search(ranker, encoder, index, market, dataset)
     systems: dict[str, System] = {OURS: ranked}
     systems |= {order: ranked.by(order) for order in ("trees", COSINE) if order != ranked.order}
-    return Evaluation(market, dataset, systems, seed).metrics()
+    return Evaluation(
+        market, dataset, systems, seed, wanted=[part for part in SEARCH_PARTS if part != "batch"]
+    ).metrics()
 
 
 def _search(ranker: Ranker, encoder: Encoder, index: Index, market: Market, dataset: EvaluationSet) -> RankedSearch:

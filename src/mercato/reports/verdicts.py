@@ -47,7 +47,7 @@ def verdict(difference: Figure) -> Verdict:
 
 def beaten(metrics: Metrics) -> str:
     """Which baselines the model is ahead of on the headline metrics, and where it is not; "" without baselines."""
-    everywhere, clauses, count = [], [], 0
+    everywhere, nowhere, clauses = [], [], []
     for system in rivals(metrics):
         found: dict[Verdict, list[str]] = {"better": [], "worse": [], "unsure": []}
         for headline in HEADLINES:
@@ -57,10 +57,14 @@ def beaten(metrics: Metrics) -> str:
         count = sum(map(len, found.values()))
         if count and len(found["better"]) == count:
             everywhere.append(label(system))
+        elif count and len(found["unsure"]) == count:
+            nowhere.append(label(system))
         elif count:
             clauses.append(_clause(label(system), found, count))
     if everywhere:
         clauses.insert(0, f"ahead of {_listed(everywhere)} on every headline metric that both have")
+    if nowhere:
+        clauses.append(f"not told apart from {_listed(nowhere)} on any headline metric")
     if not clauses:
         return ""
     own = [label(name) for name in scoring(metrics)]
