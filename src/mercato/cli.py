@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -232,13 +233,14 @@ def index(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
     market: MarketDir,
     to: Annotated[str, typer.Option("--to", help="The index to build: a folder.")],
+    as_of: Annotated[datetime | None, typer.Option(help="When listings have their age, in UTC; else now.")] = None,
     as_json: Json = False,
 ) -> None:
     """Embed the market's products and build the index; an existing one is replaced only once it is complete."""
     from mercato.catalogue.indexing import index_market
     from mercato.data.market import Market
 
-    meta = index_market(run, Market.open(market), to)
+    meta = index_market(run, Market.open(market), to, as_of and as_of.replace(tzinfo=UTC))
     print_result(f"{meta['count']:,} products indexed at {to}", meta, as_json)
 
 
