@@ -253,10 +253,9 @@ def rank(
 ) -> None:
     """Train the ranker of a run on the log, and measure its order against the cosine's; `serve` takes it from there."""
     from mercato.data.market import Market
-    from mercato.ranking.train import rank
-    from mercato.reports.ranking import summary
+    from mercato.reports.ranking import rank_run, summary
 
-    ranked = rank(run, Market.open(market), index)
+    ranked = rank_run(run, Market.open(market), index)
     print_result(summary(ranked), ranked.as_dict(), as_json)
 
 

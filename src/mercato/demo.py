@@ -31,7 +31,8 @@ from mercato.evaluation.results import Figure, Metrics
 from mercato.experiments.ablation.jobs import THREADS
 from mercato.files import ensure_replaceable, market_lock, write_atomic
 from mercato.progress import console, note
-from mercato.ranking.train import Ranked, rank
+from mercato.ranking.ranker import FOLDER
+from mercato.ranking.train import Ranked
 from mercato.reports import ranking
 from mercato.reports.charts import decimal
 from mercato.reports.evaluate import compare_runs, evaluate_runs, summary
@@ -97,10 +98,12 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
         ranked = _rank(run, market, index)
     console.print(Rule("what was learned", align="left"))
     Console().print(summary(metrics[chosen], chosen))  # the result, on stdout
+    reports = [path / "report.html" for path in runs.values()]
     if ranked:
         Console().print(ranking.summary(ranked))
-    for path in runs.values():
-        note(escape(f"report: {path / 'report.html'}"))
+        reports.append(run / FOLDER / ranking.REPORT)
+    for report in reports:
+        note(escape(f"report: {report}"))
     command = serving_command(run, market_path, index)
     why = f"{why} These are figures of the validation split."
     write_atomic(folder / README, f"{HEADING}\n{chosen} is served. {why}\n\n    {command}\n")
@@ -114,7 +117,7 @@ def run_demo(folder: Path, size: str, seed: int, port: int | None) -> None:
 def _rank(run: Path, market: Market, index: Path) -> Ranked | None:
     """Both ranking stages; None where they are not worth having, as may be on a tiny market."""
     try:
-        return rank(run, market, str(index))
+        return ranking.rank_run(run, market, str(index))
     except MercatoError as error:
         note(f"  [yellow]served in the order of the cosine:[/] {escape(str(error))}")
         return None

@@ -1,16 +1,29 @@
-"""What `mercato rank` prints: the ranked order beside stage 1's and the cosine's, and what each stage goes by."""
+"""`mercato rank`: a run's ranker, what it prints and its page: the ranked order beside stage 1's and the cosine's."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 
+from mercato.data.market import Market
 from mercato.evaluation.results import Figure
-from mercato.ranking.train import COSINE, Ranked
+from mercato.ranking.ranker import FOLDER
+from mercato.ranking.train import COSINE, Ranked, rank
 from mercato.reports.charts import decimal
 from mercato.reports.headlines import HEADLINES
+from mercato.reports.ranking_page import write_ranking_report
 
+REPORT = "report.html"
 FEATURES = 10  # shown
+
+
+def rank_run(run: Path, market: Market, url: str) -> Ranked:
+    """Train and measure both stages of a run's ranker; it lies in the run, with a page of what it is worth."""
+    ranked = rank(run, market, url)
+    write_ranking_report(ranked, run / FOLDER / REPORT, f"How {run.name} orders {market.config.name}")
+    return ranked
 
 
 def summary(ranked: Ranked) -> Group:
