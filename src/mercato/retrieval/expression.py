@@ -108,8 +108,8 @@ class Expression(_Value):
     `vector` is brought to unit length and kept as float32 (d,). `min_cosine` is the least that the ANN part accepts
     (the text part is free of it). `ef_search` is the width of the graph search (HNSW's ef). The tokens of `text` are
     OR-ed; a blank text is an absent one. Beside a vector the text part brings its best `text_candidates` (None: as many
-    as are asked for); alone it brings what is asked for. `order` names the score that sorts the hits, the other one breaking ties, so
-    that without a vector the order is BM25's either way.
+    as are asked for); alone it brings what is asked for. `order` names the score that sorts the hits, the other
+    one breaking ties, so that without a vector the order is BM25's either way.
     """
 
     vector: JsonVector = None
