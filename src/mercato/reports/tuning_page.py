@@ -32,6 +32,7 @@ LEVERS = {
 LABELS = {measure.name: measure.label for measure in MEASURES} | {"p50_ms": "p50 ms", "p99_ms": "p99 ms"}
 DIGITS = {measure.name: measure.digits for measure in MEASURES} | {"p50_ms": 1, "p99_ms": 1}
 QUALITIES = {"ndcg@10": "s0", "recall": "s1", "engaged": "s3", "precision": "s4"}
+DOTS = {"s0": "on the frontier", "s2": "beaten by another", "s1": "first page, as chosen", "s4": "the usual first page"}
 FIGURES = (
     "cpu_ms", "p50_ms", "p99_ms", "precision", "recall", "engaged", "retrieved", "unjudged", "exact@10", "exact",
     "ndcg@10", "engaged_shown",
@@ -62,7 +63,7 @@ def sentences(tuned: Tuned) -> list[str]:
     ]
     usual = next((each for each in tuned.measured if each.setting == tuned.usual), None)
     if usual and usual is not tuned.first:
-        told.append(f"Before, it was {words(usual.setting)}: {_in_ms(usual)}.")
+        told.append(f"The usual first page, {words(usual.setting)}, takes {_in_ms(usual)}.")
     if tuned.paging:
         told.append(_saved(tuned.paging))
     return told
@@ -99,14 +100,15 @@ def figure(name: str, value: float | None) -> str:
 
 def worth_a_look(tuned: Tuned) -> list[tuple[Measured, str]]:
     """The frontier, the usual setting and the chosen ones, by their cost, and what each is."""
-    best, wanted = tuned.frontier, {}
+    best = tuned.frontier
+    wanted: dict[Setting, tuple[Measured, str]] = {}
     for each in tuned.measured:
         names = [
             name
             for name, it in (
                 ("first page", each is tuned.first),
                 ("later pages", each is tuned.later),
-                ("before", each.setting == tuned.usual),
+                ("usual", each.setting == tuned.usual),
                 ("frontier", each in best),
             )
             if it
@@ -139,7 +141,8 @@ def _policy(tuned: Tuned) -> str:
         for name, effort in zip(names, tuned.pages, strict=True)
     )
     head = "".join(f'<th class="number">{LEVERS[each]}</th>' for each in [*LEVERS][:-1])
-    return f'<div class="panel scroll"><h3>Page policy</h3><table><tr><th></th>{head}</tr>{body}</table></div>'
+    title = "Page policy" + (" <small>not written</small>" if tuned.refused else "")
+    return f'<div class="panel scroll"><h3>{title}</h3><table><tr><th></th>{head}</tr>{body}</table></div>'
 
 
 def _frontier(tuned: Tuned) -> str:
@@ -163,9 +166,7 @@ def _frontier(tuned: Tuned) -> str:
                 f'<div class="panel scroll"><h3>{LABELS[name]}</h3>'
                 f"{scatter(dots, 'CPU ms of page one', LABELS[name])}</div>"
             )
-    marks = legend(
-        [("on the frontier", "s0"), ("beaten by another", "s2"), ("first page, as chosen", "s1"), ("before", "s4")]
-    )
+    marks = legend([(name, css) for css, name in DOTS.items()])
     return (
         '<h2>The frontier</h2><p class="soft">A dot a setting, as the run serves. On the frontier no other setting'
         f" costs as little CPU time and is as precise with as much recall of relevant products.</p>{marks}"
@@ -182,7 +183,7 @@ def _css(each: Measured, tuned: Tuned, best: Sequence[Measured]) -> str:
 
 
 def _name(each: Measured, tuned: Tuned) -> str:
-    return "first page" if each is tuned.first else "before" if each.setting == tuned.usual else ""
+    return "first page" if each is tuned.first else "usual" if each.setting == tuned.usual else ""
 
 
 def _precision_matters(tuned: Tuned) -> str:
@@ -229,7 +230,8 @@ def _panel(title: str, series: Sequence[tuple[str, str, list[tuple[float, float]
 
 
 def _levers(tuned: Tuned) -> str:
-    panels, used = [], {}
+    panels: list[str] = []
+    used: dict[str, str] = {}
     for name in ("text_candidates", "candidates", "ef_search"):
         swept = sorted(tuned.by_lever[name], key=lambda each: _number(each.setting, name))
         series = []

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mercato.evaluation.metrics.bootstrap import resample
-from mercato.experiments.tuning.choosing import Constraints, cheapest_as_good, choose, frontier, nearest_to, pages
+from mercato.experiments.tuning.choosing import Constraints, cheapest_as_good, choose, frontier, nearest_to, page_policy
 from mercato.experiments.tuning.measuring import Measured
 from mercato.experiments.tuning.settings import Setting
 from mercato.search.policy import Effort
@@ -110,9 +110,9 @@ def test_where_nothing_judged_is_retrieved_no_precision_is_kept():
 def test_later_pages_are_never_shallower_than_the_first():
     first = Effort(ef_search=256, candidates=200, text_candidates=300, min_cosine=0.2)
     later = Effort(ef_search=64, candidates=100, text_candidates=50, min_cosine=0.4)
-    one, second, rest = pages(first, later)
+    one, second, rest = page_policy(first, later)
     assert one == first
     assert second == Effort(ef_search=256, candidates=200, text_candidates=300, min_cosine=0.2)
     assert rest == Effort(ef_search=256, candidates=1000, text_candidates=None, min_cosine=0.2)
     loose = Effort(ef_search=300, candidates=2000)
-    assert pages(first, loose)[1:] == (loose, loose)
+    assert page_policy(first, loose)[1:] == (loose, loose)

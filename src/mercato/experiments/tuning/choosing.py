@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.experiments.tuning.measuring import Measured
 from mercato.search.policy import Effort, RetrievalPolicy
@@ -84,7 +85,7 @@ def choose(measured: Sequence[Measured], constraints: Constraints) -> tuple[Meas
     return cheapest_as_good(allowed, SHOWN), cheapest_as_good(precise, FOUND)
 
 
-def pages(first: Effort, later: Effort) -> tuple[Effort, ...]:
+def page_policy(first: Effort, later: Effort) -> tuple[Effort, ...]:
     """A page policy: the first page, the second, and all after it, which go as deep as a search goes at all."""
     deeper = replace(
         later,
@@ -98,14 +99,15 @@ def pages(first: Effort, later: Effort) -> tuple[Effort, ...]:
 
 
 def frontier(measured: Sequence[Measured]) -> list[Measured]:
-    """The settings that no other one beats: cheaper or as cheap, as precise and with as much recall, and not the same
-    in all. Where a quality is undefined it counts as none.
+    """The settings that no other one beats: as cheap, as precise and of as much recall, and better in one of these.
+
+    Where a quality is undefined it counts as none. Shapes: S settings, G axes, more being better.
     """
     points_SG = np.array([[-_cost(each), *(each.value(name) or 0.0 for name in GOOD)] for each in measured])
     return [each for each, point_G in zip(measured, points_SG, strict=True) if not _is_beaten(point_G, points_SG)]
 
 
-def _is_beaten(point_G: np.ndarray, points_SG: np.ndarray) -> bool:
+def _is_beaten(point_G: FloatArray, points_SG: FloatArray) -> bool:
     return bool(((points_SG >= point_G).all(axis=1) & (points_SG > point_G).any(axis=1)).any())
 
 

@@ -74,7 +74,8 @@ class GoldenSet:
         if dataset.relevance is not None:
             judged_Q = dataset.relevance.query_rows
             chosen = draw.choice(judged_Q, min(len(judged_Q), JUDGED_QUERIES), replace=False)
-            strata |= dict.fromkeys(chosen.tolist(), "judged")
+            for row in chosen.tolist():
+                strata[row] = "judged"
         strata |= _of_the_log(market, dataset, draw)
         rows = draw.permutation(sorted(strata)).tolist()
         local = dataset.countries is not None

@@ -106,11 +106,10 @@ def reach(market: Market) -> Reach | None:
         return None
     columns = ["query", "country", "product_id", "list_id", "position", "depth", "split"]
     lists = market.frame("lists", columns).with_columns(pl.col("split").fill_null("train"))
-    last_L = lists.filter(pl.col("split") == "validation").group_by("list_id").agg(pl.col("position").max())["position"]
-    starts_P = np.arange(PAGES) * PAGE_SIZE
-    if len(last_L) and float((last_L > PAGE_SIZE).mean() or 0.0) >= PAGED:
-        chances_P = np.array([float((last_L > start).mean() or 0.0) for start in starts_P.tolist()])
-        return Reach(chances_P / chances_P[0], "lengths", None)
+    ours = lists.filter(pl.col("split") == "validation").group_by("list_id").agg(pl.col("position").max())
+    last_L, starts_P = ours["position"].drop_nulls().to_numpy(), np.arange(PAGES) * PAGE_SIZE
+    if len(last_L) and np.mean(last_L > PAGE_SIZE) >= PAGED:
+        return Reach(np.array([np.mean(last_L > start) for start in starts_P]), "lengths", None)
     propensities_K = estimate_propensities(lists.filter(pl.col("split").is_in(["train", "validation"])))
     if propensities_K is None:
         return None

@@ -18,6 +18,7 @@ from mercato.data.market import Market
 from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EARLIER
+from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.evaluation.metrics.bootstrap import resample
 from mercato.experiments.replay import Replay
 from mercato.experiments.tuning.choosing import (
@@ -27,7 +28,7 @@ from mercato.experiments.tuning.choosing import (
     choose,
     frontier,
     nearest_to,
-    pages,
+    page_policy,
 )
 from mercato.experiments.tuning.golden import GoldenSet
 from mercato.experiments.tuning.measuring import EXACT_QUERIES, Bench, Measured
@@ -60,7 +61,7 @@ class Tuned:
     seed: int
     golden: GoldenSet
     constraints: Constraints
-    usual: Setting  # of a first page, before
+    usual: Setting  # of a first page that nobody has tuned; the sweep begins there
     measured: Sequence[Measured]  # every setting, in the order in which they were looked at
     by_lever: Mapping[str, Sequence[Measured]]  # of these, what differs in one lever from where it stood
     first: Measured | None  # None: no setting meets the constraints
@@ -76,7 +77,7 @@ class Tuned:
     @property
     def pages(self) -> tuple[Effort, ...] | None:
         """The policy that was chosen; None where no setting meets the constraints."""
-        return pages(self.first.setting.effort, self.later.setting.effort) if self.first and self.later else None
+        return page_policy(self.first.setting.effort, self.later.setting.effort) if self.first and self.later else None
 
     @property
     def frontier(self) -> list[Measured]:
@@ -131,7 +132,7 @@ def tune(run: Path, market: Market, url: str, constraints: Constraints, seed: in
         served = [each for each in measured if each.setting.stages == serving]
         chosen = choose(served, constraints)
         reached = reach(market) if chosen else None
-        policy = pages(chosen[0].setting.effort, chosen[1].setting.effort) if chosen else ()
+        policy = page_policy(chosen[0].setting.effort, chosen[1].setting.effort) if chosen else ()
         paging = replay(bench, reached, policy, serving) if reached else None
     refused = None
     if chosen is None:
@@ -207,7 +208,7 @@ class _Sweep:
         self.measured += self._bench.measure(fresh, f"{what}: {len(fresh)} settings on each golden query")
         return [each for each in self.measured if each.setting in wanted]
 
-    def _cosines(self, usual: Effort) -> np.ndarray:
+    def _cosines(self, usual: Effort) -> FloatArray:
         """The cosines of what the vectors of all golden queries find without a bound."""
         hits = [self._bench.retrieved(query, replace(usual, min_cosine=None)) for query in self._bench.golden.queries]
         return np.concatenate([some.cosine_H[some.by_ann_H] for some in hits])
