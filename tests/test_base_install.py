@@ -50,6 +50,7 @@ def test_what_needs_the_extra_names_it(tmp_path: Path):
     script.write_text(SCRIPT)
     verbs = ["demo D", "train que2search --market M --out R", "evaluate R --market M", "explain R --market M"]
     verbs += ["ablate que2search-table4 --market M --out D", "robustness R --market M", "export R"]
+    verbs += ["tune R --market M --index I"]
     verbs += ["bench query", "bench train"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, script, *verbs]

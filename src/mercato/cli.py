@@ -260,6 +260,33 @@ def rank(
 
 
 @app.command()
+def tune(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    market: MarketDir,
+    index: Annotated[str, typer.Option("--index", help="What `mercato index` built with this run.")],
+    p99_ms: Annotated[
+        float | None, typer.Option("--p99-ms", min=0.1, help="At most, of a first page, in process on this machine.")
+    ] = None,
+    precision: Annotated[
+        float | None, typer.Option(min=0, max=1, help="At least: relevant among the judged products retrieved.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="The report to write; else tuning.html in the run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose how hard to search for each page, on golden queries and under constraints; `serve` takes it from there."""
+    from mercato.data.market import Market
+    from mercato.experiments.tuning.choosing import Constraints
+    from mercato.reports.tuning import summary, tune_run
+
+    page = to or run / "tuning.html"
+    tuned = tune_run(run, Market.open(market), index, Constraints(p99_ms, precision), page)
+    print_result(summary(tuned), tuned.as_dict(), as_json)
+    progress.note(f"report: {page}")
+    if tuned.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
 def backfill(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
     market: MarketDir,

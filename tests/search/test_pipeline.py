@@ -105,6 +105,21 @@ def test_the_first_page_is_cheap_and_every_later_one_digs_deeper(index, search, 
     assert policy.effort(0).ef_search < policy.effort(1).ef_search == policy.effort(99).ef_search
 
 
+@pytest.mark.parametrize("depths", [(2, None), (2, 30), (0, 5), (3, 3)])
+def test_the_words_may_dig_deeper_page_by_page(search, depths):
+    """Beside few near ones the pages hold all that the words bring at the last depth, and end there."""
+    efforts = [Effort(ef_search=16, candidates=40, min_cosine=0.8, text_candidates=depth) for depth in depths]
+    find, deepest, cursor, shown = search(pages=tuple(efforts)), search(pages=tuple(efforts[-1:])), None, []
+    whole = ids(deepest(SearchRequest(query="red chair", page_size=100)))
+    while not shown or cursor:
+        page = find(SearchRequest(query="red chair", page_size=4, cursor=cursor))
+        cursor = page.cursor
+        shown += ids(page)
+    assert len(shown) == len({*shown}) and {*shown} == {*whole}
+    alone = {"query": "red chair", "mode": "text", "page_size": 100}
+    assert ids(find(SearchRequest(**alone))) == ids(search()(SearchRequest(**alone)))
+
+
 def test_a_later_page_may_accept_what_the_first_one_did_not(search):
     """However few the first threshold leaves: that is not all there is."""
     strict = Effort(ef_search=16, candidates=100, min_cosine=0.95)

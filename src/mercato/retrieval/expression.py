@@ -2,7 +2,7 @@
 
 The shape is that of Unicorn in Que2Search §6.2: approximate nearest neighbours and tokens stand under an OR, the
 constraints under an AND. `ef_search` and `min_cosine` are its two levers of §6.3: how much of the index is looked at,
-and how near a product must be.
+and how near a product must be. `text_candidates` is a third: how many the tokens bring beside the neighbours.
 """
 
 from __future__ import annotations
@@ -107,14 +107,16 @@ class Expression(_Value):
 
     `vector` is brought to unit length and kept as float32 (d,). `min_cosine` is the least that the ANN part accepts
     (the text part is free of it). `ef_search` is the width of the graph search (HNSW's ef). The tokens of `text` are
-    OR-ed; a blank text is an absent one. `order` names the score that sorts the hits, the other one breaking ties, so
-    that without a vector the order is BM25's either way.
+    OR-ed; a blank text is an absent one. Beside a vector the text part brings its best `text_candidates` (None: as many
+    as are asked for); alone it brings what is asked for. `order` names the score that sorts the hits, the other
+    one breaking ties, so that without a vector the order is BM25's either way.
     """
 
     vector: JsonVector = None
     min_cosine: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False)
     ef_search: int = Field(default=DEFAULT_EF_SEARCH, ge=1, le=10_000)
     text: str | None = None
+    text_candidates: int | None = Field(default=None, ge=0)
     filters: Filters = Filters()
     order: Literal["cosine", "bm25"] = "cosine"
 

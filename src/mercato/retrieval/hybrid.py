@@ -172,7 +172,9 @@ def merged(snapshot: Snapshot, expression: Expression, limit: int) -> Hits:
     if expression.min_cosine is not None:
         near_F = ann.scores_F >= expression.min_cosine
         ann = Found(ann.rows_F[near_F], ann.scores_F[near_F])
-    text = snapshot.matching(sought, filters, limit) if sought else NOTHING
+    told = expression.text_candidates if vector is not None else None
+    of_words = limit if told is None else told
+    text = snapshot.matching(sought, filters, of_words) if sought and of_words else NOTHING
     exact = _exact(snapshot, sought, filters) if sought and vector is not None else NOTHING
 
     rows_H = np.unique(np.concatenate([ann.rows_F, text.rows_F, exact.rows_F]))

@@ -264,7 +264,8 @@ class Index(Protocol):
         """Return the candidates of `expression`, sorted by its order and then by product_id.
 
         Each part brings its own best `limit` products, so up to 2 · `limit` hits come back: the union is real, and the
-        first `limit` of them are the best by the order. All exact hits (ten at most) come too, before the others unless
+        first `limit` of them are the best by the order; the words may be told to bring more or fewer beside a vector
+        (`Expression.text_candidates`). All exact hits (ten at most) come too, before the others unless
         the order is BM25's. A browse returns `limit`.
         Raises a MercatoError for a vector of another dimension or a limit below 1.
         """

@@ -137,14 +137,15 @@ class Searcher:
         yield dataclasses.replace(deepest, candidates=max(deepest.candidates, wanted))
 
     def _retrieved(self, expression: Expression, effort: Effort) -> Window:
-        hits = self._index.search(
-            expression.model_copy(update={"ef_search": effort.ef_search, "min_cosine": effort.min_cosine}),
-            effort.candidates,
-        )
-        browse = expression.vector is None and expression.text is None
-        parts = [len(hits)] if browse else [int(hits.by_ann_H.sum()), int(hits.by_text_H.sum())]
-        loosest = effort.min_cosine == self._policy.effort(len(self._policy.pages)).min_cosine
-        return Window(hits, effort, whole=loosest and max(parts) < effort.candidates)
+        levers = {name: getattr(effort, name) for name in ("ef_search", "min_cosine", "text_candidates")}
+        hits = self._index.search(expression.model_copy(update=levers), effort.candidates)
+        deepest = self._policy.effort(len(self._policy.pages))
+        if expression.vector is None:  # the words, or a browse, alone
+            return Window(hits, effort, whole=len(hits) < effort.candidates)
+        bounded = effort.text_candidates is not None and effort.text_candidates == deepest.text_candidates
+        no_more_words = expression.text is None or bounded or int(hits.by_text_H.sum()) < effort.of_words
+        no_more_near = effort.min_cosine == deepest.min_cosine and int(hits.by_ann_H.sum()) < effort.candidates
+        return Window(hits, effort, whole=no_more_words and no_more_near)
 
     def _ranked(
         self, window: Window, expression: Expression, request: SearchRequest, cursor: Cursor, begun: float

@@ -20,12 +20,19 @@ class Effort:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # where a run's are read
 
     ef_search: Annotated[int, Field(ge=1)]  # HNSW's
-    candidates: Annotated[int, Field(ge=1)]  # that the vector and the words bring each
+    candidates: Annotated[int, Field(ge=1)]  # that the vector brings, and the words where nothing else is said
+    text_candidates: Annotated[int, Field(ge=0)] | None = None  # that the words bring beside a vector
     min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None  # the least of a hit found by its vector
+
+    @property
+    def of_words(self) -> int:
+        """How many the words bring beside a vector."""
+        return self.candidates if self.text_candidates is None else self.text_candidates
 
     def digs_deeper_than(self, other: Effort) -> bool:
         """Whether it may find what the other has not."""
-        return self.candidates > other.candidates or self.min_cosine != other.min_cosine
+        more = self.candidates > other.candidates or self.of_words > other.of_words
+        return more or self.min_cosine != other.min_cosine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,6 +146,19 @@ class IndexContract(FilterContract, LookupContract, SwapContract):
             hits = index.search(Expression(vector=QUERY, text="lamp"), 1)
             assert [hit.found_by for hit in hits] == [("ann",), ("text",)] and hits[0].product_id == "p1"
 
+    def test_the_words_bring_as_many_as_they_are_told_to_beside_a_vector(self, url: str) -> None:
+        """Their best, more or fewer than the vector's; alone they bring what is asked for."""
+        near = [product(n, QUERY, title="near") for n in range(1, 4)]
+        titles = {4: "lamp lamp desk", 5: "lamp desk tall wide", 6: "lamp desk tall wide old bench"}
+        holders = [product(n, -QUERY, title=title) for n, title in titles.items()]
+        with holding(url, [*near, *holders]) as index:
+            self._needs_text(index)
+            for depth, words in ((None, {"p4", "p5"}), (0, set()), (1, {"p4"}), (3, {"p4", "p5", "p6"})):
+                hits = index.search(Expression(vector=QUERY, text="lamp", text_candidates=depth), 2)
+                assert {hit.product_id for hit in hits if "text" in hit.found_by} == words
+                assert sum("ann" in hit.found_by for hit in hits) == 2
+            assert set(ids(index.search(Expression(text="lamp", text_candidates=1), 2))) == {"p4", "p5"}
+
     def test_every_word_with_a_rare_one_comes_first_under_any_limit_and_filter(self, url: str) -> None:
         """Exact hits, which a model number makes; without a vector there are none."""
         many = [product(number, QUERY, title="sony radio", price=5.0) for number in range(40)]

@@ -1,0 +1,123 @@
+"""The choice: constraints, the frontier, and the cheapest setting that is as good as any that meets the constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mercato.evaluation.metrics.arrays import FloatArray
+from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
+from mercato.experiments.tuning.measuring import Measured
+from mercato.search.policy import Effort, RetrievalPolicy
+
+LOSS = 0.01  # of a quality, that a cheaper setting may surely not exceed
+COST = "cpu_ms"
+SHOWN = ("ndcg@10", "engaged_shown")  # what a first page is for
+FOUND = ("recall", "engaged")  # what later pages are for
+GOOD = ("precision", "recall")  # beside the cost, the axes of the frontier
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a first page must keep to; None: anything will do."""
+
+    p99_ms: float | None = None
+    precision: float | None = None
+
+    def broken(self, measured: Measured) -> list[str]:
+        """Which of them a setting breaks, as sentences."""
+        return [text for text, excess in self._checked(measured) if excess > 0]
+
+    def distance(self, measured: Measured) -> float:
+        """By how much a setting breaks them, each as a share of its bound."""
+        return sum(max(0.0, excess) for _, excess in self._checked(measured))
+
+    def _checked(self, measured: Measured) -> Iterator[tuple[str, float]]:
+        if self.p99_ms is not None:
+            p99 = measured.quantile_ms(0.99)
+            yield f"p99 {p99:.1f} ms > {self.p99_ms:g} ms", p99 / self.p99_ms - 1
+        if self.precision is not None:
+            precision = measured.value("precision")
+            told = "nothing judged was retrieved" if precision is None else f"precision {precision:.3f}"
+            yield f"{told} < {self.precision:g}", 1 - (precision or 0.0) / self.precision
+
+
+def nearest_to(constraints: Constraints, measured: Sequence[Measured]) -> Measured:
+    """The setting that breaks the constraints least."""
+    return min(measured, key=constraints.distance)
+
+
+def cheapest_as_good(measured: Sequence[Measured], qualities: Sequence[str]) -> Measured:
+    """The setting of the least processor time that surely loses at most `LOSS` of each quality to the best of them.
+
+    The best has the highest mean of those qualities that are defined. "Surely" is by the lower ends of the 95 %
+    intervals of the paired differences, over other golden queries, that hold for all settings together.
+    """
+    defined = [name for name in qualities if all(name in each.estimates for each in measured)]
+    if not defined:
+        return min(measured, key=_cost)
+    best = max(measured, key=lambda each: np.mean([each.estimates[name].value for name in defined]))
+    lost = {
+        (place, name): best.estimates[name] - each.estimates[name]
+        for place, each in enumerate(measured)
+        for name in defined
+    }
+    most = simultaneous_intervals([lost])
+    as_good = [
+        each
+        for place, each in enumerate(measured)
+        if all((interval := most[place, name]) and interval[1] <= LOSS for name in defined) or each is best
+    ]
+    return min(as_good, key=_cost)
+
+
+def choose(measured: Sequence[Measured], constraints: Constraints) -> tuple[Measured, Measured] | None:
+    """What the first page and the later ones are to be searched with; None where no setting meets the constraints.
+
+    Later pages, which few ask for, need not be as quick, but as precise; they are never shallower than the first.
+    """
+    allowed = [each for each in measured if not constraints.broken(each)]
+    if not allowed:
+        return None
+    precise = [each for each in measured if not replace(constraints, p99_ms=None).broken(each)]
+    return cheapest_as_good(allowed, SHOWN), cheapest_as_good(precise, FOUND)
+
+
+def page_policy(first: Effort, later: Effort) -> tuple[Effort, ...]:
+    """A page policy: the first page, the second, and all after it, which go as deep as a search goes at all."""
+    deeper = replace(
+        later,
+        ef_search=max(first.ef_search, later.ef_search),
+        candidates=max(first.candidates, later.candidates),
+        text_candidates=_more(first.text_candidates, later.text_candidates),
+        min_cosine=_looser(first.min_cosine, later.min_cosine),
+    )
+    deepest = max(RetrievalPolicy().pages[-1].candidates, deeper.candidates)
+    return first, deeper, replace(deeper, candidates=deepest, text_candidates=None)
+
+
+def frontier(measured: Sequence[Measured]) -> list[Measured]:
+    """The settings that no other one beats: as cheap, as precise and of as much recall, and better in one of these.
+
+    Where a quality is undefined it counts as none. Shapes: S settings, G axes, more being better.
+    """
+    points_SG = np.array([[-_cost(each), *(each.value(name) or 0.0 for name in GOOD)] for each in measured])
+    return [each for each, point_G in zip(measured, points_SG, strict=True) if not _is_beaten(point_G, points_SG)]
+
+
+def _is_beaten(point_G: FloatArray, points_SG: FloatArray) -> bool:
+    return bool(((points_SG >= point_G).all(axis=1) & (points_SG > point_G).any(axis=1)).any())
+
+
+def _cost(measured: Measured) -> float:
+    return measured.value(COST) or 0.0
+
+
+def _more(first: int | None, later: int | None) -> int | None:
+    return None if first is None or later is None else max(first, later)
+
+
+def _looser(first: float | None, later: float | None) -> float | None:
+    return None if first is None or later is None else min(first, later)
