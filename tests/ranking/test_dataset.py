@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 
 from mercato.data.hashing import hash64
-from mercato.ranking.counting import count
 from mercato.ranking.dataset import displayed, judged
 from mercato.ranking.features import IDS, NAMES
 from mercato.ranking.lookup import query_key
 from mercato.ranking.system import RankedSearch
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.samples import QUERY
+from mercato.runs.query_head import QueryHead
 from tests.ranking.test_counting import PRODUCTS, shown
-from tests.ranking.test_features import NO_LISTS, NOW, indexed
+from tests.support.ranked_catalogue import NOW, counts_of, indexed
 
 AGE = NAMES.index("age_days")
 
@@ -37,8 +37,7 @@ def index():
 
 @pytest.fixture(scope="module")
 def statistics(index):
-    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    return count(NO_LISTS, catalogue.product_ids, catalogue.signals(), NOW)
+    return counts_of(index)
 
 
 LISTS = pl.DataFrame(
@@ -102,6 +101,22 @@ def test_several_raters_are_averaged_and_grades_are_levels(index, statistics):
     }
     assert grades == {"p0": 1, "p1": 0, "p2": 2} and not learned.positions_P.any()
     assert learned.tells_apart and not learned.only(~query).tells_apart
+
+
+def test_the_head_tells_of_displayed_and_of_judged_lists(index, statistics):
+    """Of those whose query it knows."""
+    head = QueryHead(["lamp"], QUERY[None], np.ones(1, np.float32))
+    judgments = pl.DataFrame({"query": ["lamp", "desk"], "product_id": ["p1", "p6"], "grade": [1.0, 0.0]})
+    judgments = judgments.with_columns(country=pl.lit(None, pl.String))
+    for learned in (
+        displayed(LISTS, OneVector(), index, statistics, head),
+        judged(judgments, NOW, OneVector(), index, statistics, head)[0],
+    ):
+        lamp = learned.ids_PT[:, IDS.index("query")] == np.uint64(query_key("lamp"))
+        cosine_P, head_P = (learned.features_PF[:, NAMES.index(name)] for name in ("cosine", "head"))
+        length = np.linalg.norm(QUERY)
+        np.testing.assert_allclose(head_P[lamp], length * cosine_P[lamp] + 1, rtol=1e-4)
+        assert lamp.any() and np.isnan(head_P[~lamp]).all()
 
 
 def test_lists_in_which_nothing_is_better_teach_nothing(index, statistics):

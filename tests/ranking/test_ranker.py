@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from mercato.config.ranking import DLRM, Ranking
-from mercato.ranking.counting import count
 from mercato.ranking.features import IDS, NAMES, Asked
 from mercato.ranking.ranker import Ranker, buckets
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.samples import QUERY
-from tests.ranking.test_features import NO_LISTS, NOW, indexed
+from tests.support.ranked_catalogue import NOW, counts_of, indexed
 
 PRODUCTS = [{"product_id": f"p{n}", "title": "lamp", "price": 10.0 * 4**n, "seller_id": f"s{n}"} for n in range(6)]
 PRICE = NAMES.index("price_of_market")
@@ -53,19 +52,24 @@ class Clock:
 
 
 @pytest.fixture
-def hits():
+def index():
     with indexed(PRODUCTS) as index:
-        yield index.lookup(Expression(vector=QUERY, text="lamp"), [product["product_id"] for product in PRODUCTS])
+        yield index
 
 
 @pytest.fixture
-def ranker(hits):
+def hits(index):
+    return index.lookup(Expression(vector=QUERY, text="lamp"), [product["product_id"] for product in PRODUCTS])
+
+
+@pytest.fixture
+def ranker(index):
     """Of the four cheapest the network orders, the worth being 1 for the first step and 2 more for the second."""
-    counted = count(NO_LISTS, hits.product_ids, hits.signals(), NOW)
+    counted = counts_of(index)
 
     def made(trees, network, clock=lambda: 0.0):
         settings = Ranking(gains=(0, 1, 3), deadline_ms=100, dlrm=DLRM(best=4, buckets=64))
-        return Ranker(counted, trees, network, np.diff(settings.gains), settings, clock)
+        return Ranker(counted, trees, network, np.diff(settings.gains), settings, clock=clock)
 
     return made
 

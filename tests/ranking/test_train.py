@@ -15,20 +15,22 @@ from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EARLIER
 from mercato.ranking import train as training
-from mercato.ranking.features import NAMES, Asked
-from mercato.ranking.ranker import CARD, DLRM, FOLDER, STATISTICS, TREES, Ranker
+from mercato.ranking.features import NAMES, Asked, features
+from mercato.ranking.ranker import CARD, DLRM, FOLDER, STATISTICS, TREES, Ranker, predicted
 from mercato.ranking.train import rank
 from mercato.reports.ranking import summary
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index
 from mercato.runs.folder import RECIPE, load_recipe_and_featurizer
 from mercato.runs.onnx_encoder import OnnxEncoder
+from tests.support.heads import add_head
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run, tmp_path_factory):
-    """A run of this module's own, to write to, whose recipe suits so small a log."""
+def run(tiny_run, tiny_market, tmp_path_factory):
+    """A run of this module's own, to write to, whose recipe suits so small a log, with a head that nobody trained."""
     run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("ranked") / "run")
+    add_head(run, ["red dress", *tiny_market.frame("lists")["query"].unique().sort().to_list()])
     recipe = load_recipe_and_featurizer(run)[0]
     trees, dlrm = recipe.ranking.trees, recipe.ranking.dlrm
     ranking = recipe.ranking.model_copy(
@@ -116,7 +118,7 @@ def test_what_teaches_is_neither_counted_nor_known_to_the_towers(run, tiny_marke
         lists.with_columns(depth=turned.cast(pl.Int64)).write_parquet(market.path / "lists.parquet")
         seen = {}
 
-        def displayed(lists, _encoder, _index, statistics):
+        def displayed(lists, _encoder, _index, statistics, _head):
             seen.update(splits={*lists["split"]}, rows=lists.sort(lists.columns), statistics=statistics)
             raise StopIteration
 
@@ -132,6 +134,36 @@ def test_what_teaches_is_neither_counted_nor_known_to_the_towers(run, tiny_marke
         tables = [getattr(seen["statistics"], name).values_nV for seen in (plain, validation, train)]
         np.testing.assert_array_equal(tables[0], tables[1])
         assert name == "queries" or (tables[0] != tables[2]).any()
+
+
+def test_the_head_is_read_as_the_ranker_learns_is_measured_and_serves(ranked, run, tiny_market, index, monkeypatch):
+    seen = {}
+
+    def measured(ranker, *_):
+        seen["measured"] = ranker
+        raise StopIteration
+
+    def fit(learned, *rest):
+        seen.setdefault("learned", learned)
+        return gbdt_fit(learned, *rest)
+
+    gbdt_fit = training.gbdt.fit
+    monkeypatch.setattr(training.gbdt, "fit", fit)
+    monkeypatch.setattr(training, "_measured", measured)
+    with pytest.raises(StopIteration):
+        rank(run, tiny_market, index)
+    assert np.isfinite(seen["learned"].features_PF[:, NAMES.index("head")]).all()
+    encoder = OnnxEncoder(run)
+    with open_index(index, read_only=True) as opened:
+        hits = opened.search(Expression(vector=encoder.encode_queries(["red dress"], "us")[0], text="red dress"), 50)
+        asked = Asked("red dress", split_cutoff(tiny_market, EARLIER["test"]))
+        rows = features(asked, hits, seen["measured"].statistics, encoder.query_head)
+        served = Ranker.of_run(run)
+        for ranker in (seen["measured"], served):
+            np.testing.assert_array_equal(ranker.rank(asked, hits)["trees"], predicted(served.trees, rows))
+    blind = rows.copy()
+    blind[:, NAMES.index("head")] = np.nan
+    assert (predicted(served.trees, rows) != predicted(served.trees, blind)).any()
 
 
 def test_an_order_that_loses_relevance_is_not_written(ranked, run, tiny_market, index, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from mercato.ranking.statistics import Statistics
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.protocol import Index
 from mercato.runs.encoder import Encoder
+from mercato.runs.query_head import QueryHead
 
 LIST = ["query", "country", "day"]  # rows that are alike in these have their features in one go
 
@@ -57,15 +58,22 @@ class RankingSet:
         return (self.ids_PT[:, IDS.index("query")] % np.uint64(count)).astype(np.int64)
 
 
-def displayed(lists: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics) -> RankingSet:
+def displayed(
+    lists: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics, head: QueryHead | None = None
+) -> RankingSet:
     """Displayed lists (schema `LISTS`) whose outcomes are all known; what the index does not hold is left out."""
     whole = lists.filter((pl.col("depth").is_not_null() & pl.col("position").is_not_null()).all().over("list_id"))
     rows = whole.select(*LIST, "list_id", "product_id", "position", grade=pl.col("depth").cast(pl.Float64))
-    return _ranked(rows, encoder, index, statistics)
+    return _ranked(rows, encoder, index, statistics, head)
 
 
 def judged(
-    judgments: pl.DataFrame, as_of: datetime, encoder: Encoder, index: Index, statistics: Statistics
+    judgments: pl.DataFrame,
+    as_of: datetime,
+    encoder: Encoder,
+    index: Index,
+    statistics: Statistics,
+    head: QueryHead | None = None,
 ) -> tuple[RankingSet, list[float]]:
     """Judged products as lists, one a query, as of a moment; several raters' grades are averaged.
 
@@ -79,10 +87,12 @@ def judged(
         position=pl.lit(0, pl.Int64),
         grade=pl.Series(levels, dtype=pl.Float64),
     )
-    return _ranked(rows, encoder, index, statistics), worth.tolist()
+    return _ranked(rows, encoder, index, statistics, head), worth.tolist()
 
 
-def _ranked(rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics) -> RankingSet:
+def _ranked(
+    rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics, head: QueryHead | None
+) -> RankingSet:
     rows = rows.with_columns(list=pl.col("list_id").rank("dense") - 1).sort(*LIST, "list", "product_id")
     held = np.zeros(len(rows), bool)
     found = np.full((len(rows), len(NAMES)), np.nan, np.float32)
@@ -99,7 +109,7 @@ def _ranked(rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Stat
         own = slice(start, start + len(group))
         held[own] = places >= 0
         columns, known = hits.signals(), places[places >= 0]
-        found[own][places >= 0] = features_of(asked, hits.cosine_H, hits.bm25_H, columns, statistics)[known]
+        found[own][places >= 0] = features_of(asked, hits, columns, statistics, head)[known]
         named[own][places >= 0] = ids_of(query, columns)[known]
         start += len(group)
     kept = rows.filter(pl.Series(held))

@@ -22,6 +22,8 @@ from mercato.errors import MercatoError
 from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
+from mercato.runs.folder import load_query_head
+from mercato.runs.query_head import QueryHead
 
 FOLDER = "ranking"  # in the run's
 CARD, TREES, DLRM, STATISTICS = "ranking.json", "trees.onnx", "dlrm.onnx", "statistics.npz"
@@ -40,6 +42,7 @@ class Ranker:
     dlrm: InferenceSession | None  # None where the market was too small for it
     worth_K: NDArray[np.float64]  # of each step along the chain, beyond the one before
     settings: Ranking
+    head: QueryHead | None = None  # the run's
     clock: Callable[[], float] = time.perf_counter
 
     @classmethod
@@ -61,13 +64,21 @@ class Ranker:
             )
         models = {name: (folder / name).read_bytes() for name in (TREES, DLRM) if (folder / name).is_file()}
         settings = Ranking.model_validate(card["settings"])
-        return cls.of(models, Statistics.load(folder / STATISTICS), card["gains"], settings)
+        statistics = Statistics.load(folder / STATISTICS)
+        return cls.of(models, statistics, card["gains"], settings, load_query_head(run))
 
     @classmethod
-    def of(cls, models: Mapping[str, bytes], statistics: Statistics, gains: Sequence[float], settings: Ranking) -> Self:
+    def of(
+        cls,
+        models: Mapping[str, bytes],
+        statistics: Statistics,
+        gains: Sequence[float],
+        settings: Ranking,
+        head: QueryHead | None,
+    ) -> Self:
         """A ranker of the ONNX models `TREES` and, where there is one, `DLRM`."""
         network = session(models[DLRM]) if DLRM in models else None
-        return cls(statistics, session(models[TREES]), network, np.diff(gains), settings)
+        return cls(statistics, session(models[TREES]), network, np.diff(gains), settings, head)
 
     def rank(self, asked: Asked, hits: Hits, begun: float | None = None) -> dict[Stage, Scores]:
         """The scores of hits by each stage, (H,), higher is better; by the last one they are ordered.
@@ -83,7 +94,7 @@ class Ranker:
         if self._is_late(begun):
             return {}
         columns = hits.signals()
-        features_HF = features_of(asked, hits.cosine_H, hits.bm25_H, columns, self.statistics)
+        features_HF = features_of(asked, hits, columns, self.statistics, self.head)
         trees_H = predicted(self.trees, features_HF)
         if not np.isfinite(trees_H).all():
             return {}
