@@ -166,6 +166,26 @@ def test_the_head_is_read_as_the_ranker_learns_is_measured_and_serves(ranked, ru
     assert (predicted(served.trees, rows) != predicted(served.trees, blind)).any()
 
 
+def test_relevance_is_held_by_what_was_known_before_the_lists_that_teach(run, tiny_market, index, monkeypatch):
+    """As those were counted when it learned: validation judgments were made beside them."""
+    seen = {}
+
+    def displayed(_lists, _encoder, _index, statistics, _head):
+        seen["before"] = statistics
+        return learned(_lists, _encoder, _index, statistics, _head)
+
+    def check(ranker, *_):
+        seen["held by"] = ranker.statistics
+        raise StopIteration
+
+    learned = training.displayed
+    monkeypatch.setattr(training, "displayed", displayed)
+    monkeypatch.setattr(training, "_check_relevance", check)
+    with pytest.raises(StopIteration):
+        rank(run, tiny_market, index)
+    assert seen["held by"] is seen["before"]
+
+
 def test_an_order_that_loses_relevance_is_not_written(ranked, run, tiny_market, index, tmp_path, monkeypatch):
     """More than the recipe allows, on validation judgments."""
     before = left(run)

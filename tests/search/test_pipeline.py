@@ -286,6 +286,29 @@ def test_where_a_score_is_missing_nothing_is_ranked(index, catalogue, request_):
     assert ids(ranked) == ids(plain) and {hit.rank_score for hit in ranked.hits} == {None}
 
 
+def test_a_ranker_s_time_counts_from_the_beginning_of_the_search(index, catalogue):
+    """Of each page: what encoding and retrieval have taken is gone."""
+    encoded, begun = [], []
+
+    class Encoder(TrigramEncoder):
+        def encode_queries(self, queries, country=None):
+            encoded.append(time.perf_counter())
+            return super().encode_queries(queries, country)
+
+    class Late:
+        def rank(self, asked, hits, moment):
+            begun.append(moment)
+            return {}
+
+    policy = RetrievalPolicy(pages=(Effort(ef_search=16, candidates=6), Effort(ef_search=16, candidates=20)))
+    searcher, cursor = Searcher(Encoder(), index, catalogue, policy, Late()), None
+    for _ in range(2):
+        asked = time.perf_counter()
+        cursor = searcher.search(SearchRequest(query="red chair", page_size=5, cursor=cursor)).cursor
+        assert asked <= begun[-1] < encoded[-1]
+    assert len(begun) == len(encoded) == 2
+
+
 def test_a_ranker_without_scores_leaves_the_order(index, catalogue):
     class Late:
         def rank(self, asked, hits, begun):
