@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from mercato.data.hashing import hash64
+from mercato.errors import MercatoError
 from mercato.ranking.dataset import displayed, judged
-from mercato.ranking.features import IDS, NAMES
+from mercato.ranking.features import IDS, NAMES, UNLOGGED
 from mercato.ranking.lookup import query_key
 from mercato.ranking.system import RankedSearch
 from mercato.retrieval.expression import Expression
@@ -76,6 +77,30 @@ def test_a_row_is_of_one_product_of_one_list(index, statistics):
     assert desk.sum() == 2 and len({*learned.folds(7)[desk]}) == 1
     some = learned.only(desk)
     assert some.lists_P.tolist() == [0, 0] and some.grades_P.tolist() == learned.grades_P[desk].tolist()
+
+
+def test_features_are_as_they_were_logged_where_a_whole_list_has_them(index, statistics):
+    """In this version; age and distance are always computed, and what is null is unknown."""
+    lists, whole = LISTS.filter(pl.col("list_id") != "open"), pl.col("list_id") == "z"
+    told = [[float(row), None, *[float(row)] * (len(NAMES) - 2)] for row in range(len(lists))]
+    lists = lists.with_columns(
+        features=pl.Series(told, dtype=pl.List(pl.Float32)),
+        features_version=pl.when(pl.col("list_id") == "m").then(pl.lit("old")).otherwise(pl.lit("now")),
+    ).with_columns(features=pl.when(whole | (pl.col("product_id") != "p5")).then("features"))
+    computed, logged = (displayed(lists, OneVector(), index, statistics, None, version) for version in (None, "now"))
+    left_out = [NAMES.index(name) for name in UNLOGGED]
+    of_z = np.flatnonzero(logged.sizes[logged.lists_P] == 3)
+    others = np.flatnonzero(logged.sizes[logged.lists_P] != 3)
+    np.testing.assert_array_equal(logged.features_PF[others], computed.features_PF[others])
+    row_of = {hash64(row["product_id"]): at for at, row in enumerate(lists.to_dicts()) if row["list_id"] == "z"}
+    for place in of_z:
+        row = row_of[int(logged.ids_PT[place, IDS.index("product_id")])]
+        expected = np.array([np.nan if number is None else number for number in told[row]], np.float32)
+        expected[left_out] = computed.features_PF[place, left_out]
+        np.testing.assert_array_equal(logged.features_PF[place], expected)
+    short = lists.with_columns(features=pl.col("features").list.head(3))
+    with pytest.raises(MercatoError, match="table lists, column features"):
+        displayed(short, OneVector(), index, statistics, None, "now")
 
 
 def test_listings_are_as_old_as_on_the_day_of_the_list(index, statistics):

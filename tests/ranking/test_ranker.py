@@ -80,7 +80,7 @@ def order(hits, scores):
 
 def test_the_network_orders_the_best_of_the_trees(ranker, hits):
     network = Dearest()
-    ranked = ranker(Cheapest(), network).rank(Asked("lamp", NOW), hits)
+    ranked = ranker(Cheapest(), network).rank(Asked("lamp", NOW), hits).stages
     assert [*ranked] == ["trees", "dlrm"]
     assert order(hits, ranked["trees"]) == ["p0", "p1", "p2", "p3", "p4", "p5"]
     assert order(hits, ranked["dlrm"]) == ["p3", "p2", "p1", "p0", "p4", "p5"]
@@ -106,17 +106,18 @@ def test_the_network_orders_the_best_of_the_trees(ranker, hits):
 def test_no_stage_begins_after_the_deadline(ranker, hits, milliseconds, stages):
     """The first look at the clock comes before the trees, the second before the network."""
     made = ranker(Cheapest(), Dearest(), Clock(milliseconds))
-    assert [*made.rank(Asked("lamp", NOW), hits, begun=0.0)] == stages
-    assert [*made.rank(Asked("lamp", NOW), hits)] == ["trees", "dlrm"], "where there is none"
+    assert [*made.rank(Asked("lamp", NOW), hits, begun=0.0).stages] == stages
+    assert [*made.rank(Asked("lamp", NOW), hits).stages] == ["trees", "dlrm"], "where there is none"
 
 
 def test_a_stage_without_scores_is_left_out_with_what_follows(ranker, hits):
     asked = Asked("lamp", NOW)
-    assert [*ranker(Cheapest(), Nothing()).rank(asked, hits)] == ["trees"]
-    assert ranker(Nothing(), Dearest()).rank(asked, hits) == {}
-    assert [*ranker(Cheapest(), None).rank(asked, hits)] == ["trees"]
+    assert [*ranker(Cheapest(), Nothing()).rank(asked, hits).stages] == ["trees"]
+    assert ranker(Nothing(), Dearest()).rank(asked, hits).stages == {}
+    assert [*ranker(Cheapest(), None).rank(asked, hits).stages] == ["trees"]
 
 
 def test_of_no_hits_there_are_no_scores(ranker, hits):
-    for scores in ranker(Cheapest(), Dearest()).rank(Asked("lamp", NOW), hits.take(np.arange(0))).values():
+    ranked = ranker(Cheapest(), Dearest()).rank(Asked("lamp", NOW), hits.take(np.arange(0)))
+    for scores in ranked.stages.values():
         assert scores.shape == (0,)

@@ -52,6 +52,8 @@ NAMES = (
     "query_category_share", "condition_coec", "condition_steps",
 )  # fmt: skip
 
+UNLOGGED = ("age_days", "distance_km")  # would lead from a list to the moment and the place of its search
+
 IDS = ("product_id", "seller_id", "category", "department", "condition", "query")  # that stage 2 has vectors of
 
 MONOTONE = {  # sense demands it: +1 more is better, -1 worse, everything else being equal
