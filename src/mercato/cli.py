@@ -344,12 +344,15 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that answer, beside the one that writes; 0: one does both.")
     ] = 0,
+    log_features: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the searches whose hits' features are kept to learn from.")
+    ] = 0.1,
 ) -> None:
     """Serve the API (OpenAPI at /docs) and the page. MERCATO_API_KEY is the key for writes; else one is made."""
     from mercato.data.market import Market
     from mercato.serving.server import serve_run
 
-    serve_run(run, Market.open(market), index, host, port, workers)
+    serve_run(run, Market.open(market), index, host, port, workers, log_features)
 
 
 def main() -> None:

@@ -191,7 +191,7 @@ def test_what_could_not_be_embedded_for_a_moment_is_left_to_the_server(market, r
     assert backfill(runs[1], market, index)["count"] == 47
     with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue, open_index(index) as opened:
         targets = [Target(SaltedEncoder(runs[1]), opened)]
-        worker = IngestionWorker(catalogue, targets, market.path / "events", "w")
+        worker = IngestionWorker(catalogue, targets, market.path, "w")
         worker.retarget(targets)
         assert worker.drain() == 1 and len(opened) == 48
 

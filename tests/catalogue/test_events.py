@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from threading import Thread
 
+import numpy as np
 import pytest
 
-from mercato.catalogue.event_mover import EventMover
+from mercato.catalogue.log_mover import LogMover
 from mercato.data.market import Market, MarketConfig, write_market_toml
 
 
@@ -36,21 +37,31 @@ def test_an_append_that_fails_leaves_nothing(catalogue):
 
 
 def test_moved_events_are_in_the_markets_table_and_no_longer_in_the_log(catalogue, market):
-    mover = EventMover(catalogue, market.path / "events", rows_per_file=2)
+    mover = LogMover(catalogue, market.path, "events", rows_per_file=2)
     catalogue.events.append([event(name) for name in "abc"])
     assert [mover.move(), mover.move(), mover.move()] == [2, 1, 0]
     assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"] and catalogue.events.oldest(9) == []
 
 
+def test_features_are_moved_to_a_table_of_their_own(catalogue, market):
+    """What is unknown is null."""
+    features = np.array([0.1, np.nan, 3], np.float32)
+    row = {"query_id": "q", "product_id": "p", "position": 1, "features": features, "features_version": "3 run"}
+    catalogue.features.append([row])
+    assert LogMover(catalogue, market.path, "events").move() == 0
+    assert LogMover(catalogue, market.path, "features").move() == 1 and not market.has("events")
+    (moved,) = market.arrow("features").to_pylist()
+    assert moved == row | {"features": [np.float32(0.1), None, 3], "ranked_by": None, "rank_score": None}
+
+
 def test_events_that_a_file_already_holds_are_not_moved_again(catalogue, market, monkeypatch):
     """As after a process that was killed between the file and the deletion."""
-    folder = market.path / "events"
     catalogue.events.append([event("a"), event("b")])
     with monkeypatch.context() as killed:
         killed.setattr(catalogue.events, "delete", lambda *_: None)
-        EventMover(catalogue, folder).move()
+        LogMover(catalogue, market.path, "events").move()
     catalogue.events.append([event("c")])
-    after = EventMover(catalogue, folder)
+    after = LogMover(catalogue, market.path, "events")
     after.recover()
     after.move()
     assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"]
@@ -58,7 +69,7 @@ def test_events_that_a_file_already_holds_are_not_moved_again(catalogue, market,
 
 def test_a_mover_waits_for_the_one_that_moves(catalogue, market, monkeypatch):
     """Else both would write the events that both have read."""
-    first, second = (EventMover(catalogue, market.path / "events", rows_per_file=2) for _ in range(2))
+    first, second = (LogMover(catalogue, market.path, "events", rows_per_file=2) for _ in range(2))
     catalogue.events.append([event(name) for name in "abc"])
     oldest, other = catalogue.events.oldest, Thread(target=second.move)
 
@@ -77,12 +88,11 @@ def test_a_mover_waits_for_the_one_that_moves(catalogue, market, monkeypatch):
 
 
 def test_a_mover_finishes_what_a_killed_one_began(catalogue, market, monkeypatch):
-    folder = market.path / "events"
-    running = EventMover(catalogue, folder)
+    running = LogMover(catalogue, market.path, "events")
     catalogue.events.append([event("a"), event("b")])
     with monkeypatch.context() as killed:
         killed.setattr(catalogue.events, "delete", lambda *_: None)
-        EventMover(catalogue, folder).move()
+        LogMover(catalogue, market.path, "events").move()
     catalogue.events.append([event("c")])
     while running.move():
         pass

@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 import sqlalchemy as sa
 
-from mercato.catalogue.events import EventLog
 from mercato.catalogue.outbox import Outbox, OutboxJob
 from mercato.catalogue.products import ProductStore
+from mercato.catalogue.row_log import RowLog
 from mercato.catalogue.settings import SettingStore
 from mercato.catalogue.store import Catalogue
 from tests.support.stored import fill, stored
@@ -43,6 +43,9 @@ CALLS = {
     "events.append": lambda c: c.events.append([{"session_id": "s"}]),
     "events.oldest": lambda c: c.events.oldest(100),
     "events.delete": lambda c: c.events.delete(1, 9),
+    "features.append": lambda c: c.features.append([{"query_id": "q"}]),
+    "features.oldest": lambda c: c.features.oldest(100),
+    "features.delete": lambda c: c.features.delete(1, 9),
     "settings.get": lambda c: c.settings.get("index"),
     "settings.set": lambda c: c.settings.set("index", "x"),
     "settings.secret": lambda c: c.settings.secret("cursor"),
@@ -67,6 +70,7 @@ MAY_SCAN = {
         "SCAN products USING INDEX products_written_via_api",
     },
     "events.oldest": {"SCAN events"},  # in the order of its key, up to the limit
+    "features.oldest": {"SCAN features"},
 }
 
 
@@ -75,7 +79,9 @@ def public(kind: type) -> set[str]:
 
 
 def test_every_public_method_is_called_here():
-    parts = {"products": ProductStore, "outbox": Outbox, "events": EventLog, "settings": SettingStore}
+    parts = {"products": ProductStore, "outbox": Outbox, "settings": SettingStore} | dict.fromkeys(
+        ("events", "features"), RowLog
+    )
     methods = {f"{part}.{name}" for part, kind in parts.items() for name in public(kind)}
     assert methods - {"outbox.enqueue"} == set(CALLS), "a part of upsert, delete and replay"
 

@@ -37,7 +37,7 @@ def index(built):
 @pytest.fixture
 def worker(catalogue, index, tmp_path) -> Callable[[str], IngestionWorker]:
     targets = [Target(TrigramEncoder(), index)]
-    return lambda name: IngestionWorker(catalogue, targets, tmp_path / "events", name=name)
+    return lambda name: IngestionWorker(catalogue, targets, tmp_path, name=name)
 
 
 def best(index, title: str) -> str:
@@ -160,7 +160,7 @@ def test_what_one_run_cannot_embed_is_searchable_in_the_index_of_another(catalog
     catalogue.products.upsert([stored("bad", "unembeddable thing"), stored("good", "scarlet ukulele")])
     with open_index(tmp_path / "other") as other:
         targets = [Target(TrigramEncoder(), index), Target(Lenient(), other)]  # the one that fails comes first
-        one = IngestionWorker(catalogue, targets, tmp_path / "events", "one")
+        one = IngestionWorker(catalogue, targets, tmp_path, "one")
         one.drain()
         assert best(other, "unembeddable thing") == "bad" and best(index, "scarlet ukulele") == "good"
     assert [product_id for product_id, *_ in catalogue.outbox.failures()] == ["bad"]
@@ -188,7 +188,7 @@ def test_what_was_written_is_acknowledged_while_an_index_is_compacted(catalogue,
 
     monkeypatch.setattr(engine, "compact", slow)
     targets = [Target(TrigramEncoder(), index)]
-    with IngestionWorker(catalogue, targets, tmp_path / "events", "one", compact_after=1) as one:
+    with IngestionWorker(catalogue, targets, tmp_path, "one", compact_after=1) as one:
         try:
             catalogue.products.upsert([stored("n", "orange hammock")])
             one.wake()
@@ -205,7 +205,7 @@ def test_a_small_index_is_compacted_once_a_fifth_of_it_was_written_anew(catalogu
     monkeypatch.setattr(module, "_COMPACT_LEAST", 10)
     build_index(tmp_path / "small", map(product, range(100)), DIMENSION)
     with open_index(tmp_path / "small") as small:
-        one = IngestionWorker(catalogue, [Target(TrigramEncoder(), small)], tmp_path / "events", "one")
+        one = IngestionWorker(catalogue, [Target(TrigramEncoder(), small)], tmp_path, "one")
         for written, left in ((range(9), 18), ([9], 0)):
             small.upsert(map(product, written))
             one.compact()
@@ -217,7 +217,7 @@ def test_a_few_rows_are_not_worth_a_compaction(catalogue, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "_COMPACT_LEAST", 10)
     build_index(tmp_path / "tiny", [], DIMENSION)
     with open_index(tmp_path / "tiny") as tiny:
-        one = IngestionWorker(catalogue, [Target(TrigramEncoder(), tiny)], tmp_path / "events", "one")
+        one = IngestionWorker(catalogue, [Target(TrigramEncoder(), tiny)], tmp_path, "one")
         for written, left in ((range(9), 9), ([9], 0)):
             tiny.upsert(map(product, written))
             one.compact()

@@ -40,6 +40,7 @@ def found(problems: list[Problem], severity: str = "error") -> set[tuple[str, in
 
 
 P = {"product_id": "1", "title": "lamp"}
+LOGGED = {"query_id": "q", "product_id": "1", "position": 1, "features": [0.5, None], "features_version": "3 run"}
 
 
 def test_a_sound_market_has_no_problem(tmp_path: Path) -> None:
@@ -57,6 +58,7 @@ def test_a_sound_market_has_no_problem(tmp_path: Path) -> None:
             {"list_id": "a", "query": "lamp", "country": None, "product_id": "1", "position": 1, "depth": 0},
             {"list_id": "b", "query": "lamp", "country": "us", "product_id": "1", "position": 1, "depth": None},
         ],
+        features=[LOGGED],
         intents=[
             {"query": "lamp", "country": None, "intent": "lamp"},
             {"query": "lamp", "country": "us", "intent": "another"},
@@ -139,6 +141,7 @@ def test_duplicates_and_unknown_products_are_found(tmp_path: Path) -> None:
         ],
         judgments=[{"query": "q", "product_id": "x", "grade": 1.0}],
         pairs=[{"query": "q", "product_id": "x", "label": 2, "split": "test", "weight": -1.0}],
+        features=[LOGGED, LOGGED | {"product_id": "x", "features": None}],
     )
     problems = check(folder)
     assert found(problems) == {
@@ -149,9 +152,10 @@ def test_duplicates_and_unknown_products_are_found(tmp_path: Path) -> None:
         ("pairs", 0, "split"),
         ("pairs", 0, "weight"),
         ("events", None, "action_name"),
+        ("features", 1, "features"),
     }
     assert {p.why.split("'")[1] for p in problems if p.column == "action_name"} == {"search", "message", "seller_reply"}
-    assert ("events", 2, "product_id") in found(problems, "warning")
+    assert {("events", 2, "product_id"), ("features", 1, "product_id")} <= found(problems, "warning")
 
 
 def test_a_weight_that_training_refuses_is_found(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mercato.data.market import Engagement, Market, MarketConfig, write_market_toml
 from mercato.data.mining import MiningReport, mine
 from mercato.data.normalize import normalize
-from mercato.data.schema import EVENTS, LISTS, PAIRS
+from mercato.data.schema import EVENTS, FEATURES, LISTS, PAIRS
 from mercato.errors import MercatoError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,6 +50,34 @@ def full_chain(product: str, *, start: float = 0, step: float = 1, **more: Any) 
         event(start + step * i, action, None if action == "search" else product, **more)
         for i, action in enumerate(CHAIN)
     ]
+
+
+def logged_as(*features: float | None, **more: Any) -> dict[str, Any]:
+    row = {"query_id": "q1", "product_id": "A", "position": 1, "features": list(features), "features_version": "3 run"}
+    return row | more
+
+
+def test_lists_have_the_features_that_their_products_were_ordered_by(tmp_path: Path) -> None:
+    """By search and product, once though a page was asked for twice, and nothing that leads back to the search."""
+    shown = [event(at, "impression", product, position=at) for at, product in ((1, "A"), (2, "B"))]
+    other = [row | {"query_id": "q2"} for row in shown]
+    market = market_of(tmp_path, [*shown, *other])
+    mine(market)
+    plain = market.arrow("lists").to_pylist()
+    assert "features" not in pq.read_schema(tmp_path / "lists.parquet").names
+    rows = [logged_as(0.5, None), logged_as(0.25, 1, position=9), logged_as(2, 3, query_id="q3")]
+    pq.write_table(pa.Table.from_pylist(rows, schema=FEATURES), tmp_path / "features.parquet")
+    mine(market)
+    told = market.arrow("lists").to_pylist()
+    assert sorted((row["product_id"], row["features"] or [], row["features_version"] or "") for row in told) == [
+        ("A", [], ""), ("A", [0.5, None], "3 run"), ("B", [], ""), ("B", [], ""),
+    ]  # fmt: skip
+    assert [{**row, "list_id": None} for row in plain] == [
+        row | {"list_id": None, "features": None, "features_version": None} for row in told
+    ]
+    assert {row["list_id"] for row in told if row["features"] is None and row["product_id"] == "A"} < {
+        row["list_id"] for row in plain
+    }
 
 
 def test_the_whole_chain_is_an_engagement_and_its_row_is_exact(tmp_path: Path) -> None:
@@ -326,9 +354,12 @@ def test_the_floor_of_a_split_counts_nobody_who_came_after_its_end(tmp_path: Pat
 
 def test_no_trace_of_a_person_is_in_the_tables(tmp_path: Path) -> None:
     log = [*full_chain("P"), event(0.1, "impression", "P", position=1)]
+    logged = pa.Table.from_pylist([logged_as(0.5, query_id="of-anna", product_id="P")], schema=FEATURES)
+    pq.write_table(logged, tmp_path / "features.parquet")
     mined(tmp_path, [{**e, **dict.fromkeys(("session_id", "query_id", "client_id"), "of-anna")} for e in log])
     assert pq.read_schema(tmp_path / "pairs.parquet").names == [name for name in PAIRS.names if name != "grade"]
     assert pq.read_schema(tmp_path / "lists.parquet") == LISTS
+    assert pq.read_table(tmp_path / "lists.parquet")["features"].to_pylist() == [[0.5]]
     for table in ("pairs", "lists"):
         assert b"anna" not in (tmp_path / f"{table}.parquet").read_bytes()
 

@@ -10,13 +10,13 @@ import pytest
 
 from mercato.data.hashing import hash64
 from mercato.data.market import Engagement, MarketConfig
-from mercato.ranking.counting import PRIOR_CLICKS, count
+from mercato.ranking.counting import PRIOR_CLICKS
 from mercato.ranking.features import NAMES, Asked, features
 from mercato.ranking.lookup import Lookup, mixed, query_key
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.samples import QUERY
-from tests.ranking.test_features import NOW, indexed
+from tests.support.ranked_catalogue import NOW, counts_of, indexed
 
 PRODUCTS = [
     {"product_id": f"p{n}", "title": f"lamp {n}", "category": "Home > Lamps" if n < 6 else "Home > Desks"}
@@ -51,8 +51,7 @@ def index():
 
 @pytest.fixture(scope="module")
 def counted(index):
-    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    return count(LISTS, catalogue.product_ids, catalogue.signals(), NOW)
+    return counts_of(index, LISTS)
 
 
 def of(table, *keys):
@@ -107,10 +106,8 @@ def test_a_price_is_held_against_others_of_its_currency():
     ]
     lists = pl.DataFrame([*shown("a", "phone", 1, ("p0", 3), ("p1", 3)), *shown("b", "phone", 1, ("p7", 3))])
     with indexed(products) as index:
-        catalogue = index.lookup(Expression(), [product["product_id"] for product in products])
-        counted = count(lists, catalogue.product_ids, catalogue.signals(), NOW)
-        hits = index.lookup(Expression(vector=QUERY, text="phone"), catalogue.product_ids)
-        found = dict(zip(NAMES, features(Asked("phone", NOW), hits, counted).T, strict=True))
+        hits = index.search(Expression(vector=QUERY, text="phone"), 10)
+        found = dict(zip(NAMES, features(Asked("phone", NOW), hits, counts_of(index, lists)).T, strict=True))
     for name in ("price_of_market", "price_of_category", "price_of_query"):
         assert found[name] == pytest.approx(np.zeros(10), abs=1e-6), name
 
@@ -120,11 +117,7 @@ def test_what_is_listed_later_tells_nothing_of_prices_and_words():
     old = {"created_at": NOW - timedelta(days=1)}
     products = [row | old for row in PRODUCTS] + [PRODUCTS[n] | later | {"product_id": f"late{n}"} for n in range(8)]
     with indexed(products) as index:
-        catalogue = index.lookup(Expression(), [product["product_id"] for product in products])
-        before, after = (
-            count(LISTS, catalogue.product_ids, catalogue.signals(), moment)
-            for moment in (NOW, NOW + timedelta(days=9))
-        )
+        before, after = (counts_of(index, LISTS, moment) for moment in (NOW, NOW + timedelta(days=9)))
     lamps = mixed(np.array([hash64("home > lamps")], np.uint64), USD)
     assert of(before.prices, *lamps) == [12.5] and of(after.prices, *lamps) != [12.5]
     assert len(after.words.keys_n) == len(before.words.keys_n) + 1
@@ -134,8 +127,7 @@ def test_what_is_engaged_in_a_chain_of_one_step_has_a_price():
     config = MarketConfig(engagement=Engagement(chain=("purchase",)))
     lists = pl.DataFrame(shown("a", "lamp", 1, ("p3", 1), ("p1", 0)))
     with indexed(PRODUCTS) as index:
-        catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-        counted = count(lists, catalogue.product_ids, catalogue.signals(), NOW, config)
+        counted = counts_of(index, lists, NOW, config)
     assert of(counted.query_prices, *mixed(np.array([query_key("lamp")], np.uint64), USD)) == [13.0]
 
 
@@ -148,16 +140,14 @@ def test_a_rare_word_weighs_more(counted):
 def test_what_comes_later_changes_nothing(counted, index):
     """Counts are of the lists given, which the caller cuts off where the measured ones begin."""
     later = pl.DataFrame(shown("z", "lamp", 9, ("p5", 3)))
-    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    both = count(pl.concat([LISTS, later]), catalogue.product_ids, catalogue.signals(), NOW)
+    both = counts_of(index, pl.concat([LISTS, later]))
     assert not np.isnan(of(both.products, hash64("p5"))).any() and np.isnan(of(counted.products, hash64("p5"))).all()
 
 
 def test_a_day_of_which_nothing_is_known_is_no_day(counted, index):
     """As the last one of every split."""
     opened = pl.DataFrame(shown("z", "lamp", 9, ("p5", None), ("p0", None)), schema=LISTS.schema)
-    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    both = count(pl.concat([LISTS, opened]), catalogue.product_ids, catalogue.signals(), NOW)
+    both = counts_of(index, pl.concat([LISTS, opened]))
     assert of(both.products, hash64("p0")) == of(counted.products, hash64("p0"))
     assert of(both.queries, query_key("lamp")) == of(counted.queries, query_key("lamp"))
 

@@ -9,15 +9,16 @@ import polars as pl
 import pytest
 
 from mercato.data.hashing import hash64
-from mercato.ranking.counting import count
+from mercato.errors import MercatoError
 from mercato.ranking.dataset import displayed, judged
-from mercato.ranking.features import IDS, NAMES
+from mercato.ranking.features import IDS, NAMES, UNLOGGED
 from mercato.ranking.lookup import query_key
 from mercato.ranking.system import RankedSearch
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.samples import QUERY
+from mercato.runs.query_head import QueryHead
 from tests.ranking.test_counting import PRODUCTS, shown
-from tests.ranking.test_features import NO_LISTS, NOW, indexed
+from tests.support.ranked_catalogue import NOW, counts_of, indexed
 
 AGE = NAMES.index("age_days")
 
@@ -37,8 +38,7 @@ def index():
 
 @pytest.fixture(scope="module")
 def statistics(index):
-    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    return count(NO_LISTS, catalogue.product_ids, catalogue.signals(), NOW)
+    return counts_of(index)
 
 
 LISTS = pl.DataFrame(
@@ -79,6 +79,30 @@ def test_a_row_is_of_one_product_of_one_list(index, statistics):
     assert some.lists_P.tolist() == [0, 0] and some.grades_P.tolist() == learned.grades_P[desk].tolist()
 
 
+def test_features_are_as_they_were_logged_where_a_whole_list_has_them(index, statistics):
+    """In this version; age and distance are always computed, and what is null is unknown."""
+    lists, whole = LISTS.filter(pl.col("list_id") != "open"), pl.col("list_id") == "z"
+    told = [[float(row), None, *[float(row)] * (len(NAMES) - 2)] for row in range(len(lists))]
+    lists = lists.with_columns(
+        features=pl.Series(told, dtype=pl.List(pl.Float32)),
+        features_version=pl.when(pl.col("list_id") == "m").then(pl.lit("old")).otherwise(pl.lit("now")),
+    ).with_columns(features=pl.when(whole | (pl.col("product_id") != "p5")).then("features"))
+    computed, logged = (displayed(lists, OneVector(), index, statistics, None, version) for version in (None, "now"))
+    left_out = [NAMES.index(name) for name in UNLOGGED]
+    of_z = np.flatnonzero(logged.sizes[logged.lists_P] == 3)
+    others = np.flatnonzero(logged.sizes[logged.lists_P] != 3)
+    np.testing.assert_array_equal(logged.features_PF[others], computed.features_PF[others])
+    row_of = {hash64(row["product_id"]): at for at, row in enumerate(lists.to_dicts()) if row["list_id"] == "z"}
+    for place in of_z:
+        row = row_of[int(logged.ids_PT[place, IDS.index("product_id")])]
+        expected = np.array([np.nan if number is None else number for number in told[row]], np.float32)
+        expected[left_out] = computed.features_PF[place, left_out]
+        np.testing.assert_array_equal(logged.features_PF[place], expected)
+    short = lists.with_columns(features=pl.col("features").list.head(3))
+    with pytest.raises(MercatoError, match="table lists, column features"):
+        displayed(short, OneVector(), index, statistics, None, "now")
+
+
 def test_listings_are_as_old_as_on_the_day_of_the_list(index, statistics):
     early = pl.DataFrame(shown("a", "lamp", 30, ("p0", 1), ("p1", 0)))
     later = early.with_columns(day=pl.lit(date(2026, 5, 11)), list_id=pl.lit("b"))
@@ -102,6 +126,22 @@ def test_several_raters_are_averaged_and_grades_are_levels(index, statistics):
     }
     assert grades == {"p0": 1, "p1": 0, "p2": 2} and not learned.positions_P.any()
     assert learned.tells_apart and not learned.only(~query).tells_apart
+
+
+def test_the_head_tells_of_displayed_and_of_judged_lists(index, statistics):
+    """Of those whose query it knows."""
+    head = QueryHead(["lamp"], QUERY[None], np.ones(1, np.float32))
+    judgments = pl.DataFrame({"query": ["lamp", "desk"], "product_id": ["p1", "p6"], "grade": [1.0, 0.0]})
+    judgments = judgments.with_columns(country=pl.lit(None, pl.String))
+    for learned in (
+        displayed(LISTS, OneVector(), index, statistics, head),
+        judged(judgments, NOW, OneVector(), index, statistics, head)[0],
+    ):
+        lamp = learned.ids_PT[:, IDS.index("query")] == np.uint64(query_key("lamp"))
+        cosine_P, head_P = (learned.features_PF[:, NAMES.index(name)] for name in ("cosine", "head"))
+        length = np.linalg.norm(QUERY)
+        np.testing.assert_allclose(head_P[lamp], length * cosine_P[lamp] + 1, rtol=1e-4)
+        assert lamp.any() and np.isnan(head_P[~lamp]).all()
 
 
 def test_lists_in_which_nothing_is_better_teach_nothing(index, statistics):

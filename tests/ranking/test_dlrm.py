@@ -88,6 +88,17 @@ def test_the_first_step_is_stage_1_s_and_its_chance_that_of_a_first_place():
     np.testing.assert_array_equal(chances_of(with_positions, elsewhere, other_scores)[:, 0], told)
 
 
+def test_the_first_step_stays_as_it_was_calibrated_while_the_rest_learns():
+    """And so does the position's part."""
+    rows, worth = drawn(0)
+    further_by_price = (rows.grades_P >= 1) * (1.0 + (rows.features_PF[:, PRICE] > 0.5))
+    rows, said = replace(rows, grades_P=further_by_price), worth.reshape(-1).astype(np.float32)
+    short, long = (dlrm.fit(rows, said, 2, epochs_of(count), 0) for count in (1, 10))
+    (first, second), (same, learned) = (chances_of(network, rows, said).T for network in (short, long))
+    np.testing.assert_array_equal(first, same)
+    assert torch.equal(short.eta_root, long.eta_root) and np.abs(second - learned).max() > 0.05
+
+
 def test_stage_1_is_heard_of_every_step():
     """Where nothing but its score tells."""
     rows, worth = drawn(0)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta, timezone
-from uuid import uuid4
+from datetime import timedelta, timezone
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mercato.ranking.counting import count
 from mercato.ranking.features import NAMES, Asked, features, features_of
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.retrieval.samples import DIMENSION, QUERY
 from mercato.retrieval.signals import SECTIONS
-from tests.support import reference_engine
+from mercato.runs.query_head import QueryHead
+from tests.support.ranked_catalogue import NOW, counts_of, indexed
 
-NOW = datetime(2026, 5, 1, tzinfo=UTC)
-NO_LISTS = pl.DataFrame(
-    schema={"list_id": pl.String, "query": pl.String, "country": pl.String, "day": pl.Date, "product_id": pl.String}
-    | {"position": pl.Int64, "depth": pl.Int64, "split": pl.String}
-)
 PRODUCTS = (
     {
         "product_id": "sofa", "title": "Red leather sofa, 3 seats", "description": "a sofa without cat hair",
@@ -38,18 +29,6 @@ PRODUCTS = (
 )  # fmt: skip
 
 
-@contextmanager
-def indexed(products):
-    """The reference engine over these products, each with a random vector."""
-    url = f"memory://{uuid4()}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENGINES, "memory", reference_engine.MODULE)
-        vectors = np.random.default_rng(0).normal(size=(len(products), DIMENSION)).astype(np.float32)
-        build_index(url, map(record_from_product, products, vectors), DIMENSION)
-        with open_index(url) as index:
-            yield index
-
-
 @pytest.fixture(scope="module")
 def index():
     with indexed(PRODUCTS) as index:
@@ -58,8 +37,7 @@ def index():
 
 @pytest.fixture(scope="module")
 def statistics(index):
-    catalogue = index.lookup(Expression(), [product["product_id"] for product in PRODUCTS])
-    return count(NO_LISTS, catalogue.product_ids, catalogue.signals(), NOW)
+    return counts_of(index)
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +88,8 @@ def among(titles, query):
     """The features of products of these titles, by name, in their order."""
     products = [{"product_id": str(n), "title": title} for n, title in enumerate(titles)]
     with indexed(products) as index:
-        catalogue = index.lookup(Expression(), [product["product_id"] for product in products])
-        counted = count(NO_LISTS, catalogue.product_ids, catalogue.signals(), NOW)
-        hits = index.lookup(Expression(vector=QUERY, text=query), catalogue.product_ids)
-        found = dict(zip(NAMES, features(Asked(query, NOW), hits, counted).T.tolist(), strict=True))
-        order = [hits.product_ids.index(str(n)) for n in range(len(titles))]
-        return {name: [values[place] for place in order] for name, values in found.items()}
+        hits = index.lookup(Expression(vector=QUERY, text=query), [product["product_id"] for product in products])
+        return dict(zip(NAMES, features(Asked(query, NOW), hits, counts_of(index)).T.tolist(), strict=True))
 
 
 PHONES = ["iPhone 13 128 GB", "iPhone 13 128gb", "iPhone 13", "iPhone", "iPhone 12", "iPhone 13 256GB", "iPhone ١٣"]
@@ -218,10 +192,24 @@ def test_a_search_and_a_lookup_give_the_same(index, statistics):
     np.testing.assert_array_equal(features(asked, hits, statistics), features(asked, named, statistics))
 
 
+def test_the_head_tells_of_the_queries_that_it_knows(index, statistics):
+    """Its logit for each product's vector; nothing where there is no head."""
+    random = np.random.default_rng(1)
+    head = QueryHead(["red sofa", "lamp"], random.normal(size=(2, DIMENSION)).astype(np.float32), np.ones(2, "f"))
+    hits = index.search(Expression(vector=QUERY, text="sofa"), 10)
+    vectors = np.stack([hits.cosines(axis) for axis in np.eye(DIMENSION, dtype=np.float32)], axis=1)
+
+    def told(query, head):
+        return features(Asked(query, NOW), hits, statistics, head)[:, NAMES.index("head")]
+
+    np.testing.assert_allclose(told("Red  Sofa", head), vectors @ head.weight_YD[0] + 1, rtol=1e-4)
+    assert np.isnan(told("sofa", head)).all() and np.isnan(told("red sofa", None)).all()
+
+
 def test_of_nothing_there_are_no_features(index, statistics):
     hits = index.lookup(Expression(vector=QUERY, text="sofa"), [])
     assert features(Asked("sofa", NOW), hits, statistics).shape == (0, len(NAMES))
-    assert features_of(Asked("", NOW), hits.cosine_H, hits.bm25_H, hits.signals(), statistics).shape == (0, len(NAMES))
+    assert features_of(Asked("", NOW), hits, hits.signals(), statistics, None).shape == (0, len(NAMES))
     assert len(SECTIONS) == 6
 
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from mercato.config.ranking import DLRM, Ranking
-from mercato.ranking.counting import count
 from mercato.ranking.features import IDS, NAMES, Asked
 from mercato.ranking.ranker import Ranker, buckets
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.samples import QUERY
-from tests.ranking.test_features import NO_LISTS, NOW, indexed
+from tests.support.ranked_catalogue import NOW, counts_of, indexed
 
 PRODUCTS = [{"product_id": f"p{n}", "title": "lamp", "price": 10.0 * 4**n, "seller_id": f"s{n}"} for n in range(6)]
 PRICE = NAMES.index("price_of_market")
@@ -53,19 +52,24 @@ class Clock:
 
 
 @pytest.fixture
-def hits():
+def index():
     with indexed(PRODUCTS) as index:
-        yield index.lookup(Expression(vector=QUERY, text="lamp"), [product["product_id"] for product in PRODUCTS])
+        yield index
 
 
 @pytest.fixture
-def ranker(hits):
+def hits(index):
+    return index.lookup(Expression(vector=QUERY, text="lamp"), [product["product_id"] for product in PRODUCTS])
+
+
+@pytest.fixture
+def ranker(index):
     """Of the four cheapest the network orders, the worth being 1 for the first step and 2 more for the second."""
-    counted = count(NO_LISTS, hits.product_ids, hits.signals(), NOW)
+    counted = counts_of(index)
 
     def made(trees, network, clock=lambda: 0.0):
         settings = Ranking(gains=(0, 1, 3), deadline_ms=100, dlrm=DLRM(best=4, buckets=64))
-        return Ranker(counted, trees, network, np.diff(settings.gains), settings, clock)
+        return Ranker(counted, trees, network, np.diff(settings.gains), settings, clock=clock)
 
     return made
 
@@ -76,7 +80,7 @@ def order(hits, scores):
 
 def test_the_network_orders_the_best_of_the_trees(ranker, hits):
     network = Dearest()
-    ranked = ranker(Cheapest(), network).rank(Asked("lamp", NOW), hits)
+    ranked = ranker(Cheapest(), network).rank(Asked("lamp", NOW), hits).stages
     assert [*ranked] == ["trees", "dlrm"]
     assert order(hits, ranked["trees"]) == ["p0", "p1", "p2", "p3", "p4", "p5"]
     assert order(hits, ranked["dlrm"]) == ["p3", "p2", "p1", "p0", "p4", "p5"]
@@ -102,17 +106,18 @@ def test_the_network_orders_the_best_of_the_trees(ranker, hits):
 def test_no_stage_begins_after_the_deadline(ranker, hits, milliseconds, stages):
     """The first look at the clock comes before the trees, the second before the network."""
     made = ranker(Cheapest(), Dearest(), Clock(milliseconds))
-    assert [*made.rank(Asked("lamp", NOW), hits, begun=0.0)] == stages
-    assert [*made.rank(Asked("lamp", NOW), hits)] == ["trees", "dlrm"], "where there is none"
+    assert [*made.rank(Asked("lamp", NOW), hits, begun=0.0).stages] == stages
+    assert [*made.rank(Asked("lamp", NOW), hits).stages] == ["trees", "dlrm"], "where there is none"
 
 
 def test_a_stage_without_scores_is_left_out_with_what_follows(ranker, hits):
     asked = Asked("lamp", NOW)
-    assert [*ranker(Cheapest(), Nothing()).rank(asked, hits)] == ["trees"]
-    assert ranker(Nothing(), Dearest()).rank(asked, hits) == {}
-    assert [*ranker(Cheapest(), None).rank(asked, hits)] == ["trees"]
+    assert [*ranker(Cheapest(), Nothing()).rank(asked, hits).stages] == ["trees"]
+    assert ranker(Nothing(), Dearest()).rank(asked, hits).stages == {}
+    assert [*ranker(Cheapest(), None).rank(asked, hits).stages] == ["trees"]
 
 
 def test_of_no_hits_there_are_no_scores(ranker, hits):
-    for scores in ranker(Cheapest(), Dearest()).rank(Asked("lamp", NOW), hits.take(np.arange(0))).values():
+    ranked = ranker(Cheapest(), Dearest()).rank(Asked("lamp", NOW), hits.take(np.arange(0)))
+    for scores in ranked.stages.values():
         assert scores.shape == (0,)

@@ -15,20 +15,22 @@ from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EARLIER
 from mercato.ranking import train as training
-from mercato.ranking.features import NAMES, Asked
-from mercato.ranking.ranker import CARD, DLRM, FOLDER, STATISTICS, TREES, Ranker
+from mercato.ranking.features import NAMES, Asked, features
+from mercato.ranking.ranker import CARD, DLRM, FOLDER, STATISTICS, TREES, Ranker, predicted
 from mercato.ranking.train import rank
 from mercato.reports.ranking import summary
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index
 from mercato.runs.folder import RECIPE, load_recipe_and_featurizer
 from mercato.runs.onnx_encoder import OnnxEncoder
+from tests.support.heads import add_head
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run, tmp_path_factory):
-    """A run of this module's own, to write to, whose recipe suits so small a log."""
+def run(tiny_run, tiny_market, tmp_path_factory):
+    """A run of this module's own, to write to, whose recipe suits so small a log, with a head that nobody trained."""
     run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("ranked") / "run")
+    add_head(run, ["red dress", *tiny_market.frame("lists")["query"].unique().sort().to_list()])
     recipe = load_recipe_and_featurizer(run)[0]
     trees, dlrm = recipe.ranking.trees, recipe.ranking.dlrm
     ranking = recipe.ranking.model_copy(
@@ -59,7 +61,7 @@ def test_the_run_holds_a_ranker_that_orders_hits(ranked, run, tiny_market, index
     expression = Expression(vector=OnnxEncoder(run).encode_queries(["red dress"], "us")[0], text="red dress")
     with open_index(index, read_only=True) as opened:
         hits = opened.search(expression, 50)
-        ranked = ranker.rank(Asked("red dress", split_cutoff(tiny_market, EARLIER["test"])), hits)
+        ranked = ranker.rank(Asked("red dress", split_cutoff(tiny_market, EARLIER["test"])), hits).stages
         assert [*ranked] == ["trees", "dlrm"]
         for scores in ranked.values():
             assert scores.shape == (len(hits),) and np.isfinite(scores).all() and len(np.unique(scores)) > len(hits) / 4
@@ -116,7 +118,7 @@ def test_what_teaches_is_neither_counted_nor_known_to_the_towers(run, tiny_marke
         lists.with_columns(depth=turned.cast(pl.Int64)).write_parquet(market.path / "lists.parquet")
         seen = {}
 
-        def displayed(lists, _encoder, _index, statistics):
+        def displayed(lists, _encoder, _index, statistics, *_):
             seen.update(splits={*lists["split"]}, rows=lists.sort(lists.columns), statistics=statistics)
             raise StopIteration
 
@@ -132,6 +134,70 @@ def test_what_teaches_is_neither_counted_nor_known_to_the_towers(run, tiny_marke
         tables = [getattr(seen["statistics"], name).values_nV for seen in (plain, validation, train)]
         np.testing.assert_array_equal(tables[0], tables[1])
         assert name == "queries" or (tables[0] != tables[2]).any()
+
+
+def test_the_head_is_read_as_the_ranker_learns_is_measured_and_serves(ranked, run, tiny_market, index, monkeypatch):
+    seen = {}
+
+    def measured(ranker, *_):
+        seen["measured"] = ranker
+        raise StopIteration
+
+    def fit(learned, *rest):
+        seen.setdefault("learned", learned)
+        return gbdt_fit(learned, *rest)
+
+    gbdt_fit = training.gbdt.fit
+    monkeypatch.setattr(training.gbdt, "fit", fit)
+    monkeypatch.setattr(training, "_measured", measured)
+    with pytest.raises(StopIteration):
+        rank(run, tiny_market, index)
+    assert np.isfinite(seen["learned"].features_PF[:, NAMES.index("head")]).all()
+    encoder = OnnxEncoder(run)
+    with open_index(index, read_only=True) as opened:
+        hits = opened.search(Expression(vector=encoder.encode_queries(["red dress"], "us")[0], text="red dress"), 50)
+        asked = Asked("red dress", split_cutoff(tiny_market, EARLIER["test"]))
+        rows = features(asked, hits, seen["measured"].statistics, encoder.query_head)
+        served = Ranker.of_run(run)
+        for ranker in (seen["measured"], served):
+            np.testing.assert_array_equal(ranker.rank(asked, hits).stages["trees"], predicted(served.trees, rows))
+    blind = rows.copy()
+    blind[:, NAMES.index("head")] = np.nan
+    assert (predicted(served.trees, rows) != predicted(served.trees, blind)).any()
+
+
+def test_relevance_is_held_by_what_was_known_before_the_lists_that_teach(run, tiny_market, index, monkeypatch):
+    """As those were counted when it learned: validation judgments were made beside them."""
+    seen = {}
+
+    def displayed(lists, encoder, index, statistics, *rest):
+        seen["before"] = statistics
+        return learned(lists, encoder, index, statistics, *rest)
+
+    def check(ranker, *_):
+        seen["held by"] = ranker.statistics
+        raise StopIteration
+
+    learned = training.displayed
+    monkeypatch.setattr(training, "displayed", displayed)
+    monkeypatch.setattr(training, "_check_relevance", check)
+    with pytest.raises(StopIteration):
+        rank(run, tiny_market, index)
+    assert seen["held by"] is seen["before"]
+
+
+def test_what_was_logged_teaches_in_place_of_what_is_computed(ranked, run, tiny_market, index, tmp_path):
+    """Of features of this version and run, and no others."""
+    market = Market.open(shutil.copytree(tiny_market.path, tmp_path / "market"))
+    lists = market.frame("lists")
+    random = np.random.default_rng(0).random((len(lists), len(NAMES))).astype(np.float32)
+    (own,) = {Ranker.of_run(run).features_version}
+    gains = []
+    for version in (own, "2" + own[1:], own + "0"):
+        told = lists.with_columns(features=pl.Series([*random]), features_version=pl.lit(version))
+        told.cast({"features": pl.List(pl.Float32)}).write_parquet(market.path / "lists.parquet")
+        gains.append(rank(shutil.copytree(run, tmp_path / version), market, index).gains)
+    assert gains[0] != ranked.gains and gains[1:] == [ranked.gains] * 2
 
 
 def test_an_order_that_loses_relevance_is_not_written(ranked, run, tiny_market, index, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
@@ -17,6 +17,7 @@ from mercato.runs import query_head
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.query_head import QueryHead
 from mercato.runs.torch_encoder import TorchEncoder
+from tests.support.heads import add_head
 
 QUERIES = ["red sofa", "zapatillas de niño", "lamp", "old lamp", "bicycle"]
 
@@ -25,12 +26,7 @@ QUERIES = ["red sofa", "zapatillas de niño", "lamp", "old lamp", "bicycle"]
 def headed_run(tiny_run: Path, tmp_path: Path) -> Path:
     """The tiny run with a head that nobody trained."""
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    weights, random = load_file(run / "model.safetensors"), np.random.default_rng(0)
-    dimension = OnnxEncoder(run).dimension
-    weights["head.weight"] = random.normal(size=(len(QUERIES), dimension)).astype(np.float32)
-    weights["head.bias"] = random.normal(size=len(QUERIES)).astype(np.float32)
-    save_file(weights, run / "model.safetensors")
-    (run / "queries.json").write_text(json.dumps(QUERIES))
+    add_head(run, QUERIES)
     return run
 
 
@@ -39,6 +35,28 @@ def test_logits_become_probabilities_over_all_queries():
     (likely,) = head.predict(np.array([[0.6, 0.8]], np.float32), 2)
     whole = math.exp(0.6) + math.exp(0.8) + math.exp(1)
     assert likely == [("c", pytest.approx(math.exp(1) / whole)), ("b", pytest.approx(math.exp(0.8) / whole))]
+
+
+def test_a_logit_is_a_line_of_a_cosine():
+    """With a unit vector; over all queries they make the probabilities. A query is known in any spelling."""
+    random = np.random.default_rng(0)
+    weights, vectors = (random.normal(size=shape).astype(np.float32) for shape in ((5, 8), (9, 8)))
+    weights[2] = 0
+    head = QueryHead(QUERIES, weights, random.normal(size=5).astype(np.float32))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    lines = [head.line(query.upper() + "  ") for query in QUERIES]
+    logits = np.stack([slope * (vectors @ unit) + level for unit, slope, level in lines], axis=1)
+    odds = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for row, likely in zip(odds, head.predict(vectors, 5), strict=True):
+        assert dict(likely) == pytest.approx(dict(zip(QUERIES, row, strict=True)), abs=1e-6)
+    lengths = [np.linalg.norm(unit) for unit, _, _ in lines]
+    assert lengths == pytest.approx([1, 1, 0, 1, 1]) and lines[0][0].dtype == np.float32
+    assert head.line("sofa") is None
+
+
+def test_of_queries_that_are_one_the_most_common_counts():
+    head = QueryHead(["Lamp", "lamp"], np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+    np.testing.assert_array_equal(head.line("lamp")[0], [1, 0])
 
 
 def test_equal_queries_come_in_the_heads_order_and_k_is_bounded_by_them():

@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from mercato.catalogue.products import StoredProduct
@@ -17,12 +18,14 @@ from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
 from mercato.errors import MercatoError, NotFoundError
-from mercato.ranking.features import Asked
+from mercato.ranking.features import NAMES, UNLOGGED, Asked
+from mercato.ranking.ranker import Scored
 from mercato.retrieval.expression import Filters, GeoRadius
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.retrieval.samples import DIMENSION, product
 from mercato.runs.folder import RETRIEVAL
+from mercato.search.logged import feature_rows
 from mercato.search.market_info import Place, market_info
 from mercato.search.pipeline import Searcher
 from mercato.search.policy import Effort, RetrievalPolicy
@@ -259,12 +262,16 @@ def test_market_info_counts_the_catalogue(market, catalogue):
 class ByPrice:
     """Ranks the cheapest first."""
 
+    features_version = "1 of prices"
+
     def __init__(self):
         self.asked = []
 
     def rank(self, asked, hits, begun):
         self.asked.append(asked)
-        return {"trees": hits.cosine_H, "dlrm": -hits.signals().number("price")}
+        price_H = hits.signals().number("price")
+        features_HF = np.tile(price_H[:, None], len(NAMES))  # each has its price for every feature
+        return Scored({"trees": hits.cosine_H, "dlrm": -price_H}, features_HF)
 
 
 def test_a_ranker_orders_what_was_found(index, catalogue):
@@ -292,6 +299,42 @@ def test_a_ranker_orders_what_was_found(index, catalogue):
     assert {*ranker.asked} == {Asked("red chair", moment, london.latitude, london.longitude)}
 
 
+def test_what_a_logged_search_was_ordered_by_is_told_of_what_its_pages_show(index, catalogue):
+    """Of every hit its own, also on a page from the window that was kept; age and distance are told of none."""
+    searcher, cursor, shown = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), ByPrice()), None, 0
+    for _ in range(3):
+        page = searcher.search(SearchRequest(query="red chair", page_size=7, cursor=cursor), logged=1.0)
+        cursor, rows = page.cursor, feature_rows(page)
+        assert [row["product_id"] for row in rows] == ids(page)
+        for row, hit in zip(rows, page.hits, strict=True):
+            told = dict(zip(NAMES, row.pop("features").tolist(), strict=True))
+            assert {name for name, value in told.items() if np.isnan(value)} == {*UNLOGGED}
+            assert {value for name, value in told.items() if name not in UNLOGGED} == {hit.product["price"]}
+            shown += 1
+            where = {"query_id": page.query_id, "product_id": hit.product["product_id"], "position": shown}
+            by = {"features_version": "1 of prices", "ranked_by": "dlrm", "rank_score": -hit.product["price"]}
+            assert row == where | by
+
+
+def test_a_share_of_the_searches_is_logged_each_whole(index, catalogue, monkeypatch):
+    """Which ones their ids decide. Nothing is where nothing ranked."""
+
+    def logged(query_id, share, ranker):
+        monkeypatch.setattr("mercato.search.pipeline.secrets.token_hex", lambda _: query_id)
+        searcher, cursor, found = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), ranker), None, set()
+        while not found or cursor:
+            page = searcher.search(SearchRequest(query="red chair", page_size=20, cursor=cursor), share)
+            cursor = page.cursor
+            found.add(len(feature_rows(page)) == len(page.hits))
+        (whole,) = found
+        return whole
+
+    low, middle, high = "0" * 24, "80" + "0" * 22, "f" * 24
+    for share, which in ((0.0, []), (0.5, [low]), (0.51, [low, middle]), (1.0, [low, middle, high])):
+        assert [query_id for query_id in (low, middle, high) if logged(query_id, share, ByPrice())] == which
+    assert not logged(low, 1.0, None)
+
+
 @pytest.mark.parametrize("request_", [{"query": "chair", "mode": "text"}, {"query": "chair", "mode": "semantic"}, {}])
 def test_where_a_score_is_missing_nothing_is_ranked(index, catalogue, request_):
     ranked, plain = (
@@ -301,11 +344,34 @@ def test_where_a_score_is_missing_nothing_is_ranked(index, catalogue, request_):
     assert ids(ranked) == ids(plain) and {hit.rank_score for hit in ranked.hits} == {None}
 
 
+def test_a_ranker_s_time_counts_from_the_beginning_of_the_search(index, catalogue):
+    """Of each page: what encoding and retrieval have taken is gone."""
+    encoded, begun = [], []
+
+    class Encoder(TrigramEncoder):
+        def encode_queries(self, queries, country=None):
+            encoded.append(time.perf_counter())
+            return super().encode_queries(queries, country)
+
+    class Late:
+        def rank(self, asked, hits, moment):
+            begun.append(moment)
+            return Scored({})
+
+    policy = RetrievalPolicy(pages=(Effort(ef_search=16, candidates=6), Effort(ef_search=16, candidates=20)))
+    searcher, cursor = Searcher(Encoder(), index, catalogue, policy, Late()), None
+    for _ in range(2):
+        asked = time.perf_counter()
+        cursor = searcher.search(SearchRequest(query="red chair", page_size=5, cursor=cursor)).cursor
+        assert asked <= begun[-1] < encoded[-1]
+    assert len(begun) == len(encoded) == 2
+
+
 def test_a_ranker_without_scores_leaves_the_order(index, catalogue):
     class Late:
         def rank(self, asked, hits, begun):
             assert time.perf_counter() - begun < 60
-            return {}
+            return Scored({})
 
     late = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), Late())
     plain = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mercato.ranking.ranker import Scored
 from mercato.retrieval.protocol import Hits
 from mercato.search.policy import Effort
 from mercato.search.window import Window
@@ -22,7 +23,7 @@ def window(*exact):
 
 
 def test_exact_hits_are_first_whatever_their_score():
-    ordered = window(0, 1, 0, 1).ordered({"trees": np.array([4, 2, 3, 1], np.float32)})
+    ordered = window(0, 1, 0, 1).ordered(Scored({"trees": np.array([4, 2, 3, 1], np.float32)}))
     assert ordered.hits.product_ids == ["p1", "p3", "p0", "p2"]
     assert ordered.scores_H.tolist() == [2, 1, 4, 3]
 
@@ -30,7 +31,7 @@ def test_exact_hits_are_first_whatever_their_score():
 def test_each_stage_says_where_it_put_a_hit():
     """Among the candidates, from 1, and it stands where the last one put it; equal scores keep the order before."""
     ordered = window(0, 0, 0).ordered(
-        {"trees": np.array([1, 1, 2], np.float32), "dlrm": np.array([5, 9, 7], np.float32)}
+        Scored({"trees": np.array([1, 1, 2], np.float32), "dlrm": np.array([5, 9, 7], np.float32)})
     )
     assert ordered.hits.product_ids == ["p1", "p2", "p0"] and ordered.ranked_by == "dlrm"
     assert [ordered.ranking(place) for place in range(3)] == [

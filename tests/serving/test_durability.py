@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import httpx
 
-from mercato.catalogue.event_mover import EventMover
+from mercato.catalogue.log_mover import LogMover
 from mercato.catalogue.products import StoredProduct
 from mercato.catalogue.store import Catalogue
 from mercato.catalogue.worker import IngestionWorker, Target
@@ -88,11 +88,11 @@ def test_events_are_in_the_table_once_when_killed_between_file_and_drop(market):
 def test_a_new_catalogue_does_not_take_old_files_for_its_own(tmp_path):
     for name in ("one", "two"):
         catalogue = Catalogue.open(tmp_path / f"{name}.sqlite")
-        mover = EventMover(catalogue, tmp_path / "events")
+        mover = LogMover(catalogue, tmp_path, "events")
         row = {"timestamp": "2024-06-01T10:00:00+00:00", "session_id": name, "action_name": "click"}
         catalogue.events.append([row, row, row])
         mover.recover()
-        assert EventMover(catalogue, tmp_path / "events", rows_per_file=2).move() == 2
+        assert LogMover(catalogue, tmp_path, "events", rows_per_file=2).move() == 2
         assert mover.move() == 1 and mover.move() == 0
         catalogue.close()
     assert len(list((tmp_path / "events").glob("*.parquet"))) == 4
@@ -118,7 +118,7 @@ def test_the_index_is_compacted_when_enough_was_written_in_whichever_life(market
         for number in range(5):
             with open_index(market.path / "index") as index:
                 targets = [Target(TrigramEncoder(), index)]
-                ingestion = IngestionWorker(catalogue, targets, market.path / "events", "w", compact_after=2)
+                ingestion = IngestionWorker(catalogue, targets, market.path, "w", compact_after=2)
                 catalogue.products.upsert([StoredProduct(blank | {"product_id": f"n{number}", "title": "t"})])
                 ingestion.drain()
                 assert catalogue.outbox.depth() == 1  # until it is on the index's disk
@@ -142,7 +142,7 @@ def test_a_compaction_that_fails_keeps_no_other_index_from_its_own(market, tmp_p
     ):
         one.compact, two.compact = fails, lambda: tried.append("two")
         targets = [Target(TrigramEncoder(), index) for index in (one, two)]
-        ingestion = IngestionWorker(catalogue, targets, market.path / "events", "w", compact_after=1)
+        ingestion = IngestionWorker(catalogue, targets, market.path, "w", compact_after=1)
         blank = dict.fromkeys(name for name in PRODUCTS.names if name not in ("images", "image_embeddings"))
         catalogue.products.upsert([StoredProduct(blank | {"product_id": "n", "title": "t"})])
         ingestion.drain()

@@ -26,7 +26,7 @@ WRITE = {"X-API-Key": KEY}
 
 @contextmanager
 def application(
-    market: Market, encoder=None, flush_seconds=10.0, policy=None, image_dimension=0, **settings
+    market: Market, encoder=None, flush_seconds=10.0, policy=None, ranker=None, image_dimension=0, **settings
 ) -> Iterator[FastAPI]:
     """The application over the market's files; it holds their index until the block ends."""
     encoder = encoder or TrigramEncoder()
@@ -36,9 +36,10 @@ def application(
     ):
         seed(catalogue, market)
         info = market_info(market, catalogue.products.documents())
-        deployments = Deployments(Deployment(encoder, index, catalogue, policy=policy, image_dimension=image_dimension))
-        targets, events = [Target(encoder, index)], market.path / "events"
-        with IngestionWorker(catalogue, targets, events, "server", flush_seconds=flush_seconds) as ingestion:
+        own = {"policy": policy, "ranker": ranker, "image_dimension": image_dimension}
+        deployments = Deployments(Deployment(encoder, index, catalogue, **own))
+        targets = [Target(encoder, index)]
+        with IngestionWorker(catalogue, targets, market.path, "server", flush_seconds=flush_seconds) as ingestion:
             settings = Settings(api_key=KEY, **settings)
             yield create_app(Services(market, info, deployments, catalogue, ingestion.wake, settings))
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mercato.catalogue.events import EventLog
+from mercato.catalogue.row_log import RowLog
 from mercato.data.market import Market
 from mercato.serving.process import listen, serve
 from tests.support.served import application
@@ -21,5 +21,5 @@ if __name__ == "__main__":
     folder, port, *faults = sys.argv[1:]
     with application(Market.open(Path(folder)), flush_seconds=0.1 if faults else 600) as app:
         if "die-before-drop" in faults:  # the events' file is written, the catalogue still has them
-            EventLog.delete = die
+            RowLog.delete = die
         serve(app, listen(int(port)))

@@ -1,4 +1,4 @@
-"""The event log: what searchers saw and did, acknowledged here until it is moved to the market's table."""
+"""Events: what searchers saw and did, as anybody may send it and as rows of the market's table."""
 
 from __future__ import annotations
 
@@ -7,40 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
-import sqlalchemy as sa
-
-from mercato.catalogue.database import Database
-from mercato.catalogue.tables import EVENTS
 from mercato.data.ubi import parse_ubi_event, share_sessions
 from mercato.errors import MercatoError
 
 _AHEAD, _BACK = timedelta(minutes=5), timedelta(hours=24)  # how far a browser's clock is believed
 _COUNTRY = re.compile("[a-z]{2}")
-
-
-class EventLog:
-    """An append-only log of events (rows of the events schema), numbered from 1; a number is never used twice."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append events, all or none; on disk when this returns."""
-        if rows:
-            with self._database.write() as connection:
-                connection.execute(sa.insert(EVENTS), [{"row": orjson.dumps(row)} for row in rows])
-
-    def oldest(self, limit: int) -> list[tuple[int, dict[str, Any]]]:
-        """The oldest events that are still here, as (id, row), in order."""
-        with self._database.read() as connection:
-            rows = connection.execute(sa.select(EVENTS.c.id, EVENTS.c.row).order_by(EVENTS.c.id).limit(limit))
-            return [(row[0], orjson.loads(row[1])) for row in rows]
-
-    def delete(self, first: int, last: int) -> None:
-        """Delete the events with these ids, both ends included."""
-        with self._database.write() as connection:
-            connection.execute(sa.delete(EVENTS).where(EVENTS.c.id.between(first, last)))
 
 
 def event_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

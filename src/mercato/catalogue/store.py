@@ -1,4 +1,4 @@
-"""The catalogue of record: one database that holds products and their images, the outbox, events and settings.
+"""The catalogue of record: one database of products and their images, the outbox, what was logged, and settings.
 
 What a write acknowledges is on disk; a product and its outbox row are one transaction.
 """
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Self
 
 from mercato.catalogue.database import Database
-from mercato.catalogue.events import EventLog
 from mercato.catalogue.outbox import Outbox
 from mercato.catalogue.products import ProductStore
+from mercato.catalogue.row_log import RowLog
 from mercato.catalogue.settings import SettingStore
+from mercato.catalogue.tables import EVENTS, FEATURES
 
 
 class Catalogue:
@@ -22,7 +23,7 @@ class Catalogue:
         self._database = database
         self.outbox = Outbox(database)
         self.products = ProductStore(database, self.outbox)
-        self.events = EventLog(database)
+        self.events, self.features = RowLog(database, EVENTS), RowLog(database, FEATURES)
         self.settings = SettingStore(database)
 
     @classmethod

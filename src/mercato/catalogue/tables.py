@@ -64,13 +64,18 @@ OUTBOX = sa.Table(
 )
 _partial_index("outbox_worker", OUTBOX.c.worker, where=OUTBOX.c.worker.is_not(None))
 
-EVENTS = sa.Table(
-    "events",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("row", sa.LargeBinary, nullable=False),  # JSON of one row of the events schema
-    sqlite_autoincrement=True,  # an id is never used twice: files of moved events are named by their ids
-)
+
+def _row_log(name: str) -> sa.Table:
+    return sa.Table(
+        name,
+        METADATA,
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("row", sa.LargeBinary, nullable=False),  # JSON of one row of the market's table of that name
+        sqlite_autoincrement=True,  # an id is never used twice: files of moved rows are named by their ids
+    )
+
+
+EVENTS, FEATURES = _row_log("events"), _row_log("features")
 
 SETTINGS = sa.Table(
     "settings",

@@ -1,4 +1,4 @@
-"""The ingestion worker: outbox jobs into the indexes, events into their table, and the indexes kept compact."""
+"""The ingestion worker: outbox jobs into the indexes, what is logged into its tables, and the indexes kept compact."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Self
 
-from mercato.catalogue.event_mover import EventMover
 from mercato.catalogue.indexing import finite_vectors
 from mercato.catalogue.ledger import GenerationLedger
+from mercato.catalogue.log_mover import LogMover
 from mercato.catalogue.outbox import LEASE_SECONDS, OutboxJob
 from mercato.catalogue.products import Product
 from mercato.catalogue.store import Catalogue
@@ -37,15 +37,16 @@ class Target:
 class IngestionWorker:
     """The background worker of a server, a few threads. What it has not done when its process dies, the next one does.
 
-    `name` is what it holds leases under, and no other living worker of this catalogue may have it: as it starts, it
-    takes back at once what an earlier life of it held. As a context manager it runs until the block ends.
+    What is logged goes into tables of the folder `market`. `name` is what it holds leases under, and no other living
+    worker of this catalogue may have it: as it starts, it takes back at once what an earlier life of it held. As a
+    context manager it runs until the block ends.
     """
 
     def __init__(
         self,
         catalogue: Catalogue,
         targets: Sequence[Target],
-        events: Path,
+        market: Path,
         name: str,
         batch: int = 32,
         flush_seconds: float = 10.0,
@@ -54,7 +55,7 @@ class IngestionWorker:
         self._catalogue, self._targets, self._batch = catalogue, tuple(targets), batch
         self._ledger = GenerationLedger(catalogue)
         self._name = name
-        self._events = EventMover(catalogue, events)
+        self._movers = [LogMover(catalogue, market, table) for table in ("events", "features")]
         self._compact_after, self._compact_from = compact_after, 0.0
         self._claimed: list[OutboxJob] = []  # being worked on
         self._searchable: set[OutboxJob] = set()  # in the index but not yet on its disk: acknowledged only then
@@ -63,7 +64,7 @@ class IngestionWorker:
         self._products = _Loop("ingestion", self.drain, pause_seconds=1.0)
         self._loops = (
             self._products,
-            _Loop("events", self._events.move, pause_seconds=flush_seconds),
+            *(_Loop("moving", mover.move, pause_seconds=flush_seconds) for mover in self._movers),
             _Loop("compaction", self.compact, pause_seconds=2.0),
             _Loop("settling", self.settle, pause_seconds=2.0, goes_on=False),
             _Loop("heartbeat", self.heartbeat, pause_seconds=LEASE_SECONDS / 4),
@@ -80,7 +81,8 @@ class IngestionWorker:
         """Take up what an earlier process left and begin; a new index gets all that the API wrote since it was made."""
         self._catalogue.outbox.release(self._name)
         self.retarget(self._targets)
-        self._events.recover()
+        for mover in self._movers:
+            mover.recover()
         for loop in self._loops:
             loop.start()
 
@@ -102,11 +104,12 @@ class IngestionWorker:
         self.wake()
 
     def stop(self) -> None:
-        """End the threads; the events are moved, what waits in the outbox stays there, free for any worker."""
+        """End the threads; what was logged is moved, what waits in the outbox stays there, free for any worker."""
         for loop in self._loops:
             loop.stop()
-        while self._events.move():
-            pass
+        for mover in self._movers:
+            while mover.move():
+                pass
         self.settle()
         self._catalogue.outbox.release(self._name)
 

@@ -84,7 +84,7 @@ def check(folder: Path) -> list[Problem]:
     products.check_ids()
     products.check_images()
     products.check_embeddings()
-    for name in ("events", "judgments", "pairs", "lists"):
+    for name in ("events", "judgments", "pairs", "lists", "features"):
         if name in tables:
             tables[name].check_known(products.seen_ids)
     if "judgments" in tables:
@@ -195,7 +195,7 @@ class _Table:
             unknown = pc.and_(pc.is_valid(values), pc.invert(pc.is_in(values, catalogue))).combine_chunks()
             rows = np.flatnonzero(unknown.to_numpy(zero_copy_only=False))
             strangers += [(start + int(row), values[int(row)].as_py()) for row in rows]
-        severity: Severity = "warning" if self.name == "events" else "error"
+        severity: Severity = "warning" if self.name in ("events", "features") else "error"
         self._list("product_id", "is not in the products table", strangers, severity)
 
     def check_splits(self) -> None:

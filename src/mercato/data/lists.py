@@ -10,19 +10,32 @@ from mercato.data.market import Engagement
 
 
 def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
-    """Turn `told` (`mercato.data.outcomes`) into `lists` (schema `LISTS`, and `period`).
+    """Turn `told` (`mercato.data.outcomes`) and `features` (schema `FEATURES`) into `lists` (`LISTS`, and `period`).
 
     A list is what one search displayed in one period, of products in `catalogue`, each at the best of its positions.
     Its id is a digest of its own content and of a number that tells it from lists of the same content, so that it
     leads to no session, query id, hour or other list. Of a list whose last product was shown less than the window
     before its period's end no `depth` is told: of its chains only those that were walked to the end at once are known.
+    The features that a product was ordered by are those of its search, where they were logged; of a page that was asked
+    for twice, one of the two.
     """
+    db.execute(
+        """
+        CREATE TEMP TABLE ordered_by AS
+        SELECT hash('id ' || query_id) AS search, product_id, features, features_version
+        FROM features
+        QUALIFY row_number() OVER (PARTITION BY query_id, product_id ORDER BY position, features_version, features) = 1
+        """
+    )
     db.execute(
         """
         CREATE TEMP TABLE displayed AS
         SELECT search, period, split, query, country, product_id, position, first_shown,
-               CASE WHEN max(last_shown) OVER (PARTITION BY search, period) + $window <= ends THEN depth END AS depth
-        FROM told SEMI JOIN catalogue USING (product_id) JOIN cuts USING (period) WHERE position IS NOT NULL
+               CASE WHEN max(last_shown) OVER (PARTITION BY search, period) + $window <= ends THEN depth END AS depth,
+               features, features_version
+        FROM told SEMI JOIN catalogue USING (product_id) JOIN cuts USING (period)
+             LEFT JOIN ordered_by USING (search, product_id)
+        WHERE position IS NOT NULL
         """,
         {"window": timedelta(hours=engagement.window_hours)},
     )
@@ -33,7 +46,8 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
         WITH content AS (
             SELECT search, period, any_value(query) AS query, any_value(country) AS country,
                    min(first_shown)::DATE AS day,
-                   sum(md5_number_lower(concat_ws(' ', position, coalesce(depth, -1), product_id))) AS rows
+                   sum(md5_number_lower(concat_ws(' ', position, coalesce(depth, -1), product_id,
+                                                   features_version, features::VARCHAR))) AS rows
             FROM displayed GROUP BY search, period)
         SELECT search, period, day,
                md5(concat_ws(' ', period, day, coalesce(country, '-'), rows, query,
@@ -44,7 +58,7 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
     db.execute(
         """
         CREATE TEMP TABLE lists AS
-        SELECT list_id, query, country, day, product_id, position, depth, split, period
+        SELECT list_id, query, country, day, product_id, position, depth, split, features, features_version, period
         FROM displayed JOIN named USING (search, period)
         """
     )

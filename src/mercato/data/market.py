@@ -172,10 +172,10 @@ def atomic_market(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_written(folder: Path) -> None:
-    live = len(list((folder / "events").glob("live-*.parquet")))
+    live = sum(len(list((folder / table).glob("live-*.parquet"))) for table in ("events", "features"))
     catalogue = any(folder.glob(f"{CATALOGUE}*"))
     if catalogue or live:
-        found = [CATALOGUE] * catalogue + [f"{live} live event file{'s' * (live > 1)}"] * bool(live)
+        found = [CATALOGUE] * catalogue + [f"{live} live file{'s' * (live > 1)}"] * bool(live)
         raise MercatoError(
             f"{folder} holds what the API wrote ({', '.join(found)}): give a new folder, or move them away first"
         )

@@ -22,7 +22,7 @@ from mercato.data.lists import list_up
 from mercato.data.market import Engagement, Market
 from mercato.data.outcomes import follow_chains, pair_up, tell
 from mercato.data.rules import latest_time
-from mercato.data.schema import LISTS, PAIRS
+from mercato.data.schema import FEATURES, LISTS, PAIRS
 from mercato.data.searches import COLUMNS, gather_searches, read_log
 from mercato.errors import MercatoError
 from mercato.files import atomic_files
@@ -93,6 +93,7 @@ def mine(market: Market) -> MiningReport:
       without it.
     - Lists are what each search displayed (`mercato.data.lists`), `depth` null where it tells nothing, and in all that
       were displayed within the window before a period's end. A log without positions gives none, and no table.
+      `features` are what the products were ordered by, where `mercato serve` logged them (schema `FEATURES`).
     - Splits are by time: `future` is the last `future_days` before the last event, `validation` the `validation_days`
       before that, `train` the rest. Every event counts in its own period alone: a chain that a cut divides is none, and
       a row of a period is a function of events up to that period's end. So one pair may have a row a period, each
@@ -126,6 +127,8 @@ def mine(market: Market) -> MiningReport:
             db.register("catalogue", market.arrow("products", ["product_id"]))
         else:
             db.execute("CREATE TEMP VIEW catalogue AS SELECT DISTINCT product_id FROM log")
+        ordered = market.scan("features", FEATURES.names) if market.has("features") else FEATURES.empty_table()
+        db.register("features", ordered)
         gather_searches(db)
         follow_chains(db, engagement)
         tell(db, engagement)
@@ -163,12 +166,14 @@ def _write(db: duckdb.DuckDBPyConnection, market: Market, engagement: Engagement
     targets = [market.path / "pairs.parquet"] + [market.path / "lists.parquet"] * bool(lists)
     with atomic_files(*targets) as (pairs_file, *lists_file):
         pq.write_table(pairs, pairs_file, compression="zstd")
+        logged = market.has("features")
+        schema = pa.schema(field for field in LISTS if logged or not field.name.startswith("features"))
         for file in lists_file:  # as large as the log: written piece by piece
-            columns, order = ", ".join(LISTS.names), "period, query, country, day, list_id, position, product_id"
+            columns, order = ", ".join(schema.names), "period, query, country, day, list_id, position, product_id"
             pieces = db.sql(f"SELECT {columns} FROM lists ORDER BY {order}").to_arrow_reader()
-            with pq.ParquetWriter(file, LISTS, compression="zstd") as writer:
+            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for piece in pieces:
-                    writer.write_table(pa.Table.from_batches([piece]).cast(LISTS))
+                    writer.write_table(pa.Table.from_batches([piece]).cast(schema))
     if not lists:
         (market.path / "lists.parquet").unlink(missing_ok=True)
     return pairs, lists

@@ -85,6 +85,20 @@ LISTS = pa.schema(
         ("position", pa.int64()),
         ("depth", pa.int64()),  # steps of the chain that the search took on the product; null: it may go on yet
         ("split", pa.string()),  # train | validation | future
+        ("features", pa.list_(pa.float32())),  # that it was ordered by, where these were logged; null: unknown
+        ("features_version", pa.string()),  # which features these are, and of which run
+    ]
+)
+
+FEATURES = pa.schema(  # of the products that a search showed in a ranker's order; a share of the searches is logged
+    [
+        ("query_id", pa.string()),
+        ("product_id", pa.string()),
+        ("position", pa.int64()),
+        ("features", pa.list_(pa.float32())),  # but for the listing's age and distance; null: unknown
+        ("features_version", pa.string()),
+        ("ranked_by", pa.string()),  # the stage that placed it: trees | dlrm
+        ("rank_score", pa.float64()),
     ]
 )
 
@@ -102,10 +116,11 @@ TABLES: dict[str, pa.Schema] = {
     "judgments": JUDGMENTS,
     "pairs": PAIRS,
     "lists": LISTS,
+    "features": FEATURES,
     "intents": INTENTS,
 }
 
-IMPORTED = ("products", "events", "judgments", "pairs")  # from files; lists are mined from events, intents simulated
+IMPORTED = ("products", "events", "judgments", "pairs")  # from files; lists are mined, features served
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "products": ("product_id", "title"),
@@ -113,5 +128,6 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "judgments": ("query", "product_id", "grade"),
     "pairs": ("query", "product_id", "label"),
     "lists": ("list_id", "query", "product_id", "position"),
+    "features": ("query_id", "product_id", "position", "features", "features_version"),
     "intents": ("query", "intent"),
 }

@@ -13,12 +13,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mercato.ranking.features import IDS, NAMES, Asked, features_of, ids_of
+from mercato.errors import MercatoError
+from mercato.ranking.features import IDS, NAMES, UNLOGGED, Asked, features_of, ids_of
 from mercato.ranking.lookup import Keys
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.protocol import Index
 from mercato.runs.encoder import Encoder
+from mercato.runs.query_head import QueryHead
 
 LIST = ["query", "country", "day"]  # rows that are alike in these have their features in one go
 
@@ -57,15 +59,37 @@ class RankingSet:
         return (self.ids_PT[:, IDS.index("query")] % np.uint64(count)).astype(np.int64)
 
 
-def displayed(lists: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics) -> RankingSet:
-    """Displayed lists (schema `LISTS`) whose outcomes are all known; what the index does not hold is left out."""
+def displayed(
+    lists: pl.DataFrame,
+    encoder: Encoder,
+    index: Index,
+    statistics: Statistics,
+    head: QueryHead | None = None,
+    version: str | None = None,
+) -> RankingSet:
+    """Displayed lists (schema `LISTS`) whose outcomes are all known; what the index does not hold is left out.
+
+    Features are those that a list was ordered by, where all its rows have them in this `version`: what the ranker saw
+    then, and not what the catalogue and the log say today. Those of other lists are computed, as are `UNLOGGED` ones.
+    """
     whole = lists.filter((pl.col("depth").is_not_null() & pl.col("position").is_not_null()).all().over("list_id"))
-    rows = whole.select(*LIST, "list_id", "product_id", "position", grade=pl.col("depth").cast(pl.Float64))
-    return _ranked(rows, encoder, index, statistics)
+    logged: pl.Expr = pl.lit(None, pl.List(pl.Float32))
+    if version is not None:
+        own = (pl.col("features_version") == version) & pl.col("features").is_not_null()
+        logged = pl.when(own.fill_null(False).all().over("list_id")).then("features")
+    rows = whole.select(
+        *LIST, "list_id", "product_id", "position", grade=pl.col("depth").cast(pl.Float64), logged=logged
+    )
+    return _ranked(rows, encoder, index, statistics, head)
 
 
 def judged(
-    judgments: pl.DataFrame, as_of: datetime, encoder: Encoder, index: Index, statistics: Statistics
+    judgments: pl.DataFrame,
+    as_of: datetime,
+    encoder: Encoder,
+    index: Index,
+    statistics: Statistics,
+    head: QueryHead | None = None,
 ) -> tuple[RankingSet, list[float]]:
     """Judged products as lists, one a query, as of a moment; several raters' grades are averaged.
 
@@ -77,12 +101,15 @@ def judged(
         list_id=pl.struct("query", "country"),
         day=pl.lit(as_of.date()),
         position=pl.lit(0, pl.Int64),
+        logged=pl.lit(None, pl.List(pl.Float32)),
         grade=pl.Series(levels, dtype=pl.Float64),
     )
-    return _ranked(rows, encoder, index, statistics), worth.tolist()
+    return _ranked(rows, encoder, index, statistics, head), worth.tolist()
 
 
-def _ranked(rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics) -> RankingSet:
+def _ranked(
+    rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Statistics, head: QueryHead | None
+) -> RankingSet:
     rows = rows.with_columns(list=pl.col("list_id").rank("dense") - 1).sort(*LIST, "list", "product_id")
     held = np.zeros(len(rows), bool)
     found = np.full((len(rows), len(NAMES)), np.nan, np.float32)
@@ -99,11 +126,25 @@ def _ranked(rows: pl.DataFrame, encoder: Encoder, index: Index, statistics: Stat
         own = slice(start, start + len(group))
         held[own] = places >= 0
         columns, known = hits.signals(), places[places >= 0]
-        found[own][places >= 0] = features_of(asked, hits.cosine_H, hits.bm25_H, columns, statistics)[known]
+        found[own][places >= 0] = features_of(asked, hits, columns, statistics, head)[known]
         named[own][places >= 0] = ids_of(query, columns)[known]
         start += len(group)
+    _put_logged(found, rows["logged"])
     kept = rows.filter(pl.Series(held))
     order = np.argsort(kept["list"].to_numpy(), kind="stable")
     numbered = np.unique(kept["list"].to_numpy()[order], return_inverse=True)[1]
     grades_P, positions_P = kept["grade"].to_numpy()[order], kept["position"].to_numpy()[order]
     return RankingSet(found[held][order], named[held][order], grades_P, positions_P, numbered)
+
+
+def _put_logged(found_PF: NDArray[np.float32], logged: pl.Series) -> None:
+    """Features as they were logged in place of those computed, where a row has some."""
+    logged_P = logged.is_not_null().to_numpy()
+    if not logged_P.any():
+        return
+    told = logged.drop_nulls()
+    if (told.list.len() != len(NAMES)).any():
+        raise MercatoError(f"table lists, column features: a row has not the {len(NAMES)} that its version has")
+    told_pF = told.explode().to_numpy().reshape(-1, len(NAMES))  # what is null is NaN
+    kept_F = np.array([name not in UNLOGGED for name in NAMES])
+    found_PF[np.ix_(logged_P, kept_F)] = told_pF[:, kept_F]

@@ -10,8 +10,8 @@ more than the products of one, which the trees order better. It is learned all t
 take, are told by the same vectors.
 
 People look at what stands higher: at the k-th in k^-η of the cases (Joachims, Swaminathan and Schnabel, WSDM 2017). So
-while it learns, the chance of the first step is that much less, with η learned too. It serves as if everything stood
-first.
+while it learns, the chance of the first step is that much less, η being found as stage 1's score is calibrated. It
+serves as if everything stood first.
 
 Shapes: P rows of lists, B of a batch, F features, T tables of ids, V = T + 1 vectors, D their dimension, K steps.
 """
@@ -143,13 +143,15 @@ def to_onnx(network: Network) -> bytes:
 
 
 def _calibrated(rows: tuple[Tensor, ...], steps: int, settings: DLRM) -> Network:
-    """A network that makes chances of stage 1's score and nothing else, as well as that can be done, and of η."""
+    """A network that makes chances of stage 1's score and nothing else, as well as that can be done, and of η.
+
+    These stay as they are while the rest learns: the first step's chance is theirs alone.
+    """
     features_PF, _, positions_P, depths_P = rows
     network = Network(features_PF, steps, settings)
     standard_PF = network.standardised(features_PF)
-    optimizer = torch.optim.LBFGS(
-        [network.slope_K, network.level_K, network.eta_root], max_iter=100, line_search_fn="strong_wolfe"
-    )
+    told = [network.slope_K, network.level_K, network.eta_root]
+    optimizer = torch.optim.LBFGS(told, max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -158,6 +160,8 @@ def _calibrated(rows: tuple[Tensor, ...], steps: int, settings: DLRM) -> Network
         return found
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
+    for parameter in told:
+        parameter.requires_grad_(False)
     return network
 
 

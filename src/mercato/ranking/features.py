@@ -24,6 +24,7 @@ from mercato.ranking.lookup import Keys, mixed, query_key
 from mercato.ranking.statistics import EVERYTHING, Statistics
 from mercato.retrieval.protocol import Hits
 from mercato.retrieval.signals import SECTIONS, SignalColumns, trigram_hashes, with_digit, word_hashes
+from mercato.runs.query_head import QueryHead
 
 Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any] | float]  # (H,), or one value for all
@@ -38,9 +39,9 @@ RATES = ("coec", "steps", "shown")
 _WITH_UNIT = re.compile(r"(\d+)([^\W\d_]+)")
 _TITLE, _TRIGRAMS = SECTIONS.index("title"), SECTIONS.index("trigrams")
 _READ = SECTIONS[:_TRIGRAMS]  # whose words a query's may be
-VERSION = 2  # of what the features mean; a ranker of another one is refused
+VERSION = 3  # of what the features mean; a ranker of another one is refused
 NAMES = (
-    "cosine", "bm25",
+    "cosine", "bm25", "head",
     *(f"coverage_{section}" for section in _READ), "coverage", "coverage_all", "tf_idf_title", "bigrams_title",
     "title_words", "title_unasked", "description_words", "trigram_similarity",
     "numbers_matched", "numbers_contradicted", "negated_matched",
@@ -51,10 +52,12 @@ NAMES = (
     "query_category_share", "condition_coec", "condition_steps",
 )  # fmt: skip
 
+UNLOGGED = ("age_days", "distance_km")  # would lead from a list to the moment and the place of its search
+
 IDS = ("product_id", "seller_id", "category", "department", "condition", "query")  # that stage 2 has vectors of
 
 MONOTONE = {  # sense demands it: +1 more is better, -1 worse, everything else being equal
-    "cosine": 1, "bm25": 1, "numbers_contradicted": -1, "negated_matched": -1, "query_category_share": 1,
+    "cosine": 1, "bm25": 1, "head": 1, "numbers_contradicted": -1, "negated_matched": -1, "query_category_share": 1,
 }  # fmt: skip
 
 
@@ -68,20 +71,23 @@ class Asked:
     longitude: float | None = None
 
 
-def features(asked: Asked, hits: Hits, statistics: Statistics) -> NDArray[np.float32]:
-    """The features of each hit of a search, in the order of `NAMES`, NaN where unknown: float32 (H, F)."""
-    return features_of(asked, hits.cosine_H, hits.bm25_H, hits.signals(), statistics)
+def features(asked: Asked, hits: Hits, statistics: Statistics, head: QueryHead | None = None) -> NDArray[np.float32]:
+    """The features of each hit of a search, in the order of `NAMES`, NaN where unknown: float32 (H, F).
+
+    `head` is the classification head of the run whose vectors the index holds; None where it has none.
+    """
+    return features_of(asked, hits, hits.signals(), statistics, head)
 
 
 def features_of(
-    asked: Asked, cosine_H: Floats, bm25_H: Floats, columns: SignalColumns, statistics: Statistics
+    asked: Asked, hits: Hits, columns: SignalColumns, statistics: Statistics, head: QueryHead | None
 ) -> NDArray[np.float32]:
-    """As `features`, of what hits are made of."""
-    found: Columns = {"cosine": cosine_H, "bm25": bm25_H}
+    """As `features`, of hits whose signals have been read."""
+    found: Columns = {"cosine": hits.cosine_H, "bm25": hits.bm25_H, "head": _of_the_head(asked.query, hits, head)}
     found |= _of_words(asked.query, columns, statistics)
     found |= _of_the_log(asked.query, columns, statistics)
     found |= _of_the_listing(asked, columns)
-    whole_HF = np.empty((len(cosine_H), len(NAMES)), np.float32)
+    whole_HF = np.empty((len(hits), len(NAMES)), np.float32)
     for place, name in enumerate(NAMES):
         whole_HF[:, place] = found[name]
     return rounded(whole_HF)
@@ -100,6 +106,15 @@ def rounded(features_HF: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     bits_HF = features_HF.view(np.uint32) + np.uint32(1 << 5)
     return (bits_HF & ~np.uint32((1 << 6) - 1)).view(np.float32)
+
+
+def _of_the_head(query: str, hits: Hits, head: QueryHead | None) -> Floats | float:
+    """The head's logit of the query, (H,)."""
+    line = head.line(query) if head is not None else None
+    if line is None:
+        return np.nan
+    vector, slope, level = line
+    return slope * hits.cosines(vector) + level
 
 
 def _of_words(query: str, columns: SignalColumns, statistics: Statistics) -> Columns:

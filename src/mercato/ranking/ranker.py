@@ -22,6 +22,8 @@ from mercato.errors import MercatoError
 from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
+from mercato.runs.folder import load_query_head
+from mercato.runs.query_head import QueryHead
 
 FOLDER = "ranking"  # in the run's
 CARD, TREES, DLRM, STATISTICS = "ranking.json", "trees.onnx", "dlrm.onnx", "statistics.npz"
@@ -29,6 +31,16 @@ METRICS = "metrics.json"
 
 Stage = Literal["trees", "dlrm"]
 Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Hits as a ranker sees them: their scores by each stage, (H,), the last one's being what they are ordered by, and
+    the features that these were made of, (H, F); without scores there are none.
+    """
+
+    stages: Mapping[Stage, Scores]
+    features_HF: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +52,8 @@ class Ranker:
     dlrm: InferenceSession | None  # None where the market was too small for it
     worth_K: NDArray[np.float64]  # of each step along the chain, beyond the one before
     settings: Ranking
+    head: QueryHead | None = None  # the run's
+    features_version: str | None = None  # see `features_version`
     clock: Callable[[], float] = time.perf_counter
 
     @classmethod
@@ -61,16 +75,25 @@ class Ranker:
             )
         models = {name: (folder / name).read_bytes() for name in (TREES, DLRM) if (folder / name).is_file()}
         settings = Ranking.model_validate(card["settings"])
-        return cls.of(models, Statistics.load(folder / STATISTICS), card["gains"], settings)
+        statistics = Statistics.load(folder / STATISTICS)
+        return cls.of(models, statistics, card["gains"], settings, load_query_head(run), features_version(card["run"]))
 
     @classmethod
-    def of(cls, models: Mapping[str, bytes], statistics: Statistics, gains: Sequence[float], settings: Ranking) -> Self:
+    def of(
+        cls,
+        models: Mapping[str, bytes],
+        statistics: Statistics,
+        gains: Sequence[float],
+        settings: Ranking,
+        head: QueryHead | None,
+        version: str,
+    ) -> Self:
         """A ranker of the ONNX models `TREES` and, where there is one, `DLRM`."""
         network = session(models[DLRM]) if DLRM in models else None
-        return cls(statistics, session(models[TREES]), network, np.diff(gains), settings)
+        return cls(statistics, session(models[TREES]), network, np.diff(gains), settings, head, version)
 
-    def rank(self, asked: Asked, hits: Hits, begun: float | None = None) -> dict[Stage, Scores]:
-        """The scores of hits by each stage, (H,), higher is better; by the last one they are ordered.
+    def rank(self, asked: Asked, hits: Hits, begun: float | None = None) -> Scored:
+        """The scores of hits by each stage, higher is better.
 
         Stage 2 gives the best of stage 1 the worth that it expects of them; the rest follows in stage 1's order. A
         stage is left out, and what follows it, where there is no time for it or its scores are not finite.
@@ -81,25 +104,26 @@ class Ranker:
             begun: when, by the clock; no stage begins later than the deadline after that. None: there is none.
         """
         if self._is_late(begun):
-            return {}
+            return Scored({})
         columns = hits.signals()
-        features_HF = features_of(asked, hits.cosine_H, hits.bm25_H, columns, self.statistics)
+        features_HF = features_of(asked, hits, columns, self.statistics, self.head)
         trees_H = predicted(self.trees, features_HF)
         if not np.isfinite(trees_H).all():
-            return {}
+            return Scored({})
+        first = Scored({"trees": trees_H}, features_HF)
         if self.dlrm is None or self._is_late(begun):
-            return {"trees": trees_H}
+            return first
         order_H = np.argsort(-trees_H, kind="stable")
         best, rest = order_H[: self.settings.dlrm.best], order_H[self.settings.dlrm.best :]
         ids_bT = ids_of(asked.query, columns.take(best))
         worth_b = self.worths(features_HF[best], trees_H[best], ids_bT)
         if not np.isfinite(worth_b).all():
-            return {"trees": trees_H}
+            return first
         scores_H = np.empty_like(trees_H)
         scores_H[best] = worth_b
         if len(rest):
             scores_H[rest] = trees_H[rest] - trees_H[rest[0]] + worth_b.min() - 1
-        return {"trees": trees_H, "dlrm": scores_H}
+        return Scored({"trees": trees_H, "dlrm": scores_H}, features_HF)
 
     def worths(self, features_HF: NDArray[np.float32], trees_H: Scores, ids_HT: NDArray[np.uint64]) -> Scores:
         """The worth that stage 2 expects of each hit at the first place, (H,)."""
@@ -110,6 +134,11 @@ class Ranker:
 
     def _is_late(self, begun: float | None) -> bool:
         return begun is not None and (self.clock() - begun) * 1000 > self.settings.deadline_ms
+
+
+def features_version(fingerprint: str) -> str:
+    """What the features of a run are logged as: those of another meaning or of other vectors are other features."""
+    return f"{VERSION} {fingerprint}"
 
 
 def session(model: bytes) -> InferenceSession:

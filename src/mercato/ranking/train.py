@@ -47,6 +47,7 @@ from mercato.ranking.ranker import (
     TREES,
     Ranker,
     chances,
+    features_version,
     predicted,
     session,
 )
@@ -92,21 +93,23 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
     settings = load_recipe_and_featurizer(run)[0].ranking
     lists = _lists(market)
     encoder = OnnxEncoder(run, market.path)
+    head, version = encoder.query_head, features_version(run_fingerprint(run))
     with open_index(url, read_only=True) as index:
         if index.fingerprint.split()[:1] != [run_fingerprint(run)]:
             raise MercatoError(f"{url} was not made by {run}: build it again with `mercato index {run}`")
         before, known = _counted(lists, market, index)
         gains: Sequence[float] = settings.gains
         if len(lists):
-            learned = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, before)
+            learned = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, before, head, version)
         else:
-            learned, gains = judged(_judgments(market), split_cutoff(market, SPLITS), encoder, index, before)
+            as_of = split_cutoff(market, SPLITS)
+            learned, gains = judged(_judgments(market), as_of, encoder, index, before, head)
         if not learned.tells_apart:
             raise MercatoError(f"{market.path}: what the ranker would learn from is all alike: nothing is better there")
         note(f"  learning from {len(learned.sizes):,} lists of {len(learned.grades_P):,} products")
         booster = gbdt.fit(learned, gains, settings.trees, seed)
         models = {TREES: _exported_trees(booster, learned)} | _second_stage(learned, gains, settings, seed)
-        ranker = Ranker.of(models, known, gains, settings)
+        ranker = Ranker.of(models, known, gains, settings, head, version)
         if len(lists) and market.has("judgments"):
             _check_relevance(replace(ranker, statistics=before), encoder, index, market)
         metrics = _measured(ranker, encoder, index, market, seed)
@@ -270,7 +273,7 @@ def _search(ranker: Ranker, encoder: Encoder, index: Index, market: Market, data
         "trees" if ranker.dlrm is None else "dlrm",
         lambda asked, hits: {
             COSINE: hits.cosine_H,
-            **{str(name): x_H for name, x_H in ranker.rank(asked, hits).items()},
+            **{str(name): x_H for name, x_H in ranker.rank(asked, hits).stages.items()},
         },
         encoder,
         index,

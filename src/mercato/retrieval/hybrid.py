@@ -75,7 +75,7 @@ class Snapshot(Protocol):
         ...
 
     def cosines(self, vector: Vector, rows_K: Rows) -> Scores:
-        """Return the cosine of each of these products (K,)."""
+        """Return the cosine of each of these products (K,). It may be called after the snapshot was let go."""
         ...
 
     def bm25s(self, words: Sequence[str], rows_K: Rows) -> Scores:

@@ -47,7 +47,12 @@ class Source(Protocol):
         """Return what ranking reads of these products."""
         ...
 
+    def cosines(self, vector: Vector, rows_K: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the cosine of each of these products with a unit vector (d,): (K,)."""
+        ...
 
+
+_DETACHED = "these hits were detached from the index that found them"
 _COLUMNS = ("cosine_H", "bm25_H", "by_ann_H", "by_text_H", "exact_H")
 
 
@@ -104,6 +109,10 @@ class Hits(Sequence[Hit]):
         """What ranking reads of all of them; of hits that were detached nothing is left."""
         return self._source.signals(self.rows_H)
 
+    def cosines(self, vector: Vector) -> NDArray[np.float64]:
+        """The cosine of each with another unit vector (d,) than the expression's: (H,); not of detached hits either."""
+        return self._source.cosines(vector, self.rows_H)
+
     def take(self, places_h: NDArray[np.int64]) -> Hits:
         """Some of the hits, in that order."""
         return Hits(self._source, self.rows_H[places_h], **{name: getattr(self, name)[places_h] for name in _COLUMNS})
@@ -135,7 +144,10 @@ class _Names:
         return [self._together[self._ends[row] : self._ends[row + 1]].decode() for row in rows_K.tolist()]
 
     def signals(self, rows_K: NDArray[np.int64]) -> SignalColumns:
-        raise MercatoError("these hits were detached from the index that found them")
+        raise MercatoError(_DETACHED)
+
+    def cosines(self, vector: Vector, rows_K: NDArray[np.int64]) -> NDArray[np.float64]:
+        raise MercatoError(_DETACHED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mercato.data.normalize import normalize
 
 BATCH = 256  # products at once: with the paper's 45,000 queries, 46 MB of logits
 NO_HEAD = "no classification head: train with head.queries above 0 in the recipe (the paper's: 45,000)"
@@ -36,6 +39,24 @@ class QueryHead:
             for odds_Y, best_K in zip(odds_BY, best_BK, strict=True):
                 found.append([(self.queries[place], float(odds_Y[place])) for place in best_K])
         return found
+
+    def line(self, query: str) -> tuple[NDArray[np.float32], float, float] | None:
+        """What a query's logit is made of: a unit vector u (D,), a slope and a level, the logit of a product's unit
+        vector v being slope · u·v + level. None of a query that the head does not know.
+
+        A higher logit makes the query likelier for a product; how likely it is depends on all others' logits too.
+        """
+        place = self._places.get(normalize(query))
+        if place is None:
+            return None
+        weight_D = self.weight_YD[place]
+        length = float(np.linalg.norm(weight_D))
+        return weight_D / np.float32(length or 1.0), length, float(self.bias_Y[place])
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Of each query in its normal form, the first where several share one: the most common."""
+        return {normalize(query): place for place, query in reversed([*enumerate(self.queries)])}
 
 
 def _top(scores_BY: NDArray[np.float32], k: int) -> NDArray[np.int64]:

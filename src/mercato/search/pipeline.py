@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mercato.catalogue.products import ProductDocument
 from mercato.catalogue.store import Catalogue
@@ -41,6 +42,7 @@ class PageHit:
     distance_km: float | None  # from the searcher's location
     rank_score: float | None  # what it was ordered by; None where nothing ranked
     places: Mapping[str, int] | None  # among the candidates, from 1: by retrieval, then by each ranking stage
+    features_F: NDArray[np.float32] | None  # what it was ordered by, where the search is logged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Page:
     """A page of results. `cursor` asks for the next one, None on the last; that one is `truncated` where more was
     found than a search shows (`RetrievalPolicy.deepest`). `total` is how many products match the filters, exactly.
     `ranked_by` is the last ranking stage that ordered the hits; None: they are in retrieval's order.
+    `features_version` says which features the hits of a logged search have.
     """
 
     query_id: str
@@ -56,6 +59,7 @@ class Page:
     truncated: bool
     total: int
     ranked_by: Stage | None
+    features_version: str | None
     took_ms: float
 
 
@@ -79,8 +83,10 @@ class Searcher:
         self._signer = CursorSigner(catalogue.settings.secret("cursor"))
         self._windows: TTLCache[str, Window] = TTLCache(KEPT_HITS, CURSOR_SECONDS, size=lambda window: len(window.hits))
 
-    def search(self, request: SearchRequest) -> Page:
+    def search(self, request: SearchRequest, logged: float = 0.0) -> Page:
         """One page of results: the best that has not been shown, exists and still meets the filters.
+
+        Of this share of the searches, `logged`, ranked hits come with the features that they were ordered by.
 
         Raises:
             ExpiredError: the cursor is too old.
@@ -90,7 +96,8 @@ class Searcher:
         owner = _digest(request)
         cursor = self._signer.decode(request.cursor, owner) if request.cursor else self._begun()
         size = min(request.page_size, self._policy.deepest - len(cursor.shown))
-        hits, more, ranked_by = self._page(request, cursor, size, start)
+        is_logged = int(cursor.query_id[:8], 16) < logged * 2**32  # it is random, and the same on all pages
+        hits, more, ranked_by = self._page(request, cursor, size, start, is_logged)
         shown = cursor.and_shown(hit.product["product_id"] for hit in hits)
         truncated = more and len(shown.shown) >= self._policy.deepest
         total = self._index.count(request.filters)
@@ -102,11 +109,12 @@ class Searcher:
             truncated=truncated,
             total=total,
             ranked_by=ranked_by,
+            features_version=self._ranker.features_version if self._ranker and is_logged else None,
             took_ms=took_ms,
         )
 
     def _page(
-        self, request: SearchRequest, cursor: Cursor, size: int, begun: float
+        self, request: SearchRequest, cursor: Cursor, size: int, begun: float, logged: bool
     ) -> tuple[tuple[PageHit, ...], bool, Stage | None]:
         """The next `size` hits, whether more follow, and what ranked them: from the window as it is, then from deeper
         ones.
@@ -124,7 +132,8 @@ class Searcher:
                 break
             if window is None or effort.digs_deeper_than(window.effort):
                 expression = expression or self._expression(request)
-                window = self._ranked(self._retrieved(expression, effort), expression, request, cursor, begun)
+                found = self._retrieved(expression, effort)
+                window = self._ranked(found, expression, request, cursor, begun, logged)
         if window is not None and len(hits) > size:
             self._windows.put(cursor.query_id, window.kept())
         return hits[:size], len(hits) > size, window.ranked_by if window else None
@@ -148,7 +157,13 @@ class Searcher:
         return Window(hits, effort, whole=no_more_words and no_more_near)
 
     def _ranked(
-        self, window: Window, expression: Expression, request: SearchRequest, cursor: Cursor, begun: float
+        self,
+        window: Window,
+        expression: Expression,
+        request: SearchRequest,
+        cursor: Cursor,
+        begun: float,
+        logged: bool,
     ) -> Window:
         """The window in the ranker's order, exact hits first; as it is where it has nothing to go by, or no time."""
         if self._ranker is None or expression.vector is None or expression.text is None or not len(window.hits):
@@ -157,7 +172,7 @@ class Searcher:
         moment = datetime.fromtimestamp(cursor.as_of, UTC)
         asked = Asked(expression.text, moment, *((place.latitude, place.longitude) if place else (None, None)))
         ranked = self._ranker.rank(asked, window.hits, begun)
-        return window.ordered(ranked) if ranked else window
+        return window.ordered(ranked, logged) if ranked.stages else window
 
     def _cut(
         self, window: Window, request: SearchRequest, cursor: Cursor, count: int, read: _Read
@@ -177,7 +192,9 @@ class Searcher:
                     continue  # since it was indexed it has changed, so that no page of this search may show it
                 distance = distance_km(request.location, product)
                 position = len(cursor.shown) + len(found) + 1
-                found[hit.product_id] = PageHit(position, hit, product, distance, *window.ranking(place))
+                found[hit.product_id] = PageHit(
+                    position, hit, product, distance, *window.ranking(place), window.features(place)
+                )
         return tuple(found.values())[:count]
 
     def _begun(self) -> Cursor:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mercato.catalogue.products import ProductDocument
-from mercato.ranking.ranker import Stage
+from mercato.ranking.ranker import Scored, Stage
 from mercato.retrieval.expression import Filters, GeoRadius, category_path
 from mercato.retrieval.protocol import Hits
 from mercato.search.paging import shown_as
@@ -31,6 +31,7 @@ class Window:
     effort: Effort  # that it was retrieved with
     whole: bool
     scores_H: NDArray[np.float32] | None = None  # by which a ranker has ordered them
+    features_HF: NDArray[np.float32] | None = None  # and what these were made of, where that is logged
     places: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # (H,), by retrieval and each ranking stage
 
     @property
@@ -38,20 +39,26 @@ class Window:
         """The last ranking stage; None: they are in retrieval's order."""
         return cast(Stage, [*self.places][-1]) if self.places else None
 
-    def ordered(self, ranked: Mapping[Stage, NDArray[np.float32]]) -> Window:
-        """The same in the order of the last of a ranker's stages, exact hits first."""
+    def ordered(self, ranked: Scored, logged: bool = False) -> Window:
+        """The same in the order of the last of a ranker's stages, exact hits first, with features to be logged."""
         places = {"retrieval": np.arange(len(self.hits))}
-        for stage, scores_H in ranked.items():
+        for stage, scores_H in ranked.stages.items():
             order_H = np.lexsort([-scores_H, ~self.hits.exact_H])
             places[stage] = np.argsort(order_H)
         by_stage = {stage: place_H[order_H] for stage, place_H in places.items()}
-        return replace(self, hits=self.hits.take(order_H), scores_H=scores_H[order_H], places=by_stage)
+        features_HF = ranked.features_HF[order_H] if logged and ranked.features_HF is not None else None
+        hits = self.hits.take(order_H)
+        return replace(self, hits=hits, scores_H=scores_H[order_H], features_HF=features_HF, places=by_stage)
 
     def ranking(self, place: int) -> tuple[float | None, dict[str, int] | None]:
         """The score that a hit was ordered by, and its places by stage, from 1; None where nothing ranked."""
         if self.scores_H is None:
             return None, None
         return float(self.scores_H[place]), {stage: int(place_H[place]) + 1 for stage, place_H in self.places.items()}
+
+    def features(self, place: int) -> NDArray[np.float32] | None:
+        """What a hit was ordered by, (F,), where that is logged."""
+        return None if self.features_HF is None else self.features_HF[place]
 
     def kept(self) -> Window:
         """The same, to be kept: the index's generation may be removed meanwhile."""

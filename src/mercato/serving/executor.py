@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+log = logging.getLogger("mercato.serving")
 
 T = TypeVar("T")
 
@@ -31,16 +34,26 @@ class BoundedExecutor:
         Raises:
             OverloadError: all places are taken, or the time is over.
         """
-        if self._inside >= self._capacity:
+        if (work := self._begin(call)) is None:
             raise OverloadError("the server is at its capacity; try again in a second")
-        self._inside += 1
-        loop = asyncio.get_running_loop()
-        work: Future[T] = self._pool.submit(call)
-        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(work), self._timeout)
         except TimeoutError:
             raise OverloadError(f"no answer within {self._timeout:g} s; try again in a second") from None
+
+    def spare(self, call: Callable[[], None]) -> None:
+        """Run `call()` in a thread with nobody waiting for it; not at all where all places are taken."""
+        if (work := self._begin(call)) is not None:
+            work.add_done_callback(_report)
+
+    def _begin(self, call: Callable[[], T]) -> Future[T] | None:
+        if self._inside >= self._capacity:
+            return None
+        self._inside += 1
+        loop = asyncio.get_running_loop()
+        work: Future[T] = self._pool.submit(call)
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
+        return work
 
     def close(self) -> None:
         """Wait for what runs and refuse everything after."""
@@ -48,3 +61,8 @@ class BoundedExecutor:
 
     def _leave(self) -> None:
         self._inside -= 1
+
+
+def _report(work: Future[None]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        log.error("what nobody waited for failed: %s", type(error).__name__)

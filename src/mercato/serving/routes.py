@@ -12,6 +12,8 @@ from mercato.catalogue.events import event_rows
 from mercato.catalogue.images import market_image
 from mercato.errors import NotFoundError
 from mercato.retrieval.expression import Filters
+from mercato.search.logged import feature_rows
+from mercato.search.pipeline import Page
 from mercato.serving import bodies
 from mercato.serving.executor import OverloadError
 from mercato.serving.problems import problems
@@ -27,13 +29,16 @@ _IMAGES: dict[int | str, dict[str, Any]] = {200: {"content": {f"image/{kind}": {
 async def search(body: bodies.SearchIn, served: Served) -> Response:
     """Search; or browse the filtered catalogue with an empty query."""
 
-    def find() -> Response:
+    def find() -> tuple[Page, Response]:
         with served.deployments.using() as deployment:
-            page = deployment.searcher.search(body.request())
+            page = deployment.searcher.search(body.request(), served.settings.logged)
         served.metrics.ranked(page.ranked_by)
-        return json_response(page_json(page))
+        return page, json_response(page_json(page))
 
-    return await served.reading.run(find)
+    page, response = await served.reading.run(find)
+    if rows := feature_rows(page):
+        served.writing.spare(lambda: served.catalogue.features.append(rows))
+    return response
 
 
 @router.post("/v1/explain", response_model=bodies.ExplainOut, responses=problems(400, 404, 413, 422, 503))

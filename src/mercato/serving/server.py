@@ -34,16 +34,17 @@ KEY = "MERCATO_API_KEY"
 KEY_FILE = ".api-key"
 
 
-def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers: int = 0) -> None:
+def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers: int = 0, logged: float = 0.1) -> None:
     """Serve until interrupted.
 
-    This process holds the market: it writes the index and moves the events. Without workers it answers as well; workers
-    are processes of their own, which read the index and share what the catalogue holds.
+    This process holds the market: it writes the index and moves what is logged. Without workers it answers as well;
+    workers are processes of their own, which read the index and share what the catalogue holds.
 
     Where MERCATO_API_KEY is not set, a key for writes is made and left in the market's folder (`.api-key`, mode 0600).
 
     What serves is the index's served generation with the run that made it: `run`, or after a swap another that is known
-    to the catalogue. Swaps are followed.
+    to the catalogue. Swaps are followed. Of the share `logged` of the searches, the features that their hits were
+    ordered by are kept in the market's table `features`.
 
     Raises:
         MercatoError: the market is served already, or the index was made by another run that is not known.
@@ -53,10 +54,10 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
         seed(catalogue, market)
         rollout = opened.enter_context(closing(Rollout(url, market, catalogue, writes=True)))
         key = os.environ.get(KEY)
-        settings = Settings(api_key=key or secrets.token_urlsafe(24))
+        settings = Settings(api_key=key or secrets.token_urlsafe(24), logged=logged)
         info = market_info(market, catalogue.products.documents(most=SAMPLED))
         # The market's lock allows one server: what a killed one held on the outbox is this one's.
-        ingestion = IngestionWorker(catalogue, rollout.targets, market.path / "events", "server")
+        ingestion = IngestionWorker(catalogue, rollout.targets, market.path, "server")
         with listen(port, host) as listening, ingestion, rollout.watching(ingestion.retarget):
             if not key:
                 file = market.path / KEY_FILE

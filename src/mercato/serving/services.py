@@ -25,6 +25,7 @@ class Settings:
     searches: int = 2  # run at once; more wait for one another, and the loop for them
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
+    logged: float = 0.1  # the share of the searches whose hits' features are kept for later training
     outbox_bound: int = 100_000  # products waiting to be embedded beyond which writes are refused
 
 

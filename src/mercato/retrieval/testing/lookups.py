@@ -48,6 +48,22 @@ class LookupContract:
                 index.upsert([_listing(0, rich=True)])
                 self._holds(index, records | {"p0": _listing(0, rich=True)})
 
+    def test_hits_can_be_compared_with_another_vector(self, url: str) -> None:
+        """Of unit length, after the search: those that were indexed at once and those written since."""
+        other = np.roll(QUERY, 1) / np.linalg.norm(QUERY)
+        expression = Expression(vector=QUERY)
+        records = {f"p{number}": _listing(number) for number in range(6)}
+        with holding(url, [*records.values()][:4]) as index:
+            if index.capabilities.compaction:
+                index.compact()
+            index.upsert([*records.values()][4:])
+            for hits in (index.search(expression, EVERYTHING), index.lookup(expression, ["p5", "p0"])):
+                for some in (hits, hits[1:], hits[:0]):
+                    expected = [float(records[product_id].vector @ other) for product_id in some.product_ids]
+                    np.testing.assert_allclose(some.cosines(other), expected, atol=1e-5)
+            with refused("detached"):
+                hits.detached().cosines(other)
+
     def _holds(self, index: Index, records: dict[str, IndexRecord]) -> None:
         named = index.lookup(Expression(vector=QUERY), ["p6", "p0", "p2", "p1"])
         for hits in (named, index.search(Expression(vector=QUERY), EVERYTHING), named[:0]):

@@ -122,7 +122,7 @@ class Opened:
         return np.array([self._row(product_id) for product_id in product_ids], np.int64)
 
     def close(self) -> None:
-        """Let go of everything; ids and signals of rows may still be asked for."""
+        """Let go of everything; ids, signals and vectors of rows may still be read."""
         self._closing.close()
 
     def _row(self, product_id: str) -> int:
