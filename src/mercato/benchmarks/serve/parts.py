@@ -20,10 +20,11 @@ from mercato.search.policy import RetrievalPolicy
 from mercato.serving.bodies import SearchIn
 from mercato.serving.serialize import json_response, page_json
 
-PARTS = READ, ENCODE, RETRIEVE, COUNT, FETCH, OTHER, WRITE = (
+PARTS = READ, ENCODE, RETRIEVE, RANK, COUNT, FETCH, OTHER, WRITE = (
     "read the request",
     "encode",
     "retrieve",
+    "rank",
     "count",
     "fetch",
     "other",
@@ -34,8 +35,9 @@ PARTS = READ, ENCODE, RETRIEVE, COUNT, FETCH, OTHER, WRITE = (
 def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Milliseconds that each part takes of a search, on average over the middle half of these, ordered by their time.
 
-    What the catalogue, the index and the encoder take is measured around their calls; `other` is what is left of the
-    pipeline: the window, the filters once more, the cursor. Half of the searches are asked first to warm up.
+    What the catalogue, the index, the encoder and the run's ranker take is measured around their calls; `other` is what
+    is left of the pipeline: the window, the filters once more, the cursor. Half of the searches are asked first to warm
+    up.
     """
     watch = _Stopwatch()
     catalogue = Catalogue.open(market.path / CATALOGUE)
@@ -44,7 +46,8 @@ def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str
             encoder = watch.around(OnnxEncoder(run, market.path), encode_queries=ENCODE)
             retrieval = watch.around(opened, search=RETRIEVE, count=COUNT)
             catalogue.products = watch.around(catalogue.products, get_many=FETCH)
-            searcher = Searcher(encoder, retrieval, catalogue, RetrievalPolicy.of_run(run), Ranker.of_run(run))
+            ranker = watch.around(found, rank=RANK) if (found := Ranker.of_run(run)) else None
+            searcher = Searcher(encoder, retrieval, catalogue, RetrievalPolicy.of_run(run), ranker)
             warm = len(bodies) // 2
             timed = [_one(searcher, watch, body) for body in bodies][warm:]
     finally:
