@@ -44,8 +44,11 @@ def lines(
     y_label: str = "",
     square: bool = False,
     whole_x: bool = False,
+    from_zero: bool = False,
 ) -> str:
-    """Line chart of (name, css class, points); `square` fixes both axes to 0 … 1 and draws the diagonal."""
+    """Line chart of (name, css class, points); `square` fixes both axes to 0 … 1 and draws the diagonal, `from_zero`
+    begins the upward one at 0.
+    """
     points = [point for _, _, line in series for point in line]
     if square:
         x_low, x_high, y_low, y_high = 0.0, 1.0, 0.0, 1.0
@@ -53,7 +56,7 @@ def lines(
         x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
         y_low, y_high = min(y for _, y in points), max(y for _, y in points)
         margin = (y_high - y_low) * 0.08 or abs(y_high) * 0.1 or 0.1
-        y_low, y_high = y_low - margin, y_high + margin
+        y_low, y_high = 0.0 if from_zero else y_low - margin, y_high + margin
     left, bottom, width, height = 46, 36, 424, 330 if square else 232
     spread = (x_high - x_low) or 1.0
 

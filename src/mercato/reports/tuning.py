@@ -10,7 +10,7 @@ from rich.text import Text
 
 from mercato.data.market import Market
 from mercato.experiments.tuning.choosing import Constraints
-from mercato.experiments.tuning.paging import DYNAMIC, Paging
+from mercato.experiments.tuning.paging import Paging
 from mercato.experiments.tuning.tune import Tuned, tune
 from mercato.files import write_atomic
 from mercato.reports.charts import decimal
@@ -51,8 +51,8 @@ def _paging(paging: Paging) -> Table:
                 continue
             ms = name == "cpu_ms"
             cells.append(f"{each.estimates[name].value:.2f}" if ms else decimal(each.estimates[name].value))
-            if policy != DYNAMIC:
+            if (policy, name) in paging.differences:
                 difference = paging.differences[policy, name][0]
                 cells[-1] += f" ({difference:+.2f})" if ms else f" ({signed(difference)})"
-        table.add_row(policy, *cells, f"{each.first_p99_ms:.1f}")
+        table.add_row(policy + (" (chosen)" if policy == paging.chosen else ""), *cells, f"{each.first_p99_ms:.1f}")
     return table

@@ -9,7 +9,7 @@ from importlib.resources import files
 from mercato.evaluation.metrics.bootstrap import Interval
 from mercato.experiments.tuning.choosing import LOSS
 from mercato.experiments.tuning.measuring import MEASURES, Measured
-from mercato.experiments.tuning.paging import DYNAMIC, PAGE_SIZE, Paging
+from mercato.experiments.tuning.paging import PAGE_SIZE, USUAL, Paging
 from mercato.experiments.tuning.settings import Setting, Stages
 from mercato.experiments.tuning.tune import Tuned
 from mercato.reports.charts import decimal, lines
@@ -55,18 +55,12 @@ def page(tuned: Tuned) -> str:
 def sentences(tuned: Tuned) -> list[str]:
     """The choice and what it is worth, for people."""
     if tuned.refused:
-        return [f"Nothing was written: {tuned.refused}."]
-    assert tuned.first and tuned.later
-    told = [
-        f"A first page is searched with {words(tuned.first.setting)}: {_in_ms(tuned.first)};"
-        f" later pages with {words(tuned.later.setting)} at least."
-    ]
-    usual = next((each for each in tuned.measured if each.setting == tuned.usual), None)
-    if usual and usual is not tuned.first:
-        told.append(f"The usual first page, {words(usual.setting)}, takes {_in_ms(usual)}.")
-    if tuned.paging:
-        told.append(_saved(tuned.paging))
-    return told
+        return [f"Nothing was written: {tuned.refused}.", f"The nearest: {_in_words(tuned.first)}."]
+    told = [f"As good as any, and cheap, for a first page: {_in_words(tuned.first)}."]
+    usual = next(each for each in tuned.measured if each.setting == tuned.usual)
+    if usual.setting != tuned.first.setting:
+        told.append(f"The usual first page: {_in_words(usual)}.")
+    return [*told, *([_saved(tuned.paging)] if tuned.paging else [])]
 
 
 def words(setting: Setting) -> str:
@@ -77,8 +71,11 @@ def words(setting: Setting) -> str:
     return f"ef_search {effort.ef_search}, {effort.candidates} candidates{text}, {near}"
 
 
-def _in_ms(each: Measured) -> str:
-    return f"{each.figures['cpu_ms']:.1f} CPU ms, p99 {each.figures['p99_ms']:.1f} ms"
+def _in_words(each: Measured) -> str:
+    cost = f"{each.figures['cpu_ms']:.1f} CPU ms, p99 {each.figures['p99_ms']:.1f} ms"
+    told = ((name, each.value(name)) for name in ("precision", "ndcg@10"))
+    found = [f"{LABELS[name]} {figure(name, value)}" for name, value in told if value is not None]
+    return f"{words(each.setting)} ({', '.join([cost, *found])})"
 
 
 def lever(setting: Setting, name: str) -> str:
@@ -106,8 +103,8 @@ def worth_a_look(tuned: Tuned) -> list[tuple[Measured, str]]:
         names = [
             name
             for name, it in (
-                ("first page", each is tuned.first),
-                ("later pages", each is tuned.later),
+                ("first page", each.setting == tuned.first.setting),
+                ("later pages", tuned.later is not None and each.setting == tuned.later.setting),
                 ("usual", each.setting == tuned.usual),
                 ("frontier", each in best),
             )
@@ -133,16 +130,18 @@ def _head(tuned: Tuned) -> str:
 def _policy(tuned: Tuned) -> str:
     if tuned.pages is None:
         return ""
-    names = ("first page", "second page", "all after it")
+    names = ("first page", "second page", "all after it") if len(tuned.pages) == 3 else ("every page",)
+    head = "".join(f'<th class="number">{LEVERS[each]}</th>' for each in [*LEVERS][:-1])
     body = "".join(
         f"<tr><td>{name}</td>"
         + "".join(f'<td class="number">{lever(Setting(effort, tuned.serving), each)}</td>' for each in [*LEVERS][:-1])
         + "</tr>"
         for name, effort in zip(names, tuned.pages, strict=True)
     )
-    head = "".join(f'<th class="number">{LEVERS[each]}</th>' for each in [*LEVERS][:-1])
-    title = "Page policy" + (" <small>not written</small>" if tuned.refused else "")
-    return f'<div class="panel scroll"><h3>{title}</h3><table><tr><th></th>{head}</tr>{body}</table></div>'
+    return (
+        '<div class="panel scroll"><h3>Page policy <small>as written to retrieval.json</small></h3><table>'
+        f"<tr><th></th>{head}</tr>{body}</table></div>"
+    )
 
 
 def _frontier(tuned: Tuned) -> str:
@@ -175,7 +174,7 @@ def _frontier(tuned: Tuned) -> str:
 
 
 def _css(each: Measured, tuned: Tuned, best: Sequence[Measured]) -> str:
-    if each is tuned.first:
+    if each.setting == tuned.first.setting:
         return "s1"
     if each.setting == tuned.usual:
         return "s4"
@@ -183,7 +182,7 @@ def _css(each: Measured, tuned: Tuned, best: Sequence[Measured]) -> str:
 
 
 def _name(each: Measured, tuned: Tuned) -> str:
-    return "first page" if each is tuned.first else "usual" if each.setting == tuned.usual else ""
+    return "first page" if each.setting == tuned.first.setting else "usual" if each.setting == tuned.usual else ""
 
 
 def _precision_matters(tuned: Tuned) -> str:
@@ -224,8 +223,10 @@ def _precision_matters(tuned: Tuned) -> str:
     )
 
 
-def _panel(title: str, series: Sequence[tuple[str, str, list[tuple[float, float]]]], x_label: str) -> str:
-    chart = lines(series, x_label=x_label)
+def _panel(
+    title: str, series: Sequence[tuple[str, str, list[tuple[float, float]]]], x_label: str, from_zero: bool = False
+) -> str:
+    chart = lines(series, x_label=x_label, from_zero=from_zero)
     return f'<div class="panel"><h3>{escape(title)}</h3>{chart}</div>'
 
 
@@ -243,10 +244,10 @@ def _levers(tuned: Tuned) -> str:
         cost = [("CPU ms", "s0", [(_number(each.setting, name), each.figures["cpu_ms"]) for each in swept])]
         if series:
             panels.append(_panel(LEVERS[name], series, LEVERS[name]))
-        panels.append(_panel(f"{LEVERS[name]}: CPU ms of page one", cost, LEVERS[name]))
+        panels.append(_panel(f"{LEVERS[name]}: CPU ms of page one", cost, LEVERS[name], from_zero=True))
     return (
-        '<h2>One lever at a time</h2><p class="soft">Each from where the levers before it were put, in this order:'
-        f" least cosine, words, candidates, ef_search.</p>{legend([*used.items()])}"
+        '<h2>One lever at a time</h2><p class="soft">Each from the usual first page, the others staying as they are'
+        f" there.</p>{legend([*used.items()])}"
         f'<div class="grid2">{"".join(panels)}</div>'
     )
 
@@ -258,17 +259,25 @@ def _number(setting: Setting, name: str) -> float:
 
 
 def _saved(paging: Paging) -> str:
-    """What the dynamic policy saves against its later effort on every page."""
-    fixed, dynamic = paging.replayed["second throughout"], paging.replayed[DYNAMIC]
-    saved = 1 - dynamic.estimates["cpu_ms"].value / fixed.estimates["cpu_ms"].value
-    told = f"Cheap first and deeper later it costs {dynamic.estimates['cpu_ms'].value:.1f} CPU ms a search"
-    told += (
-        f" in place of {fixed.estimates['cpu_ms'].value:.1f} ({percent(abs(saved))} {'less' if saved >= 0 else 'more'})"
-    )
-    if "engaged" in dynamic.estimates:
-        difference, interval = paging.differences["second throughout", "engaged"]
-        told += f"; the deep search throughout shows {signed(difference)}{_span(interval)} of the engaged products more"
-    return told + "."
+    """What the chosen policy saves against the others, by their whole searches."""
+    if paging.chosen is None:
+        return "No policy keeps to the constraints once it is replayed."
+    own = paging.replayed[paging.chosen].estimates
+    told = f"Replayed page by page, {paging.chosen} is chosen: {own['cpu_ms'].value:.1f} CPU ms a search"
+    others = []
+    for name in (USUAL, "deepest throughout"):
+        if name in paging.replayed and name != paging.chosen:
+            saved = 1 - own["cpu_ms"].value / paging.replayed[name].estimates["cpu_ms"].value
+            others.append(f"{percent(abs(saved))} {'less' if saved >= 0 else 'more'} than {name}{_seen(paging, name)}")
+    return told + "".join(f", {other}" for other in others) + "."
+
+
+def _seen(paging: Paging, name: str) -> str:
+    """How much more of the engaged products another policy shows."""
+    if (name, "engaged") not in paging.differences:
+        return ""
+    difference, interval = paging.differences[name, "engaged"]
+    return f" (which shows {signed(difference)}{_span(interval)} of the engaged products more)"
 
 
 def _paging(tuned: Tuned) -> str:
@@ -278,10 +287,11 @@ def _paging(tuned: Tuned) -> str:
             "nothing was chosen" if tuned.refused else "the market has no displayed lists that tell how far searches go"
         )
         return f'<h2>Cheap first page, deeper later</h2><p class="soft">Not replayed: {why}.</p>'
-    shown = [name for name in PAGED_FIGURES if name in paging.replayed[DYNAMIC].estimates]
+    shown = [name for name in PAGED_FIGURES if all(name in each.estimates for each in paging.replayed.values())]
     head = "".join(f'<th class="number">{PAGED_FIGURES[name]}</th>' for name in shown)
     body = "".join(
-        f"<tr><td>{escape(policy)}</td>{''.join(_paged_cell(paging, policy, name) for name in shown)}"
+        f"<tr{' class=best' if policy == paging.chosen else ''}><td>{escape(policy)}</td>"
+        f"{''.join(_paged_cell(paging, policy, name) for name in shown)}"
         f'<td class="number">{each.first_p99_ms:.1f}</td></tr>'
         for policy, each in paging.replayed.items()
     )
@@ -295,7 +305,7 @@ def _paging(tuned: Tuned) -> str:
     return (
         '<h2>Cheap first page, deeper later</h2><p class="soft">Golden queries paged through as a server answers them,'
         f" {PAGE_SIZE} a page; each page counts by the chance that a search goes on to it ({chances}: {source})."
-        " Small: less the dynamic policy, with 95% intervals that hold together.</p>"
+        " Bold: chosen. Small: each other one less that, with 95% intervals that hold together.</p>"
         f'<div class="panel scroll"><table class="settings"><tr><th>efforts</th>{head}<th class="number">first page,'
         f" p99 ms</th></tr>{body}</table></div>"
     )
@@ -304,7 +314,7 @@ def _paging(tuned: Tuned) -> str:
 def _paged_cell(paging: Paging, policy: str, name: str) -> str:
     value = paging.replayed[policy].estimates[name].value
     text = f"{value:.2f}" if name == "cpu_ms" else decimal(value)
-    if policy != DYNAMIC:
+    if (policy, name) in paging.differences:
         difference, interval = paging.differences[policy, name]
         told = f"{difference:+.2f}" if name == "cpu_ms" else signed(difference)
         text += f"<small>{told}{_span(interval, ms=name == 'cpu_ms')}</small>"
@@ -358,7 +368,8 @@ def _facts(tuned: Tuned) -> Iterator[tuple[str, str]]:
     precision = "free" if constraints.precision is None else f"≥ {constraints.precision:g}"
     choice = (
         f"the least CPU time of all that surely lose at most {LOSS:g} of nDCG@10 and of engaged products shown, beside"
-        " the best that meets the constraints; for later pages, of recall, whatever they take"
+        " the best that keeps to the constraints; for later pages, of recall, whatever they take; of policies, of what"
+        " is seen. A lever stays where it is unless another value is surely cheaper"
     )
     yield "golden queries", ", ".join(f"{count:,} {stratum}" for stratum, count in counts.items())
     yield "of", "the validation split: a third from each third of its searches, and queries that raters judged"

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mercato.evaluation.metrics.bootstrap import resample
-from mercato.experiments.tuning.choosing import Constraints, cheapest_as_good, choose, frontier, nearest_to, page_policy
+from mercato.experiments.tuning.choosing import (
+    Constraints,
+    cheapest_as_good,
+    choose_first,
+    choose_later,
+    frontier,
+    page_policy,
+)
 from mercato.experiments.tuning.measuring import Measured
 from mercato.experiments.tuning.settings import Setting
 from mercato.search.policy import Effort
@@ -52,6 +59,19 @@ def test_the_cheapest_of_those_that_surely_lose_no_more_than_the_bound():
     assert cheapest_as_good([best, worse], ["ndcg@10"]) is best
 
 
+def test_what_stands_stays_unless_another_is_surely_cheaper():
+    noise = np.random.default_rng(1).normal(0, 1, 20)
+    standing = measured(1, cpu_ms=5 + noise, **{"ndcg@10": 0.8})
+    hardly = measured(2, cpu_ms=4.9 - noise, **{"ndcg@10": 0.8})
+    surely = measured(3, cpu_ms=4.9 + noise, **{"ndcg@10": 0.8})
+    worse = measured(4, cpu_ms=4.8 + noise, **{"ndcg@10": 0.7})
+    better = measured(5, cpu_ms=9, **{"ndcg@10": 0.9})
+    assert cheapest_as_good([standing, hardly, worse], ["ndcg@10"], standing) is standing
+    assert cheapest_as_good([standing, hardly, worse], ["ndcg@10"]) is hardly
+    assert cheapest_as_good([standing, surely], ["ndcg@10"], standing) is surely
+    assert cheapest_as_good([standing, better], ["ndcg@10"], standing) is better
+
+
 def test_every_quality_counts_and_one_that_is_not_known_does_not():
     both = measured(2, cpu_ms=5, **{"ndcg@10": 0.8, "engaged_shown": 0.8})
     one = measured(1, cpu_ms=1, **{"ndcg@10": 0.8, "engaged_shown": 0.5})
@@ -88,15 +108,15 @@ SETTINGS = [
 )
 def test_the_first_page_meets_the_constraints_and_later_ones_are_as_precise(constraints, first, later):
     """Later pages may take their time."""
-    chosen = choose(SETTINGS, constraints)
-    assert [each.setting.effort.candidates for each in chosen] == [first, later]
-    assert not constraints.broken(chosen[0])
+    one = choose_first(SETTINGS, constraints, SETTINGS[0])
+    other = choose_later(SETTINGS, constraints, one)
+    assert [each.setting.effort.candidates for each in (one, other)] == [first, later]
+    assert not constraints.broken(one) and not constraints.without_times.broken(other)
 
 
 def test_constraints_that_no_setting_meets_are_named_with_the_nearest():
     impossible = Constraints(p99_ms=5, precision=0.65)
-    assert choose(SETTINGS, impossible) is None
-    nearest = nearest_to(impossible, SETTINGS)
+    nearest = choose_first(SETTINGS, impossible, SETTINGS[2])
     assert nearest is SETTINGS[0] and impossible.broken(nearest) == ["precision 0.600 < 0.65"]
     assert impossible.broken(SETTINGS[1]) == ["p99 6.0 ms > 5 ms", "precision 0.500 < 0.65"]
 

@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mercato.evaluation.metrics.bootstrap import resample
 from mercato.experiments.tuning import paging
 from mercato.experiments.tuning.golden import GoldenQuery
-from mercato.experiments.tuning.paging import PAGE_SIZE, PAGES, reach
+from mercato.experiments.tuning.paging import PAGE_SIZE, PAGES, Reach, policies, reach, replay
+from mercato.search.policy import Effort, RetrievalPolicy
 
 
 class Lists:
@@ -83,3 +85,48 @@ def test_each_page_counts_by_the_chance_that_it_is_asked_for():
     assert asked == [None, "1", "2"]
     assert row["engaged"] == pytest.approx((1 + 0.5 + 0.2) / 4) and row["relevant"] == pytest.approx(0.5)
     assert row["cpu_ms"] > 0 and row["first_ms"] > 0
+
+
+def test_each_policy_is_compared_once():
+    first, later = Effort(ef_search=64, candidates=50), Effort(ef_search=64, candidates=1000)
+    found = policies(first, later, RetrievalPolicy())
+    assert [*found] == ["deeper later", "usual", "first throughout", "later throughout"], "the deepest is the later"
+    assert found["deeper later"] == (first, later, later) and found["later throughout"] == (later,)
+    assert found["usual"] == RetrievalPolicy().pages
+
+
+class Bench:
+    """What a replay asks of it; its searchers are the policies themselves."""
+
+    golden = SimpleNamespace(queries=[GoldenQuery("q", None, "head", None, {}, frozenset("ab"))] * 8, relevant_grade=1)
+    weights_RQ = resample(8, 0, 50)
+
+    def searcher(self, pages, stages):
+        return pages
+
+
+@pytest.mark.parametrize(
+    ("costs", "seen", "late", "chosen"),
+    [
+        ({"deeper later": 5, "usual": 6}, {}, (), "deeper later"),
+        ({"deeper later": 5, "usual": 5}, {}, (), "deeper later"),
+        ({"deeper later": 6, "usual": 5}, {}, (), "usual"),
+        ({"deeper later": 6, "usual": 5}, {"usual": 0.5}, (), "deeper later"),
+        ({"deeper later": 5, "usual": 6}, {}, ("deeper later",), "usual"),
+        ({"deeper later": 5, "usual": 6}, {}, ("deeper later", "usual"), None),
+    ],
+)
+def test_the_cheapest_policy_that_shows_as_much_and_keeps_to_the_constraints(monkeypatch, costs, seen, late, chosen):
+    def paged(searcher, query, relevant_grade, chances_P):
+        (name,) = searcher
+        shown, first_ms = seen.get(name, 0.9), 99.0 if name in late else 1.0
+        return {"cpu_ms": costs[name], "engaged": shown, "relevant": np.nan, "first_ms": first_ms}
+
+    monkeypatch.setattr(paging, "_paged", paged)
+    compared, reached = {name: (name,) for name in costs}, Reach(np.ones(1), "lengths", None)
+    found = replay(Bench(), reached, compared, "none", lambda each: each.first_p99_ms < 9)
+    assert found.chosen == chosen
+    if chosen:
+        (other,) = {*costs} - {chosen}
+        assert found.differences[other, "cpu_ms"][0] == costs[other] - costs[chosen]
+        assert (chosen, "cpu_ms") not in found.differences and (other, "relevant") not in found.differences

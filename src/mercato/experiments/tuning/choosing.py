@@ -1,13 +1,15 @@
-"""The choice: constraints, the frontier, and the cheapest setting that is as good as any that meets the constraints."""
+"""The choice: constraints, the frontier, and the cheapest option that is as good as any."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from mercato.evaluation.metrics.arrays import FloatArray
+from mercato.evaluation.metrics.bootstrap import Estimate
 from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.experiments.tuning.measuring import Measured
 from mercato.search.policy import Effort, RetrievalPolicy
@@ -17,6 +19,18 @@ COST = "cpu_ms"
 SHOWN = ("ndcg@10", "engaged_shown")  # what a first page is for
 FOUND = ("recall", "engaged")  # what later pages are for
 GOOD = ("precision", "recall")  # beside the cost, the axes of the frontier
+
+
+class Estimated(Protocol):
+    """What is chosen from: something with figures, each with its bootstrap replicates."""
+
+    @property
+    def estimates(self) -> Mapping[str, Estimate]:
+        """By name, among them `COST`."""
+        ...
+
+
+Option = TypeVar("Option", bound=Estimated)
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,15 @@ class Constraints:
     def broken(self, measured: Measured) -> list[str]:
         """Which of them a setting breaks, as sentences."""
         return [text for text, excess in self._checked(measured) if excess > 0]
+
+    @property
+    def without_times(self) -> Constraints:
+        """What later pages must keep to."""
+        return replace(self, p99_ms=None)
+
+    def in_time(self, p99_ms: float) -> bool:
+        """Whether a first page that takes so long keeps to them."""
+        return self.p99_ms is None or p99_ms <= self.p99_ms
 
     def distance(self, measured: Measured) -> float:
         """By how much a setting breaks them, each as a share of its bound."""
@@ -49,40 +72,45 @@ def nearest_to(constraints: Constraints, measured: Sequence[Measured]) -> Measur
     return min(measured, key=constraints.distance)
 
 
-def cheapest_as_good(measured: Sequence[Measured], qualities: Sequence[str]) -> Measured:
-    """The setting of the least processor time that surely loses at most `LOSS` of each quality to the best of them.
+def cheapest_as_good(options: Sequence[Option], qualities: Sequence[str], standing: Option | None = None) -> Option:
+    """The option of the least processor time that surely loses at most `LOSS` of each quality to the best of them.
 
-    The best has the highest mean of those qualities that are defined. "Surely" is by the lower ends of the 95 %
-    intervals of the paired differences, over other golden queries, that hold for all settings together.
+    The best has the highest mean of those qualities that are defined. The standing one stays unless another is surely
+    cheaper. "Surely" is by 95 % intervals of paired differences, over other golden queries, that hold for all options
+    together.
     """
-    defined = [name for name in qualities if all(name in each.estimates for each in measured)]
-    if not defined:
-        return min(measured, key=_cost)
-    best = max(measured, key=lambda each: np.mean([each.estimates[name].value for name in defined]))
+    defined = [name for name in qualities if all(name in each.estimates for each in options)]
+    best = max(options, key=lambda each: sum(each.estimates[name].value for name in defined))
     lost = {
         (place, name): best.estimates[name] - each.estimates[name]
-        for place, each in enumerate(measured)
+        for place, each in enumerate(options)
         for name in defined
     }
     most = simultaneous_intervals([lost])
     as_good = [
         each
-        for place, each in enumerate(measured)
-        if all((interval := most[place, name]) and interval[1] <= LOSS for name in defined) or each is best
+        for place, each in enumerate(options)
+        if each is best or all((interval := most[place, name]) and interval[1] <= LOSS for name in defined)
     ]
+    if standing is not None and any(each is standing for each in as_good):
+        saved = {place: standing.estimates[COST] - each.estimates[COST] for place, each in enumerate(as_good)}
+        if not any(interval and interval[0] > 0 for interval in simultaneous_intervals([saved]).values()):
+            return standing
     return min(as_good, key=_cost)
 
 
-def choose(measured: Sequence[Measured], constraints: Constraints) -> tuple[Measured, Measured] | None:
-    """What the first page and the later ones are to be searched with; None where no setting meets the constraints.
-
-    Later pages, which few ask for, need not be as quick, but as precise; they are never shallower than the first.
+def choose_first(options: Sequence[Measured], constraints: Constraints, standing: Measured) -> Measured:
+    """What a first page is to be searched with: as good as any that meets the constraints; where none does, the
+    nearest.
     """
-    allowed = [each for each in measured if not constraints.broken(each)]
-    if not allowed:
-        return None
-    precise = [each for each in measured if not replace(constraints, p99_ms=None).broken(each)]
-    return cheapest_as_good(allowed, SHOWN), cheapest_as_good(precise, FOUND)
+    allowed = [each for each in options if not constraints.broken(each)]
+    return cheapest_as_good(allowed, SHOWN, standing) if allowed else nearest_to(constraints, options)
+
+
+def choose_later(options: Sequence[Measured], constraints: Constraints, first: Measured) -> Measured:
+    """What later pages are to be searched with, which few ask for: they need not be as quick, but as precise."""
+    precise = [each for each in options if not constraints.without_times.broken(each)]
+    return cheapest_as_good(precise, FOUND, first)
 
 
 def page_policy(first: Effort, later: Effort) -> tuple[Effort, ...]:
@@ -111,8 +139,8 @@ def _is_beaten(point_G: FloatArray, points_SG: FloatArray) -> bool:
     return bool(((points_SG >= point_G).all(axis=1) & (points_SG > point_G).any(axis=1)).any())
 
 
-def _cost(measured: Measured) -> float:
-    return measured.value(COST) or 0.0
+def _cost(option: Estimated) -> float:
+    return option.estimates[COST].value
 
 
 def _more(first: int | None, later: int | None) -> int | None:

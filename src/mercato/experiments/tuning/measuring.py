@@ -6,7 +6,7 @@ Shapes: Q golden queries.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -110,14 +110,15 @@ class Bench:
     nearest: Mapping[int, Mapping[str, float]]  # the exact nearest of some queries, by place: their cosines, best first
 
     def measure(self, settings: Sequence[Setting], what: str) -> list[Measured]:
-        """Measure settings query by query, all of them one after the other: whatever else the machine does, falls on
-        all alike.
+        """Measure settings query by query, in an order that turns by one from query to query: whatever else the machine
+        does, and that a query's first search is the dearest, falls on all alike.
         """
         searchers = [self.searcher((setting.effort,), setting.stages) for setting in settings]
         found: list[list[dict[str, float]]] = [[] for _ in settings]
         for place, query in enumerate(track(self.golden.queries, what)):
             retrieved: dict[Effort, dict[str, float]] = {}
-            for setting, searcher, rows in zip(settings, searchers, found, strict=True):
+            for number in in_turn(len(settings), place):
+                setting, searcher, rows = settings[number], searchers[number], found[number]
                 page, cpu_ms, wall_ms = timed(searcher, query.request)
                 if setting.effort not in retrieved:
                     hits = self.retrieved(query, setting.effort)
@@ -179,6 +180,11 @@ class Bench:
         least = -1.0 if effort.min_cosine is None else effort.min_cosine
         first = list(self.nearest.get(place, {}).items())[: effort.candidates]
         return [product for product, cosine in first if cosine >= least]
+
+
+def in_turn(count: int, first: int) -> Iterator[int]:
+    """0 … `count` - 1, another one first each time."""
+    return ((first + number) % count for number in range(count))
 
 
 def timed(searcher: Searcher, request: SearchRequest) -> tuple[Page, float, float]:

@@ -8,7 +8,7 @@ power of it that goes on beyond what was displayed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -21,19 +21,21 @@ from mercato.evaluation.metrics.bootstrap import Estimate, Interval
 from mercato.evaluation.metrics.metric import QueryMean
 from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.evaluation.propensities import estimate_propensities
+from mercato.experiments.tuning.choosing import cheapest_as_good, page_policy
 from mercato.experiments.tuning.golden import GoldenQuery
-from mercato.experiments.tuning.measuring import Bench, timed
+from mercato.experiments.tuning.measuring import Bench, in_turn, timed
 from mercato.experiments.tuning.settings import Stages
 from mercato.progress import track
 from mercato.search.pipeline import Searcher
-from mercato.search.policy import Effort
+from mercato.search.policy import Effort, RetrievalPolicy
 from mercato.search.request import SearchRequest
 
 PAGES = 6  # replayed of a search
 PAGED = 0.01  # of the lists must be longer than a page, for their lengths to tell how far searches go
 PAGE_SIZE = SearchRequest().page_size
 BY_POLICY = ("cpu_ms", "engaged", "relevant")  # of a search: means over golden queries
-DYNAMIC = "dynamic"
+SEEN = ("engaged", "relevant")  # of these, what a policy may not lose
+DEEPER_LATER, USUAL = "deeper later", "usual"
 
 
 @dataclass(frozen=True)
@@ -61,22 +63,19 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Paging:
-    """Every policy by its name, and what each other one has more than the dynamic one, with intervals that hold
+    """Every policy by its name, and what each other one has more than the chosen one, with intervals that hold
     together.
     """
 
     reach: Reach
     replayed: Mapping[str, Replayed]
-    differences: Mapping[tuple[str, str], tuple[float, Interval | None]]  # by (policy, figure): it less the dynamic one
-
-    @property
-    def first_p99_ms(self) -> float:
-        """Of the dynamic policy's first page."""
-        return self.replayed[DYNAMIC].first_p99_ms
+    chosen: str | None  # None: no policy keeps to the constraints once it is replayed
+    differences: Mapping[tuple[str, str], tuple[float, Interval | None]]  # by (policy, figure): it less `chosen`
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
+            "chosen": self.chosen,
             "chances": self.reach.chances_P.tolist(),
             "by": self.reach.by,
             "exponent": self.reach.exponent,
@@ -86,13 +85,10 @@ class Paging:
                     "figures": {figure: estimate.value for figure, estimate in each.estimates.items()}
                     | {"first_p99_ms": each.first_p99_ms},
                     "intervals": {figure: estimate.interval for figure, estimate in each.estimates.items()},
-                    "less_dynamic": {
-                        figure: {
-                            "difference": self.differences[name, figure][0],
-                            "interval": self.differences[name, figure][1],
-                        }
-                        for figure in each.estimates
-                        if name != DYNAMIC
+                    "less_chosen": {
+                        figure: {"difference": difference, "interval": interval}
+                        for (policy, figure), (difference, interval) in self.differences.items()
+                        if policy == name
                     },
                 }
                 for name, each in self.replayed.items()
@@ -118,28 +114,50 @@ def reach(market: Market) -> Reach | None:
     return Reach((starts_P + 1.0) ** -exponent, "positions", exponent)
 
 
-def replay(bench: Bench, reached: Reach, pages: tuple[Effort, ...], stages: Stages) -> Paging:
-    """Page through every golden query under the policy, and under each of its efforts on every page."""
-    policies = {DYNAMIC: pages}
-    policies |= {
-        f"{name} throughout": (effort,) for name, effort in zip(("first", "second", "deepest"), pages, strict=True)
+def policies(first: Effort, later: Effort, usual: RetrievalPolicy) -> dict[str, tuple[Effort, ...]]:
+    """The policies that are compared, each once: deeper later, the usual one, and single efforts on every page."""
+    deeper = page_policy(first, later)
+    found = {DEEPER_LATER: deeper, USUAL: usual.pages}
+    found |= {
+        f"{name} throughout": (effort,) for name, effort in zip(("first", "later", "deepest"), deeper, strict=True)
     }
-    searchers = {name: bench.searcher(policy, stages) for name, policy in policies.items()}
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in policies}
-    for query in track(bench.golden.queries, "paging through golden queries"):
-        for name, searcher in searchers.items():
-            rows[name].append(_paged(searcher, query, bench.golden.relevant_grade, reached.chances_P))
-    replayed = {}
-    for name, policy in policies.items():
-        values = {figure: np.array([row[figure] for row in rows[name]]) for figure in BY_POLICY}
-        estimates = {
-            figure: Estimate(float(np.nanmean(values_Q)), QueryMean(values_Q)(bench.weights_RQ))
-            for figure, values_Q in values.items()
-            if not np.isnan(values_Q).all()
-        }
-        first_ms = [row["first_ms"] for row in rows[name]]
-        replayed[name] = Replayed(policy, estimates, float(np.quantile(first_ms, 0.99)))
-    return Paging(reached, replayed, _differences(replayed))
+    return {name: pages for place, (name, pages) in enumerate(found.items()) if pages not in [*found.values()][:place]}
+
+
+def replay(
+    bench: Bench,
+    reached: Reach,
+    compared: Mapping[str, tuple[Effort, ...]],
+    stages: Stages,
+    keeps: Callable[[Replayed], bool],
+) -> Paging:
+    """Page through every golden query under each policy, and choose one of those that keep to the constraints: the
+    cheapest that surely loses no more than the bound of what is seen; deeper later unless another is surely cheaper.
+    """
+    searchers = {name: bench.searcher(pages, stages) for name, pages in compared.items()}
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in compared}
+    names = [*compared]
+    for place, query in enumerate(track(bench.golden.queries, "paging through golden queries")):
+        for name in (names[number] for number in in_turn(len(names), place)):
+            row = _paged(searchers[name], query, bench.golden.relevant_grade, reached.chances_P)
+            rows[name].append(row)
+    replayed = {name: _replayed(pages, rows[name], bench.weights_RQ) for name, pages in compared.items()}
+    kept = {name: each for name, each in replayed.items() if keeps(each)}
+    chosen = None
+    if kept:
+        best = cheapest_as_good([*kept.values()], SEEN, kept.get(DEEPER_LATER))
+        chosen = next(name for name, each in kept.items() if each is best)
+    return Paging(reached, replayed, chosen, _differences(replayed, chosen))
+
+
+def _replayed(pages: tuple[Effort, ...], rows: Sequence[Mapping[str, float]], weights_RQ: FloatArray) -> Replayed:
+    values = {figure: np.array([row[figure] for row in rows]) for figure in BY_POLICY}
+    estimates = {
+        figure: Estimate(float(np.nanmean(values_Q)), QueryMean(values_Q)(weights_RQ))
+        for figure, values_Q in values.items()
+        if not np.isnan(values_Q).all()
+    }
+    return Replayed(pages, estimates, float(np.quantile([row["first_ms"] for row in rows], 0.99)))
 
 
 def _paged(searcher: Searcher, query: GoldenQuery, relevant_grade: float, chances_P: FloatArray) -> dict[str, float]:
@@ -162,12 +180,15 @@ def _paged(searcher: Searcher, query: GoldenQuery, relevant_grade: float, chance
     return found
 
 
-def _differences(replayed: Mapping[str, Replayed]) -> dict[tuple[str, str], tuple[float, Interval | None]]:
-    dynamic = replayed[DYNAMIC].estimates
+def _differences(
+    replayed: Mapping[str, Replayed], chosen: str | None
+) -> dict[tuple[str, str], tuple[float, Interval | None]]:
+    if chosen is None:
+        return {}
     apart = {
-        (name, figure): estimate - dynamic[figure]
+        (name, figure): estimate - replayed[chosen].estimates[figure]
         for name, each in replayed.items()
-        if name != DYNAMIC
+        if name != chosen
         for figure, estimate in each.estimates.items()
     }
     intervals = simultaneous_intervals([apart])

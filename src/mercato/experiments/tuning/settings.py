@@ -16,7 +16,7 @@ Stages = Literal["none", "trees", "both"]  # that order what was retrieved; none
 Lever = Literal["min_cosine", "text_candidates", "candidates", "ef_search"]
 
 CANDIDATES = (50, 100, 200, 300, 1000)
-TEXT_CANDIDATES = (0, 25, 50, 100, 300)
+TEXT_CANDIDATES = (0, 25, 50, 300)
 EF_SEARCH = (16, 64, 128, 192, 256, 512)
 NEAR = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95)  # shares of the retrieved that a least cosine leaves out
 

@@ -1,7 +1,8 @@
 """`mercato tune`: sweep how a first page is searched on golden queries, choose under constraints, leave it in the run.
 
-The levers are swept one after the other, the others staying where the levers before have put them: a product of all
-their values would be ten times as many settings as are looked at here, for levers that hardly act on one another.
+Each lever is swept alone from the usual first page. Then every combination of what was worth moving is measured beside
+the usual setting. A product of all values would be a hundred times as many, for levers that hardly act on one another.
+What is chosen is replayed page by page, as a first page that is cheap alone may make the later ones dear.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,14 @@ from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.evaluation.metrics.bootstrap import resample
 from mercato.experiments.replay import Replay
 from mercato.experiments.tuning.choosing import (
-    SHOWN,
     Constraints,
-    cheapest_as_good,
-    choose,
+    choose_first,
+    choose_later,
     frontier,
-    nearest_to,
-    page_policy,
 )
 from mercato.experiments.tuning.golden import GoldenSet
 from mercato.experiments.tuning.measuring import EXACT_QUERIES, Bench, Measured
-from mercato.experiments.tuning.paging import Paging, reach, replay
+from mercato.experiments.tuning.paging import DEEPER_LATER, Paging, policies, reach, replay
 from mercato.experiments.tuning.settings import (
     CANDIDATES,
     EF_SEARCH,
@@ -63,21 +62,17 @@ class Tuned:
     constraints: Constraints
     usual: Setting  # of a first page that nobody has tuned; the sweep begins there
     measured: Sequence[Measured]  # every setting, in the order in which they were looked at
-    by_lever: Mapping[str, Sequence[Measured]]  # of these, what differs in one lever from where it stood
-    first: Measured | None  # None: no setting meets the constraints
-    later: Measured | None
-    paging: Paging | None  # None where nothing was chosen, or the market has no lists that tell how far searches go
-    refused: str | None  # why nothing was written
+    by_lever: Mapping[Lever, Sequence[Measured]]  # of these, what differs from the usual one in this lever alone
+    first: Measured  # as good as any for a first page; where none keeps to the constraints, the nearest
+    later: Measured | None  # for later pages; None where there is no such first page
+    paging: Paging | None  # None too where the market has no lists that tell how far searches go
+    pages: tuple[Effort, ...] | None  # that were written
+    refused: str | None  # why none were
 
     @property
     def serving(self) -> Stages:
         """The stages that the run serves with."""
         return self.usual.stages
-
-    @property
-    def pages(self) -> tuple[Effort, ...] | None:
-        """The policy that was chosen; None where no setting meets the constraints."""
-        return page_policy(self.first.setting.effort, self.later.setting.effort) if self.first and self.later else None
 
     @property
     def frontier(self) -> list[Measured]:
@@ -98,16 +93,18 @@ class Tuned:
                 | {"frontier": each.setting in best, "figures": each.figures, "intervals": each.intervals}
                 for each in self.measured
             ],
-            "chosen": None if self.pages is None else {"pages": [asdict(effort) for effort in self.pages]},
+            "first": self.first.setting.as_dict(),
+            "later": self.later and self.later.setting.as_dict(),
+            "paging": self.paging and self.paging.as_dict(),
+            "pages": self.pages and [asdict(effort) for effort in self.pages],
             "refused": self.refused,
-            "paging": None if self.paging is None else self.paging.as_dict(),
         }
 
 
 def tune(run: Path, market: Market, url: str, constraints: Constraints, seed: int = 0) -> Tuned:
     """Choose how hard a run's index is searched for each page, and write it to the run's `retrieval.json`.
 
-    Where no setting meets the constraints, or the chosen policy breaks them once it is replayed, nothing is written and
+    Where no setting keeps to the constraints, or no policy does once it is replayed, nothing is written and
     `Tuned.refused` says why.
 
     Raises:
@@ -122,96 +119,103 @@ def tune(run: Path, market: Market, url: str, constraints: Constraints, seed: in
         )
     rankers = stages_of(Ranker.of_run(run))
     serving = [*rankers][-1]
+    least = load_min_cosine(run)
+    usual = RetrievalPolicy(pages=tuple(replace(effort, min_cosine=least) for effort in RetrievalPolicy().pages))
+    later = paging = pages = refused = None
     with Replay.of_run(run, market, url, split_cutoff(market, EARLIER["test"])) as opened:
         note(f"  {len(golden.queries)} golden queries: {golden.counts()}")
         bench = Bench(opened, rankers, golden, resample(golden.units_Q, seed), _nearest(opened, golden))
-        usual = replace(RetrievalPolicy().effort(0), min_cosine=load_min_cosine(run))
-        sweep = _Sweep(bench, serving, constraints)
-        by_lever = sweep.run(usual)
-        measured = sweep.measured
-        served = [each for each in measured if each.setting.stages == serving]
-        chosen = choose(served, constraints)
-        reached = reach(market) if chosen else None
-        policy = page_policy(chosen[0].setting.effort, chosen[1].setting.effort) if chosen else ()
-        paging = replay(bench, reached, policy, serving) if reached else None
-    refused = None
-    if chosen is None:
-        refused = _unmet(nearest_to(constraints, served), constraints)
-    elif paging and constraints.p99_ms is not None and paging.first_p99_ms > constraints.p99_ms:
-        refused = (
-            f"the chosen policy's first page, replayed, breaks p99 {paging.first_p99_ms:.1f} ms >"
-            f" {constraints.p99_ms:g} ms: allow more, or tune on a machine that does nothing else"
-        )
-    tuned = Tuned(
-        run=run.name,
-        market=market.config.name,
-        seed=seed,
-        golden=golden,
-        constraints=constraints,
-        usual=Setting(usual, serving),
-        measured=measured,
-        by_lever=by_lever,
-        first=chosen[0] if chosen else None,
-        later=chosen[1] if chosen else None,
-        paging=paging,
-        refused=refused,
-    )
-    if refused is None:
-        write_pages(run, policy)
-    return tuned
+        swept = _sweep(bench, Setting(usual.effort(0), serving), constraints)
+        if broken := constraints.broken(swept.first):
+            refused = f"no setting keeps to the constraints; the nearest breaks {' and '.join(broken)}"
+        else:
+            others = [each for each in swept.measured if each.setting != swept.first.setting]
+            served = [swept.first, *(each for each in others if each.setting.stages == serving)]
+            later = choose_later(served, constraints, swept.first)
+            compared = policies(swept.first.setting.effort, later.setting.effort, usual)
+            pages = compared[DEEPER_LATER]
+            if reached := reach(market):
+                precise = {each.setting.effort for each in served if not constraints.without_times.broken(each)}
+                paging = replay(
+                    bench,
+                    reached,
+                    compared,
+                    serving,
+                    lambda each: each.pages[0] in precise and constraints.in_time(each.first_p99_ms),
+                )
+                pages = compared[paging.chosen] if paging.chosen else None
+            if pages is None:
+                refused = (
+                    f"replayed page by page, no policy's first page keeps p99 ≤ {constraints.p99_ms:g} ms: allow more,"
+                    " or tune on a machine that does nothing else"
+                )
+    if pages is not None:
+        write_pages(run, pages)
+    return Tuned(
+        run.name, market.config.name, seed, golden, constraints, Setting(usual.effort(0), serving), swept.measured,
+        swept.by_lever, swept.first, later, paging, pages, refused,
+    )  # fmt: skip
 
 
-def write_pages(run: Path, policy: Sequence[Effort]) -> None:
+def write_pages(run: Path, pages: Sequence[Effort]) -> None:
     """Write a page policy to a run's `retrieval.json`; what else is there stays."""
     stored = json.loads((run / RETRIEVAL).read_text())
-    write_atomic(
-        run / RETRIEVAL, json.dumps(stored | {"pages": [asdict(effort) for effort in policy]}, indent=1) + "\n"
-    )
+    write_atomic(run / RETRIEVAL, json.dumps(stored | {"pages": [asdict(effort) for effort in pages]}, indent=1) + "\n")
 
 
-class _Sweep:
-    """Settings measured one lever after the other."""
+@dataclass(frozen=True)
+class _Swept:
+    measured: Sequence[Measured]
+    by_lever: Mapping[Lever, Sequence[Measured]]
+    first: Measured
 
-    def __init__(self, bench: Bench, serving: Stages, constraints: Constraints) -> None:
-        self._bench, self._serving, self._constraints = bench, serving, constraints
-        self.measured: list[Measured] = []
 
-    def run(self, usual: Effort) -> dict[str, Sequence[Measured]]:
-        """Measure all of them, and return them by lever."""
-        cosines = self._cosines(usual)  # and everything is warm then
-        at = usual
-        found: dict[str, Sequence[Measured]] = {}
-        levers: dict[Lever, Sequence[float | None]] = {
-            "min_cosine": least_cosines(cosines, usual.min_cosine),
-            "text_candidates": (None, *TEXT_CANDIDATES),
-            "candidates": CANDIDATES,
-            "ef_search": EF_SEARCH,
-        }
-        for lever, values in levers.items():
-            stages = [*self._bench.rankers] if lever == "min_cosine" else [self._serving]
-            block = self._measure(varied(at, lever, values), stages, lever)
-            found[lever] = block
-            at = self._best([each for each in block if each.setting.stages == self._serving]).setting.effort
-        self._measure([at], [*self._bench.rankers], "stages")
-        found["stages"] = [each for each in self.measured if each.setting.effort == at]
-        return found
+def _sweep(bench: Bench, usual: Setting, constraints: Constraints) -> _Swept:
+    """Measure each lever alone, then what was worth moving together, and choose for the first page."""
+    stages = usual.stages
+    levers: dict[Lever, Sequence[float | None]] = {
+        "min_cosine": least_cosines(_cosines(bench, usual.effort), usual.effort.min_cosine),
+        "text_candidates": (None, *TEXT_CANDIDATES),
+        "candidates": CANDIDATES,
+        "ef_search": EF_SEARCH,
+    }
+    alone = {
+        lever: [
+            Setting(effort, each)
+            for effort in varied(usual.effort, lever, values)
+            for each in (bench.rankers if lever == "min_cosine" else (stages,))
+        ]
+        for lever, values in levers.items()
+    }
+    settings = list(dict.fromkeys([usual, *chain.from_iterable(alone.values())]))
+    measured = dict(zip(settings, bench.measure(settings, f"{len(settings)} settings, a lever at a time"), strict=True))
+    moved = [
+        choose_first([measured[each] for each in alone[lever] if each.stages == stages], constraints, measured[usual])
+        for lever in levers
+    ]
+    kept_or_moved = [
+        {getattr(usual.effort, lever), getattr(each.setting.effort, lever)}
+        for lever, each in zip(levers, moved, strict=True)
+    ]
+    together = [
+        Setting(replace(usual.effort, **dict(zip(levers, values, strict=True))), stages)
+        for values in product(*kept_or_moved)
+    ]
+    if any(setting not in measured for setting in together):  # beside all of them, as times are of one moment
+        beside = bench.measure(together, f"{len(together)} settings, what was worth moving together")
+    else:
+        beside = [measured[setting] for setting in together]
+    by_lever = {lever: [measured[each] for each in alone[lever]] for lever in levers}
+    standing = next(each for each in beside if each.setting == usual)
+    first = choose_first(beside, constraints, standing)
+    new = [each for each in beside if each.setting not in measured]
+    return _Swept([*measured.values(), *new], by_lever, first)
 
-    def _best(self, block: Sequence[Measured]) -> Measured:
-        allowed = [each for each in block if not self._constraints.broken(each)]
-        return cheapest_as_good(allowed, SHOWN) if allowed else nearest_to(self._constraints, block)
 
-    def _measure(self, efforts: Sequence[Effort], stages: Sequence[Stages], what: str) -> list[Measured]:
-        """These settings, the ones that are known already as they were."""
-        wanted = [Setting(effort, each) for effort in efforts for each in stages]
-        known = {each.setting for each in self.measured}
-        fresh = [setting for setting in wanted if setting not in known]
-        self.measured += self._bench.measure(fresh, f"{what}: {len(fresh)} settings on each golden query")
-        return [each for each in self.measured if each.setting in wanted]
-
-    def _cosines(self, usual: Effort) -> FloatArray:
-        """The cosines of what the vectors of all golden queries find without a bound."""
-        hits = [self._bench.retrieved(query, replace(usual, min_cosine=None)) for query in self._bench.golden.queries]
-        return np.concatenate([some.cosine_H[some.by_ann_H] for some in hits])
+def _cosines(bench: Bench, usual: Effort) -> FloatArray:
+    """The cosines of what the vectors of all golden queries find without a bound. Everything is warm then."""
+    hits = [bench.retrieved(query, replace(usual, min_cosine=None)) for query in bench.golden.queries]
+    return np.concatenate([some.cosine_H[some.by_ann_H] for some in hits])
 
 
 def _nearest(opened: Replay, golden: GoldenSet) -> dict[int, dict[str, float]]:
@@ -224,9 +228,3 @@ def _nearest(opened: Replay, golden: GoldenSet) -> dict[int, dict[str, float]]:
         some = hits.take(best_h)
         found[place] = dict(zip(some.product_ids, some.cosine_H.tolist(), strict=True))
     return found
-
-
-def _unmet(nearest: Measured, constraints: Constraints) -> str:
-    levers = ", ".join(f"{name} {value}" for name, value in nearest.setting.as_dict().items())
-    broken = " and ".join(constraints.broken(nearest))
-    return f"no setting meets the constraints; the nearest breaks {broken}: {levers}"
