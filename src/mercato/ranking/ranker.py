@@ -19,7 +19,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from mercato.catalogue.indexing import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.errors import MercatoError
-from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of
+from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of, without
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
 
@@ -83,7 +83,8 @@ class Ranker:
         if self._is_late(begun):
             return {}
         columns = hits.signals()
-        features_HF = features_of(asked, hits.cosine_H, hits.bm25_H, columns, self.statistics)
+        whole_HF = features_of(asked, hits.cosine_H, hits.bm25_H, columns, self.statistics)
+        features_HF = without(whole_HF, self.settings.without)
         trees_H = predicted(self.trees, features_HF)
         if not np.isfinite(trees_H).all():
             return {}
