@@ -34,7 +34,7 @@ from mercato.experiments.ablation.statistics import Residual, difference, holm
 from mercato.experiments.page_figures import COUNTS, MEASURES, HeldOut
 from mercato.experiments.pages import FirstPages, first_pages
 from mercato.experiments.replay import Replay
-from mercato.files import write_atomic
+from mercato.files import atomic_files, write_atomic
 from mercato.progress import note
 from mercato.ranking.ranker import Ranker
 from mercato.ranking.train import Lessons
@@ -154,26 +154,26 @@ def climb(
     one serves all rungs that have it.
     """
     settings = load_recipe_and_featurizer(runs["que2search"])[0].ranking.model_copy(update={"deadline_ms": UNHURRIED})
-    rankers: dict[Ranked, Ranker] = {}
+    rankers: dict[Ranked | None, Ranker] = {}
     for model, run in runs.items():
         made_of = [mercato.__version__, market.fingerprint(), run_fingerprint(run), seed, settings.model_dump_json()]
         own = {name: rung for name, rung in rungs.items() if rung.model == model}
         kept = {name: Kept(work / f"{name}-{seed}.npz", json.dumps([asdict(own[name]), *made_of])) for name in own}
-        rankers.pop("with cosine", None)
-        if missing := [name for name in own if kept[name].pages is None]:
+        missing = [name for name in own if kept[name].pages is None]
+        if missing:
             url = work / f"index-{run_fingerprint(run)}"
             if not url.exists():
                 index_market(run, market, str(url), as_of=split_cutoff(market, EARLIER["test"]))
             with Replay.of_run(run, market, str(url), as_of=split_cutoff(market, SPLITS)) as replay:
-                if kinds := {kind for name in missing if (kind := own[name].ranker)} - {*rankers}:
+                rankers = {kind: ranker for kind, ranker in rankers.items() if kind == "without cosine"}
+                if lacking := {own[name].ranker for name in missing} - {None, *rankers}:
                     lessons = Lessons.of(market, replay.encoder, replay.index, settings.gains)
-                    for kind in sorted(kinds):
+                    for kind in lacking:
                         without = ("cosine",) if kind == "without cosine" else ()
                         rankers[kind] = lessons.learned(settings.model_copy(update={"without": without}), seed).ranker
                 for name in missing:
                     note(f"[bold]{own[name].title}[/], seed {seed}")
-                    ranker = rankers[kind] if (kind := own[name].ranker) else None
-                    searcher = replay.searcher(policy(own[name], run), ranker)
+                    searcher = replay.searcher(policy(own[name], run), rankers.get(own[name].ranker))
                     kept[name].keep(first_pages(searcher, held.dataset, held.queries_Q, PAGE, own[name].mode))
         for name in own:
             pages = kept[name].pages
@@ -204,7 +204,8 @@ class Kept:
 
     def keep(self, pages: FirstPages) -> None:
         """Write them."""
-        np.savez_compressed(self.file, made_of=np.array(self.made_of), **vars(pages))
+        with atomic_files(self.file) as (fresh,), fresh.open("wb") as written:
+            np.savez_compressed(written, made_of=np.array(self.made_of), **vars(pages))
 
 
 # --- figures

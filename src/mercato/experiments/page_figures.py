@@ -25,7 +25,7 @@ from mercato.evaluation.metrics.unjudged import unjudged_at_k
 from mercato.experiments.pages import FirstPages
 
 MEASURES = {  # label → what it says, in a sentence
-    "engaged": "The share of what people engaged with on future days that is on its query's first page, query by query.",
+    "engaged": "The share of what people engaged with on future days that is on its query's first page, by query.",
     "engagements": "Of all engagements of future days, the share with products that are on their query's first page.",
     "depth nDCG": "Whether the products with which people went furthest come first, on the page.",
     "new pairs": "As `engaged`, of the pairs that the log did not hold before.",
