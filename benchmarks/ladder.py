@@ -23,7 +23,7 @@ import numpy as np
 
 import mercato
 from mercato.benchmarks.machine import machine
-from mercato.catalogue.indexing import index_market, run_fingerprint
+from mercato.catalogue.indexing import index_market, products_fingerprint, run_fingerprint
 from mercato.data.market import Market
 from mercato.data.mining import SPLITS
 from mercato.data.pairs import split_cutoff
@@ -53,7 +53,7 @@ class Rung:
     """One row of the table."""
 
     title: str
-    model: str
+    model: str  # whose index is searched
     above: str | None = None  # the row that it is compared with
     ranker: Ranked | None = None
     mode: Mode = "hybrid"
@@ -62,7 +62,7 @@ class Rung:
 
 
 RUNGS = {
-    "words": Rung(title="Words alone", model="que2search", ranker="without cosine", by_words=True),
+    "words": Rung(title="Words alone", model="trigrams", ranker="without cosine", by_words=True),
     "trigrams": Rung(
         title="+ retrieval by trigrams", model="trigrams", above="words", ranker="without cosine", paper="+3.3 %"
     ),
@@ -77,7 +77,7 @@ RUNGS = {
         paper="+1.24 %",
     ),
     "que2engage": Rung(title="Que2Engage instead", model="que2engage", above="cosine", ranker="with cosine"),
-    "control-bm25": Rung(title="Control: BM25, no ranker", model="que2search", above="words", mode="text"),
+    "control-bm25": Rung(title="Control: BM25, no ranker", model="trigrams", above="words", mode="text"),
     "control-cosine-alone": Rung(
         title="Control: Que2Search's cosine, no ranker", model="que2search", above="cosine", paper="less"
     ),
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     market = Market.open(given.market)
-    runs = {name: getattr(given, name) for name in ("que2search", "trigrams", "que2engage") if getattr(given, name)}
+    runs = {name: getattr(given, name) for name in ("trigrams", "que2search", "que2engage") if getattr(given, name)}
     seeds = seeds_of(runs)
     rungs = {name: rung for name, rung in RUNGS.items() if rung.model in runs}
     held = HeldOut.of(market)
@@ -161,7 +161,7 @@ def climb(
         kept = {name: Kept(work / f"{name}-{seed}.npz", json.dumps([asdict(own[name]), *made_of])) for name in own}
         missing = [name for name in own if kept[name].pages is None]
         if missing:
-            url = work / f"index-{run_fingerprint(run)}"
+            url = work / f"index-{run_fingerprint(run)}-{products_fingerprint(market)}"
             if not url.exists():
                 index_market(run, market, str(url), as_of=split_cutoff(market, EARLIER["test"]))
             with Replay.of_run(run, market, str(url), as_of=split_cutoff(market, SPLITS)) as replay:

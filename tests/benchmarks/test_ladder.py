@@ -73,9 +73,9 @@ def test_every_rung_is_measured_and_compared_and_nothing_is_searched_for_twice(
 
 def test_rungs_are_compared_seed_by_seed(ladder, tiny_run, tmp_path):
     first, second = (copied(tiny_run, tmp_path / str(seed), seed=seed) for seed in (3, 4))
-    assert ladder.seeds_of({"que2search": [first, second], "trigrams": [first, second]}) == [3, 4]
-    with pytest.raises(MercatoError, match=r"--trigrams have the seeds \[4, 3\], those of --que2search \[3, 4\]"):
-        ladder.seeds_of({"que2search": [first, second], "trigrams": [second, first]})
+    assert ladder.seeds_of({"trigrams": [first, second], "que2search": [first, second]}) == [3, 4]
+    with pytest.raises(MercatoError, match=r"--que2search have the seeds \[4, 3\], those of --trigrams \[3, 4\]"):
+        ladder.seeds_of({"trigrams": [first, second], "que2search": [second, first]})
 
 
 def test_pages_made_of_something_else_are_made_again(ladder, tmp_path):
