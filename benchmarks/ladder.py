@@ -60,6 +60,11 @@ class Rung:
     by_words: bool = False  # no product is found by its vector, though every cosine is known
     paper: str = ""  # its gain over the row above, of engagement in conversations
 
+    @property
+    def searched(self) -> tuple[Any, ...]:
+        """What decides its pages, beside run and seed."""
+        return self.ranker, self.mode, self.by_words
+
 
 RUNGS = {
     "words": Rung(title="Words alone", model="trigrams", ranker="without cosine", by_words=True),
@@ -158,7 +163,7 @@ def climb(
     for model, run in runs.items():
         made_of = [mercato.__version__, market.fingerprint(), run_fingerprint(run), seed, settings.model_dump_json()]
         own = {name: rung for name, rung in rungs.items() if rung.model == model}
-        kept = {name: Kept(work / f"{name}-{seed}.npz", json.dumps([asdict(own[name]), *made_of])) for name in own}
+        kept = {name: Kept(work / f"{name}-{seed}.npz", json.dumps([*own[name].searched, *made_of])) for name in own}
         missing = [name for name in own if kept[name].pages is None]
         if missing:
             url = work / f"index-{run_fingerprint(run)}-{products_fingerprint(market)}"
