@@ -38,6 +38,8 @@ from mercato.files import atomic_files, write_atomic
 from mercato.progress import note
 from mercato.ranking.ranker import Ranker
 from mercato.ranking.train import Lessons
+from mercato.reports.charts import decimal
+from mercato.reports.html import signed
 from mercato.runs.folder import load_recipe_and_featurizer
 from mercato.search.policy import RetrievalPolicy
 from mercato.search.request import Mode
@@ -255,7 +257,7 @@ def markdown(rungs: Mapping[str, Rung], rows: Mapping[str, Mapping[str, Any]], t
     lines = [f"{n}; seeds {', '.join(map(str, told['seeds']))}; {told['date']}, {told['machine']}.", ""]
     lines += heads("first page", [*first["figures"], *first["counts"]])
     for name, row in rows.items():
-        figures = [f"{each['value']:.3f}" for each in row["figures"].values()]
+        figures = [decimal(each["value"]) for each in row["figures"].values()]
         lines.append(cells(rungs[name].title, [*figures, *(f"{count:.1f}" for count in row["counts"].values())]))
     lines += ["", *heads("adds to the one above it", ["paper", *first["figures"]])]
     for name, row in rows.items():
@@ -281,7 +283,7 @@ def added(own: Mapping[str, Any]) -> str:
     """A difference with its interval."""
     low, high = own["interval"]
     mark = "**" if own["p"] < 0.05 and not low <= 0 <= high else ""
-    return f"{mark}{own['value']:+.3f}{mark} [{low:+.3f}, {high:+.3f}]"
+    return f"{mark}{signed(own['value'])}{mark} [{signed(low)}, {signed(high)}]"
 
 
 if __name__ == "__main__":
