@@ -21,6 +21,11 @@ def test_a_label_is_of_its_own_query_alone():
     np.testing.assert_array_equal(ON, [[1, NO, NO, 3], [NO] * 4, [NO] * 4])
 
 
+def test_where_a_page_has_ended_there_is_no_label():
+    """Not even the last product's of the query before."""
+    np.testing.assert_array_equal(labels_on(TOP, np.array([0]), np.array([9]), np.array([2.0]), 10)[1], [NO] * 4)
+
+
 def test_what_is_not_on_the_page_gains_nothing_but_was_to_be_had():
     gained = 1 + 3 / np.log2(5)
     to_be_had = 3 + 2 / np.log2(3) + 1 / np.log2(4)
@@ -30,13 +35,15 @@ def test_what_is_not_on_the_page_gains_nothing_but_was_to_be_had():
 
 def test_the_unlabelled_are_passed_over_in_a_condensed_page():
     np.testing.assert_array_equal(condensed(ON)[0], [1, 3, NO, NO])
+    long = np.where(np.arange(60) % 3, np.arange(60.0), NO)
+    np.testing.assert_array_equal(condensed(long[None])[0], [*long[~np.isnan(long)], *[NO] * 20])
     gained = 1 + 3 / np.log2(3)
     to_be_had = 3 + 2 / np.log2(3)
     assert page_ndcg(condensed(ON), GROUPS, LABELS, 2)[0] == pytest.approx(gained / to_be_had)
 
 
 def test_a_query_with_nothing_good_has_no_ndcg_and_a_bad_product_gains_nothing():
-    labels = np.array([3.0, -2.0, 0.0, 0.0, -1.0])
+    labels = np.array([3.0, -2.0, -1.0, 0.0, 0.0])
     on = labels_on(TOP, GROUPS, PRODUCTS, labels, 10)
     np.testing.assert_array_equal(page_ndcg(on, GROUPS, labels, 4), [1 / np.log2(5), NO, NO])
 
