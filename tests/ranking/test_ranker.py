@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,22 @@ def test_a_stage_without_scores_is_left_out_with_what_follows(ranker, hits):
     assert [*ranker(Cheapest(), Nothing()).rank(asked, hits).stages] == ["trees"]
     assert ranker(Nothing(), Dearest()).rank(asked, hits).stages == {}
     assert [*ranker(Cheapest(), None).rank(asked, hits).stages] == ["trees"]
+
+
+def test_both_stages_do_without_a_feature(ranker, hits):
+    class Level:
+        def run(self, _, inputs):
+            self.asked = inputs["features"]
+            return (np.zeros((len(self.asked), 1), np.float32),)
+
+    level, network = Level(), Dearest()
+    whole = ranker(level, network)
+    without = replace(whole, settings=whole.settings.model_copy(update={"without": ("price_of_market",)}))
+    for made, unknown in ((whole, False), (without, True)):
+        made.rank(Asked("lamp", NOW), hits)
+        for asked in (level.asked, network.asked[-1]["features"]):
+            assert np.isnan(asked[:, PRICE]).all() == unknown
+            assert not np.isnan(asked[:, NAMES.index("title_words")]).any()
 
 
 def test_of_no_hits_there_are_no_scores(ranker, hits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ from mercato.evaluation.dataset import EARLIER
 from mercato.ranking import train as training
 from mercato.ranking.features import NAMES, Asked, features
 from mercato.ranking.ranker import CARD, DLRM, FOLDER, STATISTICS, TREES, Ranker, predicted
-from mercato.ranking.train import rank
+from mercato.ranking.train import Lessons, rank
 from mercato.reports.ranking import summary
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index
@@ -210,6 +211,40 @@ def test_an_order_that_loses_relevance_is_not_written(ranked, run, tiny_market, 
     with pytest.raises(MercatoError, match=r"loses 0\.050 of the relevance .* ranking\.relevance_bound is 0\.04"):
         rank(copy, tiny_market, index)
     assert left(copy) == before
+
+
+def test_without_the_cosine_no_cosine_changes_the_order(run, tiny_market, index, tmp_path):
+    """In either stage, and the ranker is the same whatever the cosines were that it might have learned from."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    recipe = load_recipe_and_featurizer(copy)[0]
+    ranking = recipe.ranking.model_copy(update={"without": ("cosine",)})
+    (copy / RECIPE).write_text(recipe.model_copy(update={"ranking": ranking}).toml())
+    told = rank(copy, tiny_market, index).as_dict()
+    assert told["gains"]["cosine"] == told["shap"]["cosine"] == told["network"]["cosine"] == 0
+    ranker, encoder = Ranker.of_run(copy), OnnxEncoder(copy)
+    asked = Asked("red dress", split_cutoff(tiny_market, EARLIER["test"]))
+    expression = Expression(vector=encoder.encode_queries(["red dress"], "us")[0], text="red dress")
+    with open_index(index, read_only=True) as opened:
+        hits = opened.search(expression, 50)
+        before = ranker.rank(asked, hits)
+        hits.cosine_H = -hits.cosine_H
+        after = ranker.rank(asked, hits)
+        assert [*before] == [*after] == ["trees", "dlrm"]
+        assert all((before[stage] == after[stage]).all() for stage in before)
+        lessons = Lessons.of(tiny_market, encoder, opened, ranking.gains)
+    features_PF = lessons.rows.features_PF.copy()
+    features_PF[:, NAMES.index("cosine")] *= -1
+    others = replace(lessons, rows=replace(lessons.rows, features_PF=features_PF)).learned(ranking, 0).models
+    assert others == {name: (copy / FOLDER / name).read_bytes() for name in others}
+
+
+def test_a_feature_that_there_is_not_is_named(run, tiny_market, index, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    recipe = load_recipe_and_featurizer(copy)[0]
+    ranking = recipe.ranking.model_copy(update={"without": ("cosin",)})
+    (copy / RECIPE).write_text(recipe.model_copy(update={"ranking": ranking}).toml())
+    with pytest.raises(MercatoError, match=r"ranking\.without: there is no feature 'cosin'; there are cosine, bm25, "):
+        rank(copy, tiny_market, index)
 
 
 def test_a_ranker_of_other_weights_or_features_is_refused(ranked, run, tmp_path):

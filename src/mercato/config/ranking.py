@@ -45,6 +45,7 @@ class Ranking(Frozen):
     relevance_bound: float = Field(0.01, ge=0)
     """What the order may lose of the relevance ROC AUC per query on validation judgments; else nothing is written."""
     deadline_ms: float = Field(100.0, gt=0)  # since the search began; no stage begins later
+    without: tuple[str, ...] = ()  # features that neither stage reads, of `mercato.ranking.features.NAMES`
     trees: Trees = Trees()
     dlrm: DLRM = DLRM()
 

@@ -17,7 +17,7 @@ from mercato.errors import MercatoError
 from mercato.ranking.ranker import Ranker
 from mercato.retrieval.open import open_index
 from mercato.retrieval.protocol import Index
-from mercato.runs.encoder import Encoder
+from mercato.runs.encoder import RunEncoder
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.search.pipeline import Searcher
 from mercato.search.policy import RetrievalPolicy
@@ -27,7 +27,7 @@ from mercato.search.policy import RetrievalPolicy
 class Replay:
     """What every replayed search shares; `searcher` answers under one policy and ranker."""
 
-    encoder: Encoder
+    encoder: RunEncoder
     index: Index
     catalogue: Catalogue
     as_of: datetime  # every search begins then, and listings have their age

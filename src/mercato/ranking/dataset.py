@@ -5,7 +5,8 @@ Shapes: P rows, L lists, F features, T ids.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from typing import cast
 
@@ -14,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mercato.errors import MercatoError
-from mercato.ranking.features import IDS, NAMES, UNLOGGED, Asked, features_of, ids_of
+from mercato.ranking.features import IDS, NAMES, UNLOGGED, Asked, features_of, ids_of, without
 from mercato.ranking.lookup import Keys
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.expression import Expression
@@ -53,6 +54,10 @@ class RankingSet:
         return RankingSet(
             self.features_PF[keep_P], self.ids_PT[keep_P], self.grades_P[keep_P], self.positions_P[keep_P], numbered_p
         )
+
+    def without(self, names: Sequence[str]) -> RankingSet:
+        """The same rows with these features unknown."""
+        return replace(self, features_PF=without(self.features_PF, names))
 
     def folds(self, count: int) -> NDArray[np.int64]:
         """Which of so many folds each row is in, (P,): one query's lists are in one."""

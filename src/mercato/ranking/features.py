@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mercato.data.words import words
+from mercato.errors import MercatoError
 from mercato.ranking.lookup import Keys, mixed, query_key
 from mercato.ranking.statistics import EVERYTHING, Statistics
 from mercato.retrieval.protocol import Hits
@@ -91,6 +93,23 @@ def features_of(
     for place, name in enumerate(NAMES):
         whole_HF[:, place] = found[name]
     return rounded(whole_HF)
+
+
+def without(features_HF: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+    """The features with the named ones unknown in every row: float32 (H, F)."""
+    unknown_F = np.isin(NAMES, names)
+    return np.where(unknown_F, np.float32(np.nan), features_HF) if names else features_HF
+
+
+def require_features(names: Sequence[str]) -> None:
+    """Make sure that what a ranker shall do without is a feature.
+
+    Raises:
+        MercatoError: it is none.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise MercatoError(f"recipe, ranking.without: there is no feature {name!r}; there are {', '.join(NAMES)}")
 
 
 def ids_of(query: str, columns: SignalColumns) -> Keys:

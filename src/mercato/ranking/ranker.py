@@ -19,7 +19,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from mercato.catalogue.indexing import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.errors import MercatoError
-from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of
+from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of, without
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
 from mercato.runs.folder import load_query_head
@@ -106,11 +106,12 @@ class Ranker:
         if self._is_late(begun):
             return Scored({})
         columns = hits.signals()
-        features_HF = features_of(asked, hits, columns, self.statistics, self.head)
+        whole_HF = features_of(asked, hits, columns, self.statistics, self.head)
+        features_HF = without(whole_HF, self.settings.without)
         trees_H = predicted(self.trees, features_HF)
         if not np.isfinite(trees_H).all():
             return Scored({})
-        first = Scored({"trees": trees_H}, features_HF)
+        first = Scored({"trees": trees_H}, whole_HF)
         if self.dlrm is None or self._is_late(begun):
             return first
         order_H = np.argsort(-trees_H, kind="stable")
@@ -123,7 +124,7 @@ class Ranker:
         scores_H[best] = worth_b
         if len(rest):
             scores_H[rest] = trees_H[rest] - trees_H[rest[0]] + worth_b.min() - 1
-        return Scored({"trees": trees_H, "dlrm": scores_H}, features_HF)
+        return Scored({"trees": trees_H, "dlrm": scores_H}, whole_HF)
 
     def worths(self, features_HF: NDArray[np.float32], trees_H: Scores, ids_HT: NDArray[np.uint64]) -> Scores:
         """The worth that stage 2 expects of each hit at the first place, (H,)."""

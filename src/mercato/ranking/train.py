@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -37,7 +37,7 @@ from mercato.progress import note
 from mercato.ranking import dlrm, gbdt
 from mercato.ranking.counting import count
 from mercato.ranking.dataset import RankingSet, displayed, judged
-from mercato.ranking.features import IDS, NAMES, VERSION
+from mercato.ranking.features import IDS, NAMES, VERSION, require_features
 from mercato.ranking.ranker import (
     CARD,
     DLRM,
@@ -56,9 +56,10 @@ from mercato.ranking.system import RankedSearch
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import open_index
 from mercato.retrieval.protocol import Index
-from mercato.runs.encoder import Encoder
+from mercato.runs.encoder import Encoder, RunEncoder
 from mercato.runs.folder import load_recipe_and_featurizer
 from mercato.runs.onnx_encoder import OnnxEncoder
+from mercato.runs.query_head import QueryHead
 
 Shares = dict[str, float]
 
@@ -81,52 +82,91 @@ class Ranked:
         return self.metrics.as_dict() | {"gains": self.gains, "shap": self.shap, "network": self.network}
 
 
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Both stages as they serve and as they are kept, the trees as LightGBM has them, and what taught them."""
+
+    ranker: Ranker
+    models: dict[str, bytes]  # ONNX, by the name of its file
+    booster: Any
+    rows: RankingSet
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What a market's log, or its judgments, can teach a ranker of what an index holds."""
+
+    rows: RankingSet
+    gains: Sequence[float]  # what its grades are worth
+    before: Statistics  # by which it learns
+    known: Statistics  # by which it serves
+    head: QueryHead | None  # the run's
+    version: str  # of its features
+
+    @classmethod
+    def of(cls, market: Market, encoder: RunEncoder, index: Index, gains: Sequence[float]) -> Self:
+        """Those of the validation split; `gains` are of the log's grades.
+
+        Raises:
+            MercatoError: there are none, or nothing is better than anything else.
+        """
+        lists = _lists(market)
+        before, known = _counted(lists, market, index)
+        head, version = encoder.query_head, features_version(index.fingerprint.split()[0])
+        if len(lists):
+            rows = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, before, head, version)
+        else:
+            as_of = split_cutoff(market, SPLITS)
+            rows, gains = judged(_judgments(market), as_of, encoder, index, before, head)
+        if not rows.tells_apart:
+            raise MercatoError(f"{market.path}: what the ranker would learn from is all alike: nothing is better there")
+        note(f"  learning from {len(rows.sizes):,} lists of {len(rows.grades_P):,} products")
+        return cls(rows, gains, before, known, head, version)
+
+    def learned(self, settings: Ranking, seed: int) -> Learned:
+        """Train both stages."""
+        rows = self.rows.without(settings.without)
+        booster = gbdt.fit(rows, self.gains, settings.trees, seed)
+        models = {TREES: _exported_trees(booster, rows)} | _second_stage(rows, self.gains, settings, seed)
+        ranker = Ranker.of(models, self.known, self.gains, settings, self.head, self.version)
+        return Learned(ranker, models, booster, rows)
+
+
 def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
     """Train both stages of a run's ranker on a market's log, measure them, and leave them in the run.
 
     A market without a log is ranked by its judgments of the validation split.
 
     Raises:
-        MercatoError: the market has nothing to learn from, the index was not made by this run, or the order that was
-            learned loses more relevance than the recipe allows. Nothing is written then.
+        MercatoError: the market has nothing to learn from, the index was not made by this run, the recipe names a
+            feature that there is not, or the order that was learned loses more relevance than it allows. Nothing is
+            written then.
     """
     settings = load_recipe_and_featurizer(run)[0].ranking
-    lists = _lists(market)
+    require_features(settings.without)
     encoder = OnnxEncoder(run, market.path)
-    head, version = encoder.query_head, features_version(run_fingerprint(run))
     with open_index(url, read_only=True) as index:
         if index.fingerprint.split()[:1] != [run_fingerprint(run)]:
             raise MercatoError(f"{url} was not made by {run}: build it again with `mercato index {run}`")
-        before, known = _counted(lists, market, index)
-        gains: Sequence[float] = settings.gains
-        if len(lists):
-            learned = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, before, head, version)
-        else:
-            as_of = split_cutoff(market, SPLITS)
-            learned, gains = judged(_judgments(market), as_of, encoder, index, before, head)
-        if not learned.tells_apart:
-            raise MercatoError(f"{market.path}: what the ranker would learn from is all alike: nothing is better there")
-        note(f"  learning from {len(learned.sizes):,} lists of {len(learned.grades_P):,} products")
-        booster = gbdt.fit(learned, gains, settings.trees, seed)
-        models = {TREES: _exported_trees(booster, learned)} | _second_stage(learned, gains, settings, seed)
-        ranker = Ranker.of(models, known, gains, settings, head, version)
-        if len(lists) and market.has("judgments"):
-            _check_relevance(replace(ranker, statistics=before), encoder, index, market)
-        metrics = _measured(ranker, encoder, index, market, seed)
-    card = {"run": run_fingerprint(run), "version": VERSION, "features": NAMES, "gains": [*gains]}
+        lessons = Lessons.of(market, encoder, index, settings.gains)
+        learned = lessons.learned(settings, seed)
+        if market.has("lists") and market.has("judgments"):
+            _check_relevance(replace(learned.ranker, statistics=lessons.before), encoder, index, market)
+        metrics = _measured(learned.ranker, encoder, index, market, seed)
+    card = {"run": run_fingerprint(run), "version": VERSION, "features": NAMES, "gains": [*lessons.gains]}
     with atomic_directory(run / FOLDER) as fresh:
-        known.save(fresh / STATISTICS)
-        for name, model in models.items():
+        lessons.known.save(fresh / STATISTICS)
+        for name, model in learned.models.items():
             (fresh / name).write_bytes(model)
         (fresh / CARD).write_text(json.dumps(card | {"settings": settings.model_dump(mode="json")}, indent=2))
         (fresh / METRICS).write_text(json.dumps(metrics.as_dict()))
-    some = learned.only(np.arange(len(learned.grades_P)) < _SOME)
-    shap_PF = np.asarray(booster.predict(some.features_PF, pred_contrib=True))[:, :-1]  # the last one is the mean
+    some = learned.rows.only(np.arange(len(learned.rows.grades_P)) < _SOME)
+    shap_PF = np.asarray(learned.booster.predict(some.features_PF, pred_contrib=True))[:, :-1]  # the last: the mean
     return Ranked(
         metrics,
-        gains=_shares(booster.feature_importance("gain")),
+        gains=_shares(learned.booster.feature_importance("gain")),
         shap=_shares(np.abs(shap_PF).mean(axis=0)),
-        network=_network_shares(ranker, some),
+        network=_network_shares(learned.ranker, some),
     )
 
 
