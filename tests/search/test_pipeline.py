@@ -15,6 +15,7 @@ import pytest
 from mercato.catalogue.products import StoredProduct
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
+from mercato.config.ranking import Ranking
 from mercato.data.market import Market
 from mercato.errors import MercatoError, NotFoundError
 from mercato.ranking.features import Asked
@@ -244,6 +245,8 @@ def test_market_info_counts_the_catalogue(market, catalogue):
 class ByPrice:
     """Ranks the cheapest first."""
 
+    settings = Ranking()
+
     def __init__(self):
         self.asked = []
 
@@ -288,6 +291,8 @@ def test_where_a_score_is_missing_nothing_is_ranked(index, catalogue, request_):
 
 def test_a_ranker_without_scores_leaves_the_order(index, catalogue):
     class Late:
+        settings = Ranking()
+
         def rank(self, asked, hits, begun):
             assert time.perf_counter() - begun < 60
             return {}
