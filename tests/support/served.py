@@ -16,6 +16,7 @@ from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.data.market import Market
 from mercato.retrieval.open import open_index
 from mercato.search.market_info import market_info
+from mercato.search.rules import MarketRules
 from mercato.serving.app import create_app
 from mercato.serving.deployment import Deployment, Deployments
 from mercato.serving.services import Services, Settings
@@ -36,7 +37,9 @@ def application(
     ):
         seed(catalogue, market)
         info = market_info(market, catalogue.products.documents())
-        deployments = Deployments(Deployment(encoder, index, catalogue, policy=policy, image_dimension=image_dimension))
+        rules = MarketRules(market.path)
+        served = Deployment(encoder, index, catalogue, policy=policy, rules=rules, image_dimension=image_dimension)
+        deployments = Deployments(served)
         targets, events = [Target(encoder, index)], market.path / "events"
         with IngestionWorker(catalogue, targets, events, "server", flush_seconds=flush_seconds) as ingestion:
             settings = Settings(api_key=KEY, **settings)

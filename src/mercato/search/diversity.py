@@ -1,9 +1,8 @@
-"""Seller diversity: a page shows at most so many listings of one seller, as long as others are left."""
+"""Seller diversity: a page shows at most so many listings of one seller, as long as the search finds others."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +23,3 @@ class SellerBound:
             return False
         self._counts[seller] += 1
         return True
-
-    def within(self, places: Iterable[int]) -> Iterator[int]:
-        """Those hits that it admits, and then the others, each in the order given."""
-        others = []
-        for place in places:
-            if self.admits(place):
-                yield place
-            else:
-                others.append(place)
-        yield from others

@@ -97,12 +97,12 @@ class Searcher:
         ones. What a rule pins comes first, what it buries when nothing else is left.
         """
         rule = self._rules.of(request.query, request.country) if self._rules else None
-        expression = self._expression(request) if rule and rule.pin else None
-        pinned = self._pinned(rule.pin, expression, cursor) if rule and expression else None
-        buried = frozenset(rule.bury if rule else ())
-        skipped = cursor.shown | frozenset(map(shown_as, buried))
+        pin, bury = (rule.pin, rule.bury) if rule else ((), ())
+        pinned = self._pinned(pin, request, cursor)
+        skipped = cursor.shown | frozenset(map(shown_as, pin + bury))
 
         window = self._windows.get(cursor.query_id) if request.cursor else None
+        expression: Expression | None = None
         cut, efforts = PageCut(self._catalogue, request, cursor, size + 1), self._efforts(cursor, size)
         while window is None or not _fills(cut, window, pinned, skipped):
             effort = next(efforts, None)
@@ -112,16 +112,20 @@ class Searcher:
                 expression = expression or self._expression(request)
                 window = self._ranked(self._retrieved(expression, effort), expression, request, cursor, begun)
         assert window is not None  # there is always an effort
-        if buried:
-            cut.take(window, ((place, None) for place in window.unseen(cursor.shown, window.places_of(buried))))
+        if window.placing is not None:  # sellers may have more, and there is nothing else
+            cut.take(window, ((place, None) for place in window.unseen(skipped)))
+        if bury:
+            cut.take(window, ((place, None) for place in window.unseen(cursor.shown, window.places_of(bury))))
         if len(cut.hits) > size:
             self._windows.put(cursor.query_id, window.kept())
         return cut.hits[:size], len(cut.hits) > size, window.ranked_by
 
-    def _pinned(self, product_ids: Sequence[str], expression: Expression, cursor: Cursor) -> Window | None:
+    def _pinned(self, product_ids: Sequence[str], request: SearchRequest, cursor: Cursor) -> Window | None:
         """Those of the pinned products that have not been shown."""
-        unseen = [product_id for product_id in product_ids if shown_as(product_id) not in cursor.shown]
-        return Window(self._index.lookup(expression, unseen), self._policy.effort(0), whole=True) if unseen else None
+        ids = [product_id for product_id in product_ids if shown_as(product_id) not in cursor.shown]
+        if not ids:
+            return None
+        return Window(self._index.lookup(self._expression(request), ids), self._policy.effort(0), whole=True)
 
     def _efforts(self, cursor: Cursor, size: int) -> Iterator[Effort]:
         """The page's effort, made large enough for what was shown; then the deepest."""

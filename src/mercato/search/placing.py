@@ -52,10 +52,9 @@ class Placing:
         return cls(columns.key("seller_id"), diversity.per_seller if diversity else math.inf, new_E, chosen_P)
 
     def order(self, exact: Iterator[int], others: Iterator[int], new: Iterator[int], position: int) -> Iterator[Placed]:
-        """All hits that are left, in the order in which a page takes them.
+        """What is left, in the order in which a page takes it, without those of which a seller has too many.
 
-        Exact hits come first and count for their sellers. What a seller has too many of comes when nothing else is
-        left.
+        Exact hits come first, whosever they are, and count for their sellers.
 
         Args:
             exact, others: their places, best first.
@@ -69,14 +68,14 @@ class Placing:
             position += 1
         taken: set[int] = set()
         admitted_new = (place for place in new if place not in taken and bound.admits(place))
-        in_order = bound.within(place for place in others if place not in taken)
+        in_order = (place for place in others if place not in taken and bound.admits(place))
         for at in itertools.count(position):
-            explored = next(admitted_new, None) if self._is_chosen(at) else None
-            place_or_none = next(in_order, None) if explored is None else explored
-            if place_or_none is None:
+            given = next(admitted_new, None) if self._is_chosen(at) else None
+            following = next(in_order, None) if given is None else given
+            if following is None:
                 return
-            taken.add(place_or_none)
-            yield place_or_none, None if explored is None else "exploration"
+            taken.add(following)
+            yield following, None if given is None else "exploration"
 
     def _is_chosen(self, position: int) -> bool:
         return position < len(self.chosen_P) and bool(self.chosen_P[position])

@@ -68,7 +68,7 @@ class Window:
             yield from (place for place, key in keys if not skipped or shown_as(key) not in skipped)
 
     def placed(self, skipped: Set[bytes], position: int) -> Iterator[Placed]:
-        """The same in the order in which a page takes them, whose next hit has this position."""
+        """The same as a page takes them whose next hit has this position: under a bound of sellers perhaps not all."""
         if self.placing is None:
             return ((place, None) for place in self.unseen(skipped))
         exact, others = (np.flatnonzero(which_H) for which_H in (self.hits.exact_H, ~self.hits.exact_H))
@@ -77,7 +77,8 @@ class Window:
 
     def places_of(self, product_ids: Collection[str]) -> NDArray[np.int64]:
         """Where these are, where they are there, best first."""
-        return np.array([place for place, key in enumerate(self.hits.product_ids) if key in product_ids], np.int64)
+        wanted = frozenset(product_ids)
+        return np.array([place for place, key in enumerate(self.hits.product_ids) if key in wanted], np.int64)
 
 
 def satisfies(product: ProductDocument, filters: Filters) -> bool:
