@@ -69,6 +69,8 @@ WRONG = {
     'name = "x"\n[product_tower]\nfusion = "transformer"\nfusion_layers = 7': "text.layers has only 6",
     'name = "x"\n[product_tower.context]\nnumbers = []\ncategories = []': "both empty",
     'name = "x"\n[product_tower.context]\nnumbers = ["age", "price", "age"]': "numbers: one is named twice",
+    'name = "x"\n[ranking.diversity]\nper_seller = 0': "ranking.diversity.per_seller: .*greater than or equal to 1",
+    'name = "x"\n[ranking.exploration]\nfirst = 3': "ranking.exploration.share: Field required",
     "name = ": "not valid TOML",
     "": "name: Field required",
 }
@@ -107,6 +109,15 @@ def test_changes():
     )
     assert (changed.stages[0].epochs, changed.text.pretrained, changed.images.size) == (3, "some/folder", 32)
     assert changed.name == "mine"
+
+
+def test_diversity_and_exploration_are_off_until_a_recipe_names_them():
+    plain = load_recipe("que2search")
+    assert plain.ranking.diversity is None and plain.ranking.exploration is None
+    assert "diversity" not in plain.toml() and "exploration" not in plain.toml(), "a study's runs keep their names"
+    named = load_recipe("que2search", ["ranking.diversity.per_seller=2", "ranking.exploration.share=0.1"])
+    assert (named.ranking.diversity.per_seller, named.ranking.exploration.first) == (2, 5)
+    assert Recipe.parse(named.toml()) == named
 
 
 @pytest.mark.parametrize("change", ["epochs", "stages.7.epochs=1", "name.first=x", "stages.last=1", "stages.0.epocs=3"])

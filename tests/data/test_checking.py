@@ -239,6 +239,20 @@ def test_a_broken_folder_is_a_problem_not_a_crash(tmp_path: Path, break_it: Any)
     assert found(check(folder))
 
 
+def test_rules_are_checked_and_what_they_name_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
+    """The API may have written it."""
+    folder = market(tmp_path, products=[P])
+    (folder / "rules.toml").write_text('[[rules]]\nquery = "lamp"\npin = ["1", "2"]\nbury = ["3"]')
+    warnings = [str(problem) for problem in check(folder) if "rules.toml" in str(problem)]
+    assert warnings == [
+        "warning: market, (rules.toml): rule 1, field pin: '2' is not in the products table",
+        "warning: market, (rules.toml): rule 1, field bury: '3' is not in the products table",
+    ]
+    (folder / "rules.toml").write_text('[[rules]]\nquery = "lamp"\npin = "1"')
+    (problem,) = [problem for problem in check(folder) if "rules.toml" in str(problem)]
+    assert problem.severity == "error" and "rule 1, field pin: " in problem.why
+
+
 def test_a_problem_says_where_and_why() -> None:
     text = str(Problem("products", 1234, "price", "is negative: -5.0", "error", "products.parquet"))
     assert text == "error: table products, row 1,234, column price, (products.parquet): is negative: -5.0"

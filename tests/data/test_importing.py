@@ -348,13 +348,17 @@ def test_only_a_market_is_ever_replaced_and_never_with_a_source_inside(tmp_path:
     assert inner.exists()
 
 
-@pytest.mark.parametrize("written_by_api", ["catalogue.sqlite", "catalogue.sqlite-wal", "events/live-ab-1-2.parquet"])
-def test_what_the_api_acknowledged_is_never_replaced(tmp_path: Path, two: Path, written_by_api: str) -> None:
+@pytest.mark.parametrize(
+    "file", ["catalogue.sqlite", "catalogue.sqlite-wal", "events/live-ab-1-2.parquet", "rules.toml"]
+)
+def test_what_the_api_acknowledged_and_a_merchandiser_wrote_is_never_replaced(
+    tmp_path: Path, two: Path, file: str
+) -> None:
     import_market(tmp_path / "market", [two])
-    acknowledged = written(tmp_path / "market" / written_by_api, "an order")
-    with pytest.raises(MercatoError, match="what the API wrote"):
+    kept = written(tmp_path / "market" / file, "an order")
+    with pytest.raises(MercatoError, match="nothing would make again"):
         import_market(tmp_path / "market", [two])
-    assert acknowledged.read_text() == "an order"
+    assert kept.read_text() == "an order"
 
 
 def test_a_market_that_is_served_is_never_replaced(tmp_path: Path, two: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from mercato.catalogue.products import StoredProduct
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
+from mercato.config.ranking import Ranking
 from mercato.data.market import Market
 from mercato.errors import MercatoError, NotFoundError
 from mercato.ranking.features import NAMES, UNLOGGED, Asked
@@ -263,6 +264,7 @@ class ByPrice:
     """Ranks the cheapest first."""
 
     features_version = "1 of prices"
+    settings = Ranking()
 
     def __init__(self):
         self.asked = []
@@ -369,6 +371,8 @@ def test_a_ranker_s_time_counts_from_the_beginning_of_the_search(index, catalogu
 
 def test_a_ranker_without_scores_leaves_the_order(index, catalogue):
     class Late:
+        settings = Ranking()
+
         def rank(self, asked, hits, begun):
             assert time.perf_counter() - begun < 60
             return Scored({})

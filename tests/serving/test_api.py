@@ -16,6 +16,7 @@ from PIL import Image
 
 from mercato.catalogue import images as pictures
 from mercato.data.mining import mine
+from mercato.data.query_rules import RULES
 from mercato.data.schema import PRODUCTS
 from mercato.search.policy import Effort, RetrievalPolicy
 from mercato.serving.guard import RequestGuard
@@ -143,6 +144,14 @@ def test_a_model_number_is_found_first(tmp_path, page_size):
         assert first["product"]["product_id"] == "sought" and first["exact"] and "text" in first["found_by"]
         shown = [hit["product"]["product_id"] for hit in all_pages(client, query="radio 5521", page_size=page_size)]
         assert sorted(shown) == sorted(row["product_id"] for row in rows)
+
+
+def test_a_rule_s_pin_says_that_it_is_one(start, market):
+    (market.path / RULES).write_text('[[rules]]\nquery = "red chair"\npin = ["p40"]\nbury = ["p00"]')
+    first, second, *_ = search(start(), query="red chair")["hits"]
+    assert (first["product"]["product_id"], first["placed_by"], first["found_by"]) == ("p40", "pin", [])
+    assert first["rank_score"] is None and first["places"] is None and first["bm25"] == 0
+    assert second["product"]["product_id"] != "p00" and second["placed_by"] is None
 
 
 def test_what_only_words_found_follows_what_is_near_enough(start):

@@ -394,6 +394,27 @@ def test_why_says_where_each_stage_put_a_hit(visit: Any) -> None:
     expect(plain.locator(".card .why .stages")).to_have_count(0)
 
 
+def test_a_badge_says_what_else_placed_a_hit(visit: Any) -> None:
+    """A rule or a draw, and nothing of the others; why says so too."""
+
+    def placed(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        body["hits"][0] |= {"placed_by": "pin", "found_by": []}
+        body["hits"][1]["placed_by"] = "exploration"
+        route.fulfill(response=answer, json=body)
+
+    page = visit("/?q=red+sofa", before=lambda page: page.route("**/v1/search", placed))
+    expect(page.locator(".card .placed")).to_have_count(2)
+    assert page.locator(".card .placed").all_inner_texts() == ["Pinned", "New listing"]
+    for card, told in ((0, ["has pinned it", "found by a rule of this market"]), (1, ["was drawn for a new listing"])):
+        page.locator(".card .why summary").nth(card).click()
+        for each in told:
+            expect(page.locator(".card .why-panel").nth(card)).to_contain_text(each)
+    expect(page.locator(".card .why-panel .scores").first).to_be_visible()  # those of the pinned one
+    expect(visit("/?q=red+sofa").locator(".card .placed")).to_have_count(0)
+
+
 def test_a_products_likely_searches_start_them(visit: Any) -> None:
     page = visit("/?q=red+sofa&country=us&product=p%2F009")
     dialog = page.get_by_role("dialog")

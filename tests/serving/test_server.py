@@ -16,6 +16,7 @@ from uvicorn.supervisors import multiprocess
 from mercato import progress
 from mercato.catalogue import indexing
 from mercato.data.market import CATALOGUE
+from mercato.data.query_rules import RULES
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression
@@ -64,6 +65,14 @@ def serve(run, market, tmp_path, monkeypatch):
 
 def write_products(market, rows):
     pq.write_table(pa.Table.from_pylist(rows, schema=PRODUCTS), market.path / "products.parquet")
+
+
+def test_broken_rules_are_refused_at_the_start_and_serve_afterwards(serve, market):
+    (market.path / RULES).write_text('[[rules]]\nquery = "red chair"\npin = "p40"')
+    with pytest.raises(MercatoError, match="rule 1, field pin"):
+        serve()
+    (market.path / RULES).write_text('[[rules]]\nquery = "red chair"\npin = ["p40"]')
+    serve(lambda client: ids(search(client, query="red chair"))[0] == "p40" or pytest.fail("it is not pinned"))
 
 
 def test_the_address_is_said_in_quiet_too_and_the_key_only_in_its_file(serve, market, capfd):

@@ -21,6 +21,7 @@ from mercato.catalogue import backfill as backfilling
 from mercato.catalogue import indexing
 from mercato.catalogue.backfill import backfill
 from mercato.data.market import Market
+from mercato.data.query_rules import RULES
 from mercato.retrieval.open import swap_index
 from mercato.runs.folder import RETRIEVAL, WEIGHTS
 from mercato.serving.server import KEY as KEY_VARIABLE
@@ -44,9 +45,15 @@ def indexed(folder: Path) -> tuple[Path, Market, Path]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def made(tmp_path_factory):
+    """What it serves."""
+    return indexed(tmp_path_factory.mktemp("workers"))
+
+
+@pytest.fixture(scope="module")
+def served(made):
     """A server with workers, for all tests but the last, and a client of it."""
-    with serving(*indexed(tmp_path_factory.mktemp("workers")), free_port()) as (server, client):
+    with serving(*made, free_port()) as (server, client):
         yield server, client
 
 
@@ -133,6 +140,23 @@ def test_pages_go_on_at_any_worker(served):
             break
         body = body | {"cursor": page["cursor"]}
     assert len(shown) == len(set(shown)) == 48
+
+
+def test_every_worker_follows_the_rules(served, made):
+    """Without a restart; while the file is broken the rules of before go on."""
+    _, client = served
+    file = made[1].path / RULES
+
+    def all_begin_with(product_id: str) -> bool:
+        return {client.found("red chair")[0] for _ in range(20)} == {product_id}
+
+    assert all_begin_with("p00")
+    file.write_text('[[rules]]\nquery = "Red chair"\npin = ["p40"]')
+    wait_until(lambda: all_begin_with("p40"))
+    file.write_text("[[")
+    assert all_begin_with("p40")
+    file.unlink()
+    wait_until(lambda: all_begin_with("p00"))
 
 
 def test_a_killed_worker_is_replaced(served):

@@ -16,6 +16,7 @@ from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.data.market import Market
 from mercato.retrieval.open import open_index
 from mercato.search.market_info import market_info
+from mercato.search.rules import MarketRules
 from mercato.serving.app import create_app
 from mercato.serving.deployment import Deployment, Deployments
 from mercato.serving.services import Services, Settings
@@ -36,7 +37,12 @@ def application(
     ):
         seed(catalogue, market)
         info = market_info(market, catalogue.products.documents())
-        own = {"policy": policy, "ranker": ranker, "image_dimension": image_dimension}
+        own = {
+            "policy": policy,
+            "ranker": ranker,
+            "rules": MarketRules(market.path),
+            "image_dimension": image_dimension,
+        }
         deployments = Deployments(Deployment(encoder, index, catalogue, **own))
         targets = [Target(encoder, index)]
         with IngestionWorker(catalogue, targets, market.path, "server", flush_seconds=flush_seconds) as ingestion:

@@ -38,6 +38,21 @@ class DLRM(Frozen):
     folds: int = Field(5, ge=2)  # of queries: it learns with scores of trees that have not seen the list
 
 
+class Diversity(Frozen):
+    """Seller diversity: of the order of a page, at no cost to training."""
+
+    per_seller: int = Field(ge=1)  # listings of one seller on a page at most, as long as there are others
+
+
+class Exploration(Frozen):
+    """Exploration of new listings: they get some places that the order would not give them."""
+
+    share: float = Field(gt=0, le=0.5)  # of the places of a search from the first one on
+    first: int = Field(5, ge=1)  # place that may be given, from 1
+    days: float = Field(7.0, gt=0)  # since it was listed, less than which is new
+    impressions: float = Field(1.0, gt=0)  # a day in the log, fewer than which are few
+
+
 class Ranking(Frozen):
     """Both ranking stages (Que2Search §6.5)."""
 
@@ -48,6 +63,8 @@ class Ranking(Frozen):
     without: tuple[str, ...] = ()  # features that neither stage reads, of `mercato.ranking.features.NAMES`
     trees: Trees = Trees()
     dlrm: DLRM = DLRM()
+    diversity: Diversity | None = None
+    exploration: Exploration | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from mercato.data.coercion import shorten, shorten_at
 from mercato.data.images import read_image
 from mercato.data.market import Market
 from mercato.data.normalize import normalize
+from mercato.data.query_rules import RULES, read_rules
 from mercato.data.rules import violations
 from mercato.data.schema import REQUIRED, TABLES
 from mercato.errors import MercatoError
@@ -96,7 +97,22 @@ def check(folder: Path) -> list[Problem]:
         tables["intents"].check_once("query", "has an intent in this country already", ("query", "country"))
     if "events" in tables:
         tables["events"].check_chain(market.config.engagement.chain)
-    return [problem for table in tables.values() for problem in table.problems]
+    return [*_rule_problems(folder, products.seen_ids), *(each for table in tables.values() for each in table.problems)]
+
+
+def _rule_problems(folder: Path, known: set[str]) -> Iterator[Problem]:
+    """What is wrong with the rules; a product that they name may be one that the API has written."""
+    try:
+        rules = read_rules(folder)
+    except MercatoError as error:
+        yield Problem("market", None, None, str(error))
+        return
+    for number, rule in enumerate(rules.values(), 1):
+        for field_, ids in (("pin", rule.pin), ("bury", rule.bury)):
+            for product_id in ids:
+                if product_id not in known:
+                    why = f"rule {number}, field {field_}: {product_id!r} is not in the products table"
+                    yield Problem("market", None, None, why, "warning", RULES)
 
 
 @dataclass

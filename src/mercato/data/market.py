@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from mercato.data.query_rules import RULES
 from mercato.data.schema import REQUIRED, TABLES
 from mercato.errors import MercatoError
 from mercato.files import atomic_directory, ensure_replaceable, market_lock, write_atomic
@@ -160,7 +161,8 @@ def atomic_market(folder: Path) -> Iterator[Path]:
     """`atomic_directory` for a market: replaces an earlier market, but nothing that could not be made again.
 
     Raises:
-        MercatoError: `folder` holds something else than a market, or what the API wrote, or is being served.
+        MercatoError: `folder` holds something else than a market, or what the API or a merchandiser wrote, or is being
+            served.
     """
     folder = Path(folder)
     ensure_replaceable(folder, (MARKET,))
@@ -173,11 +175,12 @@ def atomic_market(folder: Path) -> Iterator[Path]:
 
 def _refuse_written(folder: Path) -> None:
     live = sum(len(list((folder / table).glob("live-*.parquet"))) for table in ("events", "features"))
-    catalogue = any(folder.glob(f"{CATALOGUE}*"))
-    if catalogue or live:
-        found = [CATALOGUE] * catalogue + [f"{live} live file{'s' * (live > 1)}"] * bool(live)
+    found = [CATALOGUE] * any(folder.glob(f"{CATALOGUE}*")) + [RULES] * (folder / RULES).is_file()
+    found += [f"{live} live file{'s' * (live > 1)}"] * bool(live)
+    if found:
         raise MercatoError(
-            f"{folder} holds what the API wrote ({', '.join(found)}): give a new folder, or move them away first"
+            f"{folder} holds what nothing would make again ({', '.join(found)}): give a new folder, or move them away"
+            " first"
         )
 
 

@@ -5,44 +5,26 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mercato.catalogue.products import ProductDocument
 from mercato.catalogue.store import Catalogue
 from mercato.ranking.features import Asked
 from mercato.ranking.ranker import Ranker, Stage
 from mercato.retrieval.expression import Expression
-from mercato.retrieval.protocol import Hit, Index
+from mercato.retrieval.protocol import Index
 from mercato.runs.cache import TTLCache
 from mercato.runs.encoder import Encoder
-from mercato.search.paging import CURSOR_SECONDS, Cursor, CursorSigner, digest
+from mercato.search.cut import PageCut, PageHit
+from mercato.search.paging import CURSOR_SECONDS, Cursor, CursorSigner, digest, shown_as
+from mercato.search.placing import Placing
 from mercato.search.policy import Effort, RetrievalPolicy
 from mercato.search.request import SearchRequest
-from mercato.search.window import Window, distance_km, satisfies
+from mercato.search.rules import MarketRules
+from mercato.search.window import Window
 
 KEPT_HITS = 400_000  # of windows, for their next pages (about 20 MB); one that is gone is retrieved again
-_AT_ONCE = 32  # candidates read at least, where some of the first are not shown
-
-_Read = dict[str, ProductDocument | None]  # what a page has read of the catalogue; None: there is no such product
-
-
-@dataclass(frozen=True)
-class PageHit:
-    """A hit on a page: its place over all pages, counted from 1, and its product as it is stored now."""
-
-    position: int
-    hit: Hit
-    product: ProductDocument
-    distance_km: float | None  # from the searcher's location
-    rank_score: float | None  # what it was ordered by; None where nothing ranked
-    places: Mapping[str, int] | None  # among the candidates, from 1: by retrieval, then by each ranking stage
-    features_F: NDArray[np.float32] | None  # what it was ordered by, where the search is logged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +55,14 @@ class Searcher:
         catalogue: Catalogue,
         policy: RetrievalPolicy,
         ranker: Ranker | None = None,
+        rules: MarketRules | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Without a `ranker` hits stay in the index's order; by the `clock` a search begins, and listings have
         their age.
         """
         self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
-        self._ranker, self._clock = ranker, clock
+        self._ranker, self._rules, self._clock = ranker, rules, clock
         self._signer = CursorSigner(catalogue.settings.secret("cursor"))
         self._windows: TTLCache[str, Window] = TTLCache(KEPT_HITS, CURSOR_SECONDS, size=lambda window: len(window.hits))
 
@@ -117,16 +100,17 @@ class Searcher:
         self, request: SearchRequest, cursor: Cursor, size: int, begun: float, logged: bool
     ) -> tuple[tuple[PageHit, ...], bool, Stage | None]:
         """The next `size` hits, whether more follow, and what ranked them: from the window as it is, then from deeper
-        ones.
+        ones. What a rule pins comes first, what it buries when nothing else is left.
         """
+        rule = self._rules.of(request.query, request.country) if self._rules else None
+        pin, bury = (rule.pin, rule.bury) if rule else ((), ())
+        pinned = self._pinned(pin, request, cursor)
+        skipped = cursor.shown | frozenset(map(shown_as, pin + bury))
+
         window = self._windows.get(cursor.query_id) if request.cursor else None
         expression: Expression | None = None
-        efforts = self._efforts(cursor, size)
-        read: _Read = {}
-        while True:
-            hits = self._cut(window, request, cursor, size + 1, read) if window else ()
-            if window and (len(hits) > size or window.whole):
-                break
+        cut, efforts = PageCut(self._catalogue, request, cursor, size + 1), self._efforts(cursor, size)
+        while window is None or not _fills(cut, window, pinned, skipped):
             effort = next(efforts, None)
             if effort is None:
                 break
@@ -134,9 +118,21 @@ class Searcher:
                 expression = expression or self._expression(request)
                 found = self._retrieved(expression, effort)
                 window = self._ranked(found, expression, request, cursor, begun, logged)
-        if window is not None and len(hits) > size:
+        assert window is not None  # there is always an effort
+        if window.placing is not None:  # sellers may have more, and there is nothing else
+            cut.take(window, ((place, None) for place in window.unseen(skipped)))
+        if bury:
+            cut.take(window, ((place, None) for place in window.unseen(cursor.shown, window.places_of(bury))))
+        if len(cut.hits) > size:
             self._windows.put(cursor.query_id, window.kept())
-        return hits[:size], len(hits) > size, window.ranked_by if window else None
+        return cut.hits[:size], len(cut.hits) > size, window.ranked_by
+
+    def _pinned(self, product_ids: Sequence[str], request: SearchRequest, cursor: Cursor) -> Window | None:
+        """Those of the pinned products that have not been shown."""
+        ids = [product_id for product_id in product_ids if shown_as(product_id) not in cursor.shown]
+        if not ids:
+            return None
+        return Window(self._index.lookup(self._expression(request), ids), self._policy.effort(0), whole=True)
 
     def _efforts(self, cursor: Cursor, size: int) -> Iterator[Effort]:
         """The page's effort, made large enough for what was shown; then the deepest."""
@@ -172,30 +168,11 @@ class Searcher:
         moment = datetime.fromtimestamp(cursor.as_of, UTC)
         asked = Asked(expression.text, moment, *((place.latitude, place.longitude) if place else (None, None)))
         ranked = self._ranker.rank(asked, window.hits, begun)
-        return window.ordered(ranked, logged) if ranked.stages else window
-
-    def _cut(
-        self, window: Window, request: SearchRequest, cursor: Cursor, count: int, read: _Read
-    ) -> tuple[PageHit, ...]:
-        """The first `count` of a window that have not been shown, as pages show them; what is `read` grows."""
-        found: dict[str, PageHit] = {}  # the index may hold a product twice while it is written
-        unseen = window.unseen(cursor.shown)
-        at_once = count
-        while len(found) < count and (places := list(islice(unseen, at_once))):
-            at_once = max(_AT_ONCE, 2 * at_once)  # many may have changed since they were indexed
-            some = list(window.hits.take(np.array(places, np.int64)))
-            if unread := [hit.product_id for hit in some if hit.product_id not in read]:
-                read.update(dict.fromkeys(unread) | self._catalogue.products.get_many(unread))
-            for place, hit in zip(places, some, strict=True):
-                product = read[hit.product_id]  # the index may still hold what was just deleted
-                if product is None or hit.product_id in found or not satisfies(product, request.filters):
-                    continue  # since it was indexed it has changed, so that no page of this search may show it
-                distance = distance_km(request.location, product)
-                position = len(cursor.shown) + len(found) + 1
-                found[hit.product_id] = PageHit(
-                    position, hit, product, distance, *window.ranking(place), window.features(place)
-                )
-        return tuple(found.values())[:count]
+        if not ranked.stages:
+            return window
+        window = window.ordered(ranked, logged)
+        placing = Placing.of(self._ranker, window.hits, moment, cursor.query_id, self._policy.deepest)
+        return dataclasses.replace(window, placing=placing)
 
     def _begun(self) -> Cursor:
         return Cursor(secrets.token_hex(12), int(self._clock()), 0, frozenset())
@@ -209,6 +186,15 @@ class Searcher:
             text=query if query and request.mode != "semantic" else None,
             filters=request.filters,
         )
+
+
+def _fills(cut: PageCut, window: Window, pinned: Window | None, skipped: Set[bytes]) -> bool:
+    """Whether a page is full, begun anew from a window, or nothing else can be found for it."""
+    cut.clear()
+    if pinned is not None:
+        cut.take(pinned, ((place, "pin") for place in range(len(pinned.hits))))
+    cut.take(window, window.placed(skipped, cut.position))
+    return cut.is_full or window.whole
 
 
 def _digest(request: SearchRequest) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -15,6 +15,7 @@ from mercato.ranking.ranker import Scored, Stage
 from mercato.retrieval.expression import Filters, GeoRadius, category_path
 from mercato.retrieval.protocol import Hits
 from mercato.search.paging import shown_as
+from mercato.search.placing import Placed, Placing
 from mercato.search.policy import Effort
 from mercato.search.request import Location
 
@@ -33,6 +34,7 @@ class Window:
     scores_H: NDArray[np.float32] | None = None  # by which a ranker has ordered them
     features_HF: NDArray[np.float32] | None = None  # and what these were made of, where that is logged
     places: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # (H,), by retrieval and each ranking stage
+    placing: Placing | None = None  # None: pages take them as they are
 
     @property
     def ranked_by(self) -> Stage | None:
@@ -64,11 +66,26 @@ class Window:
         """The same, to be kept: the index's generation may be removed meanwhile."""
         return replace(self, hits=self.hits.detached())
 
-    def unseen(self, shown: Set[bytes]) -> Iterator[int]:
-        """The places of those that have not been shown, best first."""
-        for start in range(0, len(self.hits), _AT_ONCE):
-            some = self.hits[start : start + _AT_ONCE].product_ids
-            yield from (place for place, key in enumerate(some, start) if not shown or shown_as(key) not in shown)
+    def unseen(self, skipped: Set[bytes], places_h: NDArray[np.int64] | None = None) -> Iterator[int]:
+        """The places of those that are not skipped (`paging.shown_as`), best first; or of some, in their order."""
+        places_h = np.arange(len(self.hits)) if places_h is None else places_h
+        for start in range(0, len(places_h), _AT_ONCE):
+            some_h = places_h[start : start + _AT_ONCE]
+            keys = zip(some_h.tolist(), self.hits.take(some_h).product_ids, strict=True)
+            yield from (place for place, key in keys if not skipped or shown_as(key) not in skipped)
+
+    def placed(self, skipped: Set[bytes], position: int) -> Iterator[Placed]:
+        """The same as a page takes them whose next hit has this position: under a bound of sellers perhaps not all."""
+        if self.placing is None:
+            return ((place, None) for place in self.unseen(skipped))
+        exact, others = (np.flatnonzero(which_H) for which_H in (self.hits.exact_H, ~self.hits.exact_H))
+        new = self.unseen(skipped, self.placing.drawn_E)
+        return self.placing.order(self.unseen(skipped, exact), self.unseen(skipped, others), new, position)
+
+    def places_of(self, product_ids: Collection[str]) -> NDArray[np.int64]:
+        """Where these are, where they are there, best first."""
+        wanted = frozenset(product_ids)
+        return np.array([place for place, key in enumerate(self.hits.product_ids) if key in wanted], np.int64)
 
 
 def satisfies(product: ProductDocument, filters: Filters) -> bool:

@@ -285,6 +285,10 @@ class HitOut(BaseModel):
         dict[Literal["retrieval", "trees", "dlrm"], int] | None,
         Field(description="where each stage put it among the candidates, from 1; null where nothing ranked"),
     ]
+    placed_by: Annotated[
+        Literal["pin", "exploration"] | None,
+        Field(description="a rule of the market, or a draw among new listings; null: its place is that of the order"),
+    ]
 
 
 class SearchOut(BaseModel):

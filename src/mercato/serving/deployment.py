@@ -21,6 +21,7 @@ from mercato.search.explain import Explainer
 from mercato.search.pipeline import Searcher
 from mercato.search.policy import RetrievalPolicy
 from mercato.search.query_prediction import QueryPredictor
+from mercato.search.rules import MarketRules
 
 
 class Deployment:
@@ -35,17 +36,18 @@ class Deployment:
         name: str = "model",
         policy: RetrievalPolicy | None = None,
         ranker: Ranker | None = None,
+        rules: MarketRules | None = None,
         image_dimension: int = 0,
     ) -> None:
         """`name` is what `GET /v1/market` calls the model; `image_dimension` that of the image vectors read, or 0."""
         self.encoder, self.index, self.name, self.image_dimension = encoder, index, name, image_dimension
-        self.searcher = Searcher(encoder, index, catalogue, policy or RetrievalPolicy(), ranker)
+        self.searcher = Searcher(encoder, index, catalogue, policy or RetrievalPolicy(), ranker, rules)
         self.explainer = Explainer(encoder, catalogue)
         self.predictor = QueryPredictor(encoder, catalogue)
         self._requests, self._changed = 0, Condition()
 
     @classmethod
-    def of_run(cls, run: Path, market: Path, index: Index, catalogue: Catalogue) -> Self:
+    def of_run(cls, run: Path, market: Path, index: Index, catalogue: Catalogue, rules: MarketRules) -> Self:
         """A run's deployment over an open index of its vectors.
 
         Raises:
@@ -59,6 +61,7 @@ class Deployment:
             name=encoder.recipe.name,
             policy=RetrievalPolicy.of_run(run),
             ranker=Ranker.of_run(run),
+            rules=rules,
             image_dimension=encoder.featurizer.spec.image_dimension,
         )
 

@@ -14,6 +14,7 @@ from mercato.catalogue.worker import Target
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.retrieval.open import generations, open_index
+from mercato.search.rules import MarketRules
 from mercato.serving.deployment import Deployment, Deployments
 from mercato.serving.garbage import set_apart
 
@@ -40,7 +41,7 @@ class Rollout:
             MercatoError: it cannot be opened.
         """
         self._url, self._market, self._catalogue, self._writes = url, market, catalogue, writes
-        self._ledger = GenerationLedger(catalogue)
+        self._ledger, self._rules = GenerationLedger(catalogue), MarketRules(market.path)
         self._open: dict[str, Deployment] = {}  # by fingerprint
         self._again: dict[str, float] = {}  # when what could not be opened is tried again
         self.deployments = Deployments(self._begun())
@@ -149,7 +150,7 @@ class Rollout:
         run = self._ledger.run_of(fingerprint)
         index = open_index(self._url, read_only=not self._writes, fingerprint=fingerprint)
         try:
-            return Deployment.of_run(run, self._market.path, index, self._catalogue)
+            return Deployment.of_run(run, self._market.path, index, self._catalogue, self._rules)
         except BaseException:
             index.close()
             raise

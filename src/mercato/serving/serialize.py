@@ -11,8 +11,9 @@ from fastapi import HTTPException, Response
 
 from mercato.catalogue.images import checked_image
 from mercato.catalogue.products import ProductDocument, StoredImage, StoredProduct
+from mercato.search.cut import PageHit
 from mercato.search.market_info import MarketInfo
-from mercato.search.pipeline import Page, PageHit
+from mercato.search.pipeline import Page
 from mercato.serving import bodies
 
 
@@ -45,6 +46,7 @@ def _hit_json(hit: PageHit) -> dict[str, Any]:
         "distance_km": hit.distance_km,
         "rank_score": hit.rank_score,
         "places": hit.places,
+        "placed_by": hit.placed_by,
     }
 
 

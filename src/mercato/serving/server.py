@@ -17,6 +17,7 @@ from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.catalogue.worker import IngestionWorker
 from mercato.data.market import CATALOGUE, Market
+from mercato.data.query_rules import read_rules
 from mercato.errors import MercatoError
 from mercato.files import market_lock
 from mercato.retrieval.open import generations
@@ -47,8 +48,10 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
     ordered by are kept in the market's table `features`.
 
     Raises:
-        MercatoError: the market is served already, or the index was made by another run that is not known.
+        MercatoError: the market is served already, its `rules.toml` is not valid, or the index was made by another run
+            that is not known.
     """
+    read_rules(market.path)  # while it serves, a broken one changes nothing; at its start somebody is there to mend it
     with market_lock(market.path), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue, ExitStack() as opened:
         _check_served(run, market, url, GenerationLedger(catalogue))
         seed(catalogue, market)

@@ -34,6 +34,8 @@ export const whereabouts = (hit, unit) =>
 export const priceTag = ({ price, currency }) =>
   h("p", { class: Number.isFinite(price) ? "price" : "price unknown" }, money(price, currency));
 
+const PLACED = { pin: "Pinned", exploration: "New listing" };
+
 /** A card of the grid; `target` is that of `link`, `bestBm25` and `asked` are as in why.js. */
 export function card(hit, { target, unit, bestBm25, asked }) {
   const { product } = hit;
@@ -41,6 +43,7 @@ export function card(hit, { target, unit, bestBm25, asked }) {
   return h("li", { class: "card", "data-id": product.product_id },
     photo(product),
     count > 1 && h("span", { class: "photo-count" }, icon("photo"), String(count)),
+    hit.placed_by && h("span", { class: "placed" }, PLACED[hit.placed_by]),
     h("div", { class: "card-text" },
       priceTag(product),
       h("h3", {}, link(product, target)),

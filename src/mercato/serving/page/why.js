@@ -5,8 +5,9 @@ import { h, icon } from "./dom.js";
 import { number } from "./format.js";
 import { parts } from "./parts.js";
 
-/** "both", "meaning", "words" or "filters": which of the two searches listed the hit, if there was a query at all. */
+/** "both", "meaning", "words", "rule" or "filters": which of the two searches listed the hit, or what else did. */
 export function finder(hit) {
+  if (hit.placed_by === "pin") return "rule";
   const [meaning, words] = [hit.found_by.includes("ann"), hit.found_by.includes("text")];
   if (meaning) return words ? "both" : "meaning";
   return words ? "words" : "filters";
@@ -18,13 +19,17 @@ const STAGES = {
   dlrm: ["Stage 2", "network", "How far people go with it: the network over the best of stage 1"],
 };
 
-const LABEL = { both: "meaning and words", meaning: "meaning", words: "words", filters: "the filters" };
+const LABEL = {
+  both: "meaning and words", meaning: "meaning", words: "words", rule: "a rule of this market", filters: "the filters",
+};
 
 function sentence(hit) {
   if (hit.exact) return "Listed first: every word of the query is in this listing, and one of them is rare here.";
   switch (finder(hit)) {
     case "both":
       return "Found by meaning and by words: it is close to the query in meaning, and shares words with it.";
+    case "rule":
+      return "Listed first: whoever runs this market has pinned it to this search.";
     case "filters":
       return "Listed by the filters alone, newest first: there was no query to compare it with.";
     case "words":
@@ -48,6 +53,8 @@ export function explanation(hit, bestBm25, asked) {
   ];
   return h("div", { class: "why-panel" },
     h("p", {}, sentence(hit)),
+    hit.placed_by === "exploration" && h("p", {},
+      "This place was drawn for a new listing, of which little is known yet: it was not earned."),
     rows.length > 0 && h("dl", { class: "scores" }, rows.map(([label, name, value, most, digits, title]) => [
       h("dt", { title }, label, " ", h("small", {}, name)),
       h("dd", {}, h("b", {}, Number.isFinite(value) ? number(value, digits) : "–"), bar(value, most)),
