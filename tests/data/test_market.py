@@ -91,4 +91,4 @@ def test_the_fingerprint_changes_with_the_data_only(folder: Path) -> None:
 
 
 def test_every_table_has_a_schema_and_what_it_requires() -> None:
-    assert list(TABLES) == ["products", "events", "judgments", "pairs", "lists", "intents"]
+    assert list(TABLES) == ["products", "events", "judgments", "pairs", "lists", "features", "intents"]

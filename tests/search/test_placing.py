@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mercato.catalogue.store import Catalogue
 from mercato.config.ranking import Diversity, Exploration, Ranking
 from mercato.ranking.lookup import Lookup
+from mercato.ranking.ranker import Scored
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.search import pipeline
@@ -37,11 +38,13 @@ class Cheapest:
 
     statistics = SimpleNamespace(products=Lookup(np.zeros(0, np.uint64), np.zeros((0, 3), np.float32)))
 
+    features_version = "of prices"
+
     def __init__(self, **options):
         self.settings = Ranking(**options)
 
     def rank(self, asked, hits, begun):
-        return {"trees": -hits.signals().number("price")}
+        return Scored({"trees": -hits.signals().number("price")})
 
 
 def rows():
@@ -145,7 +148,7 @@ def test_exact_hits_stay_first_whosever_they_are_and_whatever_is_drawn():
 def test_without_a_ranker_s_scores_neither_applies(shop):
     class Late(Cheapest):
         def rank(self, asked, hits, begun):
-            return {}
+            return Scored({})
 
     late = Late(diversity=Diversity(per_seller=1), exploration=exploring())
     plain = pages(shop(None).search, query="lamp", page_size=9)
