@@ -349,7 +349,14 @@ def test_only_a_market_is_ever_replaced_and_never_with_a_source_inside(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "file", ["catalogue.sqlite", "catalogue.sqlite-wal", "events/live-ab-1-2.parquet", "rules.toml"]
+    "file",
+    [
+        "catalogue.sqlite",
+        "catalogue.sqlite-wal",
+        "events/live-ab-1-2.parquet",
+        "features/live-ab-1-2.parquet",
+        "rules.toml",
+    ],
 )
 def test_what_the_api_acknowledged_and_a_merchandiser_wrote_is_never_replaced(
     tmp_path: Path, two: Path, file: str

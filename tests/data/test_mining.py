@@ -80,6 +80,14 @@ def test_lists_have_the_features_that_their_products_were_ordered_by(tmp_path: P
     }
 
 
+def test_features_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    market = market_of(tmp_path, full_chain("A"))
+    pq.write_table(pa.Table.from_pylist([logged_as(0.5, position="first")]), tmp_path / "features.parquet")
+    with pytest.raises(MercatoError, match="table features"):
+        mine(market)
+    assert not market.has("pairs")
+
+
 def test_the_whole_chain_is_an_engagement_and_its_row_is_exact(tmp_path: Path) -> None:
     shown = [event(0.5, "impression", "P", position=2), event(0.6, "impression", "P", position=5)]
     rows = mined(tmp_path, [*full_chain("P"), *shown, event(0.7, "impression", "P")])

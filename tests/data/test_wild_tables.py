@@ -42,6 +42,7 @@ VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.duration("s"): st.integers(-9, 9),
     pa.null(): st.none(),
     pa.list_(pa.string()): st.lists(TEXT, max_size=2),
+    pa.list_(pa.float32()): st.lists(st.none() | st.floats(width=32), max_size=3),
     pa.list_(pa.float64()): st.lists(st.floats(), max_size=3),
     pa.list_(pa.list_(pa.float32())): st.lists(st.lists(st.none() | st.floats(width=32), max_size=2), max_size=2),
     pa.struct([("bytes", pa.binary()), ("path", pa.string())]): st.fixed_dictionaries(

@@ -9,16 +9,8 @@ import duckdb
 from mercato.data.market import Engagement
 
 
-def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
-    """Turn `told` (`mercato.data.outcomes`) and `features` (schema `FEATURES`) into `lists` (`LISTS`, and `period`).
-
-    A list is what one search displayed in one period, of products in `catalogue`, each at the best of its positions.
-    Its id is a digest of its own content and of a number that tells it from lists of the same content, so that it
-    leads to no session, query id, hour or other list. Of a list whose last product was shown less than the window
-    before its period's end no `depth` is told: of its chains only those that were walked to the end at once are known.
-    The features that a product was ordered by are those of its search, where they were logged; of a page that was asked
-    for twice, one of the two.
-    """
+def read_features(db: duckdb.DuckDBPyConnection) -> None:
+    """Turn the view `features` (schema `FEATURES`) into `ordered_by`: of a page asked for twice, one of the two."""
     db.execute(
         """
         CREATE TEMP TABLE ordered_by AS
@@ -27,6 +19,17 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
         QUALIFY row_number() OVER (PARTITION BY query_id, product_id ORDER BY position, features_version, features) = 1
         """
     )
+
+
+def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
+    """Turn `told` (`mercato.data.outcomes`) and `ordered_by` into `lists` (schema `LISTS`, and `period`).
+
+    A list is what one search displayed in one period, of products in `catalogue`, each at the best of its positions.
+    Its id is a digest of its own content and of a number that tells it from lists of the same content, so that it
+    leads to no session, query id, hour or other list. Of a list whose last product was shown less than the window
+    before its period's end no `depth` is told: of its chains only those that were walked to the end at once are known.
+    The features that a product was ordered by are those of its search, where they were logged.
+    """
     db.execute(
         """
         CREATE TEMP TABLE displayed AS

@@ -9,6 +9,8 @@ negative, kept apart. Between the two lies the product that was clicked and left
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Table as RichTable
 
-from mercato.data.lists import list_up
+from mercato.data.lists import list_up, read_features
 from mercato.data.market import Engagement, Market
 from mercato.data.outcomes import follow_chains, pair_up, tell
 from mercato.data.rules import latest_time
@@ -115,10 +117,8 @@ def mine(market: Market) -> MiningReport:
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
         db.register("events", market.scan("events", COLUMNS))
-        try:
+        with _reading("events"):
             events, future_events = read_log(db, engagement, latest_time())
-        except duckdb.InvalidInputException as error:
-            raise MercatoError(f"table events: {error} (`mercato check` lists every problem)") from None
         if not events:
             raise MercatoError(f"the events table of {market.path} has no rows; there is nothing to mine")
         if events == future_events:
@@ -127,8 +127,9 @@ def mine(market: Market) -> MiningReport:
             db.register("catalogue", market.arrow("products", ["product_id"]))
         else:
             db.execute("CREATE TEMP VIEW catalogue AS SELECT DISTINCT product_id FROM log")
-        ordered = market.scan("features", FEATURES.names) if market.has("features") else FEATURES.empty_table()
-        db.register("features", ordered)
+        db.register("features", market.scan("features") if market.has("features") else FEATURES.empty_table())
+        with _reading("features"):
+            read_features(db)
         gather_searches(db)
         follow_chains(db, engagement)
         tell(db, engagement)
@@ -150,6 +151,14 @@ def mine(market: Market) -> MiningReport:
         min_sessions=engagement.min_sessions,
         seconds=time.perf_counter() - started,
     )
+
+
+@contextmanager
+def _reading(table: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.InvalidInputException as error:
+        raise MercatoError(f"table {table}: {error} (`mercato check` lists every problem)") from None
 
 
 def _write(db: duckdb.DuckDBPyConnection, market: Market, engagement: Engagement) -> tuple[pa.Table, dict[str, int]]:
