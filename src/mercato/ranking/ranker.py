@@ -24,10 +24,11 @@ from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
 
 FOLDER = "ranking"  # in the run's
-CARD, TREES, DLRM, STATISTICS = "ranking.json", "trees.onnx", "dlrm.onnx", "statistics.npz"
+CARD, STATISTICS = "ranking.json", "statistics.npz"
+TREES, LINEAR, DLRM = "trees.onnx", "linear.onnx", "dlrm.onnx"
 METRICS = "metrics.json"
 
-Stage = Literal["trees", "dlrm"]
+Stage = Literal["trees", "linear", "dlrm"]
 Scores = NDArray[np.float32]
 
 
@@ -36,11 +37,12 @@ class Ranker:
     """Orders the hits of a search; safe to share between threads."""
 
     statistics: Statistics
-    trees: InferenceSession
-    dlrm: InferenceSession | None  # None where the market was too small for it
+    first: InferenceSession
+    dlrm: InferenceSession | None  # None where the market has no log, or was too small for it
     worth_K: NDArray[np.float64]  # of each step along the chain, beyond the one before
     settings: Ranking
     clock: Callable[[], float] = time.perf_counter
+    stage: Literal["trees", "linear"] = "trees"  # the first: of lists, or of judgments
 
     @classmethod
     def of_run(cls, run: Path) -> Self | None:
@@ -59,14 +61,16 @@ class Ranker:
             raise MercatoError(
                 f"{folder} was trained on other features than this version's: `mercato rank {run}` again"
             )
-        models = {name: (folder / name).read_bytes() for name in (TREES, DLRM) if (folder / name).is_file()}
+        models = {name: (folder / name).read_bytes() for name in (TREES, LINEAR, DLRM) if (folder / name).is_file()}
         settings = Ranking.model_validate(card["settings"])
         return cls.of(models, Statistics.load(folder / STATISTICS), card["gains"], settings)
 
     @classmethod
     def of(cls, models: Mapping[str, bytes], statistics: Statistics, gains: Sequence[float], settings: Ranking) -> Self:
-        """A ranker of the ONNX models `TREES` and, where there is one, `DLRM`."""
+        """A ranker of the ONNX models `TREES` or `LINEAR` and, where there is one, `DLRM`."""
         network = session(models[DLRM]) if DLRM in models else None
+        if LINEAR in models:
+            return cls(statistics, session(models[LINEAR]), network, np.diff(gains), settings, stage="linear")
         return cls(statistics, session(models[TREES]), network, np.diff(gains), settings)
 
     def rank(self, asked: Asked, hits: Hits, begun: float | None = None) -> dict[Stage, Scores]:
@@ -84,27 +88,27 @@ class Ranker:
             return {}
         columns = hits.signals()
         features_HF = features_of(asked, hits.cosine_H, hits.bm25_H, columns, self.statistics)
-        trees_H = predicted(self.trees, features_HF)
-        if not np.isfinite(trees_H).all():
+        first_H = predicted(self.first, features_HF)
+        if not np.isfinite(first_H).all():
             return {}
         if self.dlrm is None or self._is_late(begun):
-            return {"trees": trees_H}
-        order_H = np.argsort(-trees_H, kind="stable")
+            return {self.stage: first_H}
+        order_H = np.argsort(-first_H, kind="stable")
         best, rest = order_H[: self.settings.dlrm.best], order_H[self.settings.dlrm.best :]
         ids_bT = ids_of(asked.query, columns.take(best))
-        worth_b = self.worths(features_HF[best], trees_H[best], ids_bT)
+        worth_b = self.worths(features_HF[best], first_H[best], ids_bT)
         if not np.isfinite(worth_b).all():
-            return {"trees": trees_H}
-        scores_H = np.empty_like(trees_H)
+            return {self.stage: first_H}
+        scores_H = np.empty_like(first_H)
         scores_H[best] = worth_b
         if len(rest):
-            scores_H[rest] = trees_H[rest] - trees_H[rest[0]] + worth_b.min() - 1
-        return {"trees": trees_H, "dlrm": scores_H}
+            scores_H[rest] = first_H[rest] - first_H[rest[0]] + worth_b.min() - 1
+        return {self.stage: first_H, "dlrm": scores_H}
 
-    def worths(self, features_HF: NDArray[np.float32], trees_H: Scores, ids_HT: NDArray[np.uint64]) -> Scores:
+    def worths(self, features_HF: NDArray[np.float32], first_H: Scores, ids_HT: NDArray[np.uint64]) -> Scores:
         """The worth that stage 2 expects of each hit at the first place, (H,)."""
         assert self.dlrm is not None
-        rows_HF = np.concatenate([features_HF, trees_H[:, None]], axis=1)
+        rows_HF = np.concatenate([features_HF, first_H[:, None]], axis=1)
         chances_HK = chances(self.dlrm, rows_HF, buckets(ids_HT, self.settings.dlrm.buckets))
         return (chances_HK @ self.worth_K).astype(np.float32)
 
@@ -119,11 +123,11 @@ def session(model: bytes) -> InferenceSession:
     return InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def predicted(trees: InferenceSession, features_HF: NDArray[np.float32]) -> Scores:
-    """The trees' scores, (H,)."""
+def predicted(first: InferenceSession, features_HF: NDArray[np.float32]) -> Scores:
+    """The scores of stage 1, (H,)."""
     if not len(features_HF):
         return np.zeros(0, np.float32)
-    (scores_H1,) = trees.run(None, {"features": features_HF})
+    (scores_H1,) = first.run(None, {"features": features_HF})
     scores_H: Scores = scores_H1[:, 0]
     return scores_H
 

@@ -23,6 +23,7 @@ from mercato.catalogue.indexing import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.data.market import Market
 from mercato.data.mining import SPLITS
+from mercato.data.normalize import normalize
 from mercato.data.pairs import split_cutoff
 from mercato.data.schema import LISTS
 from mercato.errors import MercatoError
@@ -33,14 +34,16 @@ from mercato.evaluation.results import OURS, Metrics
 from mercato.evaluation.systems import System
 from mercato.files import atomic_directory
 from mercato.progress import note
-from mercato.ranking import dlrm, gbdt
+from mercato.ranking import dlrm, gbdt, linear
 from mercato.ranking.counting import count
 from mercato.ranking.dataset import RankingSet, displayed, judged
 from mercato.ranking.features import IDS, NAMES, VERSION
+from mercato.ranking.linear import Linear
 from mercato.ranking.ranker import (
     CARD,
     DLRM,
     FOLDER,
+    LINEAR,
     METRICS,
     STATISTICS,
     TREES,
@@ -70,8 +73,8 @@ class Ranked:
     """What `mercato rank` found: figures, and what each stage goes by, as shares of all, the largest first."""
 
     metrics: Metrics
-    gains: Shares  # of each feature in the trees' splits
-    shap: Shares  # the mean size of each feature's SHAP values in the trees' scores (Lundberg & Lee, NeurIPS 2017)
+    gains: Shares  # of each feature in the trees' splits, or of its weight
+    shap: Shares  # the mean size of each feature's SHAP values in stage 1's scores (Lundberg & Lee, NeurIPS 2017)
     network: Shares  # the mean change of the network's worth where a feature, stage 1's score or an id is unknown
 
     def as_dict(self) -> dict[str, Any]:
@@ -82,13 +85,14 @@ class Ranked:
 def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
     """Train both stages of a run's ranker on a market's log, measure them, and leave them in the run.
 
-    A market without a log is ranked by its judgments of the validation split.
+    Where a market has no log, its judgments of the validation split train the first stage alone.
 
     Raises:
         MercatoError: the market has nothing to learn from, the index was not made by this run, or the order that was
             learned loses more relevance than the recipe allows. Nothing is written then.
     """
-    settings = load_recipe_and_featurizer(run)[0].ranking
+    recipe = load_recipe_and_featurizer(run)[0]
+    settings = recipe.ranking
     lists = _lists(market)
     encoder = OnnxEncoder(run, market.path)
     with open_index(url, read_only=True) as index:
@@ -98,13 +102,16 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
         gains: Sequence[float] = settings.gains
         if len(lists):
             learned = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, before)
+            alike = not learned.tells_apart
         else:
-            learned, gains = judged(_judgments(market), split_cutoff(market, SPLITS), encoder, index, before)
-        if not learned.tells_apart:
+            judgments = _judgments(market, recipe.pairs.market)
+            learned, gains = judged(judgments, split_cutoff(market, SPLITS), encoder, index, before)
+            alike = len(np.unique(learned.grades_P)) < 2
+        if alike:
             raise MercatoError(f"{market.path}: what the ranker would learn from is all alike: nothing is better there")
         note(f"  learning from {len(learned.sizes):,} lists of {len(learned.grades_P):,} products")
-        booster = gbdt.fit(learned, gains, settings.trees, seed)
-        models = {TREES: _exported_trees(booster, learned)} | _second_stage(learned, gains, settings, seed)
+        first = gbdt.fit(learned, gains, settings.trees, seed) if len(lists) else linear.fit(learned, gains)
+        models = _first_stage(first, learned) | (_second_stage(learned, gains, settings, seed) if len(lists) else {})
         ranker = Ranker.of(models, known, gains, settings)
         if len(lists) and market.has("judgments"):
             _check_relevance(replace(ranker, statistics=before), encoder, index, market)
@@ -117,13 +124,13 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
         (fresh / CARD).write_text(json.dumps(card | {"settings": settings.model_dump(mode="json")}, indent=2))
         (fresh / METRICS).write_text(json.dumps(metrics.as_dict()))
     some = learned.only(np.arange(len(learned.grades_P)) < _SOME)
-    shap_PF = np.asarray(booster.predict(some.features_PF, pred_contrib=True))[:, :-1]  # the last one is the mean
-    return Ranked(
-        metrics,
-        gains=_shares(booster.feature_importance("gain")),
-        shap=_shares(np.abs(shap_PF).mean(axis=0)),
-        network=_network_shares(ranker, some),
-    )
+    if isinstance(first, Linear):
+        gains_F, shap_PF = np.abs(first.weights_F), first.parts(some.features_PF)
+    else:
+        gains_F = first.feature_importance("gain")
+        shap_PF = np.asarray(first.predict(some.features_PF, pred_contrib=True))[:, :-1]  # the last one is the mean
+    shap_F = np.abs(shap_PF).mean(axis=0)
+    return Ranked(metrics, _shares(gains_F), _shares(shap_F), network=_network_shares(ranker, some))
 
 
 def _shares(sizes_F: NDArray[np.floating], names: Sequence[str] = NAMES) -> Shares:
@@ -134,7 +141,7 @@ def _shares(sizes_F: NDArray[np.floating], names: Sequence[str] = NAMES) -> Shar
 def _network_shares(ranker: Ranker, some: RankingSet) -> Shares:
     if ranker.dlrm is None:
         return {}
-    trees_P = predicted(ranker.trees, some.features_PF)
+    trees_P = predicted(ranker.first, some.features_PF)
     worth_P = ranker.worths(some.features_PF, trees_P, some.ids_PT)
 
     def change(without_P: NDArray[np.float32]) -> float:
@@ -172,7 +179,8 @@ def _lists(market: Market) -> pl.DataFrame:
     return lists
 
 
-def _judgments(market: Market) -> pl.DataFrame:
+def _judgments(market: Market, pairs_taught: bool) -> pl.DataFrame:
+    """Those of the validation split but of queries whose pairs taught the towers, which know them too well."""
     found = market.frame("judgments").filter(pl.col("split") == "validation")
     if found.is_empty():
         raise MercatoError(
@@ -180,6 +188,15 @@ def _judgments(market: Market) -> pl.DataFrame:
         )
     if len(rows := found.select((~pl.col("grade").is_finite().fill_null(False)).arg_true()).to_series()):
         raise MercatoError(f"table judgments, split validation, row {rows[0]}, column grade: not a number")
+    if pairs_taught and market.has("pairs"):
+        pairs = market.frame("pairs", ["query", "split"]).filter(pl.col("split").fill_null("train") == "train")
+        taught = {normalize(query) for query in pairs["query"].drop_nulls().unique()}
+        found = found.filter(pl.Series([normalize(query) not in taught for query in found["query"]], dtype=pl.Boolean))
+        if found.is_empty():
+            raise MercatoError(
+                f"{market.path}: every query that is judged in the split `validation` is among the pairs that trained"
+                " the towers, whose cosines of it are too good to learn from: hold whole queries out of the pairs"
+            )
     return found
 
 
@@ -201,11 +218,12 @@ def _counted(lists: pl.DataFrame, market: Market, index: Index) -> list[Statisti
     ]
 
 
-def _exported_trees(booster: Any, learned: RankingSet) -> bytes:
-    trees = gbdt.to_onnx(booster)
+def _first_stage(first: Any, learned: RankingSet) -> dict[str, bytes]:
+    """The trees or the linear model as ONNX, by the name of its file."""
+    name, model = (LINEAR, first.to_onnx()) if isinstance(first, Linear) else (TREES, gbdt.to_onnx(first))
     some_PF = learned.features_PF[:_SOME]
-    _check_parity("trees", predicted(session(trees), some_PF), booster.predict(some_PF))
-    return trees
+    _check_parity("first stage", predicted(session(model), some_PF), first.predict(some_PF))
+    return {name: model}
 
 
 def _second_stage(learned: RankingSet, gains: Sequence[float], settings: Ranking, seed: int) -> dict[str, bytes]:
@@ -257,14 +275,14 @@ def _measured(ranker: Ranker, encoder: Encoder, index: Index, market: Market, se
     dataset = EvaluationSet.read(market, "test")
     ranked = _search(ranker, encoder, index, market, dataset)
     systems: dict[str, System] = {OURS: ranked}
-    systems |= {order: ranked.by(order) for order in ("trees", COSINE) if order != ranked.order}
+    systems |= {order: ranked.by(order) for order in (ranker.stage, COSINE) if order != ranked.order}
     return Evaluation(market, dataset, systems, seed).metrics()
 
 
 def _search(ranker: Ranker, encoder: Encoder, index: Index, market: Market, dataset: EvaluationSet) -> RankedSearch:
     """The search as the ranker's last stage orders it. No listing is of a day after the one that it has its age by."""
     return RankedSearch(
-        "trees" if ranker.dlrm is None else "dlrm",
+        ranker.stage if ranker.dlrm is None else "dlrm",
         lambda asked, hits: {
             COSINE: hits.cosine_H,
             **{str(name): x_H for name, x_H in ranker.rank(asked, hits).items()},
