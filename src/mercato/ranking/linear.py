@@ -2,7 +2,9 @@
 
 Most judged queries have few judged products, many a single one, so that the order within lists, which the trees learn,
 says next to nothing. Whether a product is what its query asks for does, from query to query: a judgment is a row here,
-and a query weighs one, however many of its products were judged.
+and a query weighs one, however many of its products were judged. What is read is what query and product have in
+common: of either alone (the query's length, the fields that a listing lacks) judgments tell rather what was chosen to
+be judged. The cosine is hardly penalised: few judgments leave its order as it is.
 
 Shapes: P rows of lists, H products, F features.
 """
@@ -23,7 +25,10 @@ from scipy.special import expit
 from mercato.ranking.dataset import RankingSet
 from mercato.ranking.features import MONOTONE, NAMES
 
-PENALTY = 10.0  # on half the squared weights, beside the summed loss of the queries (docs/real-data.md)
+PENALTY = 30.0  # on half the squared weights, beside the summed loss of the queries (docs/real-data.md);
+PENALTY_OF_COSINE = 1.0  # hardly any
+LENGTHS = {"title_words", "title_unasked", "description_words"}
+READ = {name for name in NAMES[: NAMES.index("query_words")] if name not in LENGTHS}
 FARTHEST = 5.0  # deviations from the mean: what lies beyond counts as this far
 
 Floats = NDArray[np.float32]
@@ -36,7 +41,7 @@ class Linear:
     means_F: Floats
     deviations_F: Floats
     weights_F: Floats
-    bias: np.float32
+    bias: float
 
     def parts(self, features_HF: Floats) -> Floats:
         """What each feature adds to each score, 0 where it is unknown: (H, F)."""
@@ -51,7 +56,7 @@ class Linear:
         """As ONNX: `features` float32 (H, F) → `variable` float32 (H, 1), like the trees."""
         constants = {
             "means": self.means_F, "deviations": self.deviations_F, "weights": self.weights_F[:, None],
-            "bias": self.bias[None], "zero": np.zeros((), np.float32), "least": np.float32(-FARTHEST),
+            "bias": np.array([self.bias]), "zero": np.zeros((), np.float32), "least": np.float32(-FARTHEST),
             "most": np.float32(FARTHEST),
         }  # fmt: skip
         steps = [
@@ -84,8 +89,7 @@ def fit(learned: RankingSet, gains: Sequence[float]) -> Linear:
         gains: what each level is worth, ascending; not all alike.
 
     Returns:
-        A model whose weights have the sign that sense demands (`MONOTONE`), and are 0 of features that nothing is
-        known of.
+        A model whose weights have the sign that sense demands (`MONOTONE`), and are 0 but for `READ`.
     """
     known_F = np.isfinite(learned.features_PF).any(axis=0)
     means_F, deviations_F = np.zeros(len(NAMES), np.float32), np.ones(len(NAMES), np.float32)
@@ -95,16 +99,18 @@ def fit(learned: RankingSet, gains: Sequence[float]) -> Linear:
     rows_PF = _standard(learned.features_PF, means_F, deviations_F).astype(np.float64)
     worth_P = (np.asarray(gains)[learned.grades_P.astype(np.int64)] - gains[0]) / (gains[-1] - gains[0])
     weight_P = 1.0 / learned.sizes[learned.lists_P]
+    penalty_F = np.array([PENALTY_OF_COSINE if name == "cosine" else PENALTY for name in NAMES])
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         logits_P = rows_PF @ weights[:-1] + weights[-1]
-        own = weight_P @ (np.logaddexp(0.0, logits_P) - worth_P * logits_P) + PENALTY / 2 * weights[:-1] @ weights[:-1]
+        own = weight_P @ (np.logaddexp(0.0, logits_P) - worth_P * logits_P) + penalty_F @ weights[:-1] ** 2 / 2
         wrong_P = weight_P * (expit(logits_P) - worth_P)
-        return float(own), np.append(rows_PF.T @ wrong_P + PENALTY * weights[:-1], wrong_P.sum())
+        return float(own), np.append(rows_PF.T @ wrong_P + penalty_F * weights[:-1], wrong_P.sum())
 
-    bounds: list[Any] = [{1: (0, None), -1: (None, 0)}.get(MONOTONE.get(name, 0), (None, None)) for name in NAMES]
+    signs = {1: (0, None), -1: (None, 0), 0: (None, None)}
+    bounds: list[Any] = [signs[MONOTONE.get(name, 0)] if name in READ else (0, 0) for name in NAMES]
     found = minimize(loss, np.zeros(len(NAMES) + 1), jac=True, method="L-BFGS-B", bounds=[*bounds, (None, None)]).x
-    return Linear(means_F, deviations_F, found[:-1].astype(np.float32), np.float32(found[-1]))
+    return Linear(means_F, deviations_F, found[:-1].astype(np.float32), float(found[-1]))
 
 
 def _standard(features_HF: Floats, means_F: Floats, deviations_F: Floats) -> Floats:
