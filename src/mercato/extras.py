@@ -9,7 +9,7 @@ from mercato.errors import MercatoError
 
 TRAIN = {  # by the names that are imported
     "Stemmer", "bm25s", "captum", "faiss", "lightgbm", "lightning", "onnx", "onnxmltools", "onnxscript", "polars",
-    "rapidfuzz", "tensorboard", "torch", "transformers",
+    "rapidfuzz", "scipy", "tensorboard", "torch", "transformers",
 }  # fmt: skip
 
 

@@ -161,10 +161,10 @@ def test_the_head_is_read_as_the_ranker_learns_is_measured_and_serves(ranked, ru
         rows = features(asked, hits, seen["measured"].statistics, encoder.query_head)
         served = Ranker.of_run(run)
         for ranker in (seen["measured"], served):
-            np.testing.assert_array_equal(ranker.rank(asked, hits).stages["trees"], predicted(served.trees, rows))
+            np.testing.assert_array_equal(ranker.rank(asked, hits).stages["trees"], predicted(served.first, rows))
     blind = rows.copy()
     blind[:, NAMES.index("head")] = np.nan
-    assert (predicted(served.trees, rows) != predicted(served.trees, blind)).any()
+    assert (predicted(served.first, rows) != predicted(served.first, blind)).any()
 
 
 def test_relevance_is_held_by_what_was_known_before_the_lists_that_teach(run, tiny_market, index, monkeypatch):
@@ -267,19 +267,80 @@ def remove(market, table):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def without_a_log(market, folder, *more):
+    """A copy of the market, without these tables too."""
+    copy = shutil.copytree(market.path, folder)
+    for table in ("events", "lists", *more):
+        remove(copy, table)
+    return Market.open(copy)
+
+
+def rewrite(market, table, change):
+    rows = change(market.frame(table))
+    remove(market.path, table)
+    rows.write_parquet(market.path / f"{table}.parquet")
+
+
 def test_where_there_is_no_log_judgments_teach(run, tiny_market, index, tmp_path):
-    """Those of the validation split; those of the test split measure."""
-    market = shutil.copytree(tiny_market.path, tmp_path / "market")
-    for table in ("events", "lists", "pairs"):
-        remove(market, table)
-    told = rank(shutil.copytree(run, tmp_path / "run"), Market.open(market), index).as_dict()
+    """Those of the validation split teach one linear stage; those of the test split measure."""
+    market = without_a_log(tiny_market, tmp_path / "market", "pairs")
+    copy = shutil.copytree(run, tmp_path / "run")
+    told = rank(copy, market, index).as_dict()
     assert told["n"]["relevance"]["split"] == "test" and told["relevance"]["ndcg@10"] > 0
     assert "lists" not in told and "engagement" not in told
-    judgments = Market.open(market).frame("judgments").with_columns(split=pl.lit("test"))
-    remove(market, "judgments")
-    judgments.write_parquet(market / "judgments.parquet")
+    assert [*told["baselines"]] == ["cosine"] and told["network"] == {}
+    for goes_by in ("gains", "shap"):
+        assert told[goes_by].keys() == {*NAMES} and sum(told[goes_by].values()) == pytest.approx(1)
+    assert not (copy / FOLDER / TREES).exists() and not (copy / FOLDER / DLRM).exists()
+    vector = OnnxEncoder(copy).encode_queries(["red dress"], "us")[0]
+    with open_index(index, read_only=True) as opened:
+        hits = opened.search(Expression(vector=vector, text="red dress"), 50)
+        ranked = Ranker.of_run(copy).rank(Asked("red dress", split_cutoff(tiny_market, EARLIER["test"])), hits)
+    assert [*ranked] == ["linear"] and len(np.unique(ranked["linear"])) > len(hits) / 4
+    rewrite(market, "judgments", lambda rows: rows.with_columns(split=pl.lit("test")))
     with pytest.raises(MercatoError, match="no judgments of the split `validation`"):
-        rank(run, Market.open(market), index)
+        rank(run, market, index)
+
+
+def test_single_judged_products_teach_too(run, tiny_market, index, tmp_path):
+    """Of which no list says that one is better; all alike they say nothing."""
+    market = without_a_log(tiny_market, tmp_path / "market", "pairs")
+    single = (pl.col("split") != "validation") | (pl.int_range(pl.len()).over("split", "query", "country") == 0)
+    rewrite(market, "judgments", lambda rows: rows.filter(single))
+    told = rank(shutil.copytree(run, tmp_path / "run"), market, index).as_dict()
+    assert max(told["gains"].values()) > 0
+    rewrite(market, "judgments", lambda rows: rows.with_columns(grade=pl.lit(2.0)))
+    with pytest.raises(MercatoError, match="all alike"):
+        rank(run, market, index)
+
+
+def test_judged_queries_that_taught_the_towers_do_not_teach_the_ranker(run, tiny_market, index, tmp_path, monkeypatch):
+    """Their cosines are better than any to come. Queries are the same in their normal form."""
+    market = without_a_log(tiny_market, tmp_path / "market")
+    judged = market.frame("judgments").filter(pl.col("split") == "validation")["query"].unique().sort().to_list()
+    known, others, later = judged[:3], judged[3:], judged[3]
+    shouted = pl.when(pl.col("query") == judged[0]).then(pl.col("query").str.to_uppercase()).otherwise("query")
+    rewrite(market, "judgments", lambda rows: rows.with_columns(query=shouted))
+
+    def of_pairs(queries, split):
+        spelt = [queries[0], *(query.upper() + " " for query in queries[1:])]
+        rows = {"query": spelt, "product_id": "p", "label": 1, "split": split}
+        return pl.DataFrame(rows, schema_overrides={"split": pl.String})
+
+    rewrite(market, "pairs", lambda _: pl.concat([of_pairs(known, None), of_pairs([later], "future")]))
+    seen = []
+
+    def judgments(rows, *_):
+        seen.append({*rows["query"]})
+        raise StopIteration
+
+    monkeypatch.setattr(training, "judged", judgments)
+    with pytest.raises(StopIteration):
+        rank(run, market, index)
+    assert seen == [{*others}]
+    rewrite(market, "pairs", lambda _: of_pairs(judged, "train"))
+    with pytest.raises(MercatoError, match="hold whole queries out of the pairs"):
+        rank(run, market, index)
 
 
 def test_bad_input_is_named(run, tiny_market, index, tmp_path):

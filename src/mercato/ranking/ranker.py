@@ -26,10 +26,11 @@ from mercato.runs.folder import load_query_head
 from mercato.runs.query_head import QueryHead
 
 FOLDER = "ranking"  # in the run's
-CARD, TREES, DLRM, STATISTICS = "ranking.json", "trees.onnx", "dlrm.onnx", "statistics.npz"
+CARD, STATISTICS = "ranking.json", "statistics.npz"
+TREES, LINEAR, DLRM = "trees.onnx", "linear.onnx", "dlrm.onnx"
 METRICS = "metrics.json"
 
-Stage = Literal["trees", "dlrm"]
+Stage = Literal["trees", "linear", "dlrm"]
 Scores = NDArray[np.float32]
 
 
@@ -48,13 +49,14 @@ class Ranker:
     """Orders the hits of a search; safe to share between threads."""
 
     statistics: Statistics
-    trees: InferenceSession
-    dlrm: InferenceSession | None  # None where the market was too small for it
+    first: InferenceSession
+    dlrm: InferenceSession | None  # None where the market has no log, or was too small for it
     worth_K: NDArray[np.float64]  # of each step along the chain, beyond the one before
     settings: Ranking
     head: QueryHead | None = None  # the run's
     features_version: str | None = None  # see `features_version`
     clock: Callable[[], float] = time.perf_counter
+    stage: Literal["trees", "linear"] = "trees"  # the first: of lists, or of judgments
 
     @classmethod
     def of_run(cls, run: Path) -> Self | None:
@@ -73,7 +75,7 @@ class Ranker:
             raise MercatoError(
                 f"{folder} was trained on other features than this version's: `mercato rank {run}` again"
             )
-        models = {name: (folder / name).read_bytes() for name in (TREES, DLRM) if (folder / name).is_file()}
+        models = {name: (folder / name).read_bytes() for name in (TREES, LINEAR, DLRM) if (folder / name).is_file()}
         settings = Ranking.model_validate(card["settings"])
         statistics = Statistics.load(folder / STATISTICS)
         return cls.of(models, statistics, card["gains"], settings, load_query_head(run), features_version(card["run"]))
@@ -88,9 +90,11 @@ class Ranker:
         head: QueryHead | None,
         version: str,
     ) -> Self:
-        """A ranker of the ONNX models `TREES` and, where there is one, `DLRM`."""
+        """A ranker of the ONNX models `TREES` or `LINEAR` and, where there is one, `DLRM`."""
+        stage: Literal["trees", "linear"] = "linear" if LINEAR in models else "trees"
+        first = session(models[LINEAR if stage == "linear" else TREES])
         network = session(models[DLRM]) if DLRM in models else None
-        return cls(statistics, session(models[TREES]), network, np.diff(gains), settings, head, version)
+        return cls(statistics, first, network, np.diff(gains), settings, head, version, stage=stage)
 
     def rank(self, asked: Asked, hits: Hits, begun: float | None = None) -> Scored:
         """The scores of hits by each stage, higher is better.
@@ -108,28 +112,28 @@ class Ranker:
         columns = hits.signals()
         whole_HF = features_of(asked, hits, columns, self.statistics, self.head)
         features_HF = without(whole_HF, self.settings.without)
-        trees_H = predicted(self.trees, features_HF)
-        if not np.isfinite(trees_H).all():
+        first_H = predicted(self.first, features_HF)
+        if not np.isfinite(first_H).all():
             return Scored({})
-        first = Scored({"trees": trees_H}, whole_HF)
+        first = Scored({self.stage: first_H}, whole_HF)
         if self.dlrm is None or self._is_late(begun):
             return first
-        order_H = np.argsort(-trees_H, kind="stable")
+        order_H = np.argsort(-first_H, kind="stable")
         best, rest = order_H[: self.settings.dlrm.best], order_H[self.settings.dlrm.best :]
         ids_bT = ids_of(asked.query, columns.take(best))
-        worth_b = self.worths(features_HF[best], trees_H[best], ids_bT)
+        worth_b = self.worths(features_HF[best], first_H[best], ids_bT)
         if not np.isfinite(worth_b).all():
             return first
-        scores_H = np.empty_like(trees_H)
+        scores_H = np.empty_like(first_H)
         scores_H[best] = worth_b
         if len(rest):
-            scores_H[rest] = trees_H[rest] - trees_H[rest[0]] + worth_b.min() - 1
-        return Scored({"trees": trees_H, "dlrm": scores_H}, whole_HF)
+            scores_H[rest] = first_H[rest] - first_H[rest[0]] + worth_b.min() - 1
+        return Scored({self.stage: first_H, "dlrm": scores_H}, whole_HF)
 
-    def worths(self, features_HF: NDArray[np.float32], trees_H: Scores, ids_HT: NDArray[np.uint64]) -> Scores:
+    def worths(self, features_HF: NDArray[np.float32], first_H: Scores, ids_HT: NDArray[np.uint64]) -> Scores:
         """The worth that stage 2 expects of each hit at the first place, (H,)."""
         assert self.dlrm is not None
-        rows_HF = np.concatenate([features_HF, trees_H[:, None]], axis=1)
+        rows_HF = np.concatenate([features_HF, first_H[:, None]], axis=1)
         chances_HK = chances(self.dlrm, rows_HF, buckets(ids_HT, self.settings.dlrm.buckets))
         return (chances_HK @ self.worth_K).astype(np.float32)
 
@@ -149,11 +153,11 @@ def session(model: bytes) -> InferenceSession:
     return InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def predicted(trees: InferenceSession, features_HF: NDArray[np.float32]) -> Scores:
-    """The trees' scores, (H,)."""
+def predicted(first: InferenceSession, features_HF: NDArray[np.float32]) -> Scores:
+    """The scores of stage 1, (H,)."""
     if not len(features_HF):
         return np.zeros(0, np.float32)
-    (scores_H1,) = trees.run(None, {"features": features_HF})
+    (scores_H1,) = first.run(None, {"features": features_HF})
     scores_H: Scores = scores_H1[:, 0]
     return scores_H
 

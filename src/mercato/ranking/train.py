@@ -23,6 +23,7 @@ from mercato.catalogue.indexing import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.data.market import Market
 from mercato.data.mining import SPLITS
+from mercato.data.normalize import normalize
 from mercato.data.pairs import split_cutoff
 from mercato.data.schema import LISTS
 from mercato.errors import MercatoError
@@ -34,14 +35,16 @@ from mercato.evaluation.results import OURS, Metrics
 from mercato.evaluation.systems import System
 from mercato.files import atomic_directory
 from mercato.progress import note
-from mercato.ranking import dlrm, gbdt
+from mercato.ranking import dlrm, gbdt, linear
 from mercato.ranking.counting import count
 from mercato.ranking.dataset import RankingSet, displayed, judged
 from mercato.ranking.features import IDS, NAMES, VERSION, require_features
+from mercato.ranking.linear import Linear
 from mercato.ranking.ranker import (
     CARD,
     DLRM,
     FOLDER,
+    LINEAR,
     METRICS,
     STATISTICS,
     TREES,
@@ -73,8 +76,8 @@ class Ranked:
     """What `mercato rank` found: figures, and what each stage goes by, as shares of all, the largest first."""
 
     metrics: Metrics
-    gains: Shares  # of each feature in the trees' splits
-    shap: Shares  # the mean size of each feature's SHAP values in the trees' scores (Lundberg & Lee, NeurIPS 2017)
+    gains: Shares  # of each feature in the trees' splits, or of its weight
+    shap: Shares  # the mean size of each feature's SHAP values in stage 1's scores (Lundberg & Lee, NeurIPS 2017)
     network: Shares  # the mean change of the network's worth where a feature, stage 1's score or an id is unknown
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,11 +87,11 @@ class Ranked:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """Both stages as they serve and as they are kept, the trees as LightGBM has them, and what taught them."""
+    """The stages as they serve and as they are kept, the first as it was trained, and what taught them."""
 
     ranker: Ranker
     models: dict[str, bytes]  # ONNX, by the name of its file
-    booster: Any
+    first: Any  # LightGBM's booster, or `Linear`
     rows: RankingSet
 
 
@@ -96,6 +99,7 @@ class Learned:
 class Lessons:
     """What a market's log, or its judgments, can teach a ranker of what an index holds."""
 
+    logged: bool  # from the log: lists, which teach both stages; judgments teach a linear first one
     rows: RankingSet
     gains: Sequence[float]  # what its grades are worth
     before: Statistics  # by which it learns
@@ -117,25 +121,27 @@ class Lessons:
             rows = displayed(lists.filter(pl.col("split") == "validation"), encoder, index, before, head, version)
         else:
             as_of = split_cutoff(market, SPLITS)
-            rows, gains = judged(_judgments(market), as_of, encoder, index, before, head)
-        if not rows.tells_apart:
+            judgments = _judgments(market, encoder.recipe.pairs.market)
+            rows, gains = judged(judgments, as_of, encoder, index, before, head)
+        if not (rows.tells_apart if len(lists) else len(np.unique(rows.grades_P)) > 1):
             raise MercatoError(f"{market.path}: what the ranker would learn from is all alike: nothing is better there")
         note(f"  learning from {len(rows.sizes):,} lists of {len(rows.grades_P):,} products")
-        return cls(rows, gains, before, known, head, version)
+        return cls(bool(len(lists)), rows, gains, before, known, head, version)
 
     def learned(self, settings: Ranking, seed: int) -> Learned:
-        """Train both stages."""
+        """Train both stages; the first alone by judgments."""
         rows = self.rows.without(settings.without)
-        booster = gbdt.fit(rows, self.gains, settings.trees, seed)
-        models = {TREES: _exported_trees(booster, rows)} | _second_stage(rows, self.gains, settings, seed)
+        first = gbdt.fit(rows, self.gains, settings.trees, seed) if self.logged else linear.fit(rows, self.gains)
+        models = _first_stage(first, rows)
+        models |= _second_stage(rows, self.gains, settings, seed) if self.logged else {}
         ranker = Ranker.of(models, self.known, self.gains, settings, self.head, self.version)
-        return Learned(ranker, models, booster, rows)
+        return Learned(ranker, models, first, rows)
 
 
 def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
     """Train both stages of a run's ranker on a market's log, measure them, and leave them in the run.
 
-    A market without a log is ranked by its judgments of the validation split.
+    Where a market has no log, its judgments of the validation split train the first stage alone.
 
     Raises:
         MercatoError: the market has nothing to learn from, the index was not made by this run, the recipe names a
@@ -161,13 +167,13 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
         (fresh / CARD).write_text(json.dumps(card | {"settings": settings.model_dump(mode="json")}, indent=2))
         (fresh / METRICS).write_text(json.dumps(metrics.as_dict()))
     some = learned.rows.only(np.arange(len(learned.rows.grades_P)) < _SOME)
-    shap_PF = np.asarray(learned.booster.predict(some.features_PF, pred_contrib=True))[:, :-1]  # the last: the mean
-    return Ranked(
-        metrics,
-        gains=_shares(learned.booster.feature_importance("gain")),
-        shap=_shares(np.abs(shap_PF).mean(axis=0)),
-        network=_network_shares(learned.ranker, some),
-    )
+    if isinstance(learned.first, Linear):
+        gains_F, shap_PF = np.abs(learned.first.weights_F), learned.first.parts(some.features_PF)
+    else:
+        gains_F = learned.first.feature_importance("gain")
+        shap_PF = np.asarray(learned.first.predict(some.features_PF, pred_contrib=True))[:, :-1]  # the last: the mean
+    shap_F = np.abs(shap_PF).mean(axis=0)
+    return Ranked(metrics, _shares(gains_F), _shares(shap_F), network=_network_shares(learned.ranker, some))
 
 
 def _shares(sizes_F: NDArray[np.floating], names: Sequence[str] = NAMES) -> Shares:
@@ -178,7 +184,7 @@ def _shares(sizes_F: NDArray[np.floating], names: Sequence[str] = NAMES) -> Shar
 def _network_shares(ranker: Ranker, some: RankingSet) -> Shares:
     if ranker.dlrm is None:
         return {}
-    trees_P = predicted(ranker.trees, some.features_PF)
+    trees_P = predicted(ranker.first, some.features_PF)
     worth_P = ranker.worths(some.features_PF, trees_P, some.ids_PT)
 
     def change(without_P: NDArray[np.float32]) -> float:
@@ -216,7 +222,8 @@ def _lists(market: Market) -> pl.DataFrame:
     return lists
 
 
-def _judgments(market: Market) -> pl.DataFrame:
+def _judgments(market: Market, pairs_taught: bool) -> pl.DataFrame:
+    """Those of the validation split but of queries whose pairs taught the towers, which know them too well."""
     found = market.frame("judgments").filter(pl.col("split") == "validation")
     if found.is_empty():
         raise MercatoError(
@@ -224,6 +231,15 @@ def _judgments(market: Market) -> pl.DataFrame:
         )
     if len(rows := found.select((~pl.col("grade").is_finite().fill_null(False)).arg_true()).to_series()):
         raise MercatoError(f"table judgments, split validation, row {rows[0]}, column grade: not a number")
+    if pairs_taught and market.has("pairs"):
+        pairs = market.frame("pairs", ["query", "split"]).filter(pl.col("split").fill_null("train") == "train")
+        taught = {normalize(query) for query in pairs["query"].drop_nulls().unique()}
+        found = found.filter(pl.Series([normalize(query) not in taught for query in found["query"]], dtype=pl.Boolean))
+        if found.is_empty():
+            raise MercatoError(
+                f"{market.path}: every query that is judged in the split `validation` is among the pairs that trained"
+                " the towers, whose cosines of it are too good to learn from: hold whole queries out of the pairs"
+            )
     return found
 
 
@@ -245,11 +261,12 @@ def _counted(lists: pl.DataFrame, market: Market, index: Index) -> list[Statisti
     ]
 
 
-def _exported_trees(booster: Any, learned: RankingSet) -> bytes:
-    trees = gbdt.to_onnx(booster)
+def _first_stage(first: Any, learned: RankingSet) -> dict[str, bytes]:
+    """The trees or the linear model as ONNX, by the name of its file."""
+    name, model = (LINEAR, first.to_onnx()) if isinstance(first, Linear) else (TREES, gbdt.to_onnx(first))
     some_PF = learned.features_PF[:_SOME]
-    _check_parity("trees", predicted(session(trees), some_PF), booster.predict(some_PF))
-    return trees
+    _check_parity("first stage", predicted(session(model), some_PF), first.predict(some_PF))
+    return {name: model}
 
 
 def _second_stage(learned: RankingSet, gains: Sequence[float], settings: Ranking, seed: int) -> dict[str, bytes]:
@@ -301,7 +318,7 @@ def _measured(ranker: Ranker, encoder: Encoder, index: Index, market: Market, se
     dataset = EvaluationSet.read(market, "test")
     ranked = _search(ranker, encoder, index, market, dataset)
     systems: dict[str, System] = {OURS: ranked}
-    systems |= {order: ranked.by(order) for order in ("trees", COSINE) if order != ranked.order}
+    systems |= {order: ranked.by(order) for order in (ranker.stage, COSINE) if order != ranked.order}
     return Evaluation(
         market, dataset, systems, seed, wanted=[part for part in SEARCH_PARTS if part != "batch"]
     ).metrics()
@@ -310,7 +327,7 @@ def _measured(ranker: Ranker, encoder: Encoder, index: Index, market: Market, se
 def _search(ranker: Ranker, encoder: Encoder, index: Index, market: Market, dataset: EvaluationSet) -> RankedSearch:
     """The search as the ranker's last stage orders it. No listing is of a day after the one that it has its age by."""
     return RankedSearch(
-        "trees" if ranker.dlrm is None else "dlrm",
+        ranker.stage if ranker.dlrm is None else "dlrm",
         lambda asked, hits: {
             COSINE: hits.cosine_H,
             **{str(name): x_H for name, x_H in ranker.rank(asked, hits).stages.items()},

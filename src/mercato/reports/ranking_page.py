@@ -88,7 +88,9 @@ def _figures(metrics: Metrics) -> str:
 
 def _shares(ranked: Ranked) -> str:
     panels = [
-        _bars("Stage 1, by gain", "of each feature in the trees' splits", ranked.gains, "s1"),
+        _bars(
+            "Stage 1, by gain", "of each feature in the trees' splits, or the size of its weight", ranked.gains, "s1"
+        ),
         _bars("Stage 1, by SHAP values", "their mean size", ranked.shap, "s1"),
         _bars(
             "Stage 2",

@@ -282,7 +282,7 @@ class HitOut(BaseModel):
     distance_km: Annotated[float | None, Field(description="from the searcher's location")]
     rank_score: Annotated[float | None, Field(description="the ranker's, higher is better; null where nothing ranked")]
     places: Annotated[
-        dict[Literal["retrieval", "trees", "dlrm"], int] | None,
+        dict[Literal["retrieval", "trees", "linear", "dlrm"], int] | None,
         Field(description="where each stage put it among the candidates, from 1; null where nothing ranked"),
     ]
     placed_by: Annotated[
@@ -300,7 +300,7 @@ class SearchOut(BaseModel):
     truncated: Annotated[bool, Field(description="the last page, but not all: a search shows 1,000 products")]
     total: Annotated[int, Field(ge=0, description="how many products match the filters, exactly")]
     ranked_by: Annotated[
-        Literal["trees", "dlrm"] | None,
+        Literal["trees", "linear", "dlrm"] | None,
         Field(description="the last ranking stage there was time for; null: these are in the order of retrieval"),
     ]
     took_ms: float

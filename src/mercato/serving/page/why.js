@@ -16,6 +16,7 @@ export function finder(hit) {
 const STAGES = {
   retrieval: ["Retrieval", "found", "The order in which the search found it"],
   trees: ["Stage 1", "trees", "Boosted trees on words, prices and what people clicked"],
+  linear: ["Stage 1", "judged", "What judges called right: a weighted sum of meaning, words and numbers"],
   dlrm: ["Stage 2", "network", "How far people go with it: the network over the best of stage 1"],
 };
 
