@@ -89,7 +89,7 @@ def test_pages_made_of_something_else_are_made_again(ladder, tmp_path):
 
 def test_differences_are_paired_by_seed_and_query(ladder):
     draw = np.random.default_rng(0)
-    rungs = {name: ladder.RUNGS[name] for name in ("words", "trigrams", "control-bm25")}
+    rungs = {name: ladder.RUNGS[name] for name in ("words", "trigrams", "que2search", "control-bm25")}
     found = {
         name: [{"engaged": Estimate(at + 0.01 * z, at + 0.01 * z + draw.normal(0, 0.1, 50))} for z in range(2)]
         for at, name in enumerate(rungs)
