@@ -104,4 +104,4 @@ def test_differences_are_paired_by_seed_and_query(ladder):
     assert rows["trigrams"]["differences"]["engaged"]["interval"] == step.interval
     assert rows["words"]["differences"] == {}
     assert rows["trigrams"]["figures"]["engaged"]["seeds"] == [1, 1.01]
-    assert rows["trigrams"]["differences"]["engaged"]["p"] < 0.001
+    assert rows["trigrams"]["differences"]["engaged"]["p"] < 0.05
