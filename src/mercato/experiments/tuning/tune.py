@@ -194,7 +194,7 @@ def _sweep(bench: Bench, usual: Setting, constraints: Constraints) -> _Swept:
         for lever in levers
     ]
     kept_or_moved = [
-        {getattr(usual.effort, lever), getattr(each.setting.effort, lever)}
+        dict.fromkeys((getattr(usual.effort, lever), getattr(each.setting.effort, lever)))
         for lever, each in zip(levers, moved, strict=True)
     ]
     together = [
