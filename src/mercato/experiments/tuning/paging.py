@@ -103,7 +103,7 @@ def reach(market: Market) -> Reach | None:
     columns = ["query", "country", "product_id", "list_id", "position", "depth", "split"]
     lists = market.frame("lists", columns).with_columns(pl.col("split").fill_null("train"))
     ours = lists.filter(pl.col("split") == "validation").group_by("list_id").agg(pl.col("position").max())
-    last_L, starts_P = ours["position"].drop_nulls().to_numpy(), np.arange(PAGES) * PAGE_SIZE
+    last_L, starts_P = ours["position"].drop_nulls().to_numpy(), np.arange(PAGES, dtype=np.float64) * PAGE_SIZE
     if len(last_L) and np.mean(last_L > PAGE_SIZE) >= PAGED:
         return Reach(np.array([float(np.mean(last_L > start)) for start in starts_P]), "lengths", None)
     propensities_K = estimate_propensities(lists.filter(pl.col("split").is_in(["train", "validation"])))
