@@ -226,9 +226,9 @@ def test_without_the_cosine_no_cosine_changes_the_order(run, tiny_market, index,
     expression = Expression(vector=encoder.encode_queries(["red dress"], "us")[0], text="red dress")
     with open_index(index, read_only=True) as opened:
         hits = opened.search(expression, 50)
-        before = ranker.rank(asked, hits)
+        before = ranker.rank(asked, hits).stages
         hits.cosine_H = -hits.cosine_H
-        after = ranker.rank(asked, hits)
+        after = ranker.rank(asked, hits).stages
         assert [*before] == [*after] == ["trees", "dlrm"]
         assert all((before[stage] == after[stage]).all() for stage in before)
         lessons = Lessons.of(tiny_market, encoder, opened, ranking.gains)
