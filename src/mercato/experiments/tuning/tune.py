@@ -1,7 +1,7 @@
 """`mercato tune`: sweep how a first page is searched on golden queries, choose under constraints, leave it in the run.
 
 Each lever is swept alone from the usual first page. Then every combination of what was worth moving is measured beside
-the usual setting. A product of all values would be a hundred times as many, for levers that hardly act on one another.
+the usual setting. A product of all values would be thirty times as many, for levers that hardly act on one another.
 What is chosen is replayed page by page, as a first page that is cheap alone may make the later ones dear.
 """
 
