@@ -21,8 +21,9 @@ from mercato.experiments.tuning import tune as tuning
 from mercato.experiments.tuning.choosing import Constraints
 from mercato.experiments.tuning.golden import GoldenSet
 from mercato.experiments.tuning.measuring import Bench
-from mercato.experiments.tuning.settings import Setting, least_cosines
+from mercato.experiments.tuning.settings import Setting, least_cosines, stages_of
 from mercato.experiments.tuning.tune import tune
+from mercato.ranking.ranker import Ranker
 from mercato.ranking.train import rank
 from mercato.reports.tuning import summary, tune_run
 from mercato.retrieval.open import build_index
@@ -201,6 +202,13 @@ def test_a_least_cosine_that_leaves_nothing_is_measured_as_nothing(plain, tiny_m
     for name in ("recall", "engaged", "ndcg@10", "engaged_shown"):
         assert set(np.nan_to_num(values[name][nothing_Q])) == {0}
         assert (values[name][nothing_Q] == 0).any()
+
+
+def test_no_stage_is_left_out_on_a_busy_machine(run):
+    """What a setting finds is the same whatever else goes on."""
+    stages = stages_of(Ranker.of_run(run))
+    assert [*stages] == ["none", "trees", "both"] and stages["trees"].dlrm is None
+    assert not any(ranker._is_late(-1e9) for ranker in stages.values() if ranker)
 
 
 def test_least_cosines_leave_out_ever_more():

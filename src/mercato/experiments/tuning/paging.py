@@ -111,7 +111,7 @@ def reach(market: Market) -> Reach | None:
         return None
     log_K = np.log(np.arange(1, len(propensities_K) + 1))
     exponent = max(0.0, float(-(log_K @ np.log(propensities_K)) / (log_K @ log_K)))  # least squares through (1, 1)
-    return Reach((starts_P + 1.0) ** -exponent, "positions", exponent)
+    return Reach(((starts_P + 1.0) ** -exponent).astype(np.float64), "positions", exponent)
 
 
 def policies(first: Effort, later: Effort, usual: RetrievalPolicy) -> dict[str, tuple[Effort, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -34,9 +35,13 @@ class Setting:
 
 
 def stages_of(ranker: Ranker | None) -> dict[Stages, Ranker | None]:
-    """A run's ranker with no stage, its first and both, as far as it has them; the last is what serves."""
+    """A run's ranker with no stage, its first and both, as far as it has them; the last is what serves.
+
+    They have no deadline: what they find must not depend on what else the machine does.
+    """
     found: dict[Stages, Ranker | None] = {"none": None}
     if ranker is not None:
+        ranker = replace(ranker, settings=ranker.settings.model_copy(update={"deadline_ms": math.inf}))
         found["trees"] = replace(ranker, dlrm=None)
         if ranker.dlrm is not None:
             found["both"] = ranker

@@ -1,7 +1,7 @@
 """`mercato tune`: sweep how a first page is searched on golden queries, choose under constraints, leave it in the run.
 
 Each lever is swept alone from the usual first page. Then every combination of what was worth moving is measured beside
-the usual setting. A product of all values would be a hundred times as many, for levers that hardly act on one another.
+the usual setting. A product of all values would be thirty times as many, for levers that hardly act on one another.
 What is chosen is replayed page by page, as a first page that is cheap alone may make the later ones dear.
 """
 
@@ -24,6 +24,7 @@ from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.evaluation.metrics.bootstrap import resample
 from mercato.experiments.replay import Replay
 from mercato.experiments.tuning.choosing import (
+    COST,
     Constraints,
     choose_first,
     choose_later,
@@ -201,10 +202,11 @@ def _sweep(bench: Bench, usual: Setting, constraints: Constraints) -> _Swept:
         Setting(replace(usual.effort, **dict(zip(levers, values, strict=True))), stages)
         for values in product(*kept_or_moved)
     ]
-    if any(setting not in measured for setting in together):  # beside all of them, as times are of one moment
-        beside = bench.measure(together, f"{len(together)} settings, what was worth moving together")
-    else:
-        beside = [measured[setting] for setting in together]
+    beside = [measured[setting] for setting in together if setting in measured]
+    if len(beside) < len(together):  # all of them again, as times are of one moment, at the first pass's pace
+        again = bench.measure(together, f"{len(together)} settings, what was worth moving together")
+        pace = measured[usual].estimates[COST].value / again[together.index(usual)].estimates[COST].value
+        beside = [each.at_pace(pace) for each in again]
     by_lever = {lever: [measured[each] for each in alone[lever]] for lever in levers}
     standing = next(each for each in beside if each.setting == usual)
     first = choose_first(beside, constraints, standing)
