@@ -214,6 +214,23 @@ def test_pages_that_are_no_efforts_are_named(tmp_path, pages, wrong):
         RetrievalPolicy.of_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        ('{"min_cosine": "high"}', "min_cosine: must be a number"),
+        ('{"min_cosine": 25}', "min_cosine: must be a number"),
+        ('{"min_cosine": NaN}', "min_cosine: must be a number"),
+        ('{"radius": true}', "min_cosine: must be a number"),
+        ("[0.25]", "is no JSON object"),
+        ('{"min_cosine": 0.25', "cannot be read"),
+    ],
+)
+def test_a_least_cosine_that_is_none_is_named(tmp_path, content, wrong):
+    (tmp_path / RETRIEVAL).write_text(content)
+    with pytest.raises(MercatoError, match=wrong):
+        RetrievalPolicy.of_run(tmp_path)
+
+
 def test_no_search_shows_more_than_the_deepest_page_allows(search):
     find = search(deepest=10)
     first = find(SearchRequest(query="red chair", page_size=7))

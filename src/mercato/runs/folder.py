@@ -43,10 +43,29 @@ def save_min_cosine(run: Path, min_cosine: float | None) -> None:
     (run / RETRIEVAL).write_text(json.dumps({"min_cosine": min_cosine}) + "\n")
 
 
+def load_retrieval(run: Path) -> dict[str, Any]:
+    """What `retrieval.json` says of how a run is searched.
+
+    Raises:
+        MercatoError: it cannot be read, is no JSON object, or its `min_cosine` is no cosine.
+    """
+    path = run / RETRIEVAL
+    try:
+        stored: Any = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise MercatoError(f"{path} cannot be read: {error}") from None
+    if not isinstance(stored, dict):
+        raise MercatoError(f"{path} is no JSON object")
+    least = stored.get("min_cosine", stored.get("radius"))
+    if least is not None and not (type(least) in (int, float) and -1 <= least <= 1):
+        raise MercatoError(f"{path}: min_cosine: must be a number from -1 to 1, or null")
+    return stored
+
+
 def load_min_cosine(run: Path) -> float | None:
     """What `save_min_cosine` wrote; older runs call it `radius`."""
-    stored = json.loads((run / RETRIEVAL).read_text())
-    found: float | None = stored["min_cosine"] if "min_cosine" in stored else stored["radius"]
+    stored = load_retrieval(run)
+    found: float | None = stored.get("min_cosine", stored.get("radius"))
     return found
 
 

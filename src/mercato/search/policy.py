@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mercato.errors import MercatoError
-from mercato.runs.folder import RETRIEVAL, load_min_cosine
+from mercato.runs.folder import RETRIEVAL, load_min_cosine, load_retrieval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,10 @@ class RetrievalPolicy:
         """What `retrieval.json` of a run says: its `pages` where it has some, else the usual ones at its `min_cosine`.
 
         Raises:
-            MercatoError: its pages are no list of efforts; the message has the page's number, from 0, and the field.
+            MercatoError: it cannot be read, its `min_cosine` is no cosine, or its pages are no list of efforts; the
+                message has the page's number, from 0, and the field.
         """
-        stored = json.loads((run / RETRIEVAL).read_text())
+        stored = load_retrieval(run)
         if "pages" not in stored:
             least = load_min_cosine(run)
             return cls(pages=tuple(replace(effort, min_cosine=least) for effort in cls().pages))

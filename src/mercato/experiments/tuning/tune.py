@@ -47,7 +47,7 @@ from mercato.files import write_atomic
 from mercato.progress import note, track
 from mercato.ranking.ranker import Ranker
 from mercato.retrieval.expression import Expression
-from mercato.runs.folder import RETRIEVAL, load_min_cosine
+from mercato.runs.folder import RETRIEVAL, load_min_cosine, load_retrieval
 from mercato.search.policy import Effort, RetrievalPolicy
 
 
@@ -159,7 +159,7 @@ def tune(run: Path, market: Market, url: str, constraints: Constraints, seed: in
 
 def write_pages(run: Path, pages: Sequence[Effort]) -> None:
     """Write a page policy to a run's `retrieval.json`; what else is there stays."""
-    stored = json.loads((run / RETRIEVAL).read_text())
+    stored = load_retrieval(run)
     write_atomic(run / RETRIEVAL, json.dumps(stored | {"pages": [asdict(effort) for effort in pages]}, indent=1) + "\n")
 
 
