@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +47,6 @@ from mercato.search.request import Mode
 PAGE = 24  # products
 UNHURRIED = 1e9  # ms: a replay waits for every stage
 
-Ranked = Literal["without cosine", "with cosine"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
@@ -57,7 +55,7 @@ class Rung:
     title: str
     model: str  # whose index is searched
     above: str | None = None  # the row that it is compared with
-    ranker: Ranked | None = None
+    without: tuple[str, ...] | None = None  # features that its ranker does without; None: there is no ranker
     mode: Mode = "hybrid"
     by_words: bool = False  # no product is found by its vector, though every cosine is known
     paper: str = ""  # its gain over the row above, of engagement in conversations
@@ -65,25 +63,28 @@ class Rung:
     @property
     def searched(self) -> tuple[Any, ...]:
         """What decides its pages, beside run and seed."""
-        return self.ranker, self.mode, self.by_words
+        return self.without, self.mode, self.by_words
 
+
+OF_A_MODEL = ("cosine", "head")  # features; without both a ranker reads nothing of one
+HEADLESS = ("head",)  # what the paper adds is the cosine, and not every run has a head
 
 RUNGS = {
-    "words": Rung(title="Words alone", model="trigrams", ranker="without cosine", by_words=True),
+    "words": Rung(title="Words alone", model="trigrams", without=OF_A_MODEL, by_words=True),
     "trigrams": Rung(
-        title="+ retrieval by trigrams", model="trigrams", above="words", ranker="without cosine", paper="+3.3 %"
+        title="+ retrieval by trigrams", model="trigrams", above="words", without=OF_A_MODEL, paper="+3.3 %"
     ),
     "que2search": Rung(
-        title="by Que2Search instead", model="que2search", above="trigrams", ranker="without cosine", paper="+2.80 %"
+        title="by Que2Search instead", model="que2search", above="trigrams", without=OF_A_MODEL, paper="+2.80 %"
     ),
     "cosine": Rung(
         title="+ cosine as a ranking feature",
         model="que2search",
         above="que2search",
-        ranker="with cosine",
+        without=HEADLESS,
         paper="+1.24 %",
     ),
-    "que2engage": Rung(title="Que2Engage instead", model="que2engage", above="cosine", ranker="with cosine"),
+    "que2engage": Rung(title="Que2Engage instead", model="que2engage", above="cosine", without=HEADLESS),
     "control-bm25": Rung(title="Control: BM25, no ranker", model="trigrams", above="words", mode="text"),
     "control-cosine-alone": Rung(
         title="Control: Que2Search's cosine, no ranker", model="que2search", above="cosine", paper="less"
@@ -157,11 +158,10 @@ def climb(
 ) -> Iterator[tuple[str, FirstPages]]:
     """The first pages of every rung, with one run of each model and rankers of this seed.
 
-    Both kinds of ranker are what Que2Search's recipe says. The one without the cosine reads nothing of a model, so that
-    one serves all rungs that have it.
+    They are otherwise what Que2Search's recipe says. One that reads nothing of a model serves all rungs that have it.
     """
     settings = load_recipe_and_featurizer(runs["que2search"])[0].ranking.model_copy(update={"deadline_ms": UNHURRIED})
-    rankers: dict[Ranked | None, Ranker] = {}
+    rankers: dict[tuple[str, ...] | None, Ranker] = {}
     for model, run in runs.items():
         made_of = [mercato.__version__, market.fingerprint(), run_fingerprint(run), seed, settings.model_dump_json()]
         own = {name: rung for name, rung in rungs.items() if rung.model == model}
@@ -172,15 +172,15 @@ def climb(
             if not url.exists():
                 index_market(run, market, str(url), as_of=split_cutoff(market, EARLIER["test"]))
             with Replay.of_run(run, market, str(url), as_of=split_cutoff(market, SPLITS)) as replay:
-                rankers = {kind: ranker for kind, ranker in rankers.items() if kind == "without cosine"}
-                if lacking := {own[name].ranker for name in missing} - {None, *rankers}:
+                rankers = {without: ranker for without, ranker in rankers.items() if without == OF_A_MODEL}
+                if lacking := {own[name].without for name in missing} - {None, *rankers}:
                     lessons = Lessons.of(market, replay.encoder, replay.index, settings.gains)
-                    for kind in lacking:
-                        without = ("cosine", "head") if kind == "without cosine" else ()
-                        rankers[kind] = lessons.learned(settings.model_copy(update={"without": without}), seed).ranker
+                    for without in lacking:
+                        kind = settings.model_copy(update={"without": without})
+                        rankers[without] = lessons.learned(kind, seed).ranker
                 for name in missing:
                     note(f"[bold]{own[name].title}[/], seed {seed}")
-                    searcher = replay.searcher(policy(own[name], run), rankers.get(own[name].ranker))
+                    searcher = replay.searcher(policy(own[name], run), rankers.get(own[name].without))
                     kept[name].keep(first_pages(searcher, held.dataset, held.queries_Q, PAGE, own[name].mode))
         for name in own:
             pages = kept[name].pages
