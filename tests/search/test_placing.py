@@ -20,6 +20,7 @@ from mercato.ranking.ranker import Scored
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.search import pipeline
+from mercato.search.exploration import chosen
 from mercato.search.pipeline import Searcher
 from mercato.search.placing import Placing
 from mercato.search.policy import Effort, RetrievalPolicy
@@ -70,8 +71,8 @@ def shop(tmp_path_factory):
         catalogue.products.seed([stored(**row | {"created_at": row["created_at"].isoformat()}) for row in made])
         with open_index(url) as index:
 
-            def searcher(ranker):
-                return Searcher(encoder, index, catalogue, POLICY, ranker, clock=NOW.timestamp)
+            def searcher(ranker, rules=None):
+                return Searcher(encoder, index, catalogue, POLICY, ranker, rules, clock=NOW.timestamp)
 
             yield searcher
 
@@ -143,6 +144,33 @@ def test_exact_hits_stay_first_whosever_they_are_and_whatever_is_drawn():
     placing = Placing(np.array([7, 7, 7, 8, 7], np.uint64), 1, np.array([4, 3]), np.ones(9, bool))
     order = [*placing.order(iter([0, 1]), iter([2, 3, 4]), iter([4, 3]), 1)]
     assert order == [(0, None), (1, None), (3, "exploration")]
+
+
+def test_what_is_drawn_comes_once():
+    placing = Placing(np.array([7, 7, 8, 8], np.uint64), 2, np.array([3, 1]), np.ones(9, bool))
+    order = [*placing.order(iter([]), iter(range(4)), iter([3, 1]), 1)]
+    assert order == [(3, "exploration"), (1, "exploration"), (0, None), (2, None)]
+    third = Placing(np.array([1, 2, 3, 4], np.uint64), 2, np.array([1, 3]), np.arange(4) == 3)
+    order = [*third.order(iter([0]), iter([1, 2, 3]), iter([1, 3]), 1)]  # an exact hit takes the first place
+    assert order == [(0, None), (1, None), (3, "exploration"), (2, None)]
+
+
+def test_only_chosen_places_are_given_on_every_page(shop):
+    """Counted over all pages, and over what a rule pins."""
+    settings = exploring(0.5, 12)
+    rules = SimpleNamespace(of=lambda *_: SimpleNamespace(pin=("p50",), bury=()))
+    for _ in range(5):
+        found = pages(shop(Cheapest(exploration=settings), rules).search, query="lamp", page_size=5)
+        drawn = [hit.position for page in found for hit in page.hits if hit.placed_by == "exploration"]
+        chosen_P = chosen(found[0].query_id, 1000, settings)
+        assert drawn and chosen_P[drawn].all() and found[0].hits[0].placed_by == "pin"
+
+
+def test_a_pinned_listing_does_not_count_for_its_seller(shop):
+    rules = SimpleNamespace(of=lambda *_: SimpleNamespace(pin=("p01",), bury=()))
+    ranker = Cheapest(diversity=Diversity(per_seller=1))
+    page = shop(ranker, rules).search(SearchRequest(query="lamp", page_size=5))
+    assert [hit.product["product_id"] for hit in page.hits] == ["p01", "p00", "p02", "p03", "p04"]
 
 
 def test_without_a_ranker_s_scores_neither_applies(shop):
