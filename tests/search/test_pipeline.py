@@ -124,6 +124,17 @@ def test_the_words_may_dig_deeper_page_by_page(search, depths):
     assert ids(find(SearchRequest(**alone))) == ids(search()(SearchRequest(**alone)))
 
 
+def test_a_search_that_has_all_the_near_ones_and_the_words_bound_is_not_repeated(index, search, monkeypatch):
+    """No page may have more of the words than the last one, so that a deeper retrieval would find the same."""
+    limits, asked = [], type(index).search
+    monkeypatch.setattr(
+        type(index), "search", lambda self, expression, limit: limits.append(limit) or asked(self, expression, limit)
+    )
+    first, later = (Effort(ef_search=16, candidates=n, min_cosine=0.9, text_candidates=2) for n in (45, 90))
+    search(pages=(first, later))(SearchRequest(query="red chair", page_size=40))
+    assert limits == [45]
+
+
 def test_a_later_page_may_accept_what_the_first_one_did_not(search):
     """However few the first threshold leaves: that is not all there is."""
     strict = Effort(ef_search=16, candidates=100, min_cosine=0.95)
