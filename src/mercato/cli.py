@@ -279,6 +279,8 @@ def tune(
     from mercato.reports.tuning import summary, tune_run
 
     page = to or run / "tuning.html"
+    if page.is_dir() or not page.parent.is_dir():
+        raise MercatoError(f"--out {page}: not a file in a folder that exists")
     tuned = tune_run(run, Market.open(market), index, Constraints(p99_ms, precision), page)
     print_result(summary(tuned), tuned.as_dict(), as_json)
     progress.note(f"report: {page}")

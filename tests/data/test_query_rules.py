@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,4 +78,28 @@ def test_a_wrong_rule_is_named_by_its_number_and_field(tmp_path, text, wrong):
 def test_a_folder_in_place_of_the_file_is_said_to_be_wrong(tmp_path):
     (tmp_path / RULES).mkdir()
     with pytest.raises(MercatoError, match=r"rules\.toml"):
+        read_rules(tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["a = " + "[" * 5000 + "]" * 5000, "a = " + "9" * 5000], ids=["nested", "digits"])
+def test_what_no_toml_reader_takes_is_an_error_of_the_file(tmp_path: Path, broken: str) -> None:
+    (tmp_path / RULES).write_text(broken)
+    with pytest.raises(MercatoError, match="not valid TOML"):
+        read_rules(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / RULES)
+    with pytest.raises(MercatoError, match="not a regular file"):
+        read_rules(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_statement(tmp_path: Path) -> None:
+    (tmp_path / RULES).write_text('[[rules]]\nquery = "sofa"\npin = ["a"]\n', encoding="utf-8-sig")
+    assert [*read_rules(tmp_path)] == [("sofa", None)]
+
+
+def test_of_many_wrong_rules_the_first_are_told(tmp_path: Path) -> None:
+    (tmp_path / RULES).write_text('[[rules]]\nquery = "sofa"\n' * 9)
+    with pytest.raises(MercatoError, match=r"rule 5: .*; and 4 more$"):
         read_rules(tmp_path)

@@ -295,7 +295,7 @@ def test_where_there_is_no_log_judgments_teach(run, tiny_market, index, tmp_path
     vector = OnnxEncoder(copy).encode_queries(["red dress"], "us")[0]
     with open_index(index, read_only=True) as opened:
         hits = opened.search(Expression(vector=vector, text="red dress"), 50)
-        ranked = Ranker.of_run(copy).rank(Asked("red dress", split_cutoff(tiny_market, EARLIER["test"])), hits)
+        ranked = Ranker.of_run(copy).rank(Asked("red dress", split_cutoff(tiny_market, EARLIER["test"])), hits).stages
     assert [*ranked] == ["linear"] and len(np.unique(ranked["linear"])) > len(hits) / 4
     rewrite(market, "judgments", lambda rows: rows.with_columns(split=pl.lit("test")))
     with pytest.raises(MercatoError, match="no judgments of the split `validation`"):

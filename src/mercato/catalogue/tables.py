@@ -69,7 +69,7 @@ def _row_log(name: str) -> sa.Table:
     return sa.Table(
         name,
         METADATA,
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
         sa.Column("row", sa.LargeBinary, nullable=False),  # JSON of one row of the market's table of that name
         sqlite_autoincrement=True,  # an id is never used twice: files of moved rows are named by their ids
     )

@@ -107,11 +107,13 @@ class IngestionWorker:
         """End the threads; what was logged is moved, what waits in the outbox stays there, free for any worker."""
         for loop in self._loops:
             loop.stop()
-        for mover in self._movers:
-            while mover.move():
-                pass
-        self.settle()
-        self._catalogue.outbox.release(self._name)
+        try:
+            for mover in self._movers:
+                while mover.move():
+                    pass
+        finally:  # whatever became of what was logged
+            self.settle()
+            self._catalogue.outbox.release(self._name)
 
     def drain(self) -> int:
         """Make one batch of the outbox searchable; returns how many jobs it worked on."""

@@ -107,12 +107,16 @@ def _rule_problems(folder: Path, known: set[str]) -> Iterator[Problem]:
     except MercatoError as error:
         yield Problem("market", None, None, str(error))
         return
-    for number, rule in enumerate(rules.values(), 1):
-        for field_, ids in (("pin", rule.pin), ("bury", rule.bury)):
-            for product_id in ids:
-                if product_id not in known:
-                    why = f"rule {number}, field {field_}: {product_id!r} is not in the products table"
-                    yield Problem("market", None, None, why, "warning", RULES)
+    unknown = [
+        f"rule {number}, field {field_}: {product_id!r} is not in the products table"
+        for number, rule in enumerate(rules.values(), 1)
+        for field_, ids in (("pin", rule.pin), ("bury", rule.bury))
+        for product_id in ids
+        if product_id not in known
+    ]
+    if (more := len(unknown) - LISTED) > 0:
+        unknown[LISTED:] = [f"and {more:,} more products that the rules name"]
+    yield from (Problem("market", None, None, why, "warning", RULES) for why in unknown)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Self
@@ -14,6 +15,7 @@ from mercato.errors import MercatoError
 
 RULES = "rules.toml"
 MOST_PINS = 100  # of a rule: as many as a page may have
+MOST_TOLD = 5  # of what is wrong with a file
 
 QueryRules = Mapping[tuple[str, str | None], "QueryRule"]  # by the query in normal form and the country; None: of all
 
@@ -40,8 +42,8 @@ class QueryRule(BaseModel):
     @field_validator("pin", "bury")
     @classmethod
     def _each_once(cls, ids: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := [product_id for place, product_id in enumerate(ids) if product_id in ids[:place]]:
-            raise ValueError(f"names {twice[0]!r} twice")
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"names {Counter(ids).most_common(1)[0][0]!r} twice")
         return ids
 
     @model_validator(mode="after")
@@ -60,16 +62,20 @@ def read_rules(market: Path) -> QueryRules:
         MercatoError: the file is not valid; the message has the number of each wrong rule, from 1, and the field.
     """
     file = market / RULES
+    if file.exists() and not file.is_file():  # to read a pipe would wait for whoever writes it
+        raise MercatoError(f"{file}: is not a regular file")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MercatoError(f"{file}: not valid TOML: {error}") from None
     try:
         rules = _File.model_validate(content).rules
     except ValidationError as error:
-        raise MercatoError(f"{file}: {'; '.join(_wrong(error))}") from None
+        wrong = [*_wrong(error)]
+        more = [f"and {len(wrong) - MOST_TOLD} more"] * (len(wrong) > MOST_TOLD)
+        raise MercatoError(f"{file}: {'; '.join(wrong[:MOST_TOLD] + more)}") from None
     found: dict[tuple[str, str | None], QueryRule] = {}
     for number, rule in enumerate(rules, 1):
         if found.setdefault((normalize(rule.query), rule.country), rule) is not rule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,8 @@ from mercato.retrieval.protocol import Hits, Index
 from mercato.runs.encoder import Encoder
 
 Orders = Callable[[Asked, Hits], Mapping[str, NDArray[np.floating]]]  # the scores of hits by each order, (H,)
+
+T = TypeVar("T")
 
 CANDIDATES = 300  # that the vector and the words bring each
 EF_SEARCH = 256
@@ -78,7 +81,7 @@ class RankedSearch:
             for order, scores_H in self.orders(self._asked(query), hits).items():
                 self._scored[key][order] = scores_n = np.full(len(ids), -np.inf)
                 scores_n[places_H] = scores_H
-        return self._scored[key][self.order]
+        return self._of(self._scored[key])
 
     def _rows(self, query: int, candidates: int, at_home: bool, row_of: Mapping[str, int]) -> IntArray:
         """The rows of all that a search finds, best first."""
@@ -93,7 +96,11 @@ class RankedSearch:
             for order, scores_H in self.orders(self._asked(query), hits).items():
                 ranked_H = rows_H[np.lexsort([-scores_H, ~hits.exact_H])]  # exact hits first, as a page has them
                 self._found[key][order] = ranked_H[ranked_H >= 0]
-        return self._found[key][self.order]
+        return self._of(self._found[key])
+
+    def _of(self, by_order: Mapping[str, T]) -> T:
+        """By this order; where a stage gave no scores, by the last one that did, as a page is."""
+        return by_order[self.order] if self.order in by_order else [*by_order.values()][-1]
 
     def _asked(self, query: int) -> Asked:
         return Asked(self.queries["query"][query], self.as_of)

@@ -121,7 +121,7 @@ class Searcher:
         assert window is not None  # there is always an effort
         if window.placing is not None:  # sellers may have more, and there is nothing else
             cut.take(window, ((place, None) for place in window.unseen(skipped)))
-        if bury:
+        if bury and not cut.is_full:
             cut.take(window, ((place, None) for place in window.unseen(cursor.shown, window.places_of(bury))))
         if len(cut.hits) > size:
             self._windows.put(cursor.query_id, window.kept())

@@ -12,6 +12,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from mercato.errors import MercatoError
 from mercato.runs.folder import RETRIEVAL, load_min_cosine, load_retrieval
 
+MOST = 100_000  # that any of these may be
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
@@ -19,9 +21,9 @@ class Effort:
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # where a run's are read
 
-    ef_search: Annotated[int, Field(ge=1)]  # HNSW's
-    candidates: Annotated[int, Field(ge=1)]  # that the vector brings, and the words where nothing else is said
-    text_candidates: Annotated[int, Field(ge=0)] | None = None  # that the words bring beside a vector
+    ef_search: Annotated[int, Field(ge=1, le=MOST)]  # HNSW's
+    candidates: Annotated[int, Field(ge=1, le=MOST)]  # that the vector brings, and the words where nothing else is said
+    text_candidates: Annotated[int, Field(ge=0, le=MOST)] | None = None  # that the words bring beside a vector
     min_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None  # the least of a hit found by its vector
 
     @property

@@ -33,8 +33,8 @@ class MarketRules:
         if stamp != self._read:
             with self._turn:
                 if stamp != self._read:
-                    self._reload()
                     self._read = stamp
+                    self._reload()
         if not self._rules:
             return None
         text = normalize(query)

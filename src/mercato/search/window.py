@@ -79,7 +79,8 @@ class Window:
         if self.placing is None:
             return ((place, None) for place in self.unseen(skipped))
         exact, others = (np.flatnonzero(which_H) for which_H in (self.hits.exact_H, ~self.hits.exact_H))
-        new = self.unseen(skipped, self.placing.drawn_E)
+        drawn_E = self.placing.drawn_E
+        new = self.unseen(skipped, drawn_E[~self.hits.exact_H[drawn_E]])  # an exact hit needs no place that is given
         return self.placing.order(self.unseen(skipped, exact), self.unseen(skipped, others), new, position)
 
     def places_of(self, product_ids: Collection[str]) -> NDArray[np.int64]:

@@ -42,8 +42,8 @@ class BoundedExecutor:
             raise OverloadError(f"no answer within {self._timeout:g} s; try again in a second") from None
 
     def spare(self, call: Callable[[], None]) -> None:
-        """Run `call()` in a thread with nobody waiting for it; not at all where all places are taken."""
-        if (work := self._begin(call)) is not None:
+        """Run `call()` in a thread with nobody waiting for it; not at all where half of the places are taken."""
+        if self._inside < self._capacity / 2 and (work := self._begin(call)) is not None:
             work.add_done_callback(_report)
 
     def _begin(self, call: Callable[[], T]) -> Future[T] | None:

@@ -85,6 +85,7 @@ def test_each_page_counts_by_the_chance_that_it_is_asked_for():
     assert asked == [None, "1", "2"]
     assert row["engaged"] == pytest.approx((1 + 0.5 + 0.2) / 4) and row["relevant"] == pytest.approx(0.5)
     assert row["cpu_ms"] > 0 and row["first_ms"] > 0
+    assert row["first_precision"] in (0, 0.5, 1) or np.isnan(row["first_precision"])
 
 
 def test_each_policy_is_compared_once():
@@ -120,7 +121,13 @@ def test_the_cheapest_policy_that_shows_as_much_and_keeps_to_the_constraints(mon
     def paged(searcher, query, relevant_grade, chances_P):
         (name,) = searcher
         shown, first_ms = seen.get(name, 0.9), 99.0 if name in late else 1.0
-        return {"cpu_ms": costs[name], "engaged": shown, "relevant": np.nan, "first_ms": first_ms}
+        return {
+            "cpu_ms": costs[name],
+            "engaged": shown,
+            "relevant": np.nan,
+            "first_ms": first_ms,
+            "first_precision": 1.0,
+        }
 
     monkeypatch.setattr(paging, "_paged", paged)
     compared, reached = {name: (name,) for name in costs}, Reach(np.ones(1), "lengths", None)

@@ -162,16 +162,27 @@ def test_a_run_without_a_ranker_is_tuned_in_retrievals_order(plain, tiny_market,
     assert RetrievalPolicy.of_run(plain).pages == tuned.pages
 
 
-def test_one_query_without_a_log(plain, tiny_market, index, tmp_path):
-    """No engaged products, no lists: no paging is replayed, and the intervals have no width."""
+def test_one_query_is_too_little(plain, tiny_market, index, tmp_path):
+    """A bootstrap of one would take every difference for certain."""
     folder = shutil.copytree(tiny_market.path, tmp_path / "m", ignore=shutil.ignore_patterns("truth", "events"))
     for table in ("pairs", "lists"):
         (folder / f"{table}.parquet").unlink()
     judgments = pl.read_parquet(folder / "judgments.parquet").filter(pl.col("split") == "validation")
     judgments.filter(pl.col("query") == judgments["query"][0]).write_parquet(folder / "judgments.parquet")
-    tuned = tune(plain, Market.open(folder), index, Constraints())
-    assert len(tuned.golden.queries) == 1 and tuned.paging is None and tuned.refused is None
-    assert "engaged" not in tuned.measured[0].figures and tuned.pages
+    before = (plain / "retrieval.json").read_text()
+    with pytest.raises(MercatoError, match="too little to tune by: 1 different"):
+        tune(plain, Market.open(folder), index, Constraints())
+    assert (plain / "retrieval.json").read_text() == before
+
+
+def test_judgments_without_a_log(plain, tiny_market, index, tmp_path):
+    """No engaged products, no lists: no paging is replayed."""
+    folder = shutil.copytree(tiny_market.path, tmp_path / "m", ignore=shutil.ignore_patterns("truth", "events"))
+    for table in ("pairs", "lists"):
+        (folder / f"{table}.parquet").unlink()
+    tuned = tune(plain, Market.open(folder), index, Constraints(precision=0))
+    assert tuned.paging is None and tuned.refused is None and tuned.pages
+    assert "engaged" not in tuned.measured[0].figures
 
 
 def test_a_log_without_judgments(plain, tiny_market, index, tmp_path):

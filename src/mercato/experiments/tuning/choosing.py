@@ -49,9 +49,10 @@ class Constraints:
         """What later pages must keep to."""
         return replace(self, p99_ms=None)
 
-    def in_time(self, p99_ms: float) -> bool:
-        """Whether a first page that takes so long keeps to them."""
-        return self.p99_ms is None or p99_ms <= self.p99_ms
+    def kept_by(self, p99_ms: float, precision: float | None) -> bool:
+        """Whether a first page as it is served keeps to them: how long it takes, how precise what it shows is."""
+        precise = self.precision is None or (precision is not None and precision >= self.precision)
+        return precise and (self.p99_ms is None or p99_ms <= self.p99_ms)
 
     def distance(self, measured: Measured) -> float:
         """By how much a setting breaks them, each as a share of its bound."""
@@ -64,7 +65,7 @@ class Constraints:
         if self.precision is not None:
             precision = measured.value("precision")
             told = "nothing judged was retrieved" if precision is None else f"precision {precision:.3f}"
-            yield f"{told} < {self.precision:g}", 1 - (precision or 0.0) / self.precision
+            yield f"{told} < {self.precision:g}", self.precision - (precision or 0.0)
 
 
 def nearest_to(constraints: Constraints, measured: Sequence[Measured]) -> Measured:
@@ -75,11 +76,13 @@ def nearest_to(constraints: Constraints, measured: Sequence[Measured]) -> Measur
 def cheapest_as_good(options: Sequence[Option], qualities: Sequence[str], standing: Option | None = None) -> Option:
     """The option of the least processor time that surely loses at most `LOSS` of each quality to the best of them.
 
-    The best has the highest mean of those qualities that are defined. The standing one stays unless another is surely
-    cheaper. "Surely" is by 95 % intervals of paired differences, over other golden queries, that hold for all options
-    together.
+    The best has the highest mean of those qualities that are defined; where none is, nothing tells and the standing
+    one, or the first, stays. So it does unless another is surely cheaper. "Surely" is by 95 % intervals of paired
+    differences, over other golden queries, that hold for all options together.
     """
     defined = [name for name in qualities if all(name in each.estimates for each in options)]
+    if not defined:
+        return standing or options[0]
     best = max(options, key=lambda each: sum(each.estimates[name].value for name in defined))
     lost = {
         (place, name): best.estimates[name] - each.estimates[name]

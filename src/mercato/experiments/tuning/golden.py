@@ -27,6 +27,7 @@ Stratum = Literal["head", "torso", "tail", "judged"]
 
 LOGGED: tuple[Stratum, ...] = ("head", "torso", "tail")
 LOG_QUERIES, JUDGED_QUERIES = 200, 100  # at most
+FEWEST = 5  # intents or queries: a bootstrap of fewer takes chance for certainty
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class GoldenSet:
         """Draw the golden set of a market.
 
         Raises:
-            MercatoError: the validation split has neither judgments nor engagement.
+            MercatoError: the validation split has neither judgments nor engagement, or too little of both.
         """
         dataset = EvaluationSet.read(market, "validation", lists=False)
         if dataset.relevance is None and dataset.engaged is None:
@@ -77,6 +78,11 @@ class GoldenSet:
             for row in chosen.tolist():
                 strata[row] = "judged"
         strata |= _of_the_log(market, dataset, draw)
+        if len(units := np.unique(dataset.units_Q[sorted(strata)])) < FEWEST:
+            raise MercatoError(
+                f"{market.path}: too little to tune by: {len(units)} different intents or queries of the"
+                f" split `validation`, and it takes {FEWEST} to tell a setting from another"
+            )
         rows = draw.permutation(sorted(strata)).tolist()
         local = dataset.countries is not None
         grades, engaged = _by_query(dataset, dataset.relevance), _by_query(dataset, dataset.engaged)
@@ -96,6 +102,8 @@ class GoldenSet:
             else dataset.product_ids
             for within in {query.within for query in queries}
         }
+        if not any(query.engaged or max(query.grades.values(), default=0) > 0 for query in queries):
+            raise MercatoError(f"{market.path}: nothing to tune by: no golden query has anything good or engaged with")
         return cls(queries, market.config.relevant_grade, products, dataset.units_Q[rows], dataset.unit)
 
     def counts(self) -> dict[str, int]:

@@ -59,6 +59,7 @@ class Replayed:
     pages: tuple[Effort, ...]
     estimates: Mapping[str, Estimate]  # by `BY_POLICY`
     first_p99_ms: float
+    first_precision: float | None  # of what the first page shows; None where it shows nothing judged
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Paging:
                 name: {
                     "pages": [asdict(effort) for effort in each.pages],
                     "figures": {figure: estimate.value for figure, estimate in each.estimates.items()}
-                    | {"first_p99_ms": each.first_p99_ms},
+                    | {"first_p99_ms": each.first_p99_ms, "first_precision": each.first_precision},
                     "intervals": {figure: estimate.interval for figure, estimate in each.estimates.items()},
                     "less_chosen": {
                         figure: {"difference": difference, "interval": interval}
@@ -157,7 +158,9 @@ def _replayed(pages: tuple[Effort, ...], rows: Sequence[Mapping[str, float]], we
         for figure, values_Q in values.items()
         if not np.isnan(values_Q).all()
     }
-    return Replayed(pages, estimates, float(np.quantile([row["first_ms"] for row in rows], 0.99)))
+    precision_Q = np.array([row["first_precision"] for row in rows])
+    precision = None if np.isnan(precision_Q).all() else float(np.nanmean(precision_Q))
+    return Replayed(pages, estimates, float(np.quantile([row["first_ms"] for row in rows], 0.99)), precision)
 
 
 def _paged(searcher: Searcher, query: GoldenQuery, relevant_grade: float, chances_P: FloatArray) -> dict[str, float]:
@@ -173,7 +176,11 @@ def _paged(searcher: Searcher, query: GoldenQuery, relevant_grade: float, chance
         for name, wanted in sought.items():
             found[name] += chance * len(shown & wanted) / len(wanted) if wanted else np.nan
         if number == 0:
-            found["first_ms"] = wall_ms
+            judged = shown & query.grades.keys()
+            found |= {
+                "first_ms": wall_ms,
+                "first_precision": len(judged & relevant) / len(judged) if judged else np.nan,
+            }
         if page.cursor is None:
             break
         request = replace(request, cursor=page.cursor)
