@@ -165,7 +165,12 @@ def climb(
     for model, run in runs.items():
         made_of = [mercato.__version__, market.fingerprint(), run_fingerprint(run), seed, settings.model_dump_json()]
         own = {name: rung for name, rung in rungs.items() if rung.model == model}
-        kept = {name: Kept(work / f"{name}-{seed}.npz", json.dumps([*own[name].searched, *made_of])) for name in own}
+        kept = {
+            name: Kept(
+                work / f"{name}-{seed}.npz", json.dumps([*own[name].searched, repr(policy(own[name], run)), *made_of])
+            )
+            for name in own
+        }
         missing = [name for name in own if kept[name].pages is None]
         if missing:
             url = work / f"index-{run_fingerprint(run)}-{products_fingerprint(market)}"
@@ -176,7 +181,7 @@ def climb(
                 if lacking := {own[name].without for name in missing} - {None, *rankers}:
                     lessons = Lessons.of(market, replay.encoder, replay.index, settings.gains)
                     for without in lacking:
-                        kind = settings.model_copy(update={"without": without})
+                        kind = settings.model_copy(update={"without": (*settings.without, *without)})
                         rankers[without] = lessons.learned(kind, seed).ranker
                 for name in missing:
                     note(f"[bold]{own[name].title}[/], seed {seed}")

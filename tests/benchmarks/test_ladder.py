@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +14,13 @@ from mercato.evaluation.metrics.bootstrap import Estimate
 from mercato.experiments.ablation.statistics import difference
 from mercato.experiments.page_figures import COUNTS, MEASURES
 from mercato.runs.folder import RECIPE, load_recipe_and_featurizer
-
-FILE = Path(__file__).parents[2] / "benchmarks" / "ladder.py"
+from tests.support.scripts import script
 
 
 @pytest.fixture(scope="module")
 def ladder():
-    spec = importlib.util.spec_from_file_location("ladder_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with script("ladder") as module:
+        yield module
 
 
 def copied(run, folder, **recipe):

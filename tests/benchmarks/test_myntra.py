@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -15,18 +11,13 @@ from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.training.data.learnable import learnable_products
-
-FILE = Path(__file__).parents[2] / "benchmarks" / "myntra.py"
+from tests.support.scripts import script
 
 
 @pytest.fixture(scope="module")
 def myntra():
-    spec = importlib.util.spec_from_file_location("myntra_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with script("myntra") as module:
+        yield module
 
 
 def table(*rows):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,18 +13,13 @@ from mercato.catalogue.indexing import index_market
 from mercato.errors import MercatoError
 from mercato.ranking.train import rank
 from mercato.runs.folder import RECIPE, load_recipe_and_featurizer
-
-FILE = Path(__file__).parents[2] / "benchmarks" / "placing.py"
+from tests.support.scripts import script
 
 
 @pytest.fixture(scope="module")
 def placing():
-    spec = importlib.util.spec_from_file_location("placing_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with script("placing") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

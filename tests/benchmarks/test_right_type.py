@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,19 +12,14 @@ import pytest
 from mercato.data.normalize import normalize
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EvaluationSet
+from tests.support.scripts import script
 from tests.support.toys import make_market
-
-FILE = Path(__file__).parents[2] / "benchmarks" / "right_type.py"
 
 
 @pytest.fixture(scope="module")
 def right_type():
-    spec = importlib.util.spec_from_file_location("right_type_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with script("right_type") as module:
+        yield module
 
 
 def test_only_pairs_of_the_type_asked_for_are_compared(right_type, tiny_market):

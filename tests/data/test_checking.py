@@ -239,6 +239,13 @@ def test_a_broken_folder_is_a_problem_not_a_crash(tmp_path: Path, break_it: Any)
     assert found(check(folder))
 
 
+def test_of_many_products_that_only_rules_name_the_first_are_listed(tmp_path: Path) -> None:
+    folder = market(tmp_path, products=[P])
+    (folder / "rules.toml").write_text(f'[[rules]]\nquery = "lamp"\nbury = {[f"x{n}" for n in range(9)]}')
+    warnings = [str(problem) for problem in check(folder) if "rules.toml" in str(problem)]
+    assert len(warnings) == 6 and warnings[-1].endswith("and 4 more products that the rules name")
+
+
 def test_rules_are_checked_and_what_they_name_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
     """The API may have written it."""
     folder = market(tmp_path, products=[P])

@@ -195,3 +195,13 @@ def test_what_holds_every_word_comes_first_in_every_order():
             "dear", lambda _, hits: {"dear": hits.signals().number("price")}, OneVector(), index, queries, ids, NOW
         )
         assert found.top(np.array([0]), 2, np.arange(40)).tolist() == [[3, 39]]
+
+
+def test_where_a_stage_gives_no_scores_the_one_before_it_orders(index):
+    """As on a page: a score was not finite."""
+    ids = [product["product_id"] for product in PRODUCTS]
+    both = RankedSearch(
+        "dlrm", lambda _, hits: {"trees": hits.signals().number("price")}, OneVector(), index, asked("lamp"), ids, NOW
+    )
+    assert both.score(np.array([0, 0]), np.array([3, 1])).tolist() == [13, 11]
+    assert both.top(np.array([0]), 2, np.arange(8)).tolist() == [[7, 6]]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mercato.ranking.ranker import Scored
 from mercato.retrieval.protocol import Hits
+from mercato.search.placing import Placing
 from mercato.search.policy import Effort
 from mercato.search.window import Window
 
@@ -44,3 +47,10 @@ def test_each_stage_says_where_it_put_a_hit():
 def test_what_nothing_ranked_is_in_retrieval_s_order():
     plain = window(0, 0)
     assert plain.ranked_by is None and plain.ranking(0) == (None, None)
+
+
+def test_an_exact_hit_is_drawn_for_no_place():
+    """It stands first as it is, counts once for its seller, and the places that are given go to others."""
+    placing = Placing(np.array([7, 7, 8, 9], np.uint64), 2, np.array([0, 3]), np.array([0, 0, 1, 0, 0, 0], bool))
+    placed = replace(window(1, 0, 0, 0), placing=placing).placed(frozenset(), 1)
+    assert [*placed] == [(0, None), (3, "exploration"), (1, None), (2, None)]

@@ -97,7 +97,7 @@ FEATURES = pa.schema(  # of the products that a search showed in a ranker's orde
         ("position", pa.int64()),
         ("features", pa.list_(pa.float32())),  # but for the listing's age and distance; null: unknown
         ("features_version", pa.string()),
-        ("ranked_by", pa.string()),  # the stage that placed it: trees | dlrm
+        ("ranked_by", pa.string()),  # the stage that placed it: trees | linear | dlrm
         ("rank_score", pa.float64()),
     ]
 )

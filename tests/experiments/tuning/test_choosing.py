@@ -136,3 +136,23 @@ def test_later_pages_are_never_shallower_than_the_first():
     assert rest == Effort(ef_search=256, candidates=1000, text_candidates=None, min_cosine=0.2)
     loose = Effort(ef_search=300, candidates=2000)
     assert page_policy(first, loose)[1:] == (loose, loose)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kept"),
+    [(0.5, True), (0.49, False), (None, False)],
+    ids=["kept", "broken", "nothing judged is shown"],
+)
+def test_a_first_page_is_held_to_the_precision_of_what_it_shows(precision, kept):
+    assert Constraints(precision=0.5).kept_by(1.0, precision) is kept
+    assert Constraints(precision=0.5, p99_ms=2.0).kept_by(3.0, precision) is False
+    assert Constraints().kept_by(3.0, precision)
+
+
+def test_where_no_quality_is_known_what_stands_stays():
+    usual, cheap = measured(100, cpu_ms=3.0), measured(50, cpu_ms=1.0)
+    assert cheapest_as_good([cheap, usual], ["ndcg@10"], usual) is usual
+
+
+def test_a_precision_of_0_is_kept_by_all():
+    assert Constraints(precision=0).broken(measured(cpu_ms=1.0, wall_ms=1.0, precision=0.0)) == []

@@ -61,4 +61,5 @@ def least_cosines(cosines_F: FloatArray, usual: float | None) -> list[float | No
 
 def varied(effort: Effort, lever: Lever, values: Sequence[float | None]) -> list[Effort]:
     """The effort at each value of one lever."""
-    return [replace(effort, **{lever: value}) for value in values]  # type: ignore[arg-type]
+    changes: list[dict[str, Any]] = [{lever: value} for value in values]
+    return [replace(effort, **change) for change in changes]
