@@ -302,6 +302,20 @@ def test_where_there_is_no_log_judgments_teach(run, tiny_market, index, tmp_path
         rank(run, market, index)
 
 
+def test_a_log_without_positions_leaves_it_to_the_judgments(run, tiny_market, index, tmp_path):
+    """Mining it gives pairs and no lists."""
+    market = Market.open(shutil.copytree(tiny_market.path, tmp_path / "market"))
+    remove(market.path, "lists")
+    pairs_of_others = pl.col("query") + " of others"  # the judged are not among those that taught the towers
+    rewrite(market, "pairs", lambda rows: rows.with_columns(query=pairs_of_others))
+    copy = shutil.copytree(run, tmp_path / "run")
+    told = rank(copy, Market.open(market.path), index).as_dict()
+    assert [*told["baselines"]] == ["cosine"] and (copy / FOLDER / "linear.onnx").exists()
+    remove(market.path, "judgments")
+    with pytest.raises(MercatoError, match="a log without positions gives none"):
+        rank(copy, Market.open(market.path), index)
+
+
 def test_single_judged_products_teach_too(run, tiny_market, index, tmp_path):
     """Of which no list says that one is better; all alike they say nothing."""
     market = without_a_log(tiny_market, tmp_path / "market", "pairs")
@@ -353,7 +367,8 @@ def test_bad_input_is_named(run, tiny_market, index, tmp_path):
         rank(run, changed(lambda lists: lists.filter(pl.col("split") != "validation")), index)
     with pytest.raises(MercatoError, match="all alike"):
         rank(run, changed(lambda lists: lists.with_columns(depth=pl.lit(0, pl.Int64))), index)
-    (tmp_path / "market" / "lists.parquet").unlink()
+    for table in ("lists", "pairs"):
+        remove(tmp_path / "market", table)
     with pytest.raises(MercatoError, match="mercato mine"):
         rank(run, Market.open(tmp_path / "market"), index)
     for table in ("events", "judgments"):

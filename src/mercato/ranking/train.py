@@ -156,7 +156,7 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
             raise MercatoError(f"{url} was not made by {run}: build it again with `mercato index {run}`")
         lessons = Lessons.of(market, encoder, index, settings.gains)
         learned = lessons.learned(settings, seed)
-        if market.has("lists") and market.has("judgments"):
+        if lessons.logged and market.has("judgments"):
             _check_relevance(replace(learned.ranker, statistics=lessons.before), encoder, index, market)
         metrics = _measured(learned.ranker, encoder, index, market, seed)
     card = {"run": run_fingerprint(run), "version": VERSION, "features": NAMES, "gains": [*lessons.gains]}
@@ -203,11 +203,18 @@ def _network_shares(ranker: Ranker, some: RankingSet) -> Shares:
 
 
 def _lists(market: Market) -> pl.DataFrame:
-    """The displayed lists; none where the market has no log and is ranked by its judgments."""
+    """The displayed lists; none where no log tells what stood where, and judgments teach."""
     if not market.has("lists"):
-        if not market.has("judgments") or market.has("events"):
+        is_mined = market.has("pairs")  # a log without positions gives these alone
+        if not market.has("judgments") or (market.has("events") and not is_mined):
             raise MercatoError(
                 f"{market.path} has no lists of what searches displayed: `mercato mine {market.path}` first"
+                + " (a log without positions gives none)" * is_mined
+            )
+        if market.has("events"):
+            note(
+                "  the log gave no lists, as it tells no positions: judgments teach the first stage alone (was it mined"
+                " before there were lists, `mercato mine` finds them)"
             )
         none = pl.from_arrow(LISTS.empty_table())
         assert isinstance(none, pl.DataFrame)

@@ -19,7 +19,7 @@ from mercato.reports.tuning_charts import Dot, scatter
 
 STAGES: dict[Stages, tuple[str, str]] = {  # what each is called, and its colour
     "none": ("no ranker", "s2"),
-    "trees": ("stage 1", "s1"),
+    "first": ("stage 1", "s1"),
     "both": ("both stages", "s0"),
 }
 LEVERS = {

@@ -98,7 +98,7 @@ def test_every_setting_is_measured_in_full(tuned):
     tuned, _ = tuned
     assert tuned.serving == "both" and tuned.usual in [each.setting for each in tuned.measured]
     assert len({each.setting for each in tuned.measured}) == len(tuned.measured)
-    assert {each.setting.stages for each in tuned.by_lever["min_cosine"]} == {"none", "trees", "both"}
+    assert {each.setting.stages for each in tuned.by_lever["min_cosine"]} == {"none", "first", "both"}
     wanted = {"precision", "recall", "engaged", "retrieved", "unjudged", "exact@10", "exact", "ndcg@10", "p99_ms"}
     for each in tuned.measured:
         assert wanted <= each.figures.keys()
@@ -218,7 +218,7 @@ def test_a_least_cosine_that_leaves_nothing_is_measured_as_nothing(plain, tiny_m
 def test_no_stage_is_left_out_on_a_busy_machine(run):
     """What a setting finds is the same whatever else goes on."""
     stages = stages_of(Ranker.of_run(run))
-    assert [*stages] == ["none", "trees", "both"] and stages["trees"].dlrm is None
+    assert [*stages] == ["none", "first", "both"] and stages["first"].dlrm is None
     assert not any(ranker._is_late(-1e9) for ranker in stages.values() if ranker)
 
 

@@ -27,6 +27,7 @@ from mercato.benchmarks.serve.traffic import Traffic
 from mercato.data.market import Market
 from mercato.files import write_atomic
 from mercato.progress import note
+from mercato.ranking.ranker import Ranker
 
 __all__ = ["run", "table"]
 
@@ -42,7 +43,7 @@ _MOST = 3_000  # requests a second that a closed loop has ready
 _APART = 20  # requests between a page and the next in a closed loop; in an open one, those of a second
 _WARM = 300  # searches before anything is measured
 _OWN_SECONDS = 2.0
-_PARTS = 600  # searches whose parts are timed, the first half to warm up
+_PARTS = 1_800  # searches in process
 _PEER = 2_000  # queries left for others to be measured with
 
 
@@ -85,6 +86,7 @@ def run(
         "machine": machine,
         "products": products,
         "workers": workers,
+        "ranked": Ranker.of_run(run) is not None,
         "seconds": seconds,
         "seed": seed,
         "built": built,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mercato.benchmarks.serve.report import BESIDE, ONE, OPEN, facts
+from mercato.benchmarks.serve.report import BESIDE, ONE, OPEN, VERDICTS, facts
 from mercato.reports.charts import stacked
 from mercato.reports.html import document, legend
 
@@ -19,9 +19,7 @@ def page(report: Mapping[str, Any]) -> str:
     colours = {part: f"s{number}" for number, part in enumerate(parts)}
     whole = [(colours[part], max(0.0, spent)) for part, spent in parts.items()]
     described = "".join(f"<li>{escape(fact)}</li>" for fact in facts(report))
-    bounds = [
-        (line["what"], line["value"], line["bound"], "met" if line["met"] else "not met") for line in report["budget"]
-    ]
+    bounds = [(line["what"], line["value"], line["bound"], VERDICTS[line["met"]]) for line in report["budget"]]
     return document(
         "mercato bench serve",
         [

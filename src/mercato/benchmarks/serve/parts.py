@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import CATALOGUE, Market
 from mercato.ranking.ranker import Ranker
@@ -32,12 +30,12 @@ PARTS = READ, ENCODE, RETRIEVE, RANK, COUNT, FETCH, OTHER, WRITE = (
 )
 
 
-def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Milliseconds that each part takes of a search, on average over the middle half of these, ordered by their time.
+def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """Milliseconds that each part takes of each search.
 
     What the catalogue, the index, the encoder and the run's ranker take is measured around their calls; `other` is what
-    is left of the pipeline: the window, the filters once more, the cursor. Half of the searches are asked first to warm
-    up.
+    is left of the pipeline: the window, the filters once more, the cursor. The first sixth is asked to warm up, and
+    not told.
     """
     watch = _Stopwatch()
     catalogue = Catalogue.open(market.path / CATALOGUE)
@@ -48,13 +46,9 @@ def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str
             catalogue.products = watch.around(catalogue.products, get_many=FETCH)
             ranker = watch.around(found, rank=RANK) if (found := Ranker.of_run(run)) else None
             searcher = Searcher(encoder, retrieval, catalogue, RetrievalPolicy.of_run(run), ranker)
-            warm = len(bodies) // 2
-            timed = [_one(searcher, watch, body) for body in bodies][warm:]
+            return [_one(searcher, watch, body) for body in bodies][len(bodies) // 6 :]
     finally:
         catalogue.close()
-    timed.sort(key=lambda parts: sum(parts.values()))
-    middle = timed[len(timed) // 4 : max(1, len(timed) * 3 // 4)]
-    return {part: round(float(np.mean([parts[part] for parts in middle])), 4) for part in PARTS}
 
 
 def _one(searcher: Searcher, watch: _Stopwatch, body: dict[str, Any]) -> dict[str, float]:

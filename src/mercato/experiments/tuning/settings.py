@@ -13,7 +13,7 @@ from mercato.evaluation.metrics.arrays import FloatArray
 from mercato.ranking.ranker import Ranker
 from mercato.search.policy import Effort
 
-Stages = Literal["none", "trees", "both"]  # that order what was retrieved; none: the order of the cosine
+Stages = Literal["none", "first", "both"]  # that order what was retrieved; none: the order of the cosine
 Lever = Literal["min_cosine", "text_candidates", "candidates", "ef_search"]
 
 CANDIDATES = (50, 100, 200, 300, 1000)
@@ -42,7 +42,7 @@ def stages_of(ranker: Ranker | None) -> dict[Stages, Ranker | None]:
     found: dict[Stages, Ranker | None] = {"none": None}
     if ranker is not None:
         ranker = replace(ranker, settings=ranker.settings.model_copy(update={"deadline_ms": math.inf}))
-        found["trees"] = replace(ranker, dlrm=None)
+        found["first"] = replace(ranker, dlrm=None)
         if ranker.dlrm is not None:
             found["both"] = ranker
     return found
