@@ -29,6 +29,13 @@ def test_a_cursor_comes_back_as_it_was(cursor):
     assert text.isascii() and not set(text) & set("+/= ")
 
 
+def test_a_cursor_comes_back_whatever_letter_it_ends_with():
+    for last in range(64):
+        shown = frozenset((bytes(8), bytes([1] * 8), bytes([2] * 7 + [last])))  # of three no padding follows
+        cursor = Cursor(HERE.query_id, HERE.as_of, 1, shown)
+        assert SIGNER.decode(SIGNER.encode(cursor, SEARCH), SEARCH) == cursor
+
+
 def test_a_cursor_of_the_deepest_page_is_as_long_as_a_request_allows():
     shown = Cursor(HERE.query_id, HERE.as_of, 42, frozenset()).and_shown(f"product-{number}" for number in range(1000))
     assert len(shown.shown) == 1000 and shown.pages == 43
@@ -39,6 +46,13 @@ def test_a_cursor_of_the_deepest_page_is_as_long_as_a_request_allows():
 def test_garbage_is_refused(text):
     with pytest.raises(MercatoError, match="cursor"):
         SIGNER.decode(text, SEARCH)
+
+
+@pytest.mark.parametrize("letter", [" ", "\n", "*"])
+def test_a_letter_that_no_cursor_has_is_refused(letter):
+    """Though base64 would read over it."""
+    with pytest.raises(MercatoError, match="not a cursor of this server"):
+        SIGNER.decode(SIGNER.encode(HERE, SEARCH) + letter * 4, SEARCH)
 
 
 @given(st.data())
