@@ -27,8 +27,8 @@ class Pool:
         """Draw `count` rows."""
         if self.upto_K is None:
             return self.rows_K[generator.integers(len(self.rows_K), size=count)]
-        places = np.searchsorted(self.upto_K, generator.random(count) * self.upto_K[-1], side="right")
-        drawn: NDArray[np.int64] = self.rows_K[places.clip(max=len(self.rows_K) - 1)]
+        aim_B = generator.random(count) * self.upto_K[-1]  # never rounded up to the sum itself
+        drawn: NDArray[np.int64] = self.rows_K[np.searchsorted(self.upto_K, aim_B, side="right")]
         return drawn
 
     def chances(self) -> NDArray[np.float64]:
@@ -71,7 +71,7 @@ class QueryPool:
         low_B, high_B = self.below_K[first_B], self.below_K[end_B]
         aim_B = low_B + generator.random(len(query_B)) * (high_B - low_B)
         place_B = np.searchsorted(self.below_K, aim_B, side="right") - 1
-        drawn: NDArray[np.int64] = self.rows_K[place_B.clip(first_B, end_B - 1)]
+        drawn: NDArray[np.int64] = self.rows_K[np.minimum(place_B, end_B - 1)]  # a sum may be rounded up
         return drawn
 
     def chances(self, chance_Q: NDArray[np.float64]) -> NDArray[np.float64]:
