@@ -187,7 +187,8 @@ class EvaluationSet:
             displayed = _displayed(shown, propensities_K, _pairs_split(split), len(displays))
         batch = engaged or (_nonempty(other.only(other.grades >= 1)) if other else None)
         countries = catalogue["country"].to_list()
-        local = engaged is not None and len(set(countries)) > 1 and _within(engaged, queries, countries)
+        several = len({country for country in countries if country}) > 1
+        local = several and engaged is not None and _within(engaged, queries, countries)
         return cls(
             queries=queries,
             product_ids=product_ids,
