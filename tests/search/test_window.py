@@ -1,16 +1,22 @@
-"""The window in a ranker's order."""
+"""The window in a ranker's order, and what a stored product is held against."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from mercato.ranking.ranker import Scored
+from mercato.retrieval import samples
+from mercato.retrieval.expression import Filters, GeoRadius
 from mercato.retrieval.protocol import Hits
 from mercato.search.placing import Placing
 from mercato.search.policy import Effort
-from mercato.search.window import Window
+from mercato.search.request import Location
+from mercato.search.window import Window, distance_km, satisfies
+from tests.support.stored import EMPTY
 
 
 class Named:
@@ -26,16 +32,15 @@ def window(*exact):
 
 
 def test_exact_hits_are_first_whatever_their_score():
-    ordered = window(0, 1, 0, 1).ordered(Scored({"trees": np.array([4, 2, 3, 1], np.float32)}))
+    ordered = window(0, 1, 0, 1).ordered(Scored({"trees": np.array([4, 2, 3, 1], np.float32)}), logged=False)
     assert ordered.hits.product_ids == ["p1", "p3", "p0", "p2"]
     assert ordered.scores_H.tolist() == [2, 1, 4, 3]
 
 
 def test_each_stage_says_where_it_put_a_hit():
     """Among the candidates, from 1, and it stands where the last one put it; equal scores keep the order before."""
-    ordered = window(0, 0, 0).ordered(
-        Scored({"trees": np.array([1, 1, 2], np.float32), "dlrm": np.array([5, 9, 7], np.float32)})
-    )
+    scores = {"trees": np.array([1, 1, 2], np.float32), "dlrm": np.array([5, 9, 7], np.float32)}
+    ordered = window(0, 0, 0).ordered(Scored(scores), logged=False)
     assert ordered.hits.product_ids == ["p1", "p2", "p0"] and ordered.ranked_by == "dlrm"
     assert [ordered.ranking(place) for place in range(3)] == [
         (9, {"retrieval": 2, "trees": 3, "dlrm": 1}),
@@ -54,3 +59,50 @@ def test_an_exact_hit_is_drawn_for_no_place():
     placing = Placing(np.array([7, 7, 8, 9], np.uint64), 2, np.array([0, 3]), np.array([0, 0, 1, 0, 0, 0], bool))
     placed = replace(window(1, 0, 0, 0), placing=placing).placed(frozenset(), 1)
     assert [*placed] == [(0, None), (3, "exploration"), (1, None), (2, None)]
+
+
+ASKED = ("category", "price", "condition", "country", "seller_id", "attributes", "latitude", "longitude")
+
+
+def test_a_stored_product_meets_the_filters_that_its_record_in_the_index_meets():
+    random, met = np.random.default_rng(0), Counter()
+    records = [samples.drawn_record(random, number) for number in range(60)]
+    for _ in range(150):
+        filters = samples.drawn_filters(random)
+        for record in records:
+            stored = EMPTY | {name: getattr(record, name) for name in ASKED}
+            assert satisfies(stored, filters) == samples.satisfies(record, filters), (record, filters)
+            met[satisfies(stored, filters)] += 1
+    assert min(met[True], met[False]) > 1000
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        ({"category": "Home>Lamps "}, {"category": "Home > Lamps"}),
+        ({"country": " GB "}, {"country": "gb"}),
+        ({"attributes": {"Colour": "RED", "size": None}}, {"attributes": {"coloUR": "red"}}),
+        ({"price": 10.0}, {"price_min": 10.0, "price_max": 10.0}),
+    ],
+)
+def test_it_is_read_as_the_index_reads_it(stored, asked):
+    assert satisfies(EMPTY | stored, Filters(**asked))
+    assert not satisfies(EMPTY, Filters(**asked))
+
+
+def test_what_the_index_lets_through_at_the_edge_of_a_circle_is_not_lost_by_rounding():
+    london = {"latitude": 51.5, "longitude": -0.1}
+    away = distance_km(Location(**london), EMPTY | {"latitude": 48.9, "longitude": 2.4})
+    assert away == 339.433  # of 339.43287
+    for radius_km, near in ((away - 0.0005, True), (away - 0.002, False)):
+        filters = Filters(near=GeoRadius(**london, radius_km=radius_km))
+        assert satisfies(EMPTY | {"latitude": 48.9, "longitude": 2.4}, filters) == near
+
+
+def test_the_other_end_of_the_earth_is_half_way_round():
+    for latitude in range(-90, 91):
+        stored = EMPTY | {"latitude": -latitude, "longitude": 20}
+        assert distance_km(Location(latitude, -160), stored) == 20015.114
+    assert distance_km(None, EMPTY | {"latitude": 1, "longitude": 2}) is None
+    for half in ({"latitude": 1}, {"longitude": 1}):
+        assert distance_km(Location(1, 2), EMPTY | half) is None

@@ -41,7 +41,7 @@ class Window:
         """The last ranking stage; None: they are in retrieval's order."""
         return cast(Stage, [*self.places][-1]) if self.places else None
 
-    def ordered(self, ranked: Scored, logged: bool = False) -> Window:
+    def ordered(self, ranked: Scored, logged: bool) -> Window:
         """The same in the order of the last of a ranker's stages, exact hits first, with features to be logged."""
         places = {"retrieval": np.arange(len(self.hits))}
         for stage, scores_H in ranked.stages.items():
