@@ -25,7 +25,6 @@ from mercato.retrieval.expression import Filters, GeoRadius
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.retrieval.samples import DIMENSION, product
-from mercato.runs.folder import RETRIEVAL
 from mercato.search.logged import feature_rows
 from mercato.search.market_info import Place, market_info
 from mercato.search.pipeline import Searcher
@@ -190,56 +189,6 @@ def test_an_index_that_is_behind_costs_few_statements_and_no_product_is_read_twi
         assert ids(find(request)) == first
     ids_read = [product_id for some in read for product_id in some]
     assert len(read) < 10 and len({*ids_read}) == len(ids_read) == 1_000
-
-
-def test_a_run_says_how_its_index_is_searched(tmp_path):
-    file = tmp_path / RETRIEVAL
-    file.write_text('{"min_cosine": 0.25}')
-    usual = RetrievalPolicy.of_run(tmp_path)
-    assert {effort.min_cosine for effort in usual.pages} == {0.25} and len(usual.pages) == len(RetrievalPolicy().pages)
-    file.write_text('{"min_cosine": 0.25, "pages": [{"ef_search": 8, "candidates": 50, "min_cosine": 0.5}]}')
-    assert RetrievalPolicy.of_run(tmp_path).pages == (Effort(ef_search=8, candidates=50, min_cosine=0.5),)
-
-
-@pytest.mark.parametrize(
-    ("pages", "wrong"),
-    [
-        ("[]", r"pages: .* at least 1 item"),
-        ("null", r"pages: "),
-        ('"deep"', r"pages: "),
-        ("[{GOOD}, 7]", r"pages\.1: "),
-        ("[{GOOD}, {}]", r"pages\.1\.ef_search: .*required"),
-        ('[{"ef_search": 8, "candidates": 0}]', r"pages\.0\.candidates: .*greater than or equal to 1"),
-        ('[{"ef_search": "8", "candidates": 9}]', r"pages\.0\.ef_search: .*integer"),
-        ('[{"ef_search": true, "candidates": 9}]', r"pages\.0\.ef_search: .*integer"),
-        ('[{"ef_search": 8.5, "candidates": 9}]', r"pages\.0\.ef_search: .*integer"),
-        ('[{GOOD}, {"ef_search": 8, "candidates": 9, "min_cosine": 25}]', r"pages\.1\.min_cosine: .*less than"),
-        ('[{"ef_search": 8, "candidates": 9, "min_cosine": NaN}]', r"pages\.0\.min_cosine: .*finite"),
-        ('[{"ef_search": 8, "candidates": 9, "ef": 8}]', r"pages\.0\.ef: "),
-    ],
-)
-def test_pages_that_are_no_efforts_are_named(tmp_path, pages, wrong):
-    good = '{"ef_search": 8, "candidates": 50, "min_cosine": null}'
-    (tmp_path / RETRIEVAL).write_text(f'{{"min_cosine": 0.25, "pages": {pages.replace("{GOOD}", good)}}}')
-    with pytest.raises(MercatoError, match=rf"retrieval\.json: {wrong}"):
-        RetrievalPolicy.of_run(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "wrong"),
-    [
-        ('{"min_cosine": "high"}', "min_cosine: must be a number"),
-        ('{"min_cosine": 25}', "min_cosine: must be a number"),
-        ('{"min_cosine": NaN}', "min_cosine: must be a number"),
-        ('{"radius": true}', "min_cosine: must be a number"),
-        ("[0.25]", "is no JSON object"),
-        ('{"min_cosine": 0.25', "cannot be read"),
-    ],
-)
-def test_a_least_cosine_that_is_none_is_named(tmp_path, content, wrong):
-    (tmp_path / RETRIEVAL).write_text(content)
-    with pytest.raises(MercatoError, match=wrong):
-        RetrievalPolicy.of_run(tmp_path)
 
 
 def test_no_search_shows_more_than_the_deepest_page_allows(search):
