@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -14,8 +16,8 @@ from pydantic import ValidationError
 from mercato.config import CataloguePairs, Pairs
 from mercato.data.importing import import_market
 from mercato.data.market import Market, MarketConfig, write_market_toml
-from mercato.data.pairs import recipe_pairs, split_cutoff
-from mercato.data.schema import PAIRS, PRODUCTS
+from mercato.data.pairs import catalogue_split, held_out_pairs, recipe_pairs, split_cutoff
+from mercato.data.schema import JUDGMENTS, PAIRS, PRODUCTS
 from mercato.errors import MercatoError
 
 
@@ -34,6 +36,13 @@ def catalogue(tmp_path: Path) -> Market:
 
 def from_catalogue(**source: object) -> Pairs:
     return Pairs(market=False, catalogue=(CataloguePairs.model_validate(source),))
+
+
+def market_of(folder: Path, pairs: list[dict[str, Any]], products: list[dict[str, Any]]) -> Market:
+    write_market_toml(folder, MarketConfig())
+    pq.write_table(pa.Table.from_pylist(pairs, schema=PAIRS), folder / "pairs.parquet")
+    pq.write_table(pa.Table.from_pylist(products, schema=PRODUCTS), folder / "products.parquet")
+    return Market.open(folder)
 
 
 def test_a_template_is_filled_where_a_product_has_all_its_fields(catalogue: Market) -> None:
@@ -105,6 +114,79 @@ def test_pairs_of_before_there_were_counts_are_still_read(tmp_path: Path) -> Non
     assert (row["query"], row["weight"], row["depth"], row["position"], row["grade"]) == ("lamp", 2.0, None, None, None)
 
 
+def test_the_market_s_pairs_come_before_those_of_every_template(tmp_path: Path) -> None:
+    """What neither says is unknown, and a product without an id has none."""
+    own = {"query": "lamp", "country": "gb", "product_id": "p1", "label": 1, "split": None, "weight": 3.0, "depth": 2}
+    goods = [
+        {"product_id": "p1", "title": "red lamp", "brand": "Lux", "country": "es"},
+        {"product_id": "p2", "title": None, "brand": "Lux"},
+        {"product_id": None, "title": "lamp", "brand": "Lux"},
+    ]
+    sources = (
+        CataloguePairs(query="{title}", drop_fields=("title", "brand")),
+        CataloguePairs(query="by {brand}, {brand}"),
+    )
+    pairs = recipe_pairs(market_of(tmp_path, [own], goods), Pairs(catalogue=sources, held_out=1e-9))
+    said = ["query", "country", "product_id", "source", "drop_fields"]
+    assert pairs.select(said).rows() == [
+        ("lamp", "gb", "p1", "market", ""),
+        ("red lamp", "es", "p1", "catalogue", "title brand"),
+        ("by Lux, Lux", "es", "p1", "catalogue", ""),
+        ("by Lux, Lux", None, "p2", "catalogue", ""),
+    ]
+    assert set(pairs["split"]) == {"train"} and set(pairs["label"]) == {1}
+    unknown = pairs.select("grade", "weight", "last_seen", "depth", "position")
+    assert unknown.rows() == [(None, 3.0, None, 2, None), *[(None,) * 5] * 3]
+
+
+def test_a_category_is_its_last_step_and_other_fields_are_whole(tmp_path: Path) -> None:
+    """A field of the product comes before an attribute of that name."""
+    good = {"product_id": "p1", "title": "A > B", "category": "Home > Lamps", "attributes": [("title", "other")]}
+    bare = {"product_id": "p2", "title": "C", "category": "Lamps", "attributes": None}
+    wanted = from_catalogue(query="{title}: {category}!")
+    assert recipe_pairs(market_of(tmp_path, [], [good, bare]), wanted)["query"].to_list() == [
+        "A > B: Lamps!",
+        "C: Lamps!",
+    ]
+
+
+def test_only_engaged_pairs_of_the_train_split_are_something_to_learn_from(tmp_path: Path) -> None:
+    left, later = ({"query": "lamp", "product_id": "p1", "label": label} for label in (0, 1))
+    for rows in ([], [left], [later | {"split": "future"}, left]):
+        with pytest.raises(MercatoError, match="hold no engaged pair"):
+            recipe_pairs(market_of(tmp_path, rows, []), Pairs())
+    with pytest.raises(MercatoError, match="hold no engaged pair"):
+        recipe_pairs(market_of(tmp_path, [later], []), Pairs(market=False))
+    nameless = [later, later | {"query": None}, later | {"query": None}]
+    with pytest.raises(MercatoError, match="row 1, column query"):
+        recipe_pairs(market_of(tmp_path, nameless, []), Pairs())
+
+
+def test_the_shares_that_validate_and_test_are_those_that_were_asked_for() -> None:
+    """And what is held out of few is held out of more."""
+    for held_out in (0.05, 0.2):
+        sides = Counter(catalogue_split(f"p{number}", held_out) for number in range(20_000))
+        assert [sides["future"], sides["validation"]] == pytest.approx([20_000 * held_out] * 2, rel=0.1)
+    assert all(
+        catalogue_split(f"p{n}", 0.2) == "future" for n in range(999) if catalogue_split(f"p{n}", 0.1) == "future"
+    )
+    sides = [catalogue_split(product_id, 0.2) for product_id in ("p11", "p2", "p0")]
+    assert sides == ["future", "validation", "train"], "on every machine"
+
+
+def test_where_the_market_cannot_ask_the_first_template_does(catalogue: Market) -> None:
+    sources = (CataloguePairs(query="{title}", drop_fields=("title",)), CataloguePairs(query="{category}"))
+    pairs, dropped = held_out_pairs(catalogue, Pairs(catalogue=sources))
+    assert pairs is not None and dropped == ("title",)
+    assert set(pairs["query"]) == {f"Thing {number}" for number in range(400)}
+    assert held_out_pairs(catalogue, Pairs()) == (None, ())
+    for name, schema in (("pairs", PAIRS), ("judgments", JUDGMENTS)):
+        file = catalogue.path / f"{name}.parquet"
+        pq.write_table(pa.Table.from_pylist([], schema=schema), file)
+        assert held_out_pairs(catalogue, Pairs(catalogue=sources)) == (None, ())
+        file.unlink()
+
+
 def test_a_split_ends_when_its_last_day_is_over(tmp_path: Path) -> None:
     """Pairs tell days; a moment that an older table tells stays."""
     day = datetime(2026, 3, 1, tzinfo=UTC)
@@ -114,3 +196,20 @@ def test_a_split_ends_when_its_last_day_is_over(tmp_path: Path) -> None:
         rows = [{"query": "lamp", "product_id": "p", "label": 1, "split": "train", "last_seen": seen}]
         pq.write_table(pa.Table.from_pylist(rows, schema=PAIRS), tmp_path / "pairs.parquet")
         assert split_cutoff(Market.open(tmp_path), ["train"]) == seen + still
+
+
+def test_a_split_without_days_ends_when_the_newest_listing_was_made(tmp_path: Path) -> None:
+    """Pairs without a split are of the training days, and other splits' say nothing."""
+    day, other = datetime(2026, 3, 1, 9, tzinfo=UTC), datetime(2026, 4, 1, 9, tzinfo=UTC)
+    goods = [{"product_id": "p1", "created_at": day}, {"product_id": "p2", "created_at": day - timedelta(days=3)}]
+    seen = [(None, day), ("train", day - timedelta(days=1)), ("future", other)]
+    pairs = [{"query": "lamp", "product_id": "p1", "split": split, "last_seen": moment} for split, moment in seen]
+    goods[0]["created_at"] = day + timedelta(hours=1)
+    assert split_cutoff(market_of(tmp_path, pairs, goods), ["train"]) == day
+    assert split_cutoff(market_of(tmp_path, pairs, goods), ["train", "future"]) == other
+    assert split_cutoff(market_of(tmp_path, pairs, goods), ["validation"]) == day + timedelta(hours=1)
+    market = market_of(tmp_path, [], goods)
+    (market.path / "pairs.parquet").unlink()
+    assert split_cutoff(market, ["train"]) == day + timedelta(hours=1)
+    before = datetime.now(UTC)
+    assert before <= split_cutoff(market_of(tmp_path, [], []), ["train"]) <= datetime.now(UTC)
