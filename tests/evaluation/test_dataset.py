@@ -95,12 +95,14 @@ def test_new_pairs_are_told_apart_where_every_query_has_one(market):
 
 def test_only_where_the_future_has_no_engaged_pair_validation_has_its_engaged_ones_in_batches(market):
     """And its queries are asked there alone."""
-    others = [pair("shelf", "p0", "train"), pair("sofa", "p1", "validation"), pair("sofa", "p2", "validation", label=0)]
-    dataset = EvaluationSet.read(market(pairs=[*others, pair("lamp", "p3", label=0)]))
+    others = [pair("shelf", "p0", "train"), pair("sofa", "p1", "validation"), pair("sofa", "p2", "validation")]
+    others += [pair("sofa", product_id, "validation", label=0) for product_id in ("p2", "p3")]
+    half = [pair("lamp", "p3", label=0), pair("lamp", "p3")]
+    dataset = EvaluationSet.read(market(pairs=[*others, *half]))
     assert rows_of(dataset, "batch") == [("sofa", "us", "p1", 1)] and dataset.batch.split == "validation"
     assert dataset.engaged is None and dataset.unseen is None
-    assert rows_of(dataset, "engagement") == [("lamp", "us", "p3", 0)]
-    usual = EvaluationSet.read(market(pairs=[*others, pair("lamp", "p3", label=0), pair("lamp", "p0")]))
+    assert rows_of(dataset, "engagement") == [("lamp", "us", "p3", 0.5)]
+    usual = EvaluationSet.read(market(pairs=[*others, *half, pair("lamp", "p0")]))
     assert queries_of(usual, "batch") == ["lamp"] == usual.queries["query"].to_list()
 
 
