@@ -162,13 +162,13 @@ def climb(
     """
     settings = load_recipe_and_featurizer(runs["que2search"])[0].ranking.model_copy(update={"deadline_ms": UNHURRIED})
     rankers: dict[tuple[str, ...] | None, Ranker] = {}
+    products = len(market.frame("products", ["product_id"]))
     for model, run in runs.items():
         made_of = [mercato.__version__, market.fingerprint(), run_fingerprint(run), seed, settings.model_dump_json()]
         own = {name: rung for name, rung in rungs.items() if rung.model == model}
+        policies = {name: policy(rung, run, products) for name, rung in own.items()}
         kept = {
-            name: Kept(
-                work / f"{name}-{seed}.npz", json.dumps([*own[name].searched, repr(policy(own[name], run)), *made_of])
-            )
+            name: Kept(work / f"{name}-{seed}.npz", json.dumps([*own[name].searched, repr(policies[name]), *made_of]))
             for name in own
         }
         missing = [name for name in own if kept[name].pages is None]
@@ -185,7 +185,7 @@ def climb(
                         rankers[without] = lessons.learned(kind, seed).ranker
                 for name in missing:
                     note(f"[bold]{own[name].title}[/], seed {seed}")
-                    searcher = replay.searcher(policy(own[name], run), rankers.get(own[name].without))
+                    searcher = replay.searcher(policies[name], rankers.get(own[name].without))
                     kept[name].keep(first_pages(searcher, held.dataset, held.queries_Q, PAGE, own[name].mode))
         for name in own:
             pages = kept[name].pages
@@ -193,9 +193,9 @@ def climb(
             yield name, pages
 
 
-def policy(rung: Rung, run: Path) -> RetrievalPolicy:
-    """How the run's index is searched: as it says itself; by words alone no cosine is enough to be found by."""
-    own = RetrievalPolicy.of_run(run)
+def policy(rung: Rung, run: Path, products: int) -> RetrievalPolicy:
+    """How the run's index of so many products is searched: as it says itself; by words alone no cosine is enough."""
+    own = RetrievalPolicy.of_run(run, products)
     return replace(own, pages=tuple(replace(each, min_cosine=1.0) for each in own.pages)) if rung.by_words else own
 
 

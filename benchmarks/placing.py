@@ -94,7 +94,8 @@ def main() -> None:
             raise MercatoError(f"{run} has no ranker: `mercato rank {run}` first")
         ranker = replace(ranker, settings=ranker.settings.model_copy(update={"deadline_ms": float("inf")}))
         with Replay.of_run(run, market, url, split_cutoff(market, SPLITS)) as replay:
-            first = FirstPages(dataset, queries_Q, replay, ranker, RetrievalPolicy.of_run(run), given.seed)
+            policy = RetrievalPolicy.of_run(run, len(replay.index))
+            first = FirstPages(dataset, queries_Q, replay, ranker, policy, given.seed)
             values = {name: first.measured(name) for name in OPTIONS}
             milliseconds.append(first.milliseconds())
         found.append(

@@ -93,7 +93,7 @@ def test_a_papers_recipe_is_trained_exported_indexed_and_served(paper, tiny_mark
     np.testing.assert_allclose(encoder.encode_queries([query]), model.encode_queries([query]), atol=1e-4)
 
     assert index_market(run, market, str(market.path / "index"))["count"] == len(market.frame("products"))
-    with server(market, encoder, policy=RetrievalPolicy.of_run(run)) as client:
+    with server(market, encoder, policy=RetrievalPolicy.of_run(run, 1_000)) as client:
         page = search(client, query=query, country="us", mode="semantic")
     assert page["hits"] and all("ann" in hit["found_by"] for hit in page["hits"])
     cosines = [hit["cosine"] for hit in page["hits"]]

@@ -22,10 +22,22 @@ def test_an_effort_digs_deeper_where_it_may_find_what_another_has_not():
 def test_a_run_says_how_its_index_is_searched(tmp_path):
     file = tmp_path / RETRIEVAL
     file.write_text('{"min_cosine": 0.25}')
-    usual = RetrievalPolicy.of_run(tmp_path)
+    usual = RetrievalPolicy.of_run(tmp_path, 1_000)
     assert {effort.min_cosine for effort in usual.pages} == {0.25} and len(usual.pages) == len(RetrievalPolicy().pages)
     file.write_text('{"min_cosine": 0.25, "pages": [{"ef_search": 8, "candidates": 50, "min_cosine": 0.5}]}')
-    assert RetrievalPolicy.of_run(tmp_path).pages == (Effort(ef_search=8, candidates=50, min_cosine=0.5),)
+    assert RetrievalPolicy.of_run(tmp_path, 1_000).pages == (Effort(ef_search=8, candidates=50, min_cosine=0.5),)
+
+
+def test_a_larger_index_is_searched_harder_unless_the_run_says_how(tmp_path):
+    """`ef_search` alone grows, with the root of the number of products."""
+    plain, large = (RetrievalPolicy.usual(products, 0.25) for products in (100_000, 400_000))
+    assert RetrievalPolicy.usual(10, 0.25) == plain
+    assert large.pages == tuple(replace(each, ef_search=2 * each.ef_search) for each in plain.pages)
+    assert max(each.ef_search for each in RetrievalPolicy.usual(10**12, None).pages) == 10_000, "what an index takes"
+    (tmp_path / RETRIEVAL).write_text('{"min_cosine": 0.25}')
+    assert RetrievalPolicy.of_run(tmp_path, 400_000) == large
+    (tmp_path / RETRIEVAL).write_text('{"min_cosine": 0.25, "pages": [{"ef_search": 8, "candidates": 50}]}')
+    assert RetrievalPolicy.of_run(tmp_path, 400_000).pages == (Effort(ef_search=8, candidates=50),)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +61,7 @@ def test_pages_that_are_no_efforts_are_named(tmp_path, pages, wrong):
     good = '{"ef_search": 8, "candidates": 50, "min_cosine": null}'
     (tmp_path / RETRIEVAL).write_text(f'{{"min_cosine": 0.25, "pages": {pages.replace("{GOOD}", good)}}}')
     with pytest.raises(MercatoError, match=rf"retrieval\.json: {wrong}"):
-        RetrievalPolicy.of_run(tmp_path)
+        RetrievalPolicy.of_run(tmp_path, 1_000)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +78,4 @@ def test_pages_that_are_no_efforts_are_named(tmp_path, pages, wrong):
 def test_a_least_cosine_that_is_none_is_named(tmp_path, content, wrong):
     (tmp_path / RETRIEVAL).write_text(content)
     with pytest.raises(MercatoError, match=wrong):
-        RetrievalPolicy.of_run(tmp_path)
+        RetrievalPolicy.of_run(tmp_path, 1_000)

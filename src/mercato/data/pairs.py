@@ -58,10 +58,10 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
     products = market.arrow("products", list(FIELDS)).to_pylist() if wanted.catalogue else []
     products = [product for product in products if product["product_id"] is not None]
     parts += [_catalogue_pairs(products, source, wanted.held_out) for source in wanted.catalogue]
-    pairs = pl.concat(parts) if parts else None
-    if pairs is None or pairs.filter((pl.col("split") == "train") & (pl.col("label") == 1)).is_empty():
+    found = pl.concat(parts) if parts else None
+    if found is None or found.filter((pl.col("split") == "train") & (pl.col("label") == 1)).is_empty():
         raise MercatoError(f"{market.path}: the recipe's pairs hold no engaged pair of the train split to learn from")
-    return pairs
+    return found
 
 
 def held_out_pairs(market: Market, wanted: Pairs) -> tuple[pl.DataFrame | None, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Self
@@ -12,7 +13,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from mercato.errors import MercatoError
 from mercato.runs.folder import RETRIEVAL, load_min_cosine, load_retrieval
 
-MOST = 100_000  # that any of these may be
+MOST = 10_000  # that any of these may be
+_PLAIN = 100_000  # products up to which the usual efforts are as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,21 @@ class RetrievalPolicy:
         return self.pages[min(page, len(self.pages) - 1)]
 
     @classmethod
-    def of_run(cls, run: Path) -> Self:
+    def usual(cls, products: int, min_cosine: float | None) -> Self:
+        """What nobody has tuned, over an index of so many products.
+
+        As much is found in a larger index only where more of it is looked at: `ef_search`, by which rows within filters
+        are looked at too, grows with the root of what is above 100,000 products.
+        """
+        times = max(1.0, math.sqrt(products / _PLAIN))
+        pages = [replace(each, ef_search=min(MOST, round(times * each.ef_search))) for each in cls().pages]
+        return cls(pages=tuple(replace(each, min_cosine=min_cosine) for each in pages))
+
+    @classmethod
+    def of_run(cls, run: Path, products: int) -> Self:
         """What `retrieval.json` of a run says: its `pages` where it has some, else the usual ones at its `min_cosine`.
+
+        `products` is how many the run's index holds.
 
         Raises:
             MercatoError: it cannot be read, its `min_cosine` is no cosine, or its pages are no list of efforts; the
@@ -62,8 +77,7 @@ class RetrievalPolicy:
         """
         stored = load_retrieval(run)
         if "pages" not in stored:
-            least = load_min_cosine(run)
-            return cls(pages=tuple(replace(effort, min_cosine=least) for effort in cls().pages))
+            return cls.usual(products, load_min_cosine(run))
         try:
             return cls(pages=_PAGES.validate_json(json.dumps(stored["pages"])))
         except ValidationError as error:

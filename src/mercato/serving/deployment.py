@@ -59,7 +59,7 @@ class Deployment:
             index,
             catalogue,
             name=encoder.recipe.name,
-            policy=RetrievalPolicy.of_run(run),
+            policy=RetrievalPolicy.of_run(run, len(index)),
             ranker=Ranker.of_run(run),
             rules=rules,
             image_dimension=encoder.featurizer.spec.image_dimension,

@@ -81,7 +81,7 @@ def test_the_chosen_policy_is_written_and_served(tuned, run, tiny_market, index)
     tuned, _ = tuned
     stored = json.loads((run / RETRIEVAL).read_text())
     assert stored.keys() == {"min_cosine", "pages"}
-    policy = RetrievalPolicy.of_run(run)
+    policy = RetrievalPolicy.of_run(run, 1_000)
     assert policy.pages == tuned.pages == tuned.paging.replayed[tuned.paging.chosen].pages
     request = tuned.golden.queries[0].request
     with Replay.of_run(run, tiny_market, index, split_cutoff(tiny_market, EARLIER["test"])) as opened:
@@ -159,7 +159,7 @@ def test_impossible_constraints_write_nothing_and_name_the_nearest(plain, tiny_m
 def test_a_run_without_a_ranker_is_tuned_in_retrievals_order(plain, tiny_market, index):
     tuned = tune(plain, tiny_market, index, Constraints())
     assert {each.setting.stages for each in tuned.measured} == {"none"} and tuned.refused is None
-    assert RetrievalPolicy.of_run(plain).pages == tuned.pages
+    assert RetrievalPolicy.of_run(plain, 1_000).pages == tuned.pages
 
 
 def test_one_query_is_too_little(plain, tiny_market, index, tmp_path):

@@ -45,7 +45,7 @@ def time_parts(run: Path, market: Market, index: Path, bodies: Sequence[dict[str
             retrieval = watch.around(opened, search=RETRIEVE, count=COUNT)
             catalogue.products = watch.around(catalogue.products, get_many=FETCH)
             ranker = watch.around(found, rank=RANK) if (found := Ranker.of_run(run)) else None
-            searcher = Searcher(encoder, retrieval, catalogue, RetrievalPolicy.of_run(run), ranker)
+            searcher = Searcher(encoder, retrieval, catalogue, RetrievalPolicy.of_run(run, len(opened)), ranker)
             return [_one(searcher, watch, body) for body in bodies][len(bodies) // 6 :]
     finally:
         catalogue.close()

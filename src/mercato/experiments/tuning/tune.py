@@ -121,9 +121,9 @@ def tune(run: Path, market: Market, url: str, constraints: Constraints, seed: in
     rankers = stages_of(Ranker.of_run(run))
     serving = [*rankers][-1]
     least = load_min_cosine(run)
-    usual = RetrievalPolicy(pages=tuple(replace(effort, min_cosine=least) for effort in RetrievalPolicy().pages))
     later = paging = pages = refused = None
     with Replay.of_run(run, market, url, split_cutoff(market, EARLIER["test"])) as opened:
+        usual = RetrievalPolicy.usual(len(opened.index), least)
         note(f"  {len(golden.queries)} golden queries: {golden.counts()}")
         bench = Bench(opened, rankers, golden, resample(golden.units_Q, seed), _nearest(opened, golden))
         swept = _sweep(bench, Setting(usual.effort(0), serving), constraints)
@@ -181,7 +181,7 @@ def _sweep(bench: Bench, usual: Setting, constraints: Constraints) -> _Swept:
         "min_cosine": least_cosines(_cosines(bench, usual.effort), usual.effort.min_cosine),
         "text_candidates": (None, *TEXT_CANDIDATES),
         "candidates": CANDIDATES,
-        "ef_search": EF_SEARCH,
+        "ef_search": sorted({*EF_SEARCH, usual.effort.ef_search}),
     }
     alone = {
         lever: [
