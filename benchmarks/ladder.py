@@ -160,7 +160,9 @@ def climb(
 
     They are otherwise what Que2Search's recipe says. One that reads nothing of a model serves all rungs that have it.
     """
-    settings = load_recipe_and_featurizer(runs["que2search"])[0].ranking.model_copy(update={"deadline_ms": UNHURRIED})
+    settings = load_recipe_and_featurizer(runs["que2search"])[0].ranking.model_copy(
+        update={"deadline_ms": UNHURRIED, "exploration": None}
+    )
     rankers: dict[tuple[str, ...] | None, Ranker] = {}
     products = len(market.frame("products", ["product_id"]))
     for model, run in runs.items():

@@ -96,6 +96,23 @@ def test_prices_are_held_against_their_kind(counted, index):
     assert found["price_of_query"] == pytest.approx([0, np.log(1.6)], rel=1e-5, abs=1e-6)
 
 
+def test_a_category_and_a_department_of_one_name_have_their_own_medians():
+    """Ten cheap products lie in Furniture itself, ninety dear ones below it; of four hats each counts once."""
+    products = [
+        {"product_id": f"p{n}", "title": "chair", "category": "Furniture" if n < 10 else "Furniture > Sofas"}
+        | {"price": 10.0 if n < 10 else 1000.0}
+        for n in range(100)
+    ]
+    flat = [{"product_id": f"f{n}", "title": "hat", "category": "Hats", "price": 5.0} for n in range(4)]
+    lists = pl.DataFrame(shown("a", "chair", 1, ("p0", 3)))
+    with indexed([*products, *flat]) as index:
+        counted = counts_of(index, lists)
+        hits = index.lookup(Expression(vector=QUERY, text="chair"), ["p0", "f0"])
+        found = dict(zip(NAMES, features(Asked("chair", NOW), hits, counted).T.tolist(), strict=True))
+    assert found["price_of_category"] == pytest.approx([0.0, np.nan], abs=1e-6, nan_ok=True)
+    assert found["price_of_department"] == pytest.approx([np.log(0.01), np.nan], rel=1e-4, nan_ok=True)
+
+
 def test_a_price_is_held_against_others_of_its_currency():
     """One that names none is in the market's."""
     currencies = [None, "USD", "usd ", None, "USD"] + ["JPY"] * 5
@@ -119,7 +136,7 @@ def test_what_is_listed_later_tells_nothing_of_prices_and_words():
     with indexed(products) as index:
         before, after = (counts_of(index, LISTS, moment) for moment in (NOW, NOW + timedelta(days=9)))
     lamps = mixed(np.array([hash64("home > lamps")], np.uint64), USD)
-    assert of(before.prices, *lamps) == [12.5] and of(after.prices, *lamps) != [12.5]
+    assert of(before.category_prices, *lamps) == [12.5] and of(after.category_prices, *lamps) != [12.5]
     assert len(after.words.keys_n) == len(before.words.keys_n) + 1
 
 

@@ -101,22 +101,25 @@ def test_the_network_orders_the_best_of_the_trees(ranker, hits):
 
 
 @pytest.mark.parametrize(
-    ("milliseconds", "stages"),
-    [(10, ["trees", "dlrm"]), (60, ["trees"]), (120, [])],
+    ("milliseconds", "stages", "left_out"),
+    [(10, ["trees", "dlrm"], None), (60, ["trees"], "late"), (120, [], "late")],
     ids=["in time", "late", "too late"],
 )
-def test_no_stage_begins_after_the_deadline(ranker, hits, milliseconds, stages):
+def test_no_stage_begins_after_the_deadline(ranker, hits, milliseconds, stages, left_out):
     """The first look at the clock comes before the trees, the second before the network."""
     made = ranker(Cheapest(), Dearest(), Clock(milliseconds))
-    assert [*made.rank(Asked("lamp", NOW), hits, begun=0.0).stages] == stages
+    scored = made.rank(Asked("lamp", NOW), hits, begun=0.0)
+    assert [*scored.stages] == stages and scored.left_out == left_out
     assert [*made.rank(Asked("lamp", NOW), hits).stages] == ["trees", "dlrm"], "where there is none"
 
 
 def test_a_stage_without_scores_is_left_out_with_what_follows(ranker, hits):
     asked = Asked("lamp", NOW)
-    assert [*ranker(Cheapest(), Nothing()).rank(asked, hits).stages] == ["trees"]
-    assert ranker(Nothing(), Dearest()).rank(asked, hits).stages == {}
-    assert [*ranker(Cheapest(), None).rank(asked, hits).stages] == ["trees"]
+    for first, network, stages in ((Cheapest(), Nothing(), ["trees"]), (Nothing(), Dearest(), [])):
+        scored = ranker(first, network).rank(asked, hits)
+        assert [*scored.stages] == stages and scored.left_out == "not finite"
+    alone = ranker(Cheapest(), None).rank(asked, hits)
+    assert [*alone.stages] == ["trees"] and alone.left_out is None
 
 
 def test_both_stages_do_without_a_feature(ranker, hits):

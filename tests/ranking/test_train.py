@@ -262,6 +262,33 @@ def test_a_ranker_of_other_weights_or_features_is_refused(ranked, run, tmp_path)
     assert Ranker.of_run(copy) is None
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (CARD, b"{"),
+        (CARD, b"{}"),
+        (CARD, "per_seller = 0"),
+        (TREES, None),
+        (TREES, b"no model"),
+        (STATISTICS, b""),
+        (STATISTICS, None),
+    ],
+)
+def test_a_ranker_that_is_broken_is_named(ranked, run, tmp_path, file, content):
+    """People edit its settings."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    broken = copy / FOLDER / file
+    if content is None:
+        broken.unlink()
+    elif isinstance(content, str):
+        card = json.loads(broken.read_text())
+        broken.write_text(json.dumps(card | {"settings": card["settings"] | {"diversity": {"per_seller": 0}}}))
+    else:
+        broken.write_bytes(content)
+    with pytest.raises(MercatoError, match="cannot be read: mend it, or"):
+        Ranker.of_run(copy)
+
+
 def remove(market, table):
     for path in market.glob(f"{table}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

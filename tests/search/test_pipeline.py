@@ -21,7 +21,7 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError, NotFoundError
 from mercato.ranking.features import NAMES, UNLOGGED, Asked
 from mercato.ranking.ranker import Scored
-from mercato.retrieval.expression import Filters, GeoRadius
+from mercato.retrieval.expression import Expression, Filters, GeoRadius
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.retrieval.samples import DIMENSION, product
@@ -191,6 +191,21 @@ def test_an_index_that_is_behind_costs_few_statements_and_no_product_is_read_twi
     assert len(read) < 10 and len({*ids_read}) == len(ids_read) == 1_000
 
 
+def test_a_page_that_ends_before_all_was_looked_at_says_so(tmp_path, monkeypatch):
+    """As where the best that the index holds have all been priced anew, and it does not know yet."""
+    rows = [stored(f"p{number}", "lamp", price=10.0) for number in range(40)]
+    monkeypatch.setitem(ENGINES, "memory", reference_engine.MODULE)
+    build_index(url := f"memory://{uuid4()}", (product(n, title="lamp", price=10.0) for n in range(40)), DIMENSION)
+    with closing(Catalogue.open(tmp_path / "catalogue.sqlite")) as catalogue, open_index(url) as index:
+        catalogue.products.seed(rows)
+        policy = RetrievalPolicy(pages=(Effort(ef_search=8, candidates=12),))
+        find = Searcher(TrigramEncoder(), index, catalogue, policy).search
+        best = index.search(Expression(), 12).product_ids
+        catalogue.products.upsert([stored(product_id, price=99.0) for product_id in best])
+        page = find(SearchRequest(query="", page_size=8, filters=Filters(price_max=50)))
+        assert (page.hits, page.cursor, page.total) == ((), None, 40) and page.truncated
+
+
 def test_no_search_shows_more_than_the_deepest_page_allows(search):
     find = search(deepest=10)
     first = find(SearchRequest(query="red chair", page_size=7))
@@ -344,6 +359,21 @@ def test_a_ranker_s_time_counts_from_the_beginning_of_the_search(index, catalogu
         cursor = searcher.search(SearchRequest(query="red chair", page_size=5, cursor=cursor)).cursor
         assert asked <= begun[-1] < encoded[-1]
     assert len(begun) == len(encoded) == 2
+
+
+def test_what_was_ranked_too_late_once_is_ranked_on_the_next_page(index, catalogue):
+    class LateOnce(ByPrice):
+        late = True
+
+        def rank(self, asked, hits, begun):
+            late, self.late = self.late, False
+            return Scored({}, left_out="late") if late else super().rank(asked, hits, begun)
+
+    searcher = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy(), LateOnce())
+    first = searcher.search(SearchRequest(query="red chair", page_size=3))
+    second = searcher.search(SearchRequest(query="red chair", page_size=3, cursor=first.cursor))
+    assert (first.ranked_by, first.left_out) == (None, "late")
+    assert (second.ranked_by, second.left_out) == ("dlrm", None) and not {*ids(first)} & {*ids(second)}
 
 
 def test_a_ranker_without_scores_leaves_the_order(index, catalogue):

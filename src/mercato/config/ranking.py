@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mercato.config.base import Frozen
 
@@ -65,6 +67,14 @@ class Ranking(Frozen):
     dlrm: DLRM = DLRM()
     diversity: Diversity | None = None
     exploration: Exploration | None = None
+
+    @field_validator("gains")
+    @classmethod
+    def _gains_rise(cls, gains: tuple[float, ...]) -> tuple[float, ...]:
+        rising = all(before <= after for before, after in pairwise(gains))
+        if not (all(map(math.isfinite, gains)) and rising and 0 <= gains[0] < gains[-1]):
+            raise ValueError(f"what a step is worth, from 0 up and never falling, the last the most: not {[*gains]}")
+        return gains
 
     @model_validator(mode="before")
     @classmethod

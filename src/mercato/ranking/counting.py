@@ -20,7 +20,7 @@ from mercato.data.hashing import hash64
 from mercato.data.market import MarketConfig
 from mercato.features.values import folded
 from mercato.ranking.lookup import Keys, Lookup, mixed, query_key
-from mercato.ranking.statistics import EVERYTHING, Statistics, named_currencies
+from mercato.ranking.statistics import Statistics, named_currencies
 from mercato.retrieval.signals import SECTIONS, SignalColumns
 
 PRIOR_CLICKS = 5.0  # of the market's own rate, added to everybody's
@@ -63,6 +63,7 @@ def count(
         .agg(pl.col("clicked").sum())
         .with_columns(share=(pl.col("clicked") / pl.col("clicked").sum().over("query")).fill_nan(0.0))
     )
+    priced_in = named_currencies(listed, currency)
     share = rates.select("key").join(shares, on="key", how="left", maintain_order="left")["share"]
     return Statistics(
         products=_lookup(_rates(shown, products, days)),
@@ -72,7 +73,9 @@ def count(
         query_categories=_lookup(rates.with_columns(share)),
         queries=_queries(shown, shares, days),
         query_prices=_engaged_prices(shown, columns, currency, min(_ENGAGED, len(config.engagement.steps))),
-        prices=_medians(listed, currency),
+        category_prices=_medians(mixed(listed.key("category"), priced_in), listed),
+        department_prices=_medians(mixed(listed.key("department"), priced_in), listed),
+        market_prices=_medians(priced_in, listed),
         words=_rarity(listed),
         currency=currency,
     )
@@ -121,13 +124,11 @@ def _engaged_prices(shown: pl.DataFrame, columns: SignalColumns, currency: np.ui
     return _lookup(priced.group_by("key", maintain_order=True).agg(pl.col("price").median()))
 
 
-def _medians(columns: SignalColumns, currency: np.uint64) -> Lookup:
-    """The median price of each category, of each department and of all, by currency, of which there are enough."""
-    kinds = (columns.key("category"), columns.key("department"), np.broadcast_to(EVERYTHING, len(columns.keys_HK)))
-    keys = np.concatenate([mixed(kind, named_currencies(columns, currency)) for kind in kinds])
-    priced = pl.DataFrame({"key": keys, "price": np.tile(columns.number("price"), len(kinds))})
+def _medians(keys_N: Keys, columns: SignalColumns) -> Lookup:
+    """The median price of the products of each key, of which there are enough."""
     medians = (
-        priced.filter(pl.col("price").is_not_nan())
+        pl.DataFrame({"key": keys_N, "price": columns.number("price")})
+        .filter(pl.col("price").is_not_nan())
         .group_by("key", maintain_order=True)
         .agg(pl.len().alias("count"), pl.col("price").median())
         .filter(pl.col("count") >= LEAST_PRICED)

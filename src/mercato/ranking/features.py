@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mercato.data.words import words
 from mercato.errors import MercatoError
 from mercato.ranking.lookup import Keys, mixed, query_key
-from mercato.ranking.statistics import EVERYTHING, Statistics
+from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
 from mercato.retrieval.signals import SECTIONS, SignalColumns, trigram_hashes, with_digit, word_hashes
 from mercato.runs.query_head import QueryHead
@@ -41,7 +41,7 @@ RATES = ("coec", "steps", "shown")
 _WITH_UNIT = re.compile(r"(\d+)([^\W\d_]+)")
 _TITLE, _TRIGRAMS = SECTIONS.index("title"), SECTIONS.index("trigrams")
 _READ = SECTIONS[:_TRIGRAMS]  # whose words a query's may be
-VERSION = 3  # of what the features mean; a ranker of another one is refused
+VERSION = 4  # of what the features mean; a ranker of another one is refused
 NAMES = (
     "cosine", "bm25", "head",
     *(f"coverage_{section}" for section in _READ), "coverage", "coverage_all", "tf_idf_title", "bigrams_title",
@@ -314,9 +314,11 @@ def _of_the_log(query: str, columns: SignalColumns, statistics: Statistics) -> C
         "query_category_share": rates["query_category"][:, 3],
         "query_searches": searches,
         "query_entropy": entropy,
-        "price_of_market": price - _log(statistics.prices.get(mixed(EVERYTHING, currency))[:, 0]),
-        "price_of_category": price - _log(statistics.prices.get(mixed(columns.key("category"), currency))[:, 0]),
-        "price_of_department": price - _log(statistics.prices.get(mixed(columns.key("department"), currency))[:, 0]),
+        "price_of_market": price - _log(statistics.market_prices.get(currency)[:, 0]),
+        "price_of_category": price
+        - _log(statistics.category_prices.get(mixed(columns.key("category"), currency))[:, 0]),
+        "price_of_department": price
+        - _log(statistics.department_prices.get(mixed(columns.key("department"), currency))[:, 0]),
         "price_of_query": price - _log(statistics.query_prices.get(mixed(key, currency))[:, 0]),
     }
 

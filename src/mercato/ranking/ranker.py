@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -31,6 +31,7 @@ TREES, LINEAR, DLRM = "trees.onnx", "linear.onnx", "dlrm.onnx"
 METRICS = "metrics.json"
 
 Stage = Literal["trees", "linear", "dlrm"]
+LeftOut = Literal["late", "not finite"]  # why a stage was left out, and what follows it
 Scores = NDArray[np.float32]
 
 
@@ -42,6 +43,7 @@ class Scored:
 
     stages: Mapping[Stage, Scores]
     features_HF: NDArray[np.float32] | None = None
+    left_out: LeftOut | None = None  # None: no stage was
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +65,21 @@ class Ranker:
         """The ranker that `mercato rank` left in a run, None where there is none.
 
         Raises:
-            MercatoError: it was trained for other weights, or on features that this version does not compute.
+            MercatoError: it was trained for other weights, on features that this version does not compute, or something
+                of it is missing or broken.
         """
         folder = run / FOLDER
         if not (folder / CARD).is_file():
             return None
+        try:
+            return cls._read(run, folder)
+        except MercatoError:
+            raise
+        except Exception as error:  # numpy's, ONNX Runtime's and pydantic's have nothing in common
+            raise MercatoError(f"{folder} cannot be read: mend it, or `mercato rank {run}` again ({error})") from error
+
+    @classmethod
+    def _read(cls, run: Path, folder: Path) -> Self:
         card = json.loads((folder / CARD).read_text())
         if card["run"] != run_fingerprint(run):
             raise MercatoError(f"{folder} was trained for other weights of this run: `mercato rank {run}` again")
@@ -108,22 +120,24 @@ class Ranker:
             begun: when, by the clock; no stage begins later than the deadline after that. None: there is none.
         """
         if self._is_late(begun):
-            return Scored({})
+            return Scored({}, left_out="late")
         columns = hits.signals()
         whole_HF = features_of(asked, hits, columns, self.statistics, self.head)
         features_HF = without(whole_HF, self.settings.without)
         first_H = predicted(self.first, features_HF)
         if not np.isfinite(first_H).all():
-            return Scored({})
+            return Scored({}, left_out="not finite")
         first = Scored({self.stage: first_H}, whole_HF)
-        if self.dlrm is None or self._is_late(begun):
+        if self.dlrm is None:
             return first
+        if self._is_late(begun):
+            return replace(first, left_out="late")
         order_H = np.argsort(-first_H, kind="stable")
         best, rest = order_H[: self.settings.dlrm.best], order_H[self.settings.dlrm.best :]
         ids_bT = ids_of(asked.query, columns.take(best))
         worth_b = self.worths(features_HF[best], first_H[best], ids_bT)
         if not np.isfinite(worth_b).all():
-            return first
+            return replace(first, left_out="not finite")
         scores_H = np.empty_like(first_H)
         scores_H[best] = worth_b
         if len(rest):

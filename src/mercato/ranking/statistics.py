@@ -12,10 +12,9 @@ import numpy as np
 from mercato.ranking.lookup import Keys, Lookup
 from mercato.retrieval.signals import SignalColumns
 
-EVERYTHING = np.full(1, 1, np.uint64)  # the key of all categories
-
 _TABLES = (
-    "products", "sellers", "conditions", "categories", "query_categories", "queries", "query_prices", "prices", "words",
+    "products", "sellers", "conditions", "categories", "query_categories", "queries", "query_prices",
+    "category_prices", "department_prices", "market_prices", "words",
 )  # fmt: skip
 
 
@@ -32,7 +31,9 @@ class Statistics:
     query_categories: Lookup  # by query and category: rates, and the category's share of the query's clicks
     queries: Lookup  # log(1 + searches a day), entropy of the clicked categories (nats)
     query_prices: Lookup  # by query and currency: the median price engaged with
-    prices: Lookup  # by category, department or `EVERYTHING` and currency: the median price
+    category_prices: Lookup  # by category and currency: the median price
+    department_prices: Lookup  # by department and currency: the median price
+    market_prices: Lookup  # by currency: the median price
     words: Lookup  # by the hash of a word: its inverse document frequency
     currency: np.uint64  # the market's own, which prices without one are in
 

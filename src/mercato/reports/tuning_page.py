@@ -39,6 +39,7 @@ FIGURES = (
 )  # fmt: skip
 PAGED_FIGURES = {
     "cpu_ms": "CPU ms a search",
+    "first_ms": "first page, ms",
     "engaged": "of engaged, seen",
     "relevant": "of relevant, seen",
 }
@@ -313,11 +314,12 @@ def _paging(tuned: Tuned) -> str:
 
 def _paged_cell(paging: Paging, policy: str, name: str) -> str:
     value = paging.replayed[policy].estimates[name].value
-    text = f"{value:.2f}" if name == "cpu_ms" else decimal(value)
+    ms = name.endswith("_ms")
+    text = f"{value:.2f}" if ms else decimal(value)
     if (policy, name) in paging.differences:
         difference, interval = paging.differences[policy, name]
-        told = f"{difference:+.2f}" if name == "cpu_ms" else signed(difference)
-        text += f"<small>{told}{_span(interval, ms=name == 'cpu_ms')}</small>"
+        told = f"{difference:+.2f}" if ms else signed(difference)
+        text += f"<small>{told}{_span(interval, ms=ms)}</small>"
     return f'<td class="number">{text}</td>'
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from mercato.catalogue.store import Catalogue
 from mercato.ranking.features import Asked
-from mercato.ranking.ranker import Ranker, Stage
+from mercato.ranking.ranker import LeftOut, Ranker, Stage
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.protocol import Index
 from mercato.runs.cache import TTLCache
@@ -29,9 +29,10 @@ KEPT_HITS = 400_000  # of windows, for their next pages (about 20 MB); one that 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page of results. `cursor` asks for the next one, None on the last; that one is `truncated` where more was
-    found than a search shows (`RetrievalPolicy.deepest`). `total` is how many products match the filters, exactly.
-    `ranked_by` is the last ranking stage that ordered the hits; None: they are in retrieval's order.
+    """A page of results. `cursor` asks for the next one, None on the last; that one is `truncated` where there may be
+    more than a search shows (`RetrievalPolicy.deepest`) or looks at. `total` is how many products match the filters, exactly.
+    `ranked_by` is the last ranking stage that ordered the hits; None: they are in retrieval's order. `left_out` is why
+    a stage was left out, None where none was.
     `features_version` says which features the hits of a logged search have.
     """
 
@@ -41,6 +42,7 @@ class Page:
     truncated: bool
     total: int
     ranked_by: Stage | None
+    left_out: LeftOut | None
     features_version: str | None
     took_ms: float
 
@@ -80,9 +82,10 @@ class Searcher:
         cursor = self._signer.decode(request.cursor, owner) if request.cursor else self._begun()
         size = min(request.page_size, self._policy.deepest - len(cursor.shown))
         is_logged = int(cursor.query_id[:8], 16) < logged * 2**32  # it is random, and the same on all pages
-        hits, more, ranked_by = self._page(request, cursor, size, start, is_logged)
+        hits, more, window = self._page(request, cursor, size, start, is_logged)
         shown = cursor.and_shown(hit.product["product_id"] for hit in hits)
-        truncated = more and len(shown.shown) >= self._policy.deepest
+        # Where more are left than a search shows, or all that a search looks at has changed since it was indexed.
+        truncated = len(shown.shown) >= self._policy.deepest if more else len(hits) < size and not window.whole
         total = self._index.count(request.filters)
         took_ms = round((time.perf_counter() - start) * 1000, 3)
         return Page(
@@ -91,16 +94,17 @@ class Searcher:
             cursor=self._signer.encode(shown, owner) if more and not truncated else None,
             truncated=truncated,
             total=total,
-            ranked_by=ranked_by,
+            ranked_by=window.ranked_by,
+            left_out=window.left_out,
             features_version=self._ranker.features_version if self._ranker and is_logged else None,
             took_ms=took_ms,
         )
 
     def _page(
         self, request: SearchRequest, cursor: Cursor, size: int, begun: float, logged: bool
-    ) -> tuple[tuple[PageHit, ...], bool, Stage | None]:
-        """The next `size` hits, whether more follow, and what ranked them: from the window as it is, then from deeper
-        ones. What a rule pins comes first, what it buries when nothing else is left.
+    ) -> tuple[tuple[PageHit, ...], bool, Window]:
+        """The next `size` hits, whether more follow, and the window that they are cut from: the one that was kept, then
+        deeper ones. What a rule pins comes first, what it buries when nothing else is left.
         """
         rule = self._rules.of(request.query, request.country) if self._rules else None
         pin, bury = (rule.pin, rule.bury) if rule else ((), ())
@@ -123,9 +127,10 @@ class Searcher:
             cut.take(window, ((place, None) for place in window.unseen(skipped)))
         if bury and not cut.is_full:
             cut.take(window, ((place, None) for place in window.unseen(cursor.shown, window.places_of(bury))))
-        if len(cut.hits) > size:
+        more = len(cut.hits) > size
+        if more and (window.ranked_by or not window.left_out):  # what was too late may be in time for the next page
             self._windows.put(cursor.query_id, window.kept())
-        return cut.hits[:size], len(cut.hits) > size, window.ranked_by
+        return cut.hits[:size], more, window
 
     def _pinned(self, product_ids: Sequence[str], request: SearchRequest, cursor: Cursor) -> Window | None:
         """Those of the pinned products that have not been shown."""
@@ -169,7 +174,7 @@ class Searcher:
         asked = Asked(expression.text, moment, *((place.latitude, place.longitude) if place else (None, None)))
         ranked = self._ranker.rank(asked, window.hits, begun)
         if not ranked.stages:
-            return window
+            return dataclasses.replace(window, left_out=ranked.left_out)
         window = window.ordered(ranked, logged)
         placing = Placing.of(self._ranker, window.hits, moment, cursor.query_id, self._policy.deepest)
         return dataclasses.replace(window, placing=placing)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mercato.catalogue.products import ProductDocument
-from mercato.ranking.ranker import Scored, Stage
+from mercato.ranking.ranker import LeftOut, Scored, Stage
 from mercato.retrieval.expression import Filters, GeoRadius, category_path
 from mercato.retrieval.protocol import Hits
 from mercato.search.paging import shown_as
@@ -35,6 +35,7 @@ class Window:
     features_HF: NDArray[np.float32] | None = None  # and what these were made of, where that is logged
     places: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # (H,), by retrieval and each ranking stage
     placing: Placing | None = None  # None: pages take them as they are
+    left_out: LeftOut | None = None  # why a ranking stage was left out; None: none was
 
     @property
     def ranked_by(self) -> Stage | None:
@@ -50,7 +51,8 @@ class Window:
         by_stage = {stage: place_H[order_H] for stage, place_H in places.items()}
         features_HF = ranked.features_HF[order_H] if logged and ranked.features_HF is not None else None
         hits = self.hits.take(order_H)
-        return replace(self, hits=hits, scores_H=scores_H[order_H], features_HF=features_HF, places=by_stage)
+        ordered = replace(self, hits=hits, scores_H=scores_H[order_H], features_HF=features_HF, places=by_stage)
+        return replace(ordered, left_out=ranked.left_out)
 
     def ranking(self, place: int) -> tuple[float | None, dict[str, int] | None]:
         """The score that a hit was ordered by, and its places by stage, from 1; None where nothing ranked."""

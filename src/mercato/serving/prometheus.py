@@ -33,6 +33,9 @@ class Metrics:
         self._ranked = Counter(
             "mercato_searches_ranked", "Pages of a search, by the last ranking stage", ["stage"], registry=self._counts
         )
+        self._left_out = Counter(
+            "mercato_ranking_left_out", "Pages for which a ranking stage was left out", ["why"], registry=self._counts
+        )
         self._followed: list[_Followed] = []
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -42,9 +45,11 @@ class Metrics:
         for each in self._followed:
             each.catch_up()
 
-    def ranked(self, stage: str | None) -> None:
-        """Count one page of a search that this stage ordered last; None: no stage did."""
+    def ranked(self, stage: str | None, left_out: str | None) -> None:
+        """Count one page of a search that this stage ordered last; None: no stage did. And why one was left out."""
         self._ranked.labels(stage or "none").inc()
+        if left_out:
+            self._left_out.labels(left_out).inc()
 
     def count(self, name: str, description: str, value: Callable[[], int]) -> None:
         """Report what this process counts elsewhere; it is looked up with every request."""

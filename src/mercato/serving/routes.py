@@ -32,7 +32,7 @@ async def search(body: bodies.SearchIn, served: Served) -> Response:
     def find() -> tuple[Page, Response]:
         with served.deployments.using() as deployment:
             page = deployment.searcher.search(body.request(), served.settings.logged)
-        served.metrics.ranked(page.ranked_by)
+        served.metrics.ranked(page.ranked_by, page.left_out)
         return page, json_response(page_json(page))
 
     page, response = await served.reading.run(find)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -134,6 +136,10 @@ def test_later_pages_are_never_shallower_than_the_first():
     assert one == first
     assert second == Effort(ef_search=256, candidates=200, text_candidates=300, min_cosine=0.2)
     assert rest == Effort(ef_search=256, candidates=1000, text_candidates=None, min_cosine=0.2)
+    few = Effort(ef_search=64, candidates=200)  # of the words as many
+    wordy = page_policy(Effort(ef_search=64, candidates=100, text_candidates=300), few)
+    assert [each.of_words for each in wordy] == [300, 300, 1000] and wordy[1].candidates == 200
+    assert page_policy(few, replace(few, text_candidates=3000))[2].of_words == 3000
     loose = Effort(ef_search=300, candidates=2000)
     assert page_policy(first, loose)[1:] == (loose, loose)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 
 from mercato.catalogue.indexing import index_market
 from mercato.cli import main
+from mercato.config.ranking import Exploration
 from mercato.data.market import Market
 from mercato.data.pairs import split_cutoff
 from mercato.errors import MercatoError
@@ -220,6 +222,9 @@ def test_no_stage_is_left_out_on_a_busy_machine(run):
     stages = stages_of(Ranker.of_run(run))
     assert [*stages] == ["none", "first", "both"] and stages["first"].dlrm is None
     assert not any(ranker._is_late(-1e9) for ranker in stages.values() if ranker)
+    drawing = Ranker.of_run(run).settings.model_copy(update={"exploration": Exploration(share=0.5)})
+    explored = stages_of(replace(Ranker.of_run(run), settings=drawing))
+    assert {ranker.settings.exploration for ranker in explored.values() if ranker} == {None}, "a draw would be measured"
 
 
 def test_least_cosines_leave_out_ever_more():

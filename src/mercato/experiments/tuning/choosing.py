@@ -118,15 +118,18 @@ def choose_later(options: Sequence[Measured], constraints: Constraints, first: M
 
 def page_policy(first: Effort, later: Effort) -> tuple[Effort, ...]:
     """A page policy: the first page, the second, and all after it, which go as deep as a search goes at all."""
-    deeper = replace(
-        later,
-        ef_search=max(first.ef_search, later.ef_search),
-        candidates=max(first.candidates, later.candidates),
-        text_candidates=_more(first.text_candidates, later.text_candidates),
-        min_cosine=_looser(first.min_cosine, later.min_cosine),
+    both = (first, later)
+    deeper = _bringing(
+        replace(
+            later,
+            ef_search=max(each.ef_search for each in both),
+            min_cosine=_looser(first.min_cosine, later.min_cosine),
+        ),
+        max(each.candidates for each in both),
+        max(each.of_words for each in both),
     )
-    deepest = max(RetrievalPolicy().pages[-1].candidates, deeper.candidates)
-    return first, deeper, replace(deeper, candidates=deepest, text_candidates=None)
+    deepest = max(RetrievalPolicy().pages[-1].candidates, deeper.candidates, deeper.of_words)
+    return first, deeper, _bringing(deeper, deepest, deepest)
 
 
 def frontier(measured: Sequence[Measured]) -> list[Measured]:
@@ -146,8 +149,9 @@ def _cost(option: Estimated) -> float:
     return option.estimates[COST].value
 
 
-def _more(first: int | None, later: int | None) -> int | None:
-    return None if first is None or later is None else max(first, later)
+def _bringing(effort: Effort, candidates: int, of_words: int) -> Effort:
+    """The effort with so many candidates, of which the words bring so many."""
+    return replace(effort, candidates=candidates, text_candidates=None if of_words == candidates else of_words)
 
 
 def _looser(first: float | None, later: float | None) -> float | None:

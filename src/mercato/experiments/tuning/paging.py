@@ -33,7 +33,7 @@ from mercato.search.request import SearchRequest
 PAGES = 6  # replayed of a search
 PAGED = 0.01  # of the lists must be longer than a page, for their lengths to tell how far searches go
 PAGE_SIZE = SearchRequest().page_size
-BY_POLICY = ("cpu_ms", "engaged", "relevant")  # of a search: means over golden queries
+BY_POLICY = ("cpu_ms", "first_ms", "engaged", "relevant")  # of a search: means over golden queries
 SEEN = ("engaged", "relevant")  # of these, what a policy may not lose
 DEEPER_LATER, USUAL = "deeper later", "usual"
 
@@ -177,10 +177,8 @@ def _paged(searcher: Searcher, query: GoldenQuery, relevant_grade: float, chance
             found[name] += chance * len(shown & wanted) / len(wanted) if wanted else np.nan
         if number == 0:
             judged = shown & query.grades.keys()
-            found |= {
-                "first_ms": wall_ms,
-                "first_precision": len(judged & relevant) / len(judged) if judged else np.nan,
-            }
+            found["first_ms"] = wall_ms
+            found["first_precision"] = len(judged & relevant) / len(judged) if judged else np.nan
         if page.cursor is None:
             break
         request = replace(request, cursor=page.cursor)

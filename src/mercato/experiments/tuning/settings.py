@@ -37,11 +37,14 @@ class Setting:
 def stages_of(ranker: Ranker | None) -> dict[Stages, Ranker | None]:
     """A run's ranker with no stage, its first and both, as far as it has them; the last is what serves.
 
-    They have no deadline: what they find must not depend on what else the machine does.
+    They have no deadline and explore nothing: what they find must depend on neither what else the machine does nor a
+    draw.
     """
     found: dict[Stages, Ranker | None] = {"none": None}
     if ranker is not None:
-        ranker = replace(ranker, settings=ranker.settings.model_copy(update={"deadline_ms": math.inf}))
+        ranker = replace(
+            ranker, settings=ranker.settings.model_copy(update={"deadline_ms": math.inf, "exploration": None})
+        )
         found["first"] = replace(ranker, dlrm=None)
         if ranker.dlrm is not None:
             found["both"] = ranker
