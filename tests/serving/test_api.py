@@ -528,6 +528,17 @@ def test_the_market_tells_what_a_page_needs(client):
     assert told["examples"] == ["red chair"]
 
 
+def test_a_fault_of_the_server_is_told_as_any_other_error_and_nothing_of_it(start):
+    class Broken(TrigramEncoder):
+        def encode_queries(self, queries, country=None):
+            raise RuntimeError(f"broken by {queries}")
+
+    client = start(encoder=Broken())
+    answer = client.post("/v1/search", json={"query": "a very private query"})
+    assert answer.status_code == 500 and "server" in answer.json()["detail"] and "private" not in answer.text
+    assert 'mercato_requests_total{method="POST",route="/v1/search",status="500"} 1.0' in client.get("/metrics").text
+
+
 def test_health_metrics_page_and_docs(start):
     client = start()
     search(client, query="a very private query")

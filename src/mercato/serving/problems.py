@@ -50,6 +50,10 @@ def add_handlers(app: FastAPI) -> None:
     async def other(_: Request, error: HTTPException) -> Response:
         return _problem(error.status_code, error.detail, dict(error.headers) if error.headers else None)
 
+    @app.exception_handler(Exception)
+    async def fault(_: Request, __: Exception) -> Response:
+        return _problem(500, "a fault of the server's, which its log tells")
+
 
 def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     body = orjson.dumps({"detail": detail.encode(errors="replace").decode()})
