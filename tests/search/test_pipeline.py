@@ -173,6 +173,20 @@ def test_what_has_moved_out_of_the_radius_is_not_shown(search, catalogue):
         catalogue.products.upsert([moved])
 
 
+def test_a_page_reads_as_many_products_as_it_shows_and_some_more_where_one_is_gone(search, catalogue, monkeypatch):
+    """And one, by which it knows that there is another page."""
+    read, get_many = [], catalogue.products.get_many
+    monkeypatch.setattr(catalogue.products, "get_many", lambda some: read.append(len(some)) or get_many(some))
+    request = SearchRequest(query="red chair", page_size=5)
+    shown = ids(search()(request))
+    (gone,) = catalogue.products.load(shown[:1])
+    catalogue.products.delete(gone.product_id)
+    try:
+        assert ids(search()(request))[:4] == shown[1:] and read == [6, 6, 32]
+    finally:
+        catalogue.products.upsert([gone])
+
+
 def test_an_index_that_is_behind_costs_few_statements_and_no_product_is_read_twice(tmp_path, monkeypatch):
     """After a bulk change, whose products most candidates are, and through all windows that the page looks at."""
     rows = [stored(f"p{number}", "lamp", price=10.0) for number in range(1_500)]
