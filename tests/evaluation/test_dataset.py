@@ -135,6 +135,8 @@ def test_rows_of_one_pair_are_averaged_and_its_counts_the_most_that_one_tells(ma
     np.testing.assert_array_equal(engagement.depth, [np.nan, 3, *unknown])
     assert rows_of(dataset, "knn") == [("lamp", "gb", "p0", 1)], "half of it is not engaged"
     assert np.isnan(dataset.relevance.impressions).all() and np.isnan(dataset.relevance.depth).all()
+    given = EvaluationSet.read(market(), pairs=pl.DataFrame(twice)).engagement
+    np.testing.assert_array_equal([given.impressions, given.depth], [[np.nan, 5], [np.nan, 3]])
     engaged = engagement.only(engagement.grades == 0.5)
     assert (engaged.impressions.tolist(), engaged.depth.tolist()) == ([5], [3])
 
