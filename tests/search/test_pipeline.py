@@ -21,10 +21,9 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError, NotFoundError
 from mercato.ranking.features import NAMES, UNLOGGED, Asked
 from mercato.ranking.ranker import Scored
-from mercato.retrieval.expression import Expression, Filters, GeoRadius
+from mercato.retrieval.expression import Filters, GeoRadius
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
-from mercato.retrieval.samples import DIMENSION, product
 from mercato.search.logged import feature_rows
 from mercato.search.market_info import Place, market_info
 from mercato.search.pipeline import Searcher
@@ -33,7 +32,6 @@ from mercato.search.query_prediction import QueryPredictor
 from mercato.search.request import Location, SearchRequest
 from tests.support import reference_engine
 from tests.support.small_market import HeadedEncoder, TrigramEncoder, make_market, products
-from tests.support.stored import stored
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +160,41 @@ def test_what_is_kept_for_the_next_page_keeps_no_generation(catalogue, tmp_path)
         assert ids(first) + ids(rest) == everything
 
 
+def test_windows_are_kept_by_their_hits_and_only_where_there_is_another_page(index, catalogue, monkeypatch):
+    monkeypatch.setattr("mercato.search.pipeline.KEPT_HITS", 60)  # one window: it has 48
+    retrieved, asked = [], type(index).search
+    monkeypatch.setattr(
+        type(index), "search", lambda self, expression, limit: retrieved.append(1) or asked(self, expression, limit)
+    )
+    find = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy()).search
+
+    def retrievals(**wanted):
+        before = len(retrieved)
+        return find(SearchRequest(query="red chair", **wanted)).cursor, len(retrieved) - before
+
+    cursor, first = retrievals(page_size=10)
+    assert (first, retrievals(page_size=10, cursor=cursor)[1]) == (1, 0)
+    assert retrievals(page_size=48) == (None, 1), "there is no other page"
+    assert retrievals(page_size=10, cursor=cursor)[1] == 0
+    retrievals(page_size=47)
+    assert retrievals(page_size=10, cursor=cursor)[1] == 1
+
+
+def test_the_encoder_reads_the_query_without_blanks_and_the_searcher_s_country(index, catalogue):
+    """And nothing where the words alone search."""
+    read = []
+
+    class Encoder(TrigramEncoder):
+        def encode_queries(self, queries, country=None):
+            read.append((*queries, country))
+            return super().encode_queries(queries, country)
+
+    find = Searcher(Encoder(), index, catalogue, RetrievalPolicy()).search
+    for request in ({"query": " red chair "}, {"query": "red chair", "mode": "text"}, {"query": " "}):
+        find(SearchRequest(**request, country="gb"))
+    assert read == [("red chair", "gb")]
+
+
 def test_what_has_moved_out_of_the_radius_is_not_shown(search, catalogue):
     near = Filters(near=GeoRadius(latitude=51.5, longitude=-0.1, radius_km=50))
     before = ids(search()(SearchRequest(query="red chair", filters=near, page_size=100)))
@@ -171,53 +204,6 @@ def test_what_has_moved_out_of_the_radius_is_not_shown(search, catalogue):
         assert ids(search()(SearchRequest(query="red chair", filters=near, page_size=100))) == before[1:]
     finally:
         catalogue.products.upsert([moved])
-
-
-def test_a_page_reads_as_many_products_as_it_shows_and_some_more_where_one_is_gone(search, catalogue, monkeypatch):
-    """And one, by which it knows that there is another page."""
-    read, get_many = [], catalogue.products.get_many
-    monkeypatch.setattr(catalogue.products, "get_many", lambda some: read.append(len(some)) or get_many(some))
-    request = SearchRequest(query="red chair", page_size=5)
-    shown = ids(search()(request))
-    (gone,) = catalogue.products.load(shown[:1])
-    catalogue.products.delete(gone.product_id)
-    try:
-        assert ids(search()(request))[:4] == shown[1:] and read == [6, 6, 32]
-    finally:
-        catalogue.products.upsert([gone])
-
-
-def test_an_index_that_is_behind_costs_few_statements_and_no_product_is_read_twice(tmp_path, monkeypatch):
-    """After a bulk change, whose products most candidates are, and through all windows that the page looks at."""
-    rows = [stored(f"p{number}", "lamp", price=10.0) for number in range(1_500)]
-    monkeypatch.setitem(ENGINES, "memory", reference_engine.MODULE)
-    build_index(url := f"memory://{uuid4()}", (product(n, title="lamp", price=10.0) for n in range(1_500)), DIMENSION)
-    with closing(Catalogue.open(tmp_path / "catalogue.sqlite")) as catalogue, open_index(url) as index:
-        catalogue.products.seed(rows)
-        find = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy()).search
-        request = SearchRequest(query="lamp", mode="text", filters=Filters(price_max=50))
-        first = ids(find(request))
-        catalogue.products.upsert([stored(row.product_id, price=99.0) for row in rows if row.product_id not in first])
-        read, get_many = [], catalogue.products.get_many
-        monkeypatch.setattr(catalogue.products, "get_many", lambda some: read.append([*some]) or get_many(some))
-        assert ids(find(request)) == first
-    ids_read = [product_id for some in read for product_id in some]
-    assert len(read) < 10 and len({*ids_read}) == len(ids_read) == 1_000
-
-
-def test_a_page_that_ends_before_all_was_looked_at_says_so(tmp_path, monkeypatch):
-    """As where the best that the index holds have all been priced anew, and it does not know yet."""
-    rows = [stored(f"p{number}", "lamp", price=10.0) for number in range(40)]
-    monkeypatch.setitem(ENGINES, "memory", reference_engine.MODULE)
-    build_index(url := f"memory://{uuid4()}", (product(n, title="lamp", price=10.0) for n in range(40)), DIMENSION)
-    with closing(Catalogue.open(tmp_path / "catalogue.sqlite")) as catalogue, open_index(url) as index:
-        catalogue.products.seed(rows)
-        policy = RetrievalPolicy(pages=(Effort(ef_search=8, candidates=12),))
-        find = Searcher(TrigramEncoder(), index, catalogue, policy).search
-        best = index.search(Expression(), 12).product_ids
-        catalogue.products.upsert([stored(product_id, price=99.0) for product_id in best])
-        page = find(SearchRequest(query="", page_size=8, filters=Filters(price_max=50)))
-        assert (page.hits, page.cursor, page.total) == ((), None, 40) and page.truncated
 
 
 def test_no_search_shows_more_than_the_deepest_page_allows(search):
