@@ -126,7 +126,7 @@ class Searcher:
         if window.placing is not None:  # sellers may have more, and there is nothing else
             cut.take(window, ((place, None) for place in window.unseen(skipped)))
         if bury and not cut.is_full:
-            cut.take(window, ((place, None) for place in window.unseen(cursor.shown, window.places_of(bury))))
+            cut.take(window, ((place, None) for place in window.unseen(cursor.shown)))  # all others are taken
         more = len(cut.hits) > size
         if more and (window.ranked_by or not window.left_out):  # what was too late may be in time for the next page
             self._windows.put(cursor.query_id, window.kept())

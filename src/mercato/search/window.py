@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -84,11 +84,6 @@ class Window:
         drawn_E = self.placing.drawn_E
         new = self.unseen(skipped, drawn_E[~self.hits.exact_H[drawn_E]])  # an exact hit needs no place that is given
         return self.placing.order(self.unseen(skipped, exact), self.unseen(skipped, others), new, position)
-
-    def places_of(self, product_ids: Collection[str]) -> NDArray[np.int64]:
-        """Where these are, where they are there, best first."""
-        wanted = frozenset(product_ids)
-        return np.array([place for place, key in enumerate(self.hits.product_ids) if key in wanted], np.int64)
 
 
 def satisfies(product: ProductDocument, filters: Filters) -> bool:
