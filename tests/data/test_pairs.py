@@ -66,7 +66,7 @@ def test_a_product_is_on_one_side_of_the_split_whatever_else_is_there(catalogue:
 def test_what_is_wrong_is_named(catalogue: Market) -> None:
     with pytest.raises(MercatoError, match="hold no engaged pair"):
         recipe_pairs(catalogue, from_catalogue(query="{size}"))
-    with pytest.raises(MercatoError, match="has no pairs"):
+    with pytest.raises(MercatoError, match="has no pairs: run `mercato mine`"):
         recipe_pairs(catalogue, Pairs())
     with pytest.raises(ValidationError, match="must name a field"):
         CataloguePairs(query="sofa")
@@ -94,14 +94,24 @@ def test_a_query_is_as_short_as_people_type(catalogue: Market) -> None:
     assert set(lengths) == {2, 3, 4}
     assert pairs.equals(recipe_pairs(catalogue, from_catalogue(**source)))  # the same tomorrow
     few = recipe_pairs(catalogue, from_catalogue(query="{category}", words=[2, 5]))
-    assert set(few["query"]) == {"Lamps"}  # what has fewer is taken whole
+    assert few["query"].to_list() == ["Lamps"] * 400  # what has fewer is taken whole
+
+
+def test_words_are_drawn_from_the_whole_text_and_for_each_product_anew(catalogue: Market) -> None:
+    """And for each text."""
+    pairs = recipe_pairs(catalogue, from_catalogue(query="one two three {category}", words=[1, 2]))
+    drawn = Counter(pairs["query"])
+    assert set(drawn) == {"one", "two", "three", "Lamps", "one two", "two three", "three Lamps"}
+    assert min(drawn[one] for one in ("one", "Lamps")) == pytest.approx(400 / 8, rel=0.4)
+    other = recipe_pairs(catalogue, from_catalogue(query="one two three {country}", words=[1, 2]))
+    assert pairs["query"].str.replace("Lamps", "gb").to_list() != other["query"].to_list()
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_that_is_none_is_named_where_it_counts(catalogue: Market, weight: float) -> None:
-    pairs = {"query": ["a", "b"], "product_id": ["p1", "p2"], "label": [1, 1], "weight": [None, weight]}
+    pairs = {"query": [*"abc"], "product_id": ["p1", "p2", "p3"], "label": [1] * 3, "weight": [None, weight, weight]}
     pl.DataFrame(pairs).write_parquet(catalogue.path / "pairs.parquet")
-    assert len(recipe_pairs(catalogue, Pairs())) == 2
+    assert len(recipe_pairs(catalogue, Pairs())) == 3
     with pytest.raises(MercatoError, match="row 1, column weight"):
         recipe_pairs(catalogue, Pairs(weight_power=0.5))
 
@@ -143,10 +153,10 @@ def test_a_category_is_its_last_step_and_other_fields_are_whole(tmp_path: Path) 
     """A field of the product comes before an attribute of that name."""
     good = {"product_id": "p1", "title": "A > B", "category": "Home > Lamps", "attributes": [("title", "other")]}
     bare = {"product_id": "p2", "title": "C", "category": "Lamps", "attributes": None}
-    wanted = from_catalogue(query="{title}: {category}!")
+    wanted = from_catalogue(query="{{new}} {title}: {category}!")
     assert recipe_pairs(market_of(tmp_path, [], [good, bare]), wanted)["query"].to_list() == [
-        "A > B: Lamps!",
-        "C: Lamps!",
+        "{new} A > B: Lamps!",
+        "{new} C: Lamps!",
     ]
 
 
@@ -172,6 +182,12 @@ def test_the_shares_that_validate_and_test_are_those_that_were_asked_for() -> No
     )
     sides = [catalogue_split(product_id, 0.2) for product_id in ("p11", "p2", "p0")]
     assert sides == ["future", "validation", "train"], "on every machine"
+
+
+def test_a_recipe_says_how_much_is_held_out(catalogue: Market) -> None:
+    wanted = Pairs(market=False, catalogue=(CataloguePairs(query="{title}"),), held_out=0.3)
+    pairs = recipe_pairs(catalogue, wanted)
+    assert pairs["split"].to_list() == [catalogue_split(product_id, 0.3) for product_id in pairs["product_id"]]
 
 
 def test_where_the_market_cannot_ask_the_first_template_does(catalogue: Market) -> None:
