@@ -113,6 +113,19 @@ def test_judgments_without_a_split_are_of_the_test(market):
         assert rows_of(dataset, "relevance") == [(query, "us", "p0", 1)] and dataset.relevance.split == split
 
 
+def test_a_judged_query_is_seen_in_any_spelling_where_its_country_engaged_before(market):
+    before = [
+        pair("LAMP", "p0", "train"),
+        pair("desk", "p0", "train", label=0),
+        pair("sofa", "p0", "train", country="gb"),
+    ]
+    judgments = [judged(query, "p1") for query in ("Lamp ", "desk", "sofa", "vase")]
+    dataset = EvaluationSet.read(market(pairs=[*before, pair("vase", "p0")], judgments=judgments))
+    assert queries_of(dataset, "relevance_unseen") == ["desk", "sofa", "vase"]
+    for some in (judgments[:1], judgments[1:]):  # all are seen, or none
+        assert EvaluationSet.read(market(pairs=before, judgments=some)).pairs("relevance_unseen") is None
+
+
 # --- rows
 
 
