@@ -153,8 +153,9 @@ def test_a_category_is_its_last_step_and_other_fields_are_whole(tmp_path: Path) 
     """A field of the product comes before an attribute of that name."""
     good = {"product_id": "p1", "title": "A > B", "category": "Home > Lamps", "attributes": [("title", "other")]}
     bare = {"product_id": "p2", "title": "C", "category": "Lamps", "attributes": None}
+    blank = {"product_id": "p3", "title": "", "category": "Lamps"}  # as one that lacks it
     wanted = from_catalogue(query="{{new}} {title}: {category}!")
-    assert recipe_pairs(market_of(tmp_path, [], [good, bare]), wanted)["query"].to_list() == [
+    assert recipe_pairs(market_of(tmp_path, [], [good, bare, blank]), wanted)["query"].to_list() == [
         "{new} A > B: Lamps!",
         "{new} C: Lamps!",
     ]
