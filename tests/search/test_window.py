@@ -49,6 +49,13 @@ def test_each_stage_says_where_it_put_a_hit():
     ]
 
 
+def test_what_hits_were_ordered_by_goes_with_them_where_that_is_logged():
+    ranked = Scored({"trees": np.array([1, 2], np.float32)}, np.array([[10], [20]], np.float32))
+    ordered = window(0, 0).ordered(ranked, logged=True)
+    assert [ordered.features(place).tolist() for place in range(2)] == [[20], [10]]
+    assert window(0, 0).ordered(ranked, logged=False).features(0) is None
+
+
 def test_what_nothing_ranked_is_in_retrieval_s_order():
     plain = window(0, 0)
     assert plain.ranked_by is None and plain.ranking(0) == (None, None)
