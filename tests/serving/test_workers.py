@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,12 +22,11 @@ from mercato.data.market import Market
 from mercato.data.query_rules import RULES
 from mercato.retrieval.open import swap_index
 from mercato.runs.folder import RETRIEVAL, WEIGHTS
-from mercato.serving.server import KEY as KEY_VARIABLE
-from tests.support.served import WRITE, event, free_port, ids, wait_until
+from tests.support.served import event, free_port, ids, wait_until
 from tests.support.served_run import OnnxEncoder
-from tests.support.small_market import KEY, make_market
-
-WORKERS = 2
+from tests.support.small_market import make_market
+from tests.support.workers import WORKERS, Client, workers
+from tests.support.workers import serving as served_by
 
 
 def indexed(folder: Path) -> tuple[Path, Market, Path]:
@@ -59,56 +56,9 @@ def served(made):
 
 @contextmanager
 def serving(run: Path, market: Market, index: Path, port: int) -> Iterator[tuple[subprocess.Popen, Client]]:
-    command = [sys.executable, "-m", "tests.support.served_run", run, market.path, index, str(port), str(WORKERS)]
-    server = subprocess.Popen(command, env=os.environ | {KEY_VARIABLE: KEY}, stderr=subprocess.PIPE, text=True)
-    said: list[str] = []
-    reader = threading.Thread(target=lambda: said.extend(server.stderr))
-    reader.start()
     client = Client(port)
-    try:
-        wait_until(client.ready)
-        wait_until(lambda: len(workers(server)) == WORKERS)
+    with served_by("tests.support.served_run", run, market.path, index, port, WORKERS, client=client) as server:
         yield server, client
-    finally:
-        server.kill()
-        server.wait()
-        reader.join()
-    assert "Traceback" not in "".join(said)
-
-
-class Client:
-    """Asks over a new connection each time, so that any worker may answer."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def __call__(self, method: str, path: str, body: object = None) -> httpx.Response:
-        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120) as client:
-            return client.request(method, path, json=body, headers=WRITE)
-
-    def ready(self) -> bool:
-        try:
-            return self("GET", "/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def found(self, query: str) -> list[str]:
-        return ids(self("POST", "/v1/search", {"query": query, "page_size": 5}).json())
-
-    def metric(self, name: str) -> float:
-        return sum(
-            float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", self("GET", "/metrics").text, re.M)
-        )
-
-
-def workers(server: subprocess.Popen) -> list[int]:
-    """The worker processes: children that have children's names of multiprocessing."""
-    found = []
-    for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split():
-        with suppress(FileNotFoundError):  # it has just ended
-            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(int(pid))
-    return found
 
 
 def new(number: int) -> dict:
@@ -224,7 +174,6 @@ def test_what_is_acknowledged_survives_the_kill_of_any_process(tmp_path, kills):
             server.kill()
             end.set()
             writer.join()
-            wait_until(lambda: not client.ready())  # its workers end with it
     with serving(run, market, index, port) as (server, client):
         wait_until(lambda: client.metric("mercato_outbox_depth") == 0)
         for number in written:
