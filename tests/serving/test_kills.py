@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from mercato.catalogue import indexing
 from mercato.files import write_atomic
-from mercato.retrieval.open import drop_standby, generations, swap_index
+from mercato.retrieval.open import generations, swap_index
 from tests.support.salted_runs import SaltedEncoder, make_run
 from tests.support.seller import Seller
 from tests.support.served import free_port, wait_until
@@ -32,9 +32,50 @@ KILLS = int(os.environ.get("MERCATO_KILLS", 1))
 MORTAL = "tests.support.mortal"
 
 
-def some(*steps: str, of_all: int) -> list[str]:
-    """The first of these steps, or all of them."""
-    return [*steps[: None if KILLS > 1 else of_all]]
+COMPACTION = [
+    "serve name entered",  # the new generation is whole, and nobody knows it
+    "serve remove entered",  # all go on with it, and the old one is there still
+    "serve rotate entered",
+    "serve rotate left",
+    "serve compact entered",
+    "serve seal entered",
+    "serve seal left",
+    "serve compact left",
+    "serve name left",
+    "serve go on entered",
+    "serve go on left",
+    "serve remove left",
+    "serve compact elsewhere entered",
+    "serve compact elsewhere left",
+    "serve flush left",  # on the index's disk, and in the outbox still
+    "serve acknowledge left",
+]
+BACKFILL = [
+    "backfill vectors left",
+    "backfill embed left",
+    "backfill note read left",
+    "backfill seal left",
+    "backfill name entered",  # the standby is whole, and nobody knows it
+    "backfill name left",
+    "backfill built left",
+    "backfill swap entered",
+    "backfill swap left",
+    "backfill end entered",
+]
+TAKEN_UP = [
+    "serve replay left",  # what it missed is in the outbox, and nobody has noted so
+    "serve open entered",
+    "serve lapse entered",
+    "serve lapse left",
+    "serve follow entered",
+    "serve replay entered",
+    "serve follow left",
+    "serve close entered",
+    "serve close left",
+]
+SWAP = ["serve exchange left", "serve exchange entered"]
+if KILLS == 1:
+    COMPACTION, BACKFILL, TAKEN_UP, SWAP = COMPACTION[:2], BACKFILL[::2], TAKEN_UP[:1], SWAP[:1]
 
 
 class Market:
@@ -75,19 +116,34 @@ class Market:
         """Whoever comes to this step from now on, first, dies there."""
         write_atomic(self.dies, step)
 
-    def wait_for_the_death(self) -> None:
+    def died(self, step: str) -> None:
+        """Wait until it has."""
         wait_until(lambda: not self.dies.exists())
-        self.killed["at a step"] += 1
+        self.killed[f"{step.split()[0]} at a step"] += 1
+
+    def kills(self, kind: str, pid: int) -> bool:
+        """Kill a process; False where it has just ended."""
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        self.killed[f"{kind} at random"] += 1
+        return True
 
     def served_run(self) -> int:
+        """Which run's generation is served by what the index says."""
         made_by = generations(self.index).served.split()[0]
         return [indexing.run_fingerprint(run) for run in self.runs].index(made_by)
 
-    def wait_until_all_answer_from(self, run: int) -> None:
-        name = f"run {('one', 'two')[run]}"
+    def wait_until_it_answers(self) -> None:
+        """Wait until every worker answers from what is served."""
+        name = f"run {('one', 'two')[self.served_run()]}"
 
         def answer_alike() -> bool:
-            return all(self.client("GET", "/v1/market").json()["model"]["name"] == name for _ in range(20))
+            try:
+                return all(self.client("GET", "/v1/market").json()["model"]["name"] == name for _ in range(20))
+            except httpx.TransportError:  # of one that is killed
+                return False
 
         wait_until(answer_alike)
 
@@ -96,7 +152,7 @@ class Market:
         self.seller.check()
         if generations(self.index).standby is not None:
             swap_index(self.index)
-            self.wait_until_all_answer_from(self.served_run())
+            self.wait_until_it_answers()
             self.seller.check()
         server.send_signal(signal.SIGTERM)
         assert server.wait(120) == 0
@@ -110,80 +166,21 @@ def market(tmp_path) -> Market:
     return Market(tmp_path)
 
 
-COMPACTION = some(
-    "serve name entered",  # the new generation is whole, and nobody knows it
-    "serve rotate left",
-    "serve remove entered",
-    "serve seal left",
-    "serve rotate entered",
-    "serve compact entered",
-    "serve seal entered",
-    "serve compact left",
-    "serve name left",
-    "serve go on entered",
-    "serve go on left",
-    "serve remove left",
-    "serve flush left",  # on the index's disk and not acknowledged
-    "serve acknowledge left",
-    of_all=3,
-)
-
-
-def test_a_server_that_is_killed_within_a_compaction_loses_nothing(market):
+def test_a_compaction_within_which_the_server_is_killed_loses_nothing(market):
     with market.serving(), market.seller.busy():
         market.backfilled(1)
+        for step in ("worker go on entered", "worker go on left"):  # one that follows it
+            market.dies_at(step)
+            market.died(step)
     for step in COMPACTION:
-        with market.serving() as server:
+        with market.serving(at_once=0 if "elsewhere" in step else 2_000) as server:
             market.seller.check()
             with market.seller.busy():
                 market.dies_at(step)
+                market.died(step)
                 assert server.wait(120) == -signal.SIGKILL
-                market.wait_for_the_death()
     with market.serving() as server:
         market.check(server)
-
-
-def test_a_compaction_in_a_process_of_its_own_that_is_killed_loses_nothing(market):
-    steps = some("serve compact elsewhere entered", "serve compact elsewhere left", of_all=0)
-    with market.serving(at_once=0) as server, market.seller.busy():
-        for _ in range(2):
-            wait_until(lambda: kill_a_compaction(server))
-            market.seller.wait_for_more()
-        wait_until(lambda: children(server, "qdrant_edge.build"))
-        os.kill(server.pid, signal.SIGKILL)  # the compaction outlives it
-    for step in steps:
-        with market.serving(at_once=0) as server:
-            market.seller.check()
-            with market.seller.busy():
-                market.dies_at(step)
-                market.wait_for_the_death()
-    with market.serving(at_once=0) as server:
-        market.check(server)
-
-
-def kill_a_compaction(server: subprocess.Popen) -> bool:
-    for child in children(server, "qdrant_edge.build"):
-        with suppress(ProcessLookupError):  # it has just ended
-            os.kill(child, signal.SIGKILL)
-            return True
-    return False
-
-
-BACKFILL = some(
-    "backfill vectors left",
-    "backfill note read left",
-    "backfill name entered",
-    "backfill name left",
-    "backfill swap left",
-    "backfill embed left",
-    "backfill seal entered",
-    "backfill seal left",
-    "backfill built entered",
-    "backfill built left",
-    "backfill swap entered",
-    "backfill end entered",
-    of_all=5,
-)
 
 
 def test_a_backfill_that_is_killed_while_a_server_takes_writes_loses_nothing(market):
@@ -191,9 +188,84 @@ def test_a_backfill_that_is_killed_while_a_server_takes_writes_loses_nothing(mar
         with market.seller.busy():
             for step in BACKFILL:
                 market.dies_at(step)
-                assert market.backfill(1).wait(120) == -signal.SIGKILL
-                market.wait_for_the_death()
-            if generations(market.index).served.split()[0] != indexing.run_fingerprint(market.runs[1]):
-                market.backfilled(1)
-            market.wait_until_all_answer_from(1)
+                while market.dies.exists():  # one that goes on may be past the step: then the next one comes to it
+                    assert market.backfill(1).wait(120) in (0, -signal.SIGKILL)
+                market.died(step)
+            market.wait_until_it_answers()
+        market.check(server)
+
+
+def test_a_server_that_is_killed_while_it_takes_up_a_standby_loses_nothing(market):
+    for step in TAKEN_UP:
+        with market.serving() as server:
+            market.seller.check()
+            with market.seller.busy():
+                market.dies_at(step)
+                backfill = market.backfill(1 - market.served_run())  # it goes on alone
+                market.died(step)
+                assert server.wait(120) == -signal.SIGKILL and backfill.wait(120) == 0
+    with market.serving() as server:
+        market.check(server)
+
+
+def test_a_swap_within_which_a_process_is_killed_loses_nothing(market):
+    with market.serving() as server:
+        with market.seller.busy():
+            market.backfilled(1)
+        for step in ("swap name entered", "swap name left", "worker exchange entered", "worker exchange left"):
+            with market.seller.busy():
+                market.dies_at(step)
+                market.begun("swap", market.index).wait(120)
+                market.died(step)
+                market.wait_until_it_answers()
+            market.seller.check()
+        with market.seller.busy():
+            market.kills("server", server.pid)
+    for step in SWAP:
+        with market.serving() as server:
+            market.seller.check()
+            with market.seller.busy():
+                market.dies_at(step)
+                swap_index(market.index)
+                market.died(step)
+                assert server.wait(120) == -signal.SIGKILL
+    with market.serving() as server:
+        market.check(server)
+
+
+def test_whatever_is_killed_whenever_nothing_is_lost(market):
+    """A compaction is a process of its own here, as it is where an index is large."""
+    chance, backfills = random.Random(KILLS), []
+
+    def kill_a_worker() -> None:
+        for worker in workers(server)[:1]:
+            market.kills("worker", worker)
+
+    def kill_a_compaction() -> None:
+        wait_until(lambda: any(market.kills("compaction", child) for child in children(server, "qdrant_edge.build")))
+
+    def kill_a_backfill() -> None:
+        for backfill in backfills:
+            if backfill.poll() is None:
+                market.kills("backfill", backfill.pid)
+            assert backfill.wait() in (0, -signal.SIGKILL)
+        backfills[:] = [market.backfill(chance.randrange(2))]
+
+    def swap() -> None:
+        if generations(market.index).standby is not None:
+            swap_index(market.index)
+
+    for _ in range(KILLS):
+        with market.serving(at_once=0) as server:
+            market.seller.check()
+            with market.seller.busy():
+                kill_a_backfill()  # of the round before: where it still runs
+                deeds = [kill_a_worker, kill_a_compaction, kill_a_backfill, swap, swap]
+                for deed in chance.sample(deeds, len(deeds)):
+                    time.sleep(chance.random())
+                    deed()
+                time.sleep(chance.random())
+                market.kills("server", server.pid)
+    with market.serving(at_once=0) as server:
+        assert all(backfill.wait(120) == 0 for backfill in backfills)
         market.check(server)

@@ -31,7 +31,6 @@ STEPS = {  # what is called there; a process dies as it is entered or left
     "rotate": f"{EDGE}.log:LogWriter.rotate",
     "compact": f"{EDGE}.index:compact",
     "compact elsewhere": f"{EDGE}.index:_compact_elsewhere",
-    "build": f"{EDGE}.index:build",
     "seal": f"{EDGE}.build:ColumnsWriter.seal",
     "name": f"{EDGE}.generations:write_atomic",  # which generations there are: also what a swap writes
     "go on": f"{EDGE}.index:EdgeIndex._go_on_with",
@@ -49,7 +48,6 @@ STEPS = {  # what is called there; a process dies as it is entered or left
     "replay": "mercato.catalogue.outbox:Outbox.replay",
     "follow": "mercato.catalogue.ledger:GenerationLedger.follow",
     "exchange": "mercato.serving.deployment:Deployments.exchange",
-    "note serving": "mercato.catalogue.ledger:GenerationLedger.note_serving",
     "close": "mercato.serving.deployment:Deployment.close",
     # every write
     "flush": f"{EDGE}.index:EdgeIndex.flush",

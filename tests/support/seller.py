@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 
@@ -62,7 +62,9 @@ class Seller:
 
     def _request(self) -> None:
         drawn, living = self._random.random(), [key for key, prices in self.prices.items() if prices != {None}]
-        if drawn < 0.2:
+        if drawn < 0.1:
+            self._look(self._random.choice([*self.titles]))
+        elif drawn < 0.2:
             self._log()
         elif drawn < 0.35 or len(living) > MOST:
             self._withdraw(self._random.choice(living or [*self.titles]))
@@ -91,6 +93,12 @@ class Seller:
         if self._answered("POST", "/v1/events", {"events": [event(session_id=session)]}) == 200:
             self.logged.append(session)
             self.counts["events"] += 1
+
+    def _look(self, product_id: str) -> None:
+        """Search, which shows nothing that was deleted, at any time."""
+        with suppress(httpx.TransportError):
+            found = self._client.found(self.titles[product_id])
+            assert not [key for key in found if self.prices.get(key) == {None}]
 
     def _change(self, new: Mapping[str, float | None], acknowledged: bool) -> None:
         for product_id, price in new.items():
