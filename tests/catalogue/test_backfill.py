@@ -172,6 +172,24 @@ def test_a_standby_that_was_dropped_before_the_swap_is_made_anew(market, runs, m
     assert len(CountingEncoder.calls) == 12
 
 
+def test_one_killed_right_after_the_build_is_made_anew_where_it_was_followed_and_dropped(market, runs, monkeypatch):
+    index = str(market.path / "index")
+    interrupted(monkeypatch, module._Work, "built", market, runs[1])
+    dropped = generations(index).standby
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        GenerationLedger(catalogue).follow([dropped])  # as a server did, until it was killed
+        catalogue.products.upsert([stored("n1", "orange hammock")])
+        catalogue.outbox.ack(catalogue.outbox.claim("server", 1))
+        drop_standby(index)
+        backfill(runs[1], market, index)
+        with open_index(index) as opened:
+            targets = [Target(SaltedEncoder(runs[1]), opened)]
+            worker = IngestionWorker(catalogue, targets, market.path, "server")
+            worker.retarget(targets)
+            worker.drain()
+    assert cosines(market, runs[1], "orange hammock")["n1"] == pytest.approx(1, abs=1e-4)
+
+
 def test_a_product_that_cannot_be_embedded_is_left_out_and_hinders_no_other(market, runs, caplog):
     with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
         catalogue.products.upsert([stored("bad", "unembeddable thing")])
