@@ -10,7 +10,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +77,7 @@ if KILLS == 1:
     COMPACTION, BACKFILL, TAKEN_UP, SWAP = COMPACTION[:2], BACKFILL[::2], TAKEN_UP[:1], SWAP[:1]
 
 
-class Market:
+class Shop:
     """A market, two runs, an index that the first has made, and all who work on them."""
 
     def __init__(self, folder: Path) -> None:
@@ -130,6 +129,10 @@ class Market:
         self.killed[f"{kind} at random"] += 1
         return True
 
+    @property
+    def standby(self) -> str | None:
+        return generations(self.index).standby
+
     def served_run(self) -> int:
         """Which run's generation is served by what the index says."""
         made_by = generations(self.index).served.split()[0]
@@ -150,7 +153,7 @@ class Market:
     def check(self, server: subprocess.Popen) -> None:
         """Nothing is lost, doubled or stale: in what is served, in what stands by, and in the table of events."""
         self.seller.check()
-        if generations(self.index).standby is not None:
+        if self.standby is not None:
             swap_index(self.index)
             self.wait_until_it_answers()
             self.seller.check()
@@ -162,110 +165,106 @@ class Market:
 
 
 @pytest.fixture
-def market(tmp_path) -> Market:
-    return Market(tmp_path)
+def shop(tmp_path) -> Shop:
+    return Shop(tmp_path)
 
 
-def test_a_compaction_within_which_the_server_is_killed_loses_nothing(market):
-    with market.serving(), market.seller.busy():
-        market.backfilled(1)
-        for step in ("worker go on entered", "worker go on left"):  # one that follows it
-            market.dies_at(step)
-            market.died(step)
+def test_a_compaction_within_which_the_server_is_killed_loses_nothing(shop):
     for step in COMPACTION:
-        with market.serving(at_once=0 if "elsewhere" in step else 2_000) as server:
-            market.seller.check()
-            with market.seller.busy():
-                market.dies_at(step)
-                market.died(step)
+        with shop.serving(at_once=0 if "elsewhere" in step else 2_000) as server:
+            shop.seller.check()
+            with shop.seller.busy():
+                if shop.standby is None:
+                    shop.backfilled(1)
+                shop.dies_at(step)
+                shop.died(step)
                 assert server.wait(120) == -signal.SIGKILL
-    with market.serving() as server:
-        market.check(server)
+    with shop.serving() as server:
+        with shop.seller.busy():
+            for step in ("worker go on entered", "worker go on left"):  # one that follows what the server has compacted
+                shop.dies_at(step)
+                shop.died(step)
+        shop.check(server)
 
 
-def test_a_backfill_that_is_killed_while_a_server_takes_writes_loses_nothing(market):
-    with market.serving() as server:
-        with market.seller.busy():
+def test_a_backfill_that_is_killed_while_a_server_takes_writes_loses_nothing(shop):
+    with shop.serving() as server:
+        with shop.seller.busy():
             for step in BACKFILL:
-                market.dies_at(step)
-                while market.dies.exists():  # one that goes on may be past the step: then the next one comes to it
-                    assert market.backfill(1).wait(120) in (0, -signal.SIGKILL)
-                market.died(step)
-            market.wait_until_it_answers()
-        market.check(server)
+                shop.dies_at(step)
+                while shop.dies.exists():  # one that goes on may be past the step: then the next one comes to it
+                    assert shop.backfill(1).wait(120) in (0, -signal.SIGKILL)
+                shop.died(step)
+            shop.wait_until_it_answers()
+        shop.check(server)
 
 
-def test_a_server_that_is_killed_while_it_takes_up_a_standby_loses_nothing(market):
+def test_a_server_that_is_killed_while_it_takes_up_a_standby_loses_nothing(shop):
     for step in TAKEN_UP:
-        with market.serving() as server:
-            market.seller.check()
-            with market.seller.busy():
-                market.dies_at(step)
-                backfill = market.backfill(1 - market.served_run())  # it goes on alone
-                market.died(step)
+        with shop.serving() as server:
+            shop.seller.check()
+            with shop.seller.busy():
+                shop.dies_at(step)
+                backfill = shop.backfill(1 - shop.served_run())  # it goes on alone
+                shop.died(step)
                 assert server.wait(120) == -signal.SIGKILL and backfill.wait(120) == 0
-    with market.serving() as server:
-        market.check(server)
+    with shop.serving() as server:
+        shop.check(server)
 
 
-def test_a_swap_within_which_a_process_is_killed_loses_nothing(market):
-    with market.serving() as server:
-        with market.seller.busy():
-            market.backfilled(1)
-        for step in ("swap name entered", "swap name left", "worker exchange entered", "worker exchange left"):
-            with market.seller.busy():
-                market.dies_at(step)
-                market.begun("swap", market.index).wait(120)
-                market.died(step)
-                market.wait_until_it_answers()
-            market.seller.check()
-        with market.seller.busy():
-            market.kills("server", server.pid)
+def test_a_swap_within_which_a_process_is_killed_loses_nothing(shop):
     for step in SWAP:
-        with market.serving() as server:
-            market.seller.check()
-            with market.seller.busy():
-                market.dies_at(step)
-                swap_index(market.index)
-                market.died(step)
+        with shop.serving() as server:
+            with shop.seller.busy():
+                shop.backfilled(1 - shop.served_run())
+                for own in ("swap name entered", "swap name left", "worker exchange entered", "worker exchange left"):
+                    shop.dies_at(own)
+                    shop.begun("swap", shop.index).wait(120)
+                    shop.died(own)
+                    shop.wait_until_it_answers()
+            shop.seller.check()
+            with shop.seller.busy():
+                shop.dies_at(step)
+                swap_index(shop.index)
+                shop.died(step)
                 assert server.wait(120) == -signal.SIGKILL
-    with market.serving() as server:
-        market.check(server)
+    with shop.serving() as server:
+        shop.check(server)
 
 
-def test_whatever_is_killed_whenever_nothing_is_lost(market):
+def test_whatever_is_killed_whenever_nothing_is_lost(shop):
     """A compaction is a process of its own here, as it is where an index is large."""
     chance, backfills = random.Random(KILLS), []
 
     def kill_a_worker() -> None:
         for worker in workers(server)[:1]:
-            market.kills("worker", worker)
+            shop.kills("worker", worker)
 
     def kill_a_compaction() -> None:
-        wait_until(lambda: any(market.kills("compaction", child) for child in children(server, "qdrant_edge.build")))
+        wait_until(lambda: any(shop.kills("compaction", child) for child in children(server, "qdrant_edge.build")))
 
     def kill_a_backfill() -> None:
         for backfill in backfills:
             if backfill.poll() is None:
-                market.kills("backfill", backfill.pid)
+                shop.kills("backfill", backfill.pid)
             assert backfill.wait() in (0, -signal.SIGKILL)
-        backfills[:] = [market.backfill(chance.randrange(2))]
+        backfills[:] = [shop.backfill(chance.randrange(2))]
 
     def swap() -> None:
-        if generations(market.index).standby is not None:
-            swap_index(market.index)
+        if shop.standby is not None:
+            swap_index(shop.index)
 
     for _ in range(KILLS):
-        with market.serving(at_once=0) as server:
-            market.seller.check()
-            with market.seller.busy():
+        with shop.serving(at_once=0) as server:
+            shop.seller.check()
+            with shop.seller.busy():
                 kill_a_backfill()  # of the round before: where it still runs
                 deeds = [kill_a_worker, kill_a_compaction, kill_a_backfill, swap, swap]
                 for deed in chance.sample(deeds, len(deeds)):
-                    time.sleep(chance.random())
+                    shop.seller.wait_for_more(chance.randrange(20))
                     deed()
-                time.sleep(chance.random())
-                market.kills("server", server.pid)
-    with market.serving(at_once=0) as server:
+                shop.seller.wait_for_more(chance.randrange(20))
+                shop.kills("server", server.pid)
+    with shop.serving(at_once=0) as server:
         assert all(backfill.wait(120) == 0 for backfill in backfills)
-        market.check(server)
+        shop.check(server)

@@ -103,7 +103,7 @@ class _Work:
         state = folder / "state.json"
         stored = orjson.loads(state.read_bytes()) if state.is_file() else {}
         is_ours = stored.keys() >= {*_STORED} and stored["key"] == key
-        # Killed before it noted so, it may have been built too: what a server has followed since would seem to lack nothing.
+        # Killed before it noted so, it was built, too, where a server has followed it: it would seem to lack nothing.
         was_built = is_ours and (stored["is_built"] or ledger.is_followed(stored["fingerprint"]))
         if is_ours and not (was_built and _dropped(url, stored["fingerprint"])):
             note(f"  going on with the backfill begun {_moment(stored['began']).isoformat(timespec='seconds')}")
