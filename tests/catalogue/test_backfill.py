@@ -197,6 +197,14 @@ def test_a_product_that_cannot_be_embedded_is_left_out_and_hinders_no_other(mark
     assert "product bad is left out" in caplog.text
 
 
+def test_a_part_of_which_everything_was_deleted_is_empty(market, runs):
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        catalogue.products.upsert([stored(f"{number:02}") for number in range(8)])  # one part, before all others
+        for number in range(8):
+            catalogue.products.delete(f"{number:02}")
+    assert backfill(runs[1], market, str(market.path / "index"))["count"] == 48
+
+
 def test_what_could_not_be_embedded_for_a_moment_is_left_to_the_server(market, runs, monkeypatch):
     class Short(CountingEncoder):
         def encode_products(self, products, *, as_of=None):

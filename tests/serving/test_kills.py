@@ -103,7 +103,7 @@ class Shop:
         """A process that has begun to backfill or to swap."""
         environment = os.environ | {"MERCATO_DIES": str(self.dies)}
         command = [sys.executable, "-m", MORTAL, *map(str, arguments)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(command, env=environment)
 
     def backfill(self, run: int) -> subprocess.Popen:
         return self.begun("backfill", self.runs[run], self.market.path, self.index)

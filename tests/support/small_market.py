@@ -41,7 +41,7 @@ class TrigramEncoder:
         rows = products.to_pylist() if isinstance(products, pa.Table) else products
         if any("unembeddable" in row["title"] for row in rows):
             raise RuntimeError("this model does not like that title")
-        return np.stack([self._vector(row["title"]) for row in rows])
+        return np.array([self._vector(row["title"]) for row in rows], np.float32).reshape(-1, self.dimension)
 
     def _vector(self, text: str) -> NDArray[np.float32]:
         vector = np.zeros(self.dimension)
