@@ -62,12 +62,12 @@ BACKFILL = [
     "backfill end entered",
 ]
 TAKEN_UP = [
-    "serve replay left",  # what it missed is in the outbox, and nobody has noted so
+    "serve replay entered",  # what it missed is not in the outbox yet
     "serve open entered",
     "serve lapse entered",
     "serve lapse left",
     "serve follow entered",
-    "serve replay entered",
+    "serve replay left",  # it is, and nobody has noted so
     "serve follow left",
     "serve close entered",
     "serve close left",
@@ -204,8 +204,13 @@ def test_a_server_that_is_killed_while_it_takes_up_a_standby_loses_nothing(shop)
         with shop.serving() as server:
             shop.seller.check()
             with shop.seller.busy():
+                run = 1 - shop.served_run()
+                shop.dies_at("backfill embed left")
+                shop.backfill(run).wait(120)
+                shop.died("backfill embed left")
+                shop.seller.wait_for_more(20)  # so that the standby lacks some
                 shop.dies_at(step)
-                backfill = shop.backfill(1 - shop.served_run())  # it goes on alone
+                backfill = shop.backfill(run)  # it goes on alone
                 shop.died(step)
                 assert server.wait(120) == -signal.SIGKILL and backfill.wait(120) == 0
     with shop.serving() as server:
