@@ -29,11 +29,12 @@ KEPT_HITS = 400_000  # of windows, for their next pages (about 20 MB); one that 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page of results. `cursor` asks for the next one, None on the last; that one is `truncated` where there may be
-    more than a search shows (`RetrievalPolicy.deepest`) or looks at. `total` is how many products match the filters,
-    exactly. `ranked_by` is the last ranking stage that ordered the hits; None: they are in retrieval's order. `left_out` is why
-    a stage was left out, None where none was.
-    `features_version` says which features the hits of a logged search have.
+    """A page of results.
+
+    `cursor` asks for the next one, None on the last; that one is `truncated` where there may be more than a search
+    shows (`RetrievalPolicy.deepest`) or looks at. `total` is how many products match the filters, exactly. `ranked_by`
+    is the last ranking stage that ordered the hits; None: they are in retrieval's order. `left_out` is why a stage was
+    left out, None where none was. `features_version` says which features the hits of a logged search have.
     """
 
     query_id: str
