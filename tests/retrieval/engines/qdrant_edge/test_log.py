@@ -67,6 +67,21 @@ def test_what_a_killed_writer_left_half_is_never_read_and_is_cut_off(tmp_path, c
     assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1", "p3"]
 
 
+@pytest.mark.parametrize("length", [7, 8, 4096])
+def test_zeros_that_a_power_cut_left_at_the_end_are_never_read_and_are_cut_off(tmp_path, length):
+    writer = LogWriter(tmp_path)
+    writer.append([entry(1)])
+    writer.close()
+    with segment(tmp_path, 1).open("ab") as file:
+        file.write(bytes(length))
+    reader = LogReader(tmp_path, 1)
+    assert [e.product_id for e in reader.news()] == ["p1"]
+    writer = LogWriter(tmp_path)
+    writer.append([entry(2)])
+    writer.close()
+    assert [e.product_id for e in reader.news()] == ["p2"]
+
+
 def test_a_reader_waits_for_the_rest_of_an_entry(tmp_path):
     LogWriter(tmp_path).close()
     reader, packed = LogReader(tmp_path, 1), entry(1).packed()

@@ -171,7 +171,7 @@ def _bodies(content: bytes) -> Iterator[bytes]:
     while at + _FRAME.size <= len(content):
         length, checksum = _FRAME.unpack_from(content, at)
         body = content[at + _FRAME.size : at + _FRAME.size + length]
-        if len(body) < length or zlib.crc32(body) != checksum:
-            return
+        if not length or len(body) < length or zlib.crc32(body) != checksum:
+            return  # of no length: zeros, which a power cut leaves where the file had grown and its bytes had not come
         yield body
         at += _FRAME.size + length
