@@ -132,3 +132,21 @@ def test_what_a_full_disk_cut_off_hides_nothing_that_comes_after_it(tmp_path, mo
     with_all.append([entry(4)])
     assert told(LogReader(tmp_path, 1).news()) == told([entry(1), entry(3), entry(4)])
     with_all.close()
+
+
+def test_a_segment_that_cannot_be_begun_leaves_the_last_one_to_write_to(tmp_path, monkeypatch):
+    writer, reader = LogWriter(tmp_path / "log"), LogReader(tmp_path / "log", 1)
+    writer.append([entry(1)])
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many open files")))
+        with pytest.raises(OSError, match="Too many"):
+            writer.rotate()
+    with (tmp_path / "another").open("w+b") as another:  # of the number that a closed file would have had
+        another.write(b"precious")
+        another.flush()
+        writer.append([entry(2)])
+        assert (tmp_path / "another").read_bytes() == b"precious"
+    assert writer.rotate() == 2
+    writer.append([entry(3)])
+    writer.close()
+    assert told(reader.news()) == told([entry(1), entry(2), entry(3)])

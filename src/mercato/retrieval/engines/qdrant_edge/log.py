@@ -89,8 +89,7 @@ class LogWriter:
         self._owned = FileLock(log / "owner", thread_local=False)  # taken in one thread, given back in another
         self._owned.acquire(timeout=0)
         self.number = (segments(log) or [1])[-1]
-        self._end = 0  # of the last whole entry
-        self._file = self._begun(self.number)
+        self._file, self._end = self._found(segment(log, self.number))
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Write some entries, all or none; they survive `kill -9` from here on."""
@@ -109,9 +108,10 @@ class LogWriter:
     def rotate(self) -> int:
         """Begin a new segment and return its number: all that was written before lies in earlier ones."""
         self.flush()
-        os.close(self._file)
-        self.number += 1
-        self._file = self._begun(self.number)
+        fresh = os.open(segment(self._log, self.number + 1), os.O_WRONLY | os.O_CREAT, 0o644)
+        full, self._file = self._file, fresh  # only now that there is one: else what is open goes on
+        self.number, self._end = self.number + 1, 0
+        os.close(full)
         return self.number
 
     def close(self) -> None:
@@ -120,14 +120,13 @@ class LogWriter:
         os.close(self._file)
         self._owned.release()
 
-    def _begun(self, number: int) -> int:
-        """The open file of a segment, behind its last whole entry: what a killed writer left half is cut off."""
-        file = segment(self._log, number)
+    @staticmethod
+    def _found(file: Path) -> tuple[int, int]:
+        """The open file of a segment, and the end of what is whole in it: what a killed writer left half is cut off."""
         whole = sum(_FRAME.size + len(body) for body in _bodies(file.read_bytes())) if file.is_file() else 0
         opened = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
         os.ftruncate(opened, whole)
-        self._end = whole
-        return opened
+        return opened, whole
 
 
 class LogReader:
