@@ -33,7 +33,7 @@ def test_an_entry_comes_back_as_it_was(product_id, vector, fields):
     there = Entry(
         product_id, np.array(vector, np.float32), np.array([7], np.uint32), np.array([0.5], np.float32), fields
     )
-    back = Entry.unpacked(there.packed()[8:])
+    back = Entry.unpacked(there.packed())
     assert told([back]) == told([there]) and back.deleted == (not vector)
 
 
@@ -52,22 +52,23 @@ def test_readers_follow_a_writer_from_segment_to_segment(tmp_path):
     assert segments(tmp_path) == [1, 2]
 
 
-@pytest.mark.parametrize("cut", [1, 7, 8, 20, 40])
+@pytest.mark.parametrize("cut", [1, 7, 8, 20, 60, 120])
 def test_what_a_killed_writer_left_half_is_never_read_and_is_cut_off(tmp_path, cut):
     writer = LogWriter(tmp_path)
-    writer.append([entry(1), entry(2)])
+    writer.append([entry(1)])
+    writer.append([entry(2), entry(3)])
     writer.close()
     file = segment(tmp_path, 1)
     whole = file.read_bytes()
     file.write_bytes(whole[:-cut])
     assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1"]
     writer = LogWriter(tmp_path)
-    writer.append([entry(3)])
+    writer.append([entry(4)])
     writer.close()
-    assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1", "p3"]
+    assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1", "p4"]
 
 
-@pytest.mark.parametrize("length", [7, 8, 4096])
+@pytest.mark.parametrize("length", [11, 12, 4096])
 def test_zeros_that_a_power_cut_left_at_the_end_are_never_read_and_are_cut_off(tmp_path, length):
     writer = LogWriter(tmp_path)
     writer.append([entry(1)])
@@ -82,17 +83,39 @@ def test_zeros_that_a_power_cut_left_at_the_end_are_never_read_and_are_cut_off(t
     assert [e.product_id for e in reader.news()] == ["p2"]
 
 
-def test_a_reader_waits_for_the_rest_of_an_entry(tmp_path):
+def test_a_reader_waits_for_the_rest_of_a_batch(tmp_path):
+    writer = LogWriter(tmp_path)
+    writer.append([entry(1), entry(2)])
+    writer.close()
+    reader, whole = LogReader(tmp_path, 1), segment(tmp_path, 1).read_bytes()
+    for upto in range(len(whole) + 1):
+        segment(tmp_path, 1).write_bytes(whole[:upto])
+        assert [e.product_id for e in reader.news()] == (["p1", "p2"] if upto == len(whole) else [])
+
+
+def test_a_reader_that_was_interrupted_gets_the_whole_batch_again(tmp_path):
+    writer, reader = LogWriter(tmp_path), LogReader(tmp_path, 1)
+    writer.append([entry(1), entry(2)])
+    news = reader.news()
+    assert next(news).product_id == "p1"
+    news.close()
+    assert [e.product_id for e in reader.news()] == ["p1", "p2"]
+    writer.close()
+
+
+def test_a_batch_of_nothing_ends_no_log(tmp_path):
+    writer = LogWriter(tmp_path)
+    for batch in ([], [entry(1)], [], [entry(2)]):
+        writer.append(batch)
+    writer.close()
     LogWriter(tmp_path).close()
-    reader, packed = LogReader(tmp_path, 1), entry(1).packed()
-    for upto in (5, 20, len(packed)):
-        segment(tmp_path, 1).write_bytes(packed[:upto])
-        assert [e.product_id for e in reader.news()] == (["p1"] if upto == len(packed) else [])
+    assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1", "p2"]
 
 
 def test_a_changed_byte_ends_what_is_read(tmp_path):
     writer = LogWriter(tmp_path)
-    writer.append([entry(1), entry(2)])
+    writer.append([entry(1)])
+    writer.append([entry(2)])
     writer.close()
     raw = bytearray(segment(tmp_path, 1).read_bytes())
     raw[-1] ^= 1
@@ -108,7 +131,7 @@ def test_a_log_has_one_writer(tmp_path):
     LogWriter(tmp_path).close()
 
 
-def test_what_a_full_disk_cut_off_hides_nothing_that_comes_after_it(tmp_path, monkeypatch):
+def test_a_batch_that_a_full_disk_left_half_is_never_seen_and_hides_nothing_that_comes_after_it(tmp_path, monkeypatch):
     writer, reader = LogWriter(tmp_path), LogReader(tmp_path, 1)
     writer.append([entry(1)])
     pwrite = os.pwrite
@@ -121,10 +144,11 @@ def test_what_a_full_disk_cut_off_hides_nothing_that_comes_after_it(tmp_path, mo
     with monkeypatch.context() as disk:
         disk.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="No space"):
-            writer.append([entry(2)])
+            writer.append([entry(2), entry(5), entry(6)])
         assert told(reader.news()) == told([entry(1)])
         with pytest.raises(OSError, match="No space"):
-            writer.append([entry(2)])
+            writer.append([entry(2), entry(5), entry(6)])
+        assert told(reader.news()) == []
     writer.append([entry(3)])
     assert told(reader.news()) == told([entry(3)])
     writer.close()

@@ -1,10 +1,10 @@
-"""The log of what was written since a generation was sealed: entries end to end, in segments, one writer, any readers.
+"""The log of what was written since a generation was sealed: batches end to end, in segments, one writer, any readers.
 
     LOG/00000001 …   segments; a new one is begun when a compaction begins, and the last one grows
     LOG/owner        locked by whoever may write
 
-An entry is whole or not there: its length and checksum come first. What has been appended survives `kill -9`, and a
-power cut once `flush` has returned.
+A batch, the entries of one `append`, is whole or not there: its length and checksum come first. What has been appended
+survives `kill -9`, and a power cut once `flush` has returned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mercato.retrieval.expression import Vector
 from mercato.retrieval.signals import NO_SIGNALS, Signals
 
-_FRAME = struct.Struct("<II")  # length, CRC-32
+_FRAME = struct.Struct("<QI")  # of a batch: length, CRC-32
 _NO_VECTOR = np.zeros(0, np.float32)
 
 
@@ -46,16 +46,15 @@ class Entry:
         return len(self.vector) == 0
 
     def packed(self) -> bytes:
-        """As it stands in the log."""
+        """As it stands in a batch, behind its length."""
         head = orjson.dumps([self.product_id, len(self.vector), len(self.terms), dict(self.fields)])
         arrays = [array.tobytes() for array in (self.vector, self.terms, self.weights)]
         signals = [] if self.deleted else [self.signals.packed()]
-        body = b"".join([len(head).to_bytes(4, "little"), head, *arrays, *signals])
-        return _FRAME.pack(len(body), zlib.crc32(body)) + body
+        return b"".join([len(head).to_bytes(4, "little"), head, *arrays, *signals])
 
     @classmethod
     def unpacked(cls, body: bytes) -> Entry:
-        """What `packed` wrote, without its frame."""
+        """What `packed` wrote."""
         start = 4 + int.from_bytes(body[:4], "little")
         product_id, dimension, terms, fields = orjson.loads(body[4:start])
         at = start + 4 * dimension
@@ -92,8 +91,8 @@ class LogWriter:
         self._file, self._end = self._found(segment(log, self.number))
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Write some entries, all or none; they survive `kill -9` from here on."""
-        whole = b"".join(entry.packed() for entry in entries)
+        """Write some entries, all or none, also for who reads meanwhile; they survive `kill -9` from here on."""
+        whole = _packed(entries)
         os.ftruncate(self._file, self._end)  # what a full disk left half of would hide all that comes after it
         at = self._end
         while whole:
@@ -123,7 +122,7 @@ class LogWriter:
     @staticmethod
     def _found(file: Path) -> tuple[int, int]:
         """The open file of a segment, and the end of what is whole in it: what a killed writer left half is cut off."""
-        whole = sum(_FRAME.size + len(body) for body in _bodies(file.read_bytes())) if file.is_file() else 0
+        whole = sum(_FRAME.size + len(batch) for batch in _batches(file.read_bytes())) if file.is_file() else 0
         opened = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
         os.ftruncate(opened, whole)
         return opened, whole
@@ -140,9 +139,9 @@ class LogReader:
         """What was written since the last call."""
         while self._before is None or self._number < self._before:
             ended = segment(self._log, self._number + 1).is_file()  # asked before reading: nothing comes after it
-            for body in self._read():
-                self._place += _FRAME.size + len(body)
-                yield Entry.unpacked(body)
+            for batch in self._read():
+                yield from _entries(batch)
+                self._place += _FRAME.size + len(batch)  # last: whoever was interrupted gets the whole batch again
             if not ended:
                 return
             self.close()
@@ -161,16 +160,31 @@ class LogReader:
             except FileNotFoundError:
                 return iter(())
         size = os.fstat(self._file).st_size
-        return _bodies(os.pread(self._file, size - self._place, self._place)) if size > self._place else iter(())
+        return _batches(os.pread(self._file, size - self._place, self._place)) if size > self._place else iter(())
 
 
-def _bodies(content: bytes) -> Iterator[bytes]:
-    """The whole entries at the beginning of some bytes."""
+def _packed(entries: Iterable[Entry]) -> bytes:
+    """A batch with its frame; nothing where there is no entry."""
+    packed = [entry.packed() for entry in entries]
+    batch = b"".join(part for each in packed for part in (len(each).to_bytes(4, "little"), each))
+    return _FRAME.pack(len(batch), zlib.crc32(batch)) + batch if batch else b""
+
+
+def _entries(batch: bytes) -> Iterator[Entry]:
+    at = 0
+    while at < len(batch):
+        start = at + 4
+        at = start + int.from_bytes(batch[at:start], "little")
+        yield Entry.unpacked(batch[start:at])
+
+
+def _batches(content: bytes) -> Iterator[bytes]:
+    """The whole batches at the beginning of some bytes, without their frames."""
     at = 0
     while at + _FRAME.size <= len(content):
         length, checksum = _FRAME.unpack_from(content, at)
-        body = content[at + _FRAME.size : at + _FRAME.size + length]
-        if not length or len(body) < length or zlib.crc32(body) != checksum:
+        batch = content[at + _FRAME.size : at + _FRAME.size + length]
+        if not length or len(batch) < length or zlib.crc32(batch) != checksum:
             return  # of no length: zeros, which a power cut leaves where the file had grown and its bytes had not come
-        yield body
+        yield batch
         at += _FRAME.size + length

@@ -24,7 +24,7 @@ from mercato.retrieval.engines.qdrant_edge.log import Entry
 from mercato.retrieval.engines.qdrant_edge.payload import INDEXES, payload
 from mercato.retrieval.protocol import IndexRecord
 
-ENGINE = f"qdrant-edge {version('qdrant-edge-py')}, columns 5, words 2"  # an index of any other is refused
+ENGINE = f"qdrant-edge {version('qdrant-edge-py')}, columns 5, words 2, log 2"  # an index of any other is refused
 DENSE, WORDS = "", "bm25"  # the names of the two vectors of a point
 
 GRAPH_FROM_KB = 10_000  # less than this much of vectors (20,000 × 128-d) has no graph: scanning it is as fast
