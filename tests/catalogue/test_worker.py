@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Event
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from mercato.catalogue import worker as module
 from mercato.catalogue.outbox import OutboxJob
 from mercato.catalogue.tables import OUTBOX
 from mercato.catalogue.worker import IngestionWorker, Target
+from mercato.errors import MercatoError
 from mercato.retrieval.engines.qdrant_edge import index as engine
 from mercato.retrieval.engines.qdrant_edge.build import compact
 from mercato.retrieval.expression import Expression
@@ -198,6 +199,47 @@ def test_what_was_written_is_acknowledged_while_an_index_is_compacted(catalogue,
             wait_until(lambda: best(index, "purple xylophone") == "m" and catalogue.outbox.depth() == 0, 30)
         finally:
             built.set()
+
+
+@pytest.mark.parametrize("closed_by", ["its end", "another target"])
+def test_a_compaction_is_not_waited_for_and_that_its_index_was_closed_is_no_error(
+    catalogue, index, tmp_path, monkeypatch, caplog, closed_by
+):
+    begun, closed, done = Event(), Event(), Event()
+
+    def endless():
+        begun.set()
+        closed.wait()
+        raise MercatoError("the index is closed")
+
+    monkeypatch.setattr(index, "compact", endless)
+    one = IngestionWorker(catalogue, [Target(TrigramEncoder(), index)], tmp_path, "one", compact_after=0)
+    compaction = Thread(target=lambda: (one.compact(), done.set()), daemon=True)
+    ended = Thread(target=one.stop if closed_by == "its end" else lambda: one.retarget([]), daemon=True)
+    try:
+        compaction.start()
+        assert begun.wait(60)
+        ended.start()
+        ended.join(60)
+        assert not ended.is_alive()
+    finally:
+        closed.set()
+    assert done.wait(60) and not caplog.records
+
+
+def test_a_worker_ends_while_an_index_is_compacted(catalogue, index, tmp_path, monkeypatch):
+    begun, closed = Event(), Event()
+    monkeypatch.setattr(index, "compact", lambda: (begun.set(), closed.wait()))
+    one = IngestionWorker(catalogue, [Target(TrigramEncoder(), index)], tmp_path, "one", compact_after=0)
+    one.start()
+    try:
+        assert begun.wait(60)
+        ending = Thread(target=one.stop, daemon=True)
+        ending.start()
+        ending.join(60)
+        assert not ending.is_alive()
+    finally:
+        closed.set()
 
 
 def test_a_small_index_is_compacted_once_a_fifth_of_it_was_written_anew(catalogue, tmp_path, monkeypatch):

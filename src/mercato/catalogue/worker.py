@@ -62,10 +62,11 @@ class IngestionWorker:
         self._guard = Lock()
         self._turn = Lock()  # to write to the targets, or to change which these are
         self._products = _Loop("ingestion", self.drain, pause_seconds=1.0)
+        self._compaction = _Loop("compaction", self.compact, pause_seconds=2.0)
         self._loops = (
             self._products,
             *(_Loop("moving", mover.move, pause_seconds=flush_seconds) for mover in self._movers),
-            _Loop("compaction", self.compact, pause_seconds=2.0),
+            self._compaction,
             _Loop("settling", self.settle, pause_seconds=2.0, goes_on=False),
             _Loop("heartbeat", self.heartbeat, pause_seconds=LEASE_SECONDS / 4),
         )
@@ -104,9 +105,14 @@ class IngestionWorker:
         self.wake()
 
     def stop(self) -> None:
-        """End the threads; what was logged is moved, what waits in the outbox stays there, free for any worker."""
+        """End the threads; what was logged is moved, what waits in the outbox stays there, free for any worker.
+
+        A compaction under way is not waited for, it may take minutes: its thread ends as its index is closed.
+        """
+        self._compaction.end()
         for loop in self._loops:
-            loop.stop()
+            if loop is not self._compaction:
+                loop.stop()
         try:
             for mover in self._movers:
                 while mover.move():
@@ -153,10 +159,14 @@ class IngestionWorker:
         That takes minutes where they are large; jobs are worked on and acknowledged meanwhile.
         """
         for target in self._targets if time.monotonic() >= self._compact_from else ():
+            if self._compaction.ended:
+                return
             try:
                 if target.index.capabilities.compaction and self._is_due(target.index):
                     target.index.compact()
             except Exception as error:  # a full disk: the index goes on as it is, and so does every other
+                if self._compaction.ended or target not in self._targets:
+                    continue  # it was closed meanwhile; whoever opens it again compacts it
                 log.error("an index could not be compacted: %s: %s", type(error).__name__, error)
                 self._compact_from = time.monotonic() + _COMPACT_AGAIN_SECONDS
 
@@ -215,7 +225,7 @@ class _Loop:
 
     def __init__(self, name: str, work: Callable[[], int | None], pause_seconds: float, goes_on: bool = True) -> None:
         self._name, self._work, self._pause, self._goes_on = name, work, pause_seconds, goes_on
-        self._woken, self._ended = Event(), False
+        self._woken, self.ended = Event(), False
         self._thread = Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -224,19 +234,23 @@ class _Loop:
     def wake(self) -> None:
         self._woken.set()
 
-    def stop(self) -> None:
-        self._ended = True
+    def end(self) -> None:
+        """Begin nothing any more."""
+        self.ended = True
         self._woken.set()
+
+    def stop(self) -> None:
+        self.end()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended:
+        while not self.ended:
             self._woken.clear()
             try:
                 did = self._work()
             except Exception as error:  # a full disk, a locked database: say so, and try again after the pause
                 log.error("%s: %s; trying again", self._name, type(error).__name__)
                 did = 0
-            if not (did and self._goes_on) and not self._ended:
+            if not (did and self._goes_on) and not self.ended:
                 self._woken.wait(self._pause)

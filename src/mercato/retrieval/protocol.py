@@ -319,7 +319,7 @@ class Index(Protocol):
         ...
 
     def close(self) -> None:
-        """Flush and let go. Closing twice does nothing."""
+        """Flush and let go; a compaction under way is given up, and raises. Closing twice does nothing."""
         ...
 
     def __enter__(self) -> Self:

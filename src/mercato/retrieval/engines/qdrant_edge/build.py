@@ -1,7 +1,7 @@
 """How a generation is made: of entries alone, or of another generation and its log.
 
-`python -m mercato.retrieval.engines.qdrant_edge.build OLD FRESH UPTO` does the latter: the engine holds the GIL for as
-long as it writes points and links the graph.
+`python -m mercato.retrieval.engines.qdrant_edge.build OLD FRESH UPTO PARENT` does the latter for as long as the process
+PARENT lives: the engine holds the GIL for as long as it writes points and links the graph.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import qdrant_edge as qdrant
 
 from mercato.files import write_atomic
 from mercato.retrieval.engines.qdrant_edge.columns import Columns, ColumnsWriter
+from mercato.retrieval.engines.qdrant_edge.elsewhere import end_with
 from mercato.retrieval.engines.qdrant_edge.generations import META, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.opened import SHARD, copy_sparse, linked
@@ -34,11 +35,7 @@ def build(fresh: Path, dimension: int, entries: Iterable[Entry]) -> int:
 
     Returns the number of products.
     """
-    shard = create(fresh / SHARD, dimension)
-    try:
-        count = _write(shard, ColumnsWriter(fresh), entries)
-    finally:
-        shard.close()
+    count = _anew(fresh, dimension, entries)
     build_graph(fresh / SHARD, count)
     return count
 
@@ -58,11 +55,21 @@ def compact(old: Path, fresh: Path, upto: int) -> None:
     if len(gone) > _DEAD * (len(columns) + len(written)):
         living_K = np.setdiff1d(np.arange(len(columns)), [*gone])
         with linked(old) as shard:
-            count = build(fresh, meta["dimension"], chain(_entries(columns, shard, living_K), written))
+            count = _anew(fresh, meta["dimension"], chain(_entries(columns, shard, living_K), written))
     else:
         count = _go_on(old, fresh, columns, written, gone)
+    optimise(fresh / SHARD)  # here: where that takes long, this process is for nothing else
     meta |= {"count": count, "segment": upto, "built_at": datetime.now(UTC).isoformat(timespec="seconds")}
     write_atomic(fresh / META, json.dumps(meta, indent=2))
+
+
+def _anew(fresh: Path, dimension: int, entries: Iterable[Entry]) -> int:
+    """These products alone."""
+    shard = create(fresh / SHARD, dimension)
+    try:
+        return _write(shard, ColumnsWriter(fresh), entries)
+    finally:
+        shard.close()
 
 
 def _go_on(old: Path, fresh: Path, columns: Columns, written: Iterable[Entry], gone: Iterable[int]) -> int:
@@ -70,11 +77,9 @@ def _go_on(old: Path, fresh: Path, columns: Columns, written: Iterable[Entry], g
     shutil.copytree(old / SHARD, fresh / SHARD, copy_function=copy_sparse)
     shard = qdrant.EdgeShard.load(str(fresh / SHARD))
     try:
-        count = _write(shard, ColumnsWriter(fresh, begin=columns), written, gone)
+        return _write(shard, ColumnsWriter(fresh, begin=columns), written, gone)
     finally:
         shard.close()
-    optimise(fresh / SHARD)
-    return count
 
 
 def _entries(columns: Columns, shard: qdrant.EdgeShard, rows_K: Rows) -> Iterator[Entry]:
@@ -104,4 +109,5 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[4]))
     compact(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

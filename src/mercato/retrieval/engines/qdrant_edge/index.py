@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +20,7 @@ from filelock import Timeout
 from mercato.errors import MercatoError
 from mercato.files import write_atomic
 from mercato.retrieval.engines.qdrant_edge.build import build, compact
+from mercato.retrieval.engines.qdrant_edge.elsewhere import Elsewhere
 from mercato.retrieval.engines.qdrant_edge.generations import (
     META,
     current,
@@ -120,7 +119,7 @@ class EdgeIndex(HybridIndex):
         self._dimension: int = opened.meta["dimension"]
         self._searching = Condition()
         self._writing = Lock()
-        self._compacting = Lock()
+        self._compacting, self._elsewhere = Lock(), Elsewhere()
         self._reopening, self._reopen_from = Lock(), 0.0
 
     @property
@@ -193,7 +192,8 @@ class EdgeIndex(HybridIndex):
         What came in since the graph was built is searched row by row, so call this now and then. Another process builds
         the generation from the sealed one and the log, while searches and writes go on here: these lie in the log's
         next segment, which the new generation goes on with. The old generation's files go once nobody holds it.
-        Raises a MercatoError where a newer generation has been built meanwhile: open the index again to get it.
+        Raises a MercatoError where a newer generation has been built meanwhile: open the index again to get it; and
+        where the index is closed meanwhile: that process ends at once, and nothing is left of what it made.
         """
         with self._compacting, ExitStack() as held:
             old = self._open()
@@ -205,7 +205,7 @@ class EdgeIndex(HybridIndex):
                     if old.living <= AT_ONCE:
                         compact(old.generation, fresh, upto)
                     else:
-                        _compact_elsewhere(old.generation, fresh, upto)
+                        self._elsewhere.run(compact.__module__, str(old.generation), str(fresh), str(upto))
                     held.enter_context(self._writing)
                     self._open()
             else:
@@ -216,7 +216,8 @@ class EdgeIndex(HybridIndex):
 
     def close(self) -> None:
         """See `mercato.retrieval.protocol.Index.close`."""
-        with self._reopening, self._writing:
+        self._elsewhere.stop()
+        with self._compacting, self._reopening, self._writing:
             if self._opened is None:
                 return
             if self._log is not None:
@@ -281,16 +282,6 @@ class EdgeIndex(HybridIndex):
                 return
             self._searching.wait_for(lambda: old.searches == 0)
         old.close()
-
-
-def _compact_elsewhere(old: Path, fresh: Path, upto: int) -> None:
-    """`compact` in a process of its own."""
-    module = "mercato.retrieval.engines.qdrant_edge.build"
-    command = [sys.executable, "-m", module, str(old), str(fresh), str(upto)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise MercatoError(f"the index could not be compacted: {last}")
 
 
 def _folder(url: str) -> Path:
