@@ -1,4 +1,4 @@
-"""Work in a process of its own, which ends when it is told to, and at the latest with the one that started it."""
+"""Work on an index in a process of its own, which ends when it is told to, and at the latest with its parent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from threading import Lock
+from threading import Event, Lock
 
 from mercato.errors import MercatoError
 
@@ -16,12 +16,12 @@ _DEATH_SIGNAL = 1  # Linux's PR_SET_PDEATHSIG
 
 
 class Elsewhere:
-    """Runs modules in processes of their own, one at a time, until it is stopped."""
+    """Runs modules on one index in processes of their own, one at a time, until it is stopped."""
 
     def __init__(self) -> None:
         self._guard = Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._stopped = False
+        self._stopped = Event()
 
     def run(self, module: str, *arguments: str) -> None:
         """Return once a module has ended; its last argument is this process's id, for `end_with`.
@@ -30,7 +30,7 @@ class Elsewhere:
         """
         command = [sys.executable, "-m", module, *arguments, str(os.getpid())]
         with self._guard:
-            if self._stopped:
+            if self._stopped.is_set():
                 raise MercatoError("the index is closed")
             self._process = process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -41,15 +41,16 @@ class Elsewhere:
             except BaseException:
                 process.kill()
                 raise
-        if self._stopped and process.returncode:
-            raise MercatoError("the index is closed")
         if process.returncode:
-            raise MercatoError((said.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
+            if self._stopped.is_set():
+                raise MercatoError("the index is closed")
+            last = (said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+            raise MercatoError(f"the index could not be compacted: {last}")
 
     def stop(self) -> None:
         """End what runs, at once, and let nothing begin any more."""
         with self._guard:
-            self._stopped = True
+            self._stopped.set()
             if self._process is not None:
                 self._process.kill()  # not asked: the engine holds the GIL, so that it could not answer for minutes
 
