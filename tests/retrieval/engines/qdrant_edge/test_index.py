@@ -198,6 +198,33 @@ def test_words_within_a_radius_are_found_up_to_its_edge(tmp_path, monkeypatch):
     assert sorted(int(key[1:]) for key in found) == [*range(0, 300, 2)]
 
 
+@pytest.mark.parametrize("beyond", [1, 200])
+def test_few_words_are_read_where_the_best_lie_just_beyond_a_radius(tmp_path, monkeypatch, beyond):
+    """Where the engine, which has rounded, finds them too."""
+    near, run, scored = GeoRadius(latitude=0, longitude=0, radius_km=100), [], []
+    east = math.degrees((near.radius_km + 5e-4) / EARTH_KM)
+    records = [product(n, title="lamp on a tall desk", latitude=0, longitude=0) for n in range(700)]
+    records += [product(700 + n, latitude=0, longitude=east) for n in range(beyond)]
+    for name, counts in (("_run", run), ("_scored", scored)):
+        counted(monkeypatch, name, counts)
+    build_index(tmp_path, records, DIMENSION)
+    with open_index(tmp_path) as index:
+        hits = index.search(Expression(text="lamp", filters=Filters(near=near)), 20)
+    assert len(hits) == 20 and all(int(hit.product_id[1:]) < 700 for hit in hits)
+    assert not scored and sum(wanted for _, wanted, *_ in run) <= 6 * 20
+
+
+def counted(monkeypatch, name, calls):
+    """Have the calls of a step of a search listed."""
+    real = getattr(edge_snapshot.EdgeSnapshot, name)
+
+    def listed(self, *given):
+        calls.append(given)
+        return real(self, *given)
+
+    monkeypatch.setattr(edge_snapshot.EdgeSnapshot, name, listed)
+
+
 def test_what_filters_leave_is_kept_within_bounds(tmp_path, monkeypatch):
     build_index(tmp_path, [product(n, price=float(n)) for n in range(9)], DIMENSION)
     with open_index(tmp_path) as index, index.snapshot() as snapshot:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mercato.retrieval.engines.qdrant_edge import snapshot as edge_snapshot
+from mercato.retrieval.engines.qdrant_edge.cells import Cells
 from mercato.retrieval.expression import Expression, Filters
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import IndexRecord
@@ -45,10 +46,31 @@ def test_the_engine_is_asked_for_little_however_much_was_rewritten(tmp_path, mon
             assert near == nearest and handed_over <= 12 * limit, share
             np.testing.assert_allclose(by_words, best, rtol=1e-5)
         index.compact()
+        index.delete(index.search(Expression(text="lamp"), 600).product_ids)
         index.delete(index.search(Expression(vector=QUERY), 300).product_ids)
+        living = [index.search(part, 2000) for part in (Expression(vector=QUERY), Expression(text="lamp"))]
         near, by_words, handed_over = searched()
-        assert len(near) == len(by_words) == limit and not near & nearest
-        assert handed_over <= 1.5 * (limit + 300) + 8 * limit, "no more than are gone, in a few steps"
+        assert near == {*living[0].product_ids[:limit]}
+        np.testing.assert_allclose(by_words, np.sort(living[1].bm25_H[:limit]), rtol=1e-5)
+        assert handed_over <= 20 * limit, "however many are gone where the best were"
+
+
+@pytest.mark.parametrize("filters", [Filters(), Filters(price_min=0)])
+def test_little_is_looked_at_where_the_nearest_are_gone(tmp_path, monkeypatch, filters):
+    cosines, looked_at = Cells.cosines, []
+
+    def counted(self, vector, places_P):
+        looked_at.append(len(places_P))
+        return cosines(self, vector, places_P)
+
+    build_index(tmp_path, [product(n, price=1.0) for n in range(3000)], DIMENSION)
+    with open_index(tmp_path) as index:
+        order = index.search(Expression(vector=QUERY), 800).product_ids
+        index.delete(order[:600])
+        monkeypatch.setattr(Cells, "cosines", counted)
+        hits = index.search(Expression(vector=QUERY, filters=filters, ef_search=4), 20)
+        assert len(hits) == 20 and len({*hits.product_ids} & {*order[600:620]}) >= 15
+        assert looked_at and sum(looked_at) < 1500
 
 
 def test_a_product_that_is_rewritten_during_a_search_is_found_once(tmp_path, monkeypatch):
@@ -72,7 +94,19 @@ def test_a_product_that_is_rewritten_during_a_search_is_found_once(tmp_path, mon
 @pytest.mark.parametrize("first", [0, 8])  # of the sealed ones and of the fresh ones
 @pytest.mark.parametrize(
     "step",
-    ["nearest", "matching", "newest", "holders", "alive", "_by_graph", "_by_cell", "_living", "_left", "_fresh_within"],
+    [
+        "nearest",
+        "matching",
+        "newest",
+        "holders",
+        "alive",
+        "_by_graph",
+        "_by_cell",
+        "_by_words",
+        "_wanted",
+        "_left",
+        "_fresh_within",
+    ],
 )
 def test_a_product_that_is_rewritten_after_any_step_of_a_search_is_found_once(tmp_path, monkeypatch, step, first):
     real, prices = getattr(edge_snapshot.EdgeSnapshot, step), []

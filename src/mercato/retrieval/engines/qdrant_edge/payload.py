@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -12,7 +12,7 @@ from mercato.retrieval.expression import Filters, category_path
 from mercato.retrieval.protocol import IndexRecord
 
 _METRES = 1000.0
-_WIDER = 1.001  # of a radius: the engine may round otherwise, and what it finds is held to ours
+_WIDER_KM = 0.001  # of a radius: the engine may round otherwise, and what it finds is held to ours
 
 INDEXES: dict[str, Any] = {
     "category": qdrant.KeywordIndexParams(),
@@ -51,10 +51,20 @@ def held(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, keyword
 
 
-def condition(filters: Filters) -> qdrant.Filter | None:
-    """Translate `filters`; None where they ask nothing."""
+def widened(filters: Filters) -> Filters:
+    """The filters that the engine is to be given: on the edge of a radius it may find more than they leave."""
+    if filters.near is None:
+        return filters
+    radius_km = filters.near.radius_km + _WIDER_KM
+    return filters.model_copy(update={"near": filters.near.model_copy(update={"radius_km": radius_km})})
+
+
+def condition(filters: Filters, without: Iterable[int] = ()) -> qdrant.Filter | None:
+    """Translate `filters`, and that some rows are not to be found; None where that asks nothing."""
     must: list[Any] = list(_conditions(filters))
-    return qdrant.Filter(must=must) if must else None
+    hidden: set[Any] = {*without}
+    must_not: list[Any] = [qdrant.HasIdCondition(hidden)] if hidden else []
+    return qdrant.Filter(must=must, must_not=must_not) if must or must_not else None
 
 
 def keywords(filters: Filters) -> Iterator[tuple[str, list[str]]]:
@@ -75,9 +85,7 @@ def _conditions(filters: Filters) -> Iterator[qdrant.FieldCondition]:
         yield qdrant.FieldCondition("price", range=qdrant.RangeFloat(gte=filters.price_min, lte=filters.price_max))
     if filters.near is not None:
         centre = qdrant.GeoPoint(lon=filters.near.longitude, lat=filters.near.latitude)
-        yield qdrant.FieldCondition(
-            "location", geo_radius=qdrant.GeoRadius(centre, _WIDER * filters.near.radius_km * _METRES)
-        )
+        yield qdrant.FieldCondition("location", geo_radius=qdrant.GeoRadius(centre, filters.near.radius_km * _METRES))
 
 
 def _ancestors(category: str) -> list[str]:

@@ -3,20 +3,20 @@
 The nearest of all products are found by the engine's graph. Within filters a graph may silently find nothing, so there
 the rows that they leave are looked at, all of them or those of the nearest cells. Words are the engine's.
 What is fresh is looked at row by row. A sealed row that is gone since still has its point: the engine is asked for as
-many more as are likely to be gone, for more where that was not enough, and for nothing where looking at all that are
-left is no dearer.
+many more as are likely to be gone, and for nothing where looking at all that are left is no dearer. Where that was not
+enough, as those gone lie together, the nearest are found by cells, and by words the engine is told who is gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import qdrant_edge as qdrant
 from numpy.typing import NDArray
 
 from mercato.retrieval.engines.qdrant_edge.opened import Opened
-from mercato.retrieval.engines.qdrant_edge.payload import condition
+from mercato.retrieval.engines.qdrant_edge.payload import condition, widened
 from mercato.retrieval.engines.qdrant_edge.shard import bm25_query
 from mercato.retrieval.expression import Filters, Vector
 from mercato.retrieval.hybrid import NOTHING, Found, Rows, Scores
@@ -26,6 +26,7 @@ from mercato.retrieval.signals import SignalColumns
 # that most queries are far from.
 ROWS_PER_EF = 64
 ROWS_PER_HIT = 8
+_HOLE = 0.75  # of their share: where fewer of the nearest are left, those gone lie together
 _SHORTLIST = 64  # rows, beside twice as many as are wanted, whose vectors themselves are compared
 FEW = 500  # sealed rows at most whose words are read one by one
 LOOKED_AT = 3  # rows that are looked at about as fast as the engine hands over a hit
@@ -70,13 +71,7 @@ class EdgeSnapshot:
         if filters != _ANY and np.count_nonzero(left_N) <= FEW:
             sealed = self._scored(terms_T, idf_T, np.flatnonzero(left_N), limit)
         else:
-            query, where = bm25_query(terms_T, idf_T), condition(filters)
-            sealed = self._living(
-                lambda wanted: self._run(query, wanted, where),
-                lambda rows_A: self._scored(terms_T, idf_T, rows_A, limit),
-                limit,
-                filters,
-            )
+            sealed = self._by_words(terms_T, idf_T, filters, limit)
         rows_F = self._fresh_within(filters)
         scores_N = self._opened.fresh.bm25(terms_T, idf_T, int(rows_F[-1]) + 1 if len(rows_F) else 0)
         rows_F = rows_F[scores_N[rows_F] > 0]
@@ -130,13 +125,7 @@ class EdgeSnapshot:
     def holders(self, word: str, limit: int) -> Rows:
         """Return up to `limit` rows that hold the word."""
         terms_T = self._opened.points.terms([word])
-        ones_T = np.ones(len(terms_T))
-        query = bm25_query(terms_T, ones_T)
-        sealed = self._living(
-            lambda wanted: self._run(query, wanted, None),
-            lambda rows_A: self._scored(terms_T, ones_T, rows_A, limit),
-            limit,
-        )
+        sealed = self._by_words(terms_T, np.ones(len(terms_T)), _ANY, limit)
         fresh_L = self._opened.fresh.holders(terms_T.tolist()) + self._opened.sealed
         return np.concatenate([sealed.rows_F, fresh_L])[:limit]
 
@@ -204,49 +193,63 @@ class EdgeSnapshot:
         left_N = self._left(filters)
         left = int(np.count_nonzero(left_N))
         wanted = max(ROWS_PER_EF * ef_search, ROWS_PER_HIT * limit)
-        places_P = mask.near(vector, wanted * mask.count // max(1, left))
-        if left < mask.count:
-            places_P = places_P[left_N[cells.rows_N[places_P]]]
-        if len(places_P) < min(limit, left):  # so many are gone there that all which are left must be looked at
-            places_P = cells.places_N[np.flatnonzero(left_N)].astype(np.int64)
+        among = wanted * mask.count // max(1, left)
+        near_P = mask.near(vector, among)
+        places_P = near_P if left == mask.count else near_P[left_N[cells.rows_N[near_P]]]
+        if len(places_P) < _HOLE * len(near_P) * left / max(1, mask.count):  # the rest are about equally far
+            while len(places_P) < wanted + wanted // 2 and len(near_P) < mask.count:
+                among *= 2
+                near_P = mask.near(vector, among)
+                places_P = near_P[left_N[cells.rows_N[near_P]]]
         if len(places_P) > (shortlist := 2 * limit + _SHORTLIST):
             places_P = places_P[np.argpartition(-cells.cosines(vector, places_P), shortlist)[:shortlist]]
         return self._near(vector, cells.rows_N[places_P].astype(np.int64), limit)
 
     def _by_graph(self, vector: Vector, limit: int, ef_search: int) -> Found:
+        left_N = self._left(_ANY)
+        wanted = self._wanted(left_N, limit, _ANY)
+        if wanted is None:
+            return self._near(vector, np.flatnonzero(left_N), limit)
         query = qdrant.Query.Nearest(vector.tolist())
+        found = self._run(query, wanted, None, qdrant.SearchParams(hnsw_ef=max(ef_search, wanted)))
+        if len(found.rows_F) < min(wanted, self._opened.count):  # it lost its way: only looking at all tells more
+            found = self._run(query, wanted, None, qdrant.SearchParams(exact=True))
+        living = _living(found, left_N, limit, wanted)
+        return self._by_cell(vector, _ANY, limit, ef_search) if living is None else living
 
-        def asked(wanted: int) -> Found:
-            found = self._run(query, wanted, None, qdrant.SearchParams(hnsw_ef=max(ef_search, wanted)))
-            if len(found.rows_F) < min(wanted, self._opened.count):  # it lost its way: only looking at all tells more
-                found = self._run(query, wanted, None, qdrant.SearchParams(exact=True))
-            return found
+    def _by_words(self, terms_T: NDArray[np.uint32], idf_T: NDArray[np.float64], filters: Filters, limit: int) -> Found:
+        """The best sealed rows within the filters by BM25.
 
-        return self._living(asked, lambda rows_A: self._near(vector, rows_A, limit), limit)
+        A row that is gone outranks the living only where it holds the words: even of a department that is gone, four
+        times as many are nearly always enough. Else the engine is told which rows not to find, at a third of what it
+        costs to have that many handed over.
+        """
+        left_N = self._left(filters)
+        wanted = self._wanted(left_N, limit, filters)
+        if wanted is not None:
+            query, asked = bm25_query(terms_T, idf_T), widened(filters)
+            for many in (wanted, 4 * wanted):
+                if (living := _living(self._run(query, many, condition(asked)), left_N, limit, many)) is not None:
+                    return living
+            lost = np.flatnonzero(self.masks.of(asked).sealed_N & ~left_N)
+            found = self._run(query, limit, condition(asked, without=lost.tolist()))
+            if (living := _living(found, left_N, limit, limit)) is not None:
+                return living
+        return self._scored(terms_T, idf_T, np.flatnonzero(left_N), limit)
 
     def _near(self, vector: Vector, rows_K: Rows, limit: int) -> Found:
         """The best of some sealed rows by their vectors."""
         return _best(Found(rows_K, _compared(self._opened.columns.whole("vectors"), rows_K, vector)), limit)
 
-    def _living(
-        self, asked: Callable[[int], Found], looked_at: Callable[[Rows], Found], limit: int, filters: Filters = _ANY
-    ) -> Found:
-        """The best `limit` sealed rows within the filters: of those that the engine, which knows not who is gone, is
-        asked for, or of all that are left.
+    def _wanted(self, left_N: NDArray[np.bool_], limit: int, filters: Filters) -> int | None:
+        """How many the engine is asked for, which knows not who is gone: twice their share more than `limit`.
+
+        None where so few are left that looking at them all is no dearer.
         """
-        left_N = self._left(filters)
         left = int(np.count_nonzero(left_N))
         gone = (self._opened.count if filters == _ANY else self.masks.of(filters).count) - left
-        wanted, most = limit + min(gone, 2 * limit * gone // max(1, left)), limit + gone  # twice their share, and all
-        while not gone or left > LOOKED_AT * wanted:
-            found = asked(wanted)
-            left_F = left_N[found.rows_F]
-            if len(found.rows_F) < wanted or np.count_nonzero(left_F) >= limit:
-                return Found(found.rows_F[left_F][:limit], found.scores_F[left_F][:limit])
-            if wanted == most:
-                break  # what it found beyond those gone lies on the edge of a radius, see `condition`
-            wanted = min(4 * wanted, most)
-        return looked_at(np.flatnonzero(left_N))
+        wanted = limit + min(gone, 2 * limit * gone // max(1, left))
+        return None if gone and left <= LOOKED_AT * wanted else wanted
 
     def _joined(self, sealed: Found, fresh: Found, limit: int) -> Found:
         """The best `limit` of both; fresh rows are numbered behind the sealed ones."""
@@ -271,6 +274,14 @@ class EdgeSnapshot:
         rows = [point.id for point in points]
         scores = [point.score for point in points]
         return Found(np.array(rows, np.int64), np.array(scores, np.float64))
+
+
+def _living(found: Found, left_N: NDArray[np.bool_], limit: int, wanted: int) -> Found | None:
+    """The best `limit` that are left of those found; None where more than the `wanted` ones must be asked for."""
+    left_F = left_N[found.rows_F]
+    if len(found.rows_F) >= wanted and np.count_nonzero(left_F) < limit:
+        return None
+    return Found(found.rows_F[left_F][:limit], found.scores_F[left_F][:limit])
 
 
 def _best(found: Found, limit: int) -> Found:
