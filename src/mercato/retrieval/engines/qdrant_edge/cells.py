@@ -34,6 +34,10 @@ class Cells(NamedTuple):
     codes_Nd: NDArray[np.int8]
     scales_N: NDArray[np.float32]
 
+    def cells(self) -> NDArray[np.int64]:
+        """The cell of each row, (N,)."""
+        return np.searchsorted(self.ends_C, self.places_N, side="right")
+
     def cosines(self, vector: NDArray[np.float32], places_P: NDArray[np.int64]) -> NDArray[np.float32]:
         """About the cosine of the row at each place, (P,): .001 off."""
         found_P = np.empty(len(places_P), np.float32)
@@ -47,11 +51,33 @@ class Cells(NamedTuple):
         return found_P * self.scales_N[places_P]
 
 
-def clustered(vectors_Nd: NDArray[np.float32]) -> Cells:
-    """Spherical k-means of unit vectors into 4 √N cells."""
+def clustered(vectors_Nd: NDArray[np.float32], first: Cells | None = None) -> Cells:
+    """Spherical k-means of unit vectors into 4 √N cells.
+
+    `first` are the cells of the rows that come first. Their centres stand until there are twice as many rows as they
+    were found from: k-means costs N √N, and compactions are to cost what is new.
+    """
     length = len(vectors_Nd)
     count = min(length, int(4 * math.sqrt(length)))
-    random = np.random.default_rng(0)
+    if first is not None and 2 * len(first.centres_Cd) ** 2 >= count**2:
+        centres_Cd = first.centres_Cd
+        cell_N = np.concatenate([first.cells(), _nearest(vectors_Nd[len(first.rows_N) :], centres_Cd)])
+    else:
+        centres_Cd = _centres(vectors_Nd, count)
+        cell_N = _nearest(vectors_Nd, centres_Cd)
+    rows_N = np.argsort(cell_N, kind="stable").astype(np.uint32)
+    ends_C = np.cumsum(np.bincount(cell_N, minlength=len(centres_Cd)))
+    places_N = np.argsort(rows_N).astype(np.uint32)
+    codes_Nd, scales_N = np.empty(vectors_Nd.shape, np.int8), np.empty(length, np.float32)
+    for at in range(0, length, _BLOCK):
+        some_Bd = vectors_Nd[rows_N[at : at + _BLOCK]]
+        scales_N[at : at + _BLOCK] = np.abs(some_Bd).max(axis=1) / np.iinfo(np.int8).max
+        codes_Nd[at : at + _BLOCK] = np.rint(some_Bd / scales_N[at : at + _BLOCK, None])
+    return Cells(centres_Cd, ends_C, rows_N, places_N, codes_Nd, scales_N)
+
+
+def _centres(vectors_Nd: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    length, random = len(vectors_Nd), np.random.default_rng(0)
     sample_Sd = vectors_Nd[np.sort(random.choice(length, min(length, _SAMPLED * count), replace=False))]
     centres_Cd = sample_Sd[random.choice(len(sample_Sd), count, replace=False)]
     for _ in range(_ROUNDS if length else 0):
@@ -60,15 +86,7 @@ def clustered(vectors_Nd: NDArray[np.float32]) -> Cells:
         held_c = np.flatnonzero(own_C)
         sums_cd = np.add.reduceat(sample_Sd[order_S], (np.cumsum(own_C) - own_C)[held_c])
         centres_Cd[held_c] = sums_cd / np.maximum(np.linalg.norm(sums_cd, axis=1, keepdims=True), 1e-12)
-    cell_N = _nearest(vectors_Nd, centres_Cd)
-    rows_N = np.argsort(cell_N, kind="stable").astype(np.uint32)
-    ends_C, places_N = np.cumsum(np.bincount(cell_N, minlength=count)), np.argsort(rows_N).astype(np.uint32)
-    codes_Nd, scales_N = np.empty(vectors_Nd.shape, np.int8), np.empty(length, np.float32)
-    for at in range(0, length, _BLOCK):
-        some_Bd = vectors_Nd[rows_N[at : at + _BLOCK]]
-        scales_N[at : at + _BLOCK] = np.abs(some_Bd).max(axis=1) / np.iinfo(np.int8).max
-        codes_Nd[at : at + _BLOCK] = np.rint(some_Bd / scales_N[at : at + _BLOCK, None])
-    return Cells(centres_Cd, ends_C, rows_N, places_N, codes_Nd, scales_N)
+    return centres_Cd
 
 
 def _nearest(vectors_Nd: NDArray[np.float32], centres_Cd: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -65,6 +65,7 @@ class ColumnsWriter:
         self._files = ExitStack()
         self._sinks = {name: self._files.enter_context((self._folder / name).open("wb")) for name in _APPENDED}
         self._id_end = self._term_end = self._section_end = self.length = 0
+        self._begin = begin
         if begin is not None:
             self._repeat(begin)
 
@@ -123,7 +124,7 @@ class ColumnsWriter:
         rows = np.fromfile(self._folder / "keyword_rows", np.uint32)[order]
         newest_N = np.argsort(-np.fromfile(self._folder / "created", np.int64), kind="stable")
         vectors_Nd = _mapped(self._folder / "vectors", np.float32).reshape(self.length, -1 if self.length else 0)
-        cells = clustered(vectors_Nd)
+        cells = clustered(vectors_Nd, None if self._begin is None else self._begin.cells())
         self._put(keywords=keywords, keyword_ends=np.cumsum(holding), keyword_rows=rows, newest=newest_N)
         self._put(centres=cells.centres_Cd, cell_ends=cells.ends_C, cell_rows=cells.rows_N)
         self._put(cell_places=cells.places_N, cell_codes=cells.codes_Nd, cell_scales=cells.scales_N)
