@@ -24,6 +24,7 @@ from mercato.ranking.ranker import Scored
 from mercato.retrieval.expression import Filters, GeoRadius
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
+from mercato.search import pipeline
 from mercato.search.logged import feature_rows
 from mercato.search.market_info import Place, market_info
 from mercato.search.pipeline import Searcher
@@ -161,7 +162,7 @@ def test_what_is_kept_for_the_next_page_keeps_no_generation(catalogue, tmp_path)
 
 
 def test_windows_are_kept_by_their_hits_and_only_where_there_is_another_page(index, catalogue, monkeypatch):
-    monkeypatch.setattr("mercato.search.pipeline.KEPT_HITS", 60)  # one window: it has 48
+    monkeypatch.setattr(pipeline, "KEPT_BYTES", 10_000)  # one window: it has 48 hits
     retrieved, asked = [], type(index).search
     monkeypatch.setattr(
         type(index), "search", lambda self, expression, limit: retrieved.append(1) or asked(self, expression, limit)
@@ -193,6 +194,15 @@ def test_the_encoder_reads_the_query_without_blanks_and_the_searcher_s_country(i
     for request in ({"query": " red chair "}, {"query": "red chair", "mode": "text"}, {"query": " "}):
         find(SearchRequest(**request, country="gb"))
     assert read == [("red chair", "gb")]
+
+
+def test_windows_are_kept_within_bounds_however_few_hits_they_have(index, catalogue, monkeypatch):
+    monkeypatch.setattr(pipeline, "KEPT_BYTES", 20_000)
+    searcher = Searcher(TrigramEncoder(), index, catalogue, RetrievalPolicy())
+    dearest = Filters(price_min=sorted(row["price"] or 0 for row in products())[-3])
+    for _ in range(20):
+        assert searcher.search(SearchRequest(filters=dearest, page_size=1)).cursor
+    assert 1 <= len(searcher._windows) < 6
 
 
 def test_what_has_moved_out_of_the_radius_is_not_shown(search, catalogue):

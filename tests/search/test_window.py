@@ -37,6 +37,13 @@ def test_exact_hits_are_first_whatever_their_score():
     assert ordered.scores_H.tolist() == [2, 1, 4, 3]
 
 
+def test_a_window_takes_memory_for_itself_its_hits_and_their_features():
+    few, many = window(0), window(*[0] * 500)
+    features_HF = np.zeros((500, 40), np.float32)
+    assert few.memory > 3000 and many.memory - few.memory > 499 * 80
+    assert replace(many, features_HF=features_HF).memory == many.memory + features_HF.nbytes
+
+
 def test_each_stage_says_where_it_put_a_hit():
     """Among the candidates, from 1, and it stands where the last one put it; equal scores keep the order before."""
     scores = {"trees": np.array([1, 1, 2], np.float32), "dlrm": np.array([5, 9, 7], np.float32)}

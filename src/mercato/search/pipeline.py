@@ -24,7 +24,7 @@ from mercato.search.request import SearchRequest
 from mercato.search.rules import MarketRules
 from mercato.search.window import Window
 
-KEPT_HITS = 400_000  # of windows, for their next pages (about 20 MB); one that is gone is retrieved again
+KEPT_BYTES = 32 << 20  # of windows, for their next pages; one that is gone is retrieved again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Searcher:
         self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
         self._ranker, self._rules, self._clock = ranker, rules, clock
         self._signer = CursorSigner(catalogue.settings.secret("cursor"))
-        self._windows: TTLCache[str, Window] = TTLCache(KEPT_HITS, CURSOR_SECONDS, size=lambda window: len(window.hits))
+        self._windows: TTLCache[str, Window] = TTLCache(KEPT_BYTES, CURSOR_SECONDS, size=lambda window: window.memory)
 
     def search(self, request: SearchRequest, logged: float = 0.0) -> Page:
         """One page of results: the best that has not been shown, exists and still meets the filters.

@@ -22,6 +22,7 @@ from mercato.search.request import Location
 _AT_ONCE = 32  # ids read
 _EARTH_KM = 6371.0088
 _LEEWAY_KM = 0.001  # of a radius: distances are rounded
+_OBJECT_BYTES, _HIT_BYTES = 3_500, 90  # that a kept window takes, and each of its hits
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Window:
     def ranked_by(self) -> Stage | None:
         """The last ranking stage; None: they are in retrieval's order."""
         return cast(Stage, [*self.places][-1]) if self.places else None
+
+    @property
+    def memory(self) -> int:
+        """The bytes that it takes once it is kept, about."""
+        return (
+            _OBJECT_BYTES + _HIT_BYTES * len(self.hits) + (0 if self.features_HF is None else self.features_HF.nbytes)
+        )
 
     def ordered(self, ranked: Scored, logged: bool) -> Window:
         """The same in the order of the last of a ranker's stages, exact hits first, with features to be logged."""
