@@ -84,3 +84,18 @@ def test_values_are_frozen():
     near = GeoRadius(latitude=1, longitude=2, radius_km=3)
     with pytest.raises(ValidationError):
         near.latitude = 2
+
+
+def test_filters_that_mean_the_same_are_the_same():
+    """However often they say it, in whatever order and case; two values of one key are both asked for."""
+    spelled = {"Colour": "Red", "colour": "RED", "COLOUR": "red", "Size": "M"}
+    filters = Filters(attributes=spelled, conditions=("used", "new", "used"))
+    same = Filters(attributes={"size": "m", "cOLOUR": "red"}, conditions=("new", "used", "new"))
+    assert filters == same and filters.model_dump_json() == same.model_dump_json()
+    assert filters.attributes == {"colour": "red", "size": "m"} and filters.conditions == ("new", "used")
+    both = Filters(attributes={"color": "red", "Color": "Blue", "COLOR": "RED"})
+    assert sorted((key.casefold(), value) for key, value in both.attributes.items()) == [
+        ("color", "blue"),
+        ("color", "red"),
+    ]
+    assert Filters.model_validate_json(both.model_dump_json()) == both

@@ -19,6 +19,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     StringConstraints,
+    field_validator,
     model_validator,
 )
 
@@ -94,6 +95,24 @@ class Filters(_Value):
     seller_id: Word | None = None
     attributes: dict[Word, Word] = Field(default_factory=dict)
     near: GeoRadius | None = None
+
+    @field_validator("conditions")
+    @classmethod
+    def _each_once(cls, conditions: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(conditions)))
+
+    @field_validator("attributes")
+    @classmethod
+    def _each_pair_once(cls, attributes: dict[str, str]) -> dict[str, str]:
+        """Filters that mean the same are the same; a key of several values keeps as many of its spellings."""
+        spellings: dict[str, list[str]] = {}
+        for key in sorted(attributes):
+            spellings.setdefault(key.casefold(), []).append(key)
+        once: dict[str, str] = {}
+        for folded, keys in sorted(spellings.items()):
+            values = sorted({attributes[key].casefold() for key in keys})
+            once |= zip([folded] if len(values) == 1 else keys, values, strict=False)
+        return once
 
     @model_validator(mode="after")
     def _ordered(self) -> Filters:
