@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -223,6 +224,34 @@ def counted(monkeypatch, name, calls):
         return real(self, *given)
 
     monkeypatch.setattr(edge_snapshot.EdgeSnapshot, name, listed)
+
+
+@pytest.mark.parametrize("old", [5, 300])
+def test_a_browse_goes_no_further_back_than_there_are_rows_left(tmp_path, old):
+    """The only ones within the filter are the oldest."""
+
+    class Counted:
+        def __init__(self, array):
+            self.array, self.read = array, 0
+
+        def __len__(self):
+            return len(self.array)
+
+        def __getitem__(self, rows):
+            self.read = max(self.read, len(self.array[rows]))
+            return self.array[rows]
+
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    records = [product(n, created_at=start + timedelta(days=n), price=float(n >= old)) for n in range(1000)]
+    build_index(tmp_path, records, DIMENSION)
+    with open_index(tmp_path) as index:
+        newest = Counted(index._opened.columns.whole("newest"))
+        index._opened.columns._arrays["newest"] = newest
+        found = ids(index.search(Expression(filters=Filters(price_max=0.5)), 20))
+        assert found == [f"p{n}" for n in range(old - 1, max(-1, old - 21), -1)] and newest.read <= old
+        assert ids(index.search(Expression(), 20)) == [f"p{n}" for n in range(999, 979, -1)] and newest.read <= max(
+            old, 20
+        )
 
 
 def test_what_filters_leave_is_kept_within_bounds(tmp_path, monkeypatch):

@@ -82,10 +82,13 @@ class EdgeSnapshot:
         opened = self._opened
         left_N = self._left(filters)
         newest_N, created_N = opened.columns.whole("newest"), opened.columns.whole("created")
-        end, rows_L = 0, np.zeros(0, np.int64)
-        while len(rows_L) < limit and end < len(newest_N):
-            end = max(limit, 8 * end)
+        left, end, rows_L = int(np.count_nonzero(left_N)), limit, np.zeros(0, np.int64)
+        while len(rows_L) < min(limit, left) and end < left:
             rows_L = newest_N[:end][left_N[newest_N[:end]]].astype(np.int64)
+            end *= 8
+        if len(rows_L) < min(limit, left):  # to sort all that are left is no dearer than to go further back
+            rows_L = np.flatnonzero(left_N)
+            rows_L = rows_L[np.argsort(-created_N[rows_L], kind="stable")]
         rows_L = rows_L[:limit]
         rows_F = self._fresh_within(filters)
         fresh = Found(rows_F, opened.fresh.created()[rows_F].astype(np.float64))
