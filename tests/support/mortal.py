@@ -30,7 +30,7 @@ STEPS = {  # what is called there; a process dies as it is entered or left
     # a compaction, in its order; a backfill builds by the same ones
     "rotate": f"{EDGE}.log:LogWriter.rotate",
     "compact": f"{EDGE}.index:compact",
-    "compact elsewhere": f"{EDGE}.index:_compact_elsewhere",
+    "compact elsewhere": f"{EDGE}.elsewhere:Elsewhere.run",
     "seal": f"{EDGE}.build:ColumnsWriter.seal",
     "name": f"{EDGE}.generations:write_atomic",  # which generations there are: also what a swap writes
     "go on": f"{EDGE}.index:EdgeIndex._go_on_with",
