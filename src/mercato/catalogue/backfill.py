@@ -66,7 +66,7 @@ def backfill(run: Path, market: Market, url: str) -> dict[str, Any]:
     with exclusive(folder.with_suffix(".lock"), refusal), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
         seed(catalogue, market)
         ledger = GenerationLedger(catalogue)
-        work = _Work.begin(folder, ledger, ledger.note_run(run), market, url, catalogue)
+        work = _Work.begin(folder, ledger.note_run(run), market, url, catalogue)
         named = generations(url)
         if work.fingerprint not in (named.served, named.standby):
             encoder = OnnxEncoder(run, market.path, threads=os.cpu_count() or 1)
@@ -93,9 +93,7 @@ class _Work:
     is_built: bool
 
     @classmethod
-    def begin(
-        cls, folder: Path, ledger: GenerationLedger, made_by: str, market: Market, url: str, catalogue: Catalogue
-    ) -> _Work:
+    def begin(cls, folder: Path, made_by: str, market: Market, url: str, catalogue: Catalogue) -> _Work:
         """Go on with the one whose state lies in the folder, or begin anew where that is another's."""
         index = url if "://" in url else str(Path(url).absolute())
         table = products_fingerprint(market)
@@ -104,7 +102,8 @@ class _Work:
         stored = orjson.loads(state.read_bytes()) if state.is_file() else {}
         is_ours = stored.keys() >= {*_STORED} and stored["key"] == key
         # Killed before it noted so, it was built, too, where a server has followed it: it would seem to lack nothing.
-        was_built = is_ours and (stored["is_built"] or ledger.is_followed(stored["fingerprint"]))
+        followed = is_ours and GenerationLedger(catalogue).is_followed(stored["fingerprint"])
+        was_built = is_ours and (stored["is_built"] or followed)
         if is_ours and not (was_built and _dropped(url, stored["fingerprint"])):
             note(f"  going on with the backfill begun {_moment(stored['began']).isoformat(timespec='seconds')}")
             return cls(folder, **stored)

@@ -59,8 +59,14 @@ class Window:
         by_stage = {stage: place_H[order_H] for stage, place_H in places.items()}
         features_HF = ranked.features_HF[order_H] if logged and ranked.features_HF is not None else None
         hits = self.hits.take(order_H)
-        ordered = replace(self, hits=hits, scores_H=scores_H[order_H], features_HF=features_HF, places=by_stage)
-        return replace(ordered, left_out=ranked.left_out)
+        return replace(
+            self,
+            hits=hits,
+            scores_H=scores_H[order_H],
+            features_HF=features_HF,
+            places=by_stage,
+            left_out=ranked.left_out,
+        )
 
     def ranking(self, place: int) -> tuple[float | None, dict[str, int] | None]:
         """The score that a hit was ordered by, and its places by stage, from 1; None where nothing ranked."""

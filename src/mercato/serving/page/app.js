@@ -171,11 +171,11 @@ function target(hit, unlogged = null) {
 
 function count(answer) {
   const shown = state.compare && state.query ? "Two first pages" : `${number(page.shown)} shown`;
-  const most = answer.truncated ? ", the most that a search shows" : "";
+  const more = answer.truncated ? ", and there may be more" : "";
   const of = filters.active(state, market).length
     ? `${plural(answer.total, "listing matches", "listings match")} your filters`
     : `${plural(answer.total, "listing", "listings")} in all`;
-  const words = page.shown ? `${shown}${most} · ${of}` : "No results";
+  const words = page.shown || answer.truncated ? `${shown}${more} · ${of}` : "No results";
   announce(`${words} · ${duration(answer.took_ms)}`, byId("counts"));
 }
 
