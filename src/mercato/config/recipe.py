@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mercato.config.base import Frozen
+from mercato.config.pretraining import Pretraining
 from mercato.config.ranking import Ranking
 from mercato.config.reading import read_recipe, wrong_fields
 from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, Stage
@@ -201,6 +202,7 @@ class Recipe(Frozen):
     monitor: tuple[Literal["relevance", "engagement"], ...] | None = Field(None, min_length=1)
     """The tasks by the mean of whose validation ROC AUC training stops early and keeps its best epoch; None: relevance,
     and engagement too where a stage reads unengaged pairs."""
+    pretraining: Pretraining | None = None  # before the stages, of the towers' encoders
     precision: Literal["float32", "bfloat16"] | None = None  # of the encoders; None: bfloat16 on a GPU, else float32
     stages: tuple[Stage, ...] = Field((InBatchSoftmax(),), min_length=1)
     ranking: Ranking = Ranking()

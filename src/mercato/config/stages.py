@@ -11,13 +11,9 @@ from mercato.config.base import Frozen
 DEFAULT_LOSS: Final = "in_batch_softmax"
 
 
-class BaseStage(Frozen):
-    """One stage of training: an optimiser, until validation stops getting better. A subclass names its loss.
+class Fitting(Frozen):
+    """How a stage learns, whatever it learns: an optimiser, until validation stops getting better."""
 
-    Later stages start from the best epoch of the one before (Que2Search §3.3).
-    """
-
-    loss: str
     batch_size: int = Field(768, ge=2)  # an in-batch loss: engaged pairs
     micro_batch: int | None = Field(None, ge=1)  # rows that are encoded at a time (gradient caching); None: all
     epochs: int = Field(50, ge=1)  # at most
@@ -28,6 +24,15 @@ class BaseStage(Frozen):
     warmup: float = Field(0.0, ge=0, le=1)  # share of all steps over which the rates rise from 0
     decay: bool = False  # then they fall to 0, in a straight line to the end of the last epoch
     clip: float = Field(1.0, gt=0)  # the largest norm of the gradient
+
+
+class BaseStage(Fitting):
+    """One stage of training; a subclass names its loss.
+
+    Later stages start from the best epoch of the one before (Que2Search §3.3).
+    """
+
+    loss: str
 
 
 class PairStage(BaseStage):

@@ -12,28 +12,33 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from mercato.errors import MercatoError
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+MASK = "<mask>"  # stands behind them where words are masked
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Train a SentencePiece-style unigram tokenizer on normalised texts; every encoding is `<s> … </s>`."""
+def train_tokenizer(texts: Iterable[str], vocabulary: int, masks: bool = False) -> Tokenizer:
+    """Train a SentencePiece-style unigram tokenizer on normalised texts; every encoding is `<s> … </s>`.
+
+    With `masks` it has a token for masked words too.
+    """
+    special = [*SPECIAL, MASK] if masks else [*SPECIAL]
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), unk_token="<unk>", show_progress=False, max_piece_length=16
+        vocab_size=vocabulary, special_tokens=special, unk_token="<unk>", show_progress=False, max_piece_length=16
     )
     texts = sorted(texts)
     try:
         tokenizer.train_from_iterator(texts, trainer)
     except Exception as error:  # the only class that the trainer raises
         raise MercatoError(f"text.vocabulary: cannot train a tokenizer of {vocabulary} pieces: {error}") from None
-    tokenizer.model = _settled(tokenizer, texts)
+    tokenizer.model = _settled(tokenizer, texts, special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", SPECIAL.index("<s>")), ("</s>", SPECIAL.index("</s>"))]
     )
     return tokenizer
 
 
-def _settled(tokenizer: Tokenizer, texts: list[str]) -> models.Unigram:
+def _settled(tokenizer: Tokenizer, texts: list[str], special: list[str]) -> models.Unigram:
     """The same pieces, scored by how often they are used and in that order.
 
     The trainer sums in the order of a hash map: its scores differ in the last digits, and its ids by more, from one
@@ -43,9 +48,9 @@ def _settled(tokenizer: Tokenizer, texts: list[str]) -> models.Unigram:
     for start in range(0, len(texts), 10_000):
         for encoding in tokenizer.encode_batch_fast(texts[start : start + 10_000]):
             counts.update(encoding.tokens)
-    own = sorted(tokenizer.get_vocab().keys() - set(SPECIAL), key=lambda piece: (-counts[piece], piece))
+    own = sorted(tokenizer.get_vocab().keys() - set(special), key=lambda piece: (-counts[piece], piece))
     total = sum(counts.values()) + 1
-    scored = [(piece, 0.0) for piece in SPECIAL] + [(piece, math.log((counts[piece] + 0.5) / total)) for piece in own]
+    scored = [(piece, 0.0) for piece in special] + [(piece, math.log((counts[piece] + 0.5) / total)) for piece in own]
     return models.Unigram(scored, unk_id=SPECIAL.index("<unk>"))
 
 

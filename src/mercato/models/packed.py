@@ -73,6 +73,15 @@ def lower(backbone: Any, tokens_BL: Tensor, pad_id: int, layers: int) -> Tensor:
     return packing.unpack(state_TH)
 
 
+def through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
+    """Some layers over the states that are present: (B, S, H), (B, S) bool → (B, S, H), zeros where nothing is."""
+    packing = Packing.of(present_BS)
+    state_TH = packing.pack(state_BSH)
+    for layer in layers:
+        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, packing.groups))
+    return packing.unpack(state_TH)
+
+
 def upper(backbone: Any, state_BSH: Tensor, present_BS: Tensor, weight_BS: Tensor, layers: int, pooling: str) -> Tensor:
     """All but the first `layers` layers over the states that are present, pooled: (B, S, H), (B, S) bool → (B, H).
 

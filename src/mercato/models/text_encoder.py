@@ -68,6 +68,15 @@ class TextEncoder(ChannelEncoder):
         """Whether a row has any token: (B,) bool."""
         return (tokens_BL != self.pad_id).any(1)
 
+    def states(self, tokens_BL: Tensor) -> Tensor:
+        """The states after every layer: (B, L) int64 → (B, L, H)."""
+        return self.lower(tokens_BL, self.backbone.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+
+    def layers(self, start: int = 0) -> Any:
+        """The layers from one on."""
+        backbone: Any = self.backbone
+        return backbone.encoder.layer[start:]
+
     def lower(self, tokens_BL: Tensor, layers: int) -> Tensor:
         """The states after the first `layers` layers, 0 for the embeddings: (B, L) int64 → (B, L, H)."""
         if self._packs(tokens_BL):
@@ -109,18 +118,28 @@ class TextEncoder(ChannelEncoder):
     def _encode(self, tokens_BL: Tensor) -> Tensor:
         mask_BL = tokens_BL != self.pad_id
         state_BLH = self.backbone(input_ids=tokens_BL, attention_mask=mask_BL.long()).last_hidden_state
-        result: Tensor = self.projection(self._pool(state_BLH, mask_BL))
+        result: Tensor = self.projection(self.pool(state_BLH, mask_BL))
         return result
 
-    def _pool(self, state_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+    def pool(self, state_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+        """The first state, or the mean over tokens: (B, L, H), (B, L) bool → (B, H)."""
         if self.pooling == "cls":
             return state_BLH[:, 0]
         weight_BL1 = mask_BL.unsqueeze(-1).to(state_BLH.dtype)
         return (state_BLH * weight_BL1).sum(1) / weight_BL1.sum(1).clamp(min=1)
 
 
+def through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
+    """Layers of BERT's kind, each position looking at those that are present: (B, S, H), (B, S) bool → (B, S, H).
+
+    What they leave where nothing is means nothing.
+    """
+    if state_BSH.device.type == "cpu" and not torch.compiler.is_exporting():
+        return packed.through(layers, state_BSH, present_BS)
+    return _through(layers, state_BSH, present_BS)
+
+
 def _through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
-    """Layers of BERT's kind, each position looking at those that are present."""
     mask_B11S = torch.where(present_BS, 0.0, torch.finfo(state_BSH.dtype).min)[:, None, None].to(state_BSH.dtype)
     for layer in layers:
         state_BSH = layer(state_BSH, mask_B11S)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mercato.config import Stage
+from mercato.config.stages import Fitting
 from mercato.errors import MercatoError
 from mercato.models.cpu import return_memory
 from mercato.models.tower import TwoTower
@@ -27,7 +27,7 @@ class StageModule(L.LightningModule):
         self,
         *,
         towers: TwoTower,
-        stage: Stage,
+        stage: Fitting,
         task: AnyTask,
         best_file: Path,
         log_epoch: Callable[[dict[str, Any]], None],
@@ -61,18 +61,26 @@ class StageModule(L.LightningModule):
         torch.manual_seed(int(place.generate_state(1)[0]))
         losses = self.task.losses(self.towers, batch)
         loss = total(losses)
+        if not torch.isfinite(loss):
+            wrong = next((name for name, (_, part) in losses.items() if not torch.isfinite(part)), "all together")
+            raise MercatoError(
+                f"the loss of {wrong} is {float(losses.get(wrong, (0, loss))[1])} in batch {number + 1} of epoch"
+                f" {self.current_epoch + 1}: lower the stage's learning rates; the epochs before are kept, and the same"
+                " command goes on behind them"
+            )
         self._losses.append({"loss": loss.detach()} | {name: part.detach() for name, (_, part) in losses.items()})
         self.log("loss", loss, batch_size=len(batch), prog_bar=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Validate: early stopping and the best epoch go by the monitor; without validation the last is best."""
-        means = {name: float(torch.stack([step[name] for step in self._losses]).mean()) for name in self._losses[0]}
+        names = dict.fromkeys(name for step in self._losses for name in step)  # a step may lack some
+        means = {
+            name: float(torch.stack([step[name] for step in self._losses if name in step]).mean()) for name in names
+        }
         row: dict[str, Any] = {"epoch": self.current_epoch + 1, "loss": means.pop("loss")}
         if len(means) > 1:  # more than one loss: each by name, unweighted
             row["losses"] = means
-        if not np.isfinite(row["loss"]):
-            raise MercatoError(f"the loss of epoch {row['epoch']} is {row['loss']}: lower the stage's learning rates")
         score: float = self.current_epoch
         if (validation := self.task.validation) is not None:
             row |= {"monitor": validation.monitor._asdict(), **validation.scores(self.towers, self.device)}

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from mercato.config import Recipe
-from mercato.config.stages import BaseStage
+from mercato.config.stages import Fitting
 from mercato.models.tower import TwoTower
 
 
-def adam(towers: TwoTower, stage: BaseStage, others: Iterable[nn.Parameter] = ()) -> torch.optim.Adam:
+def adam(towers: TwoTower, stage: Fitting, others: Iterable[nn.Parameter] = ()) -> torch.optim.Adam:
     """Adam; the transformers learn at their own rate (Que2Search §3.1, Table 4 "varying XLM LR"), frozen layers not.
 
     So does an image encoder that is fine-tuned. `others` are a task's own parameters, which learn at the main rate.
@@ -29,7 +29,7 @@ def adam(towers: TwoTower, stage: BaseStage, others: Iterable[nn.Parameter] = ()
     return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 
 
-def schedule(optimizer: torch.optim.Optimizer, stage: BaseStage, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def schedule(optimizer: torch.optim.Optimizer, stage: Fitting, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """The stage's warm-up and decay over `steps` steps."""
     rising = stage.warmup * steps
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from mercato.config import Stage
+from mercato.config.stages import Fitting
 from mercato.errors import MercatoError
 from mercato.models.tower import TwoTower
 from mercato.progress import console
@@ -26,7 +26,7 @@ from mercato.training.task import AnyTask
 def run_stage(
     towers: TwoTower,
     *,
-    stage: Stage,
+    stage: Fitting,
     task: AnyTask,
     folder: Path,
     logger: TensorBoardLogger,

@@ -21,14 +21,16 @@ from mercato.models.build import build_towers, text_configs
 from mercato.models.tower import TwoTower
 from mercato.progress import note
 from mercato.runs.export import export
-from mercato.runs.folder import HISTORY, RECIPE, SPEC, load_image_encoder, read_history, save_min_cosine
+from mercato.runs.folder import RECIPE, SPEC, TOKENIZER, load_image_encoder, read_history, save_min_cosine
 from mercato.runs.image_encoder import copy_image_encoder
 from mercato.runs.torch_encoder import TorchEncoder
 from mercato.training.blending import estimate_blend
 from mercato.training.card import write_card
 from mercato.training.data.image_encoder import starting_vision, write_image_encoder
 from mercato.training.data.prepare import Prepared, prepare
+from mercato.training.history import log_row
 from mercato.training.optimizer import half_precision
+from mercato.training.pretraining.pretrain import initialise, pretrained
 from mercato.training.stage import finish_stage, is_done, run_stage
 from mercato.training.task import Validation
 from mercato.training.tasks.blending import given_blend
@@ -68,8 +70,11 @@ def train(
     note(f"[bold]{escape(recipe.name)}[/]: reading {escape(market.config.name)}")
     start = time.perf_counter()
     L.seed_everything(recipe.seed, verbose=False)
+    start_from = pretrained(market, recipe) if recipe.pretraining is not None else None
+    if start_from is not None:
+        shutil.copyfile(start_from / TOKENIZER, partial / TOKENIZER)
     prepared = prepare(market, recipe, partial)
-    towers = train_towers(recipe, prepared, partial, on_epoch)
+    towers = train_towers(recipe, prepared, partial, on_epoch, start_from)
     model = _finish(recipe, prepared, towers, partial)
     if onnx:
         note("exporting both towers to ONNX")
@@ -82,10 +87,13 @@ def train(
     return model
 
 
-def train_towers(recipe: Recipe, prepared: Prepared, folder: Path, on_epoch: OnEpoch | None = None) -> TwoTower:
+def train_towers(
+    recipe: Recipe, prepared: Prepared, folder: Path, on_epoch: OnEpoch | None = None, pretrained: Path | None = None
+) -> TwoTower:
     """Both towers after every stage of a recipe, on the CPU, an image encoder that was fine-tuned still among them.
 
     `folder` keeps history, curves and checkpoints; the same call on it picks up at the last finished epoch.
+    `pretrained` is what the towers start from (`mercato.training.pretraining.pretrain`).
 
     Raises:
         MercatoError: the market lacks what a stage wants, a loss is not finite, or somebody pressed Ctrl-C.
@@ -97,7 +105,9 @@ def train_towers(recipe: Recipe, prepared: Prepared, folder: Path, on_epoch: OnE
     if prepared.tables.images is not None:
         assert prepared.image_folder is not None
         towers.vision = starting_vision(recipe.images, prepared.image_folder)
-    note(f"  {sum(p.numel() for p in towers.parameters()):,} parameters")
+    count = sum(p.numel() for p in towers.parameters())
+    taken = initialise(towers, pretrained) if pretrained is not None else 0
+    note(f"  {count:,} parameters" + (f", {taken:,} of them pretrained" if taken else ""))
     blend = _blend(recipe, prepared, towers, folder) if recipe.blending else {}
     for number, stage in enumerate(recipe.stages, 1):
         own = work / f"stage-{number}"
@@ -109,7 +119,7 @@ def train_towers(recipe: Recipe, prepared: Prepared, folder: Path, on_epoch: OnE
         def log_epoch(
             row: dict[str, Any], number: int = number, validation: Validation | None = task.validation
         ) -> None:
-            _log(folder, {"stage": number, **row}, validation)
+            log_row(folder, {"stage": number, **row}, validation)
             if on_epoch is not None:
                 on_epoch({"stage": number, **row})
 
@@ -169,16 +179,3 @@ def _blend(recipe: Recipe, prepared: Prepared, towers: TwoTower, partial: Path) 
     write_atomic(file, json.dumps(named, indent=2) + "\n")
     note("  gradient blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in named.items()))
     return blend
-
-
-def _log(run: Path, row: dict[str, Any], validation: Validation | None) -> None:
-    """One line an epoch, in `history.jsonl` and on the screen; an epoch that a resumed run does again replaces it."""
-    rows = [old for old in read_history(run) if (old["stage"], old["epoch"]) != (row["stage"], row["epoch"])]
-    write_atomic(run / HISTORY, "".join(json.dumps(line) + "\n" for line in [*rows, row]))
-    parts = [f"  stage {row['stage']}, epoch {row['epoch']}:"]
-    if "loss" in row:
-        parts.append(f"loss {row['loss']:.3f}")
-    if validation is not None:
-        metric, _, name = validation.monitor
-        parts.append(f"validation {name} {row[metric]:.4f}{' (best)' if row['best'] else ''}")
-    note(" ".join([*parts, f"[dim]{row['seconds']:.0f} s[/]" if row["epoch"] else "before training"]))

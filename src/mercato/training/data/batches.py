@@ -160,7 +160,7 @@ class Examples:
             which = generator.integers(self.typos_QK.shape[1], size=len(asked))
             read = np.where(slipped, self.typos_QK[read, which], read)
         queries, query_P = np.unique(read, return_inverse=True)
-        places, product_P, products = self._products(np.concatenate([asked, mixed]), generator)
+        places, product_P, products = self.products(np.concatenate([asked, mixed]), generator)
         counts = [len(rows), len(unengaged), len(mixed)]
         query_B, unengaged_query_U = torch.split(torch.from_numpy(query_P), counts[:2])
         product_B, unengaged_product_U, mixed_product_V = torch.split(torch.from_numpy(product_P), counts)
@@ -184,10 +184,17 @@ class Examples:
             classes_MK=torch.from_numpy(classes),
         )
 
-    def _products(
-        self, pairs: NDArray[np.int64], generator: np.random.Generator | None
+    def products(
+        self,
+        pairs: NDArray[np.int64],
+        generator: np.random.Generator | None = None,
+        beside: NDArray[np.int64] = NOTHING,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], Features]:
-        """The distinct products of P pairs as each is seen: rows of the table (M,), which of them a pair reads (P,)."""
+        """The distinct products of some pairs as each is seen, and of rows `beside` them, of which nothing is dropped.
+
+        Returns:
+            Rows of the table (M,); which of these each of the P pairs, then each row beside, reads (P,); the features.
+        """
         spec, images = self.tables.spec, self.tables.images
         # A product is encoded once for each way it is seen: what is dropped, and how old it was.
         seen_P3 = np.stack([self.product_N[pairs], np.zeros_like(pairs), np.zeros_like(pairs)], axis=1)
@@ -195,7 +202,11 @@ class Examples:
             seen_P3[:, 1] = self.drop_N[pairs]
         if self.days_N is not None:
             seen_P3[:, 2] = self.days_N[pairs]
-        instances, product_P = np.unique(seen_P3, axis=0, return_inverse=True)
+        whole = -1 if any(self.drop_fields) else 0
+        others_3 = np.stack(
+            [beside, np.full_like(beside, whole), np.full_like(beside, -1 if self.days_N is not None else 0)], axis=1
+        )
+        instances, product_P = np.unique(np.concatenate([seen_P3, others_3]), axis=0, return_inverse=True)
         places, drops, days = instances.T
         products = take(self.tables.products, places, spec)
         for kind, fields in enumerate(self.drop_fields):
@@ -232,11 +243,16 @@ class Examples:
 
     def _excluded(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Every column that holds a known positive of its row's query, or the row's own product again."""
-        keys_BJ = self._key(self.query_N[rows][:, None], self.product_N[columns][None, :])
-        place_BJ = np.searchsorted(self._known, keys_BJ).clip(max=len(self._known) - 1)
-        excluded_BJ: NDArray[np.bool_] = self._known[place_BJ] == keys_BJ
+        excluded_BJ = self.known(self.query_N[rows], self.product_N[columns])
         np.fill_diagonal(excluded_BJ, False)
         return excluded_BJ
+
+    def known(self, queries: NDArray[np.int64], products: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether some queries (Q,) are known to have engaged some products (M,), rows of the tables: (Q, M)."""
+        keys_QM = self._key(queries[:, None], products[None, :])
+        place_QM = np.searchsorted(self._known, keys_QM).clip(max=len(self._known) - 1)
+        known_QM: NDArray[np.bool_] = self._known[place_QM] == keys_QM
+        return known_QM
 
 
 class PairBatches(Epochs[PairBatch]):

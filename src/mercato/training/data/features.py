@@ -142,11 +142,13 @@ def fit_featurizer(
     tokenizer: Tokenizer
     if pretrained is not None:
         tokenizer, pad_id = pretrained_tokenizer(pretrained)
+    elif (folder / TOKENIZER).is_file():  # of pretraining
+        tokenizer, pad_id = load_tokenizer(folder / TOKENIZER), 0
     else:
         texts = {normalize(text) for column in ("title", "description") for text in products[column].drop_nulls()}
         texts.update(normalize(query) for query in queries)
         note(f"  tokenizer: unigram, {recipe.text.vocabulary:,} pieces from {len(texts):,} texts")
-        tokenizer, pad_id = train_tokenizer(texts, recipe.text.vocabulary), 0
+        tokenizer, pad_id = train_tokenizer(texts, recipe.text.vocabulary, recipe.pretraining is not None), 0
     prefix = recipe.query_tower.text.prefix
     lengths = [len(e.ids) for e in tokenizer.encode_batch_fast([prefix + normalize(query) for query in queries])]
     characters = [len(normalize(query)) for query in queries]

@@ -1,0 +1,83 @@
+"""`[pretraining]`: what the encoders learn of a market before the stages (Taobao's multimodal pretraining)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from mercato.config.base import Frozen
+from mercato.config.stages import Fitting
+
+Where = Literal["tower", "cross", "both"]
+"""Where masked words or patches are told: from the states of the towers, of the cross encoder, or of both."""
+
+READABLE = ("title_text", "description_text", "text", "patches")  # what the single-stream encoder can read
+
+
+def _readable(name: str) -> str:
+    if name not in READABLE:
+        raise ValueError(f"{name!r} cannot be pretrained; there are {', '.join(READABLE)}")
+    return name
+
+
+class PretrainingTask(Frozen):
+    """What all tasks have."""
+
+    weight: float = Field(1.0, ge=0)  # of its loss; 0: the task is off
+    rate: float = Field(1.0, gt=0, le=1)  # share of the steps that learn it
+
+
+class MaskedWords(PretrainingTask):
+    """MLM: masked language modelling on queries and titles (Devlin et al. 2019), by whole words."""
+
+    share: float = Field(0.15, gt=0, lt=1)  # of a text's words
+    where: Where = "tower"
+
+
+class MaskedPatches(PretrainingTask):
+    """MPM: masked patch modelling."""
+
+    share: float = Field(0.5, gt=0, lt=1)  # of an image's patches
+    where: Where = "tower"
+    target: Literal["features", "pixels", "codebook"] = "pixels"
+    """What is told of a masked patch: what the encoder reads of it, standardised; that within the patch, as in MAE (He
+    et al. 2022, §3, "normalized pixel values"); or its nearest code of a codebook, as in BEiT (Bao et al. 2022)."""
+    codes: int = Field(256, ge=2)  # of the codebook
+
+
+class QueryItem(PretrainingTask):
+    """QIC: query–item classification by the inner product of the two towers, among the batch's items."""
+
+    loss: Literal["am_softmax", "arcface", "softmax"] = "am_softmax"
+    scale: float = Field(20.0, gt=0)  # s
+    margin: float = Field(0.1, ge=0, lt=1)  # m, of a cosine (am_softmax) or an angle in radians (arcface)
+
+
+class Matching(PretrainingTask):
+    """QIM and QIM2: whether a query and an item, or an image, match, by the cross encoder."""
+
+
+class Pretraining(Fitting):
+    """One encoder for queries and single-stream items, and a cross encoder on top, on five tasks at once.
+
+    Its text encoder is the product tower's (`product_tower.text`), or a pretrained one that the recipe names.
+    """
+
+    batch_size: int = Field(128, ge=2)  # engaged pairs
+    epochs: int = Field(6, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    text_learning_rate: float = Field(1e-3, gt=0)
+    warmup: float = Field(0.1, ge=0, le=1)
+    decay: bool = True
+    channels: tuple[Annotated[str, AfterValidator(_readable)], ...] = Field(("title_text", "patches"), min_length=1)
+    """What the item tower reads in one stream."""
+    shared: bool = True  # one encoder for queries and items
+    cross_layers: int = Field(1, ge=1)  # of the cross encoder
+    unpaired: float = Field(0.5, ge=0)  # products without a query in a batch, beside each pair; and queries without one
+    mlm: MaskedWords = MaskedWords()
+    mpm: MaskedPatches = MaskedPatches()
+    qic: QueryItem = QueryItem()
+    qim: Matching = Matching()
+    qim2: Matching = Matching()
+    held_out: float = Field(0.05, gt=0, lt=0.5)  # share of products whose masked words and patches validate

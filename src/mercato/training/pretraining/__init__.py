@@ -1,0 +1,1 @@
+"""Pretraining: what the encoders learn of a market before the stages (Taobao)."""

@@ -1,0 +1,148 @@
+"""Pretraining batches: engaged pairs, products and queries without a pair beside them, and what is masked of all.
+
+Shapes: B pairs of a batch; Q distinct queries and M distinct products, those without a pair among them; L tokens,
+I images, P patches of one, S = I · P.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mercato.config.pretraining import Pretraining
+from mercato.fields import PRODUCT_CHANNELS
+from mercato.models.tower import Inputs
+from mercato.training.data.batches import Examples, tensors
+from mercato.training.pretraining.masking import WordMask, mask_patches
+from mercato.training.task import Epochs
+
+WORDS_OR_PATCHES = 0.5  # of the products that have both, those of which words are masked, of the others patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingBatch:
+    """What one step of pretraining reads."""
+
+    tasks: frozenset[str]  # the tasks that it learns
+    query: Inputs  # of Q queries
+    product: Inputs  # of M products
+    masked_query: Inputs  # the same with masked words
+    masked_product: Inputs  # the same with masked words in some rows
+    told_query_QL: Tensor  # bool: the tokens that are to be told
+    told_product: dict[str, Tensor]  # the same by feature, (M, L)
+    hidden_MS: Tensor  # bool: the patches that are masked and to be told, in other rows; S = 0 without patches
+    query_B: Tensor  # int64: which of the Q each pair has
+    product_B: Tensor  # which of the M
+    unpaired_U: Tensor  # which of the M have no pair here
+    known_QM: Tensor  # bool: the query is known to have engaged the product
+
+    def __len__(self) -> int:
+        return max(1, len(self.query_B))
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        moved: dict[str, Any] = {
+            name: {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
+            for name, value in vars(self).items()
+            if name != "tasks"
+        }
+        return replace(self, **moved)
+
+
+class PretrainingBatches(Epochs[PretrainingBatch]):
+    """Epochs of pretraining: each a shuffled pass over the engaged pairs, with products and queries of no pair.
+
+    Where there are no pairs it is a pass over the products.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        pairs: NDArray[np.int64],
+        products: NDArray[np.int64],
+        queries: NDArray[np.int64],
+        stage: Pretraining,
+        mask: WordMask,
+        seed: int,
+    ) -> None:
+        """`pairs` are rows of the examples; `products` and `queries`, rows of the tables, are drawn from beside them."""
+        super().__init__(seed)
+        self.examples, self.stage, self.mask = examples, stage, mask
+        self.pairs, self.products, self.queries = pairs, products, queries
+        channels = [PRODUCT_CHANNELS[name] for name in examples.tables.spec.product_channels]
+        self.text = [channel.features[0].name for channel in channels if channel.kind == "text"]
+        self.tasks = {
+            name: task.rate
+            for name in ("mlm", "mpm", "qic", "qim", "qim2")
+            if (task := getattr(stage, name)).weight > 0
+        }
+
+    def __len__(self) -> int:
+        return max(1, -(-(len(self.pairs) or len(self.products)) // self.stage.batch_size))
+
+    def __iter__(self) -> Iterator[PretrainingBatch]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        for rows in np.array_split(generator.permutation(self.pairs), len(self)):
+            tasks = [name for name, rate in self.tasks.items() if generator.random() < rate]
+            asked = round(self.stage.unpaired * len(rows)) if len(rows) else self.stage.batch_size
+            products, queries = (_draw(pool, asked, generator) for pool in (self.products, self.queries))
+            yield self.batch(rows, products, queries, generator, tasks)
+
+    def batch(
+        self,
+        rows: NDArray[np.int64],
+        products: NDArray[np.int64],
+        queries: NDArray[np.int64],
+        generator: np.random.Generator,
+        tasks: list[str] | None = None,
+    ) -> PretrainingBatch:
+        """The batch of these pairs, with products and queries beside them; of every task that is on, or of `tasks`."""
+        examples, tables = self.examples, self.examples.tables
+        place_M, product_P, features = examples.products(rows, beside=products)
+        place_Q, query_P = np.unique(np.concatenate([examples.query_N[rows], queries]), return_inverse=True)
+        query = tables.query_inputs(place_Q)
+        product_B = product_P[: len(rows)]
+        present_MS = self._patches(features)
+        words_M = generator.random(len(place_M)) < WORDS_OR_PATCHES
+        words_M |= ~present_MS.any(1) if "mpm" in self.tasks else True
+        if "mlm" not in self.tasks:
+            words_M[:] = False
+        masked, told = dict(features), {}
+        for name in self.text:
+            read_ML, told_ML = self.mask.apply(features[name], self.stage.mlm.share, generator)
+            masked[name] = np.where(words_M[:, None], read_ML, features[name])
+            told[name] = torch.from_numpy(told_ML & words_M[:, None])
+        read_QL, told_QL = self.mask.apply(query["tokens"].numpy(), self.stage.mlm.share, generator)
+        hidden_MS = mask_patches(present_MS & ~words_M[:, None], self.stage.mpm.share, generator)
+        return PretrainingBatch(
+            tasks=frozenset(self.tasks if tasks is None else tasks),
+            query=query,
+            product=tensors(features),
+            masked_query=query | {"tokens": torch.from_numpy(read_QL)},
+            masked_product=tensors(masked),
+            told_query_QL=torch.from_numpy(told_QL),
+            told_product=told,
+            hidden_MS=torch.from_numpy(hidden_MS),
+            query_B=torch.from_numpy(query_P[: len(rows)]),
+            product_B=torch.from_numpy(product_B),
+            unpaired_U=torch.from_numpy(np.setdiff1d(np.arange(len(place_M)), product_B)),
+            known_QM=torch.from_numpy(examples.known(place_Q, place_M)),
+        )
+
+    def _patches(self, features: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """Which patches there are, (M, S)."""
+        if "patches" not in features:
+            return np.zeros((len(next(iter(features.values()))), 0), bool)
+        return np.repeat(features["patch_mask"], features["patches"].shape[2], axis=1)
+
+
+def _draw(pool: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """So many of them, each at most once."""
+    return generator.choice(pool, min(count, len(pool)), replace=False) if len(pool) else pool

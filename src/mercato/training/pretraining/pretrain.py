@@ -1,0 +1,276 @@
+"""Pretraining before the stages of a recipe: done once a market, kept in its cache by content, and taken from there."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from faiss import Kmeans
+from filelock import FileLock
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mercato.config import Recipe
+from mercato.config.pretraining import Pretraining
+from mercato.config.stages import InBatchSoftmax
+from mercato.data.market import Market
+from mercato.data.pairs import catalogue_split
+from mercato.errors import MercatoError
+from mercato.files import atomic_directory
+from mercato.models.build import build_towers, text_configs
+from mercato.models.que2engage import FusedProductTower
+from mercato.models.taobao import PretrainingTowers
+from mercato.models.tower import TwoTower
+from mercato.progress import note
+from mercato.runs.folder import HISTORY, RECIPE, SPEC, TOKENIZER, WEIGHTS, read_history
+from mercato.runs.image_vectors import CACHE
+from mercato.training.data.features import catalogue_rows
+from mercato.training.data.learnable import learnable_products
+from mercato.training.data.prepare import Prepared, prepare
+from mercato.training.history import log_row
+from mercato.training.optimizer import half_precision
+from mercato.training.pretraining.batches import PretrainingBatches
+from mercato.training.pretraining.masking import WordMask
+from mercato.training.pretraining.step import PretrainingObjective
+from mercato.training.pretraining.task import COLLAPSED, MONITOR, PretrainingTask, PretrainingValidation
+from mercato.training.stage import run_stage
+from mercato.training.tasks.masked_patches import MaskedPatchesTask, PatchTargets
+from mercato.training.tasks.masked_words import MaskedWordsTask
+from mercato.training.tasks.matching import MatchingTask
+from mercato.training.tasks.query_item import QueryItemTask
+
+VERSION = 1  # of what pretraining does: another one is done again
+PATCHES = 50_000  # that targets are fitted to, at most
+VALIDATED = 1_024  # held-out pairs, or products where there are none, at most
+UNIGRAM = 1.0  # added to each word's count
+
+
+def pretrained(market: Market, recipe: Recipe) -> Path:
+    """The folder of what a recipe's `[pretraining]` learns of a market, from the cache or trained now.
+
+    Recipes whose pretraining is alike share it. Interrupted, the same call goes on at the last finished epoch.
+
+    Raises:
+        MercatoError: the market lacks what it wants, a loss is not finite, or somebody pressed Ctrl-C.
+    """
+    own = pretraining_recipe(recipe)
+    identity = f"{VERSION}\n{own.toml()}\n# market {market.fingerprint()}\n"
+    cache = market.path / CACHE
+    cache.mkdir(exist_ok=True)
+    folder = cache / f"pretraining-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    with FileLock(cache / f".{folder.name}.lock"):
+        if folder.is_dir():
+            note(f"  pretraining: {_told(read_history(folder))} [dim](from the market's cache)[/]")
+            return folder
+        partial = cache / f".{folder.name}.partial"
+        partial.mkdir(exist_ok=True)
+        note(f"[bold]pretraining[/]: {', '.join(own.product_tower.channels)} and queries")
+        start = time.perf_counter()
+        prepared = prepare(market, own, partial)
+        towers = _train(market, own, prepared, partial)
+        with atomic_directory(folder) as fresh:
+            for name in (SPEC, TOKENIZER, HISTORY):
+                shutil.copyfile(partial / name, fresh / name)
+            (fresh / RECIPE).write_text(own.toml())
+            # An encoder that is shared stands there under both its names, as towers that do not share it look for it.
+            save_file({name: tensor.clone() for name, tensor in towers.state_dict().items()}, str(fresh / WEIGHTS))
+            (fresh / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
+        shutil.rmtree(partial)
+        note(f"  pretrained in {time.perf_counter() - start:.0f} s: {_told(read_history(folder))}")
+        return folder
+
+
+def pretraining_recipe(recipe: Recipe) -> Recipe:
+    """The two towers that pretraining trains, as a recipe: what a recipe does not name in it does not matter to it."""
+    stage = recipe.pretraining
+    assert stage is not None
+    text = recipe.product_tower.text
+    return Recipe(
+        name="pretraining",
+        seed=recipe.seed,
+        dimension=recipe.dimension,
+        text=recipe.text.model_copy(update={"shared": stage.shared}),
+        query_tower=recipe.query_tower.model_copy(
+            update={"channels": ("text",), "text": text.model_copy(update={"prefix": recipe.query_tower.text.prefix}), "fusion": "attention"}
+        ),
+        product_tower=type(recipe.product_tower)(
+            channels=stage.channels, text=text, fusion="transformer", title_tokens=recipe.product_tower.title_tokens,
+            description_tokens=recipe.product_tower.description_tokens,
+        ),
+        images=recipe.images,
+        pairs=recipe.pairs,
+        precision=recipe.precision,
+        stages=(InBatchSoftmax(engagement_weight=1.0),),  # queries that engaged nothing are read too
+        pretraining=stage,
+    )  # fmt: skip
+
+
+def initialise(towers: TwoTower, folder: Path) -> int:
+    """Take what was pretrained into towers: every parameter of the same name and shape.
+
+    Of positions, whose tables are as long as the longest text, as many are taken as both have.
+
+    Returns:
+        How many numbers were taken.
+    """
+    known, taken = load_file(str(folder / WEIGHTS)), 0
+    with torch.no_grad():
+        for name, parameter in towers.named_parameters():
+            source = known.get(name)
+            if source is None or source.shape[1:] != parameter.shape[1:]:
+                continue
+            rows = min(len(source), len(parameter)) if parameter.ndim else 0
+            if rows < len(parameter) and "position" not in name:
+                continue
+            parameter[:rows] = source[:rows]
+            taken += source[:rows].numel()
+    return taken
+
+
+def _train(market: Market, recipe: Recipe, prepared: Prepared, folder: Path) -> PretrainingTowers:
+    """The towers of `pretraining_recipe`, at their best epoch; checkpoints, history and curves are in `folder`."""
+    stage = recipe.pretraining
+    assert stage is not None
+    torch.manual_seed(recipe.seed)
+    spec = prepared.featurizer.spec
+    base = build_towers(recipe, spec, text_configs(recipe, spec))
+    assert isinstance(base.product, FusedProductTower)
+    codes = stage.mpm.codes if stage.mpm.target == "codebook" else spec.image_dimension
+    towers = PretrainingTowers(base.query, base.product, stage.cross_layers, codes)
+    task = _task(market, recipe, stage, prepared)
+    towers.words.bias_W.data.copy_(_log_chances(task.batches))  # words begin as the unigram model, and learn the rest
+    note(
+        f"  {sum(p.numel() for p in towers.parameters()):,} parameters; {len(task.batches.pairs):,} engaged pairs,"
+        f" {len(task.batches.products):,} products, {len(task.batches.queries):,} queries that engaged nothing"
+    )
+
+    def log_epoch(row: dict[str, Any]) -> None:
+        log_row(folder, {"stage": "pretraining", **row}, task.validation)
+        note(f"    {_told([row])}")
+        if row["vectors/mean_cosine"] > COLLAPSED:
+            note(
+                f"    [yellow]two products' mean cosine is {row['vectors/mean_cosine']:.2f}: the vectors collapse; lower"
+                " pretraining.text_learning_rate or raise pretraining.qic.scale[/]"
+            )
+
+    run_stage(
+        towers,
+        stage=stage,
+        task=task,
+        folder=folder / "checkpoints",
+        logger=TensorBoardLogger(folder, name="tensorboard", version="pretraining"),
+        half=half_precision(recipe),
+        log_epoch=log_epoch,
+    )
+    return towers.cpu()
+
+
+def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared) -> PretrainingTask:
+    """What is learned, of products that may be learned from; of these a share validates, with all its pairs."""
+    examples = prepared.examples
+    ids = catalogue_rows(market, recipe)["product_id"]
+    learnable_P = ids.is_in(learnable_products(market, recipe.pairs).implode()).to_numpy()
+    held_P = np.array([catalogue_split(f"pretraining {product}", stage.held_out) == "future" for product in ids])
+    held_K = held_P[examples.product_N[examples.engaged]]
+    pairs = examples.engaged[~held_K]
+    engaging = np.unique(examples.query_N[examples.engaged])
+    mask = WordMask.of(prepared.featurizer.tokenizer)
+    batches = PretrainingBatches(
+        examples,
+        pairs=pairs,
+        products=np.flatnonzero(learnable_P & ~held_P),
+        queries=np.setdiff1d(examples.query_N, engaging),
+        stage=stage,
+        mask=mask,
+        seed=recipe.seed,
+    )
+    generator = np.random.default_rng(recipe.seed)
+    told: dict[str, tuple[float, PretrainingObjective]] = {}
+    if "mlm" in batches.tasks:
+        told["mlm"] = (stage.mlm.weight, MaskedWordsTask(stage.mlm, _log_chances(batches)))
+    if "mpm" in batches.tasks and prepared.featurizer.spec.image_dimension:
+        told["mpm"] = (stage.mpm.weight, MaskedPatchesTask(stage.mpm, _patch_targets(batches, generator)))
+    if "qic" in batches.tasks:
+        told["qic"] = (stage.qic.weight, QueryItemTask(stage.qic))
+    for name in ("qim", "qim2"):
+        if name in batches.tasks:
+            own = getattr(stage, name)
+            told[name] = (own.weight, MatchingTask(own, name, stage.qic.scale))
+    held = generator.permutation(examples.engaged[held_K])[:VALIDATED]
+    lone = generator.permutation(np.flatnonzero(learnable_P & held_P))[:VALIDATED]
+    count = max(1, -(-max(len(held), len(lone)) // stage.batch_size))
+    validation = [
+        batches.batch(rows, others, rows[:0], generator)
+        for rows, others in zip(np.array_split(held, count), np.array_split(lone, count), strict=True)
+        if len(rows) or len(others)
+    ]
+    if not validation:
+        raise MercatoError(
+            f"pretraining.held_out: {stage.held_out:g} of {int(learnable_P.sum()):,} products is none to validate on;"
+            " raise it"
+        )
+    return PretrainingTask(
+        batches=batches,
+        validation=PretrainingValidation(batches=validation, objectives=told),
+        objectives=told,
+    )
+
+
+def _log_chances(batches: PretrainingBatches) -> Tensor:
+    """Log of how often each token is a word's in the queries and titles that train, (W,)."""
+    tables, words_W = batches.examples.tables, batches.mask.words_W
+    counts_W = np.full(len(words_W), UNIGRAM)
+    queries = np.concatenate([batches.examples.query_N[batches.pairs], batches.queries])
+    texts = [tables.queries["tokens"][queries], *(tables.products[name][batches.products] for name in batches.text)]
+    for tokens_BL in texts:
+        counts_W += np.bincount(tokens_BL.ravel(), minlength=len(words_W))
+    counts_W[~words_W] = UNIGRAM
+    return torch.from_numpy(np.log(counts_W / counts_W.sum())).float()
+
+
+def _patch_targets(batches: PretrainingBatches, generator: np.random.Generator) -> PatchTargets:
+    """What is known of the patches of the products that train."""
+    products = batches.examples.tables.products
+    some = generator.permutation(batches.products)
+    parts: list[NDArray[np.float32]] = []
+    for row in some:
+        if sum(map(len, parts)) >= PATCHES:
+            break
+        parts.append(products["patches"][row][products["patch_mask"][row]].reshape(-1, products["patches"].shape[-1]))
+    patch_NV = np.concatenate(parts).astype(np.float32)
+    mean_V, deviation_V = patch_NV.mean(0), patch_NV.std(0) + 1e-6
+    stage = batches.stage.mpm
+    code_KV, chance_K = np.zeros((0, len(mean_V)), np.float32), np.zeros(0)
+    if stage.target == "codebook":
+        standard_NV = (patch_NV - mean_V) / deviation_V
+        clusters = Kmeans(len(mean_V), min(stage.codes, len(patch_NV)), seed=batches.seed, niter=20)
+        clusters.train(standard_NV)
+        code_KV = np.pad(
+            clusters.centroids, ((0, stage.codes - len(clusters.centroids)), (0, 0)), constant_values=np.inf
+        )
+        counts_K = np.bincount(clusters.assign(standard_NV)[1], minlength=stage.codes) + UNIGRAM
+        chance_K = counts_K / counts_K.sum()
+    return PatchTargets(
+        torch.from_numpy(mean_V),
+        torch.from_numpy(deviation_V),
+        torch.from_numpy(code_KV),
+        torch.from_numpy(np.log(chance_K)).float(),
+    )
+
+
+def _told(history: Sequence[dict[str, Any]]) -> str:
+    """The tasks of the best epoch of a history, for people."""
+    row = min(history, key=lambda row: row[MONITOR])
+    return ", ".join(
+        f"{name} {row[f'{name}/loss']:.2f} (trivial {row[f'{name}/trivial']:.2f}), {row[f'{name}/accuracy']:.0%} told"
+        for name in ("mlm", "mpm", "qic", "qim", "qim2")
+        if f"{name}/loss" in row
+    )
