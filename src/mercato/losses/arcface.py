@@ -1,4 +1,4 @@
-"""Additive angular margin (Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", 2019, Eq. 3)."""
+"""Additive angular margin: ArcFace (Deng et al., "Additive Angular Margin Loss for Deep Face Recognition", 2019)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEARLY_ONE = 1 - 1e-6  # the arc's slope is endless at 1
 
 
 def arcface(cosine_BJ: Tensor, excluded_BJ: Tensor, scale: float, margin: float) -> Tensor:
-    """In-batch softmax in which the own product must win by a margin of its angle: its logit is s·cos(θ + m).
+    """In-batch softmax in which the own product must win by a margin of its angle: its logit is s·cos(θ + m) (Eq. 3).
 
     Past θ = π − m, where cos(θ + m) would rise again, it goes on as cos θ − m·sin m, as in the authors' code.
 

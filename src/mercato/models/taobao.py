@@ -100,13 +100,15 @@ class PretrainingTowers(TwoTower):
         config: Any = product.text.backbone.config
         hidden: int = config.hidden_size
         self.cross = CrossEncoder(config, cross_layers)
-        self.words = WordHead(hidden, self.embedding_WH.shape[0])
-        self.patches = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, patch_outputs))
+        self.words = WordHead(hidden, self.embeddings.shape[0])
+        self.patches: nn.Module | None = None
+        if patch_outputs:
+            self.patches = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, patch_outputs))
         self.matches = nn.ModuleDict({"qim": nn.Linear(hidden, 1), "qim2": nn.Linear(hidden, 1)})
         self.hidden_patch_H = nn.Parameter(0.02 * torch.randn(hidden))  # in place of a masked patch
 
     @property
-    def embedding_WH(self) -> Tensor:
+    def embeddings(self) -> Tensor:
         """The word embeddings of the item tower."""
         backbone: Any = self.product.text.backbone
         found: Tensor = backbone.embeddings.word_embeddings.weight

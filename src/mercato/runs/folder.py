@@ -20,6 +20,7 @@ from mercato.runs.query_head import QueryHead
 
 RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"
 RETRIEVAL, QUERIES, HISTORY = "retrieval.json", "queries.json", "history.jsonl"
+PRETRAINING = "pretraining.jsonl"  # the history of what came before the stages
 QUERY_TOWER, PRODUCT_TOWER = "query_tower.onnx", "product_tower.onnx"
 MONITOR = "validation/roc_auc"  # its name in the history of a run, which early stopping goes by
 
@@ -78,9 +79,9 @@ def monitored(row: Mapping[str, Any]) -> tuple[str, float] | None:
     return (monitor["name"], float(row[monitor["metric"]])) if monitor["metric"] in row else None
 
 
-def read_history(run: Path) -> list[dict[str, Any]]:
-    """What training logged, a row an epoch (`mercato.training.train`); nothing where it has not begun."""
-    log = run / HISTORY
+def read_history(run: Path, file: str = HISTORY) -> list[dict[str, Any]]:
+    """What training logged, or pretraining, a row an epoch (`mercato.training.history`); nothing before it began."""
+    log = run / file
     return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from mercato.config import Recipe
 from mercato.data.market import Market
-from mercato.runs.folder import monitored
+from mercato.runs.folder import PRETRAINING, monitored, read_history
+from mercato.training.pretraining.task import best_row, told
 
 
 def write_card(run: Path, recipe: Recipe, market: Market, history: list[dict[str, Any]], seconds: float) -> None:
@@ -26,7 +27,7 @@ Two towers that embed queries and products into one {recipe.dimension}-dimension
 | trained | {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {platform.machine()}, {seconds:.0f} s, {epochs} epochs |
 | market | {market.config.name}, data fingerprint `{market.fingerprint()}` |
 | engagement | {" → ".join(market.config.engagement.chain)} within {market.config.engagement.window_hours:g} h |
-| query reads | {", ".join(recipe.query_tower.channels)} |
+{_pretrained(run, recipe)}| query reads | {", ".join(recipe.query_tower.channels)} |
 | product reads | {", ".join(recipe.product_tower.channels)} |
 | validation | {_validated(best)} |
 | seed | {recipe.seed} |
@@ -44,6 +45,13 @@ model.encode_products([{{"title": "Red sofa", "price": 120.0}}])
 carries their habits and the old engine's choices with it; judge it on judgments before you serve it.
 """
     )
+
+
+def _pretrained(run: Path, recipe: Recipe) -> str:
+    if recipe.pretraining is None:
+        return ""
+    channels = ", ".join(recipe.pretraining.channels)
+    return f"| pretrained | queries and {channels}: {told(best_row(read_history(run, PRETRAINING)))} |\n"
 
 
 def _validated(best: dict[str, Any] | None) -> str:

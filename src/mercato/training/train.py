@@ -21,7 +21,16 @@ from mercato.models.build import build_towers, text_configs
 from mercato.models.tower import TwoTower
 from mercato.progress import note
 from mercato.runs.export import export
-from mercato.runs.folder import RECIPE, SPEC, TOKENIZER, load_image_encoder, read_history, save_min_cosine
+from mercato.runs.folder import (
+    HISTORY,
+    PRETRAINING,
+    RECIPE,
+    SPEC,
+    TOKENIZER,
+    load_image_encoder,
+    read_history,
+    save_min_cosine,
+)
 from mercato.runs.image_encoder import copy_image_encoder
 from mercato.runs.torch_encoder import TorchEncoder
 from mercato.training.blending import estimate_blend
@@ -73,6 +82,7 @@ def train(
     start_from = pretrained(market, recipe) if recipe.pretraining is not None else None
     if start_from is not None:
         shutil.copyfile(start_from / TOKENIZER, partial / TOKENIZER)
+        shutil.copyfile(start_from / HISTORY, partial / PRETRAINING)
     prepared = prepare(market, recipe, partial)
     towers = train_towers(recipe, prepared, partial, on_epoch, start_from)
     model = _finish(recipe, prepared, towers, partial)

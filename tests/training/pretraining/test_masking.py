@@ -72,7 +72,7 @@ def test_a_market_s_own_tokenizer_masks() -> None:
 def test_a_tokenizer_without_a_mask_is_refused() -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(MercatoError, match="pretraining.mlm: the tokenizer has none of <mask>"):
+    with pytest.raises(MercatoError, match=r"pretraining\.mlm: the tokenizer has none of <mask>"):
         WordMask.of(tokenizer)
 
 

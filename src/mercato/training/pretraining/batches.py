@@ -22,6 +22,7 @@ from mercato.training.data.batches import Examples, tensors
 from mercato.training.pretraining.masking import WordMask, mask_patches
 from mercato.training.task import Epochs
 
+TASKS = ("mlm", "mpm", "qic", "qim", "qim2")
 WORDS_OR_PATCHES = 0.5  # of the products that have both, those of which words are masked, of the others patches
 
 
@@ -72,17 +73,13 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         mask: WordMask,
         seed: int,
     ) -> None:
-        """`pairs` are rows of the examples; `products` and `queries`, rows of the tables, are drawn from beside them."""
+        """`pairs` are rows of the examples; `products` and `queries`, rows of the tables, are drawn beside them."""
         super().__init__(seed)
         self.examples, self.stage, self.mask = examples, stage, mask
         self.pairs, self.products, self.queries = pairs, products, queries
         channels = [PRODUCT_CHANNELS[name] for name in examples.tables.spec.product_channels]
         self.text = [channel.features[0].name for channel in channels if channel.kind == "text"]
-        self.tasks = {
-            name: task.rate
-            for name in ("mlm", "mpm", "qic", "qim", "qim2")
-            if (task := getattr(stage, name)).weight > 0
-        }
+        self.tasks = {name: task.rate for name in TASKS if (task := getattr(stage, name)).weight > 0}
 
     def __len__(self) -> int:
         return max(1, -(-(len(self.pairs) or len(self.products)) // self.stage.batch_size))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from mercato.training.optimizer import half_precision
 from mercato.training.pretraining.batches import PretrainingBatches
 from mercato.training.pretraining.masking import WordMask
 from mercato.training.pretraining.step import PretrainingObjective
-from mercato.training.pretraining.task import COLLAPSED, MONITOR, PretrainingTask, PretrainingValidation
+from mercato.training.pretraining.task import COLLAPSED, PretrainingTask, PretrainingValidation, best_row, told
 from mercato.training.stage import run_stage
 from mercato.training.tasks.masked_patches import MaskedPatchesTask, PatchTargets
 from mercato.training.tasks.masked_words import MaskedWordsTask
@@ -68,7 +67,7 @@ def pretrained(market: Market, recipe: Recipe) -> Path:
     folder = cache / f"pretraining-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     with FileLock(cache / f".{folder.name}.lock"):
         if folder.is_dir():
-            note(f"  pretraining: {_told(read_history(folder))} [dim](from the market's cache)[/]")
+            note(f"  pretraining: {told(best_row(read_history(folder)))} [dim](from the market's cache)[/]")
             return folder
         partial = cache / f".{folder.name}.partial"
         partial.mkdir(exist_ok=True)
@@ -84,7 +83,7 @@ def pretrained(market: Market, recipe: Recipe) -> Path:
             save_file({name: tensor.clone() for name, tensor in towers.state_dict().items()}, str(fresh / WEIGHTS))
             (fresh / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
         shutil.rmtree(partial)
-        note(f"  pretrained in {time.perf_counter() - start:.0f} s: {_told(read_history(folder))}")
+        note(f"  pretrained in {time.perf_counter() - start:.0f} s: {told(best_row(read_history(folder)))}")
         return folder
 
 
@@ -92,14 +91,14 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
     """The two towers that pretraining trains, as a recipe: what a recipe does not name in it does not matter to it."""
     stage = recipe.pretraining
     assert stage is not None
-    text = recipe.product_tower.text
+    text, prefix = recipe.product_tower.text, {"prefix": recipe.query_tower.text.prefix}
     return Recipe(
         name="pretraining",
         seed=recipe.seed,
         dimension=recipe.dimension,
         text=recipe.text.model_copy(update={"shared": stage.shared}),
         query_tower=recipe.query_tower.model_copy(
-            update={"channels": ("text",), "text": text.model_copy(update={"prefix": recipe.query_tower.text.prefix}), "fusion": "attention"}
+            update={"channels": ("text",), "text": text.model_copy(update=prefix), "fusion": "attention"}
         ),
         product_tower=type(recipe.product_tower)(
             channels=stage.channels, text=text, fusion="transformer", title_tokens=recipe.product_tower.title_tokens,
@@ -143,8 +142,8 @@ def _train(market: Market, recipe: Recipe, prepared: Prepared, folder: Path) -> 
     spec = prepared.featurizer.spec
     base = build_towers(recipe, spec, text_configs(recipe, spec))
     assert isinstance(base.product, FusedProductTower)
-    codes = stage.mpm.codes if stage.mpm.target == "codebook" else spec.image_dimension
-    towers = PretrainingTowers(base.query, base.product, stage.cross_layers, codes)
+    outputs = stage.mpm.codes if spec.image_dimension and stage.mpm.target == "codebook" else spec.image_dimension
+    towers = PretrainingTowers(base.query, base.product, stage.cross_layers, outputs)
     task = _task(market, recipe, stage, prepared)
     towers.words.bias_W.data.copy_(_log_chances(task.batches))  # words begin as the unigram model, and learn the rest
     note(
@@ -154,12 +153,10 @@ def _train(market: Market, recipe: Recipe, prepared: Prepared, folder: Path) -> 
 
     def log_epoch(row: dict[str, Any]) -> None:
         log_row(folder, {"stage": "pretraining", **row}, task.validation)
-        note(f"    {_told([row])}")
+        note(f"    {told(row)}")
         if row["vectors/mean_cosine"] > COLLAPSED:
-            note(
-                f"    [yellow]two products' mean cosine is {row['vectors/mean_cosine']:.2f}: the vectors collapse; lower"
-                " pretraining.text_learning_rate or raise pretraining.qic.scale[/]"
-            )
+            cosine = f"{row['vectors/mean_cosine']:.2f}"
+            note(f"    [yellow]two products' mean cosine is {cosine}: their vectors have collapsed to nearly one[/]")
 
     run_stage(
         towers,
@@ -263,14 +260,4 @@ def _patch_targets(batches: PretrainingBatches, generator: np.random.Generator) 
         torch.from_numpy(deviation_V),
         torch.from_numpy(code_KV),
         torch.from_numpy(np.log(chance_K)).float(),
-    )
-
-
-def _told(history: Sequence[dict[str, Any]]) -> str:
-    """The tasks of the best epoch of a history, for people."""
-    row = min(history, key=lambda row: row[MONITOR])
-    return ", ".join(
-        f"{name} {row[f'{name}/loss']:.2f} (trivial {row[f'{name}/trivial']:.2f}), {row[f'{name}/accuracy']:.0%} told"
-        for name in ("mlm", "mpm", "qic", "qim", "qim2")
-        if f"{name}/loss" in row
     )

@@ -64,7 +64,7 @@ class Step:
     @cached_property
     def masked_items(self) -> Read:
         """The M items, words of some and patches of others masked."""
-        return self.towers.read_items(self.batch.masked_product, hidden_BS=self.hidden_MS)
+        return self.towers.read_items(self.batch.masked_product, hidden_BS=self.hidden)
 
     @cached_property
     def masked_crossed(self) -> Tensor:
@@ -73,23 +73,23 @@ class Step:
         return self.towers.cross(self.masked_queries.rows(batch.query_B), self.masked_items.rows(batch.product_B))
 
     @property
-    def has_images_M(self) -> Tensor:
+    def has_images(self) -> Tensor:
         """Which items have an image."""
         mask_MI = self.batch.product.get("patch_mask")
         return self.batch.known_QM.new_zeros(self.batch.known_QM.shape[1]) if mask_MI is None else mask_MI.any(1)
 
     @cached_property
-    def hidden_MS(self) -> Tensor:
+    def hidden(self) -> Tensor:
         """Which positions of the item tower's sequence are masked patches, bool."""
         return self._positions({}, self.batch.hidden_MS)
 
     @cached_property
-    def told_MS(self) -> Tensor:
+    def told(self) -> Tensor:
         """Which positions of it hold a word that is to be told, bool."""
         return self._positions(self.batch.told_product, torch.zeros_like(self.batch.hidden_MS))
 
     @cached_property
-    def token_MS(self) -> Tensor:
+    def tokens(self) -> Tensor:
         """The token at each position of it before masking, int64; 0 at a patch."""
         return self._positions(self.batch.product, self.batch.hidden_MS.long() * 0)
 

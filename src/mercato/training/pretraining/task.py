@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mercato.config.pretraining import Pretraining
 from mercato.models.taobao import PretrainingTowers
 from mercato.models.tower import TwoTower
-from mercato.training.pretraining.batches import PretrainingBatch, PretrainingBatches
+from mercato.training.pretraining.batches import TASKS, PretrainingBatch, PretrainingBatches
 from mercato.training.pretraining.step import Outcome, PretrainingObjective, Step
 from mercato.training.task import Losses, Monitor
 
@@ -104,3 +104,17 @@ def spread(vector_MD: Tensor) -> dict[str, float]:
     share = F.normalize(torch.linalg.svdvals(vector_MD), p=1, dim=0)
     entropy = -torch.special.xlogy(share, share).sum()
     return {"vectors/mean_cosine": float(mean), "vectors/rank": float(entropy.exp())}
+
+
+def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The epoch that was kept."""
+    return min(history, key=lambda row: row[MONITOR])
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """What each task told of held-out products in an epoch, for people."""
+    return ", ".join(
+        f"{name} {row[f'{name}/loss']:.2f} (trivial {row[f'{name}/trivial']:.2f}, {row[f'{name}/accuracy']:.0%} told)"
+        for name in TASKS
+        if f"{name}/loss" in row
+    )

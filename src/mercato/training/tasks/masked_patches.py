@@ -46,15 +46,16 @@ class MaskedPatchesTask:
         patch_MSV = batch.product["patches"].flatten(1, 2)
         states, patches = [], []
         if where in ("tower", "both"):
-            states.append(step.masked_items.state_BSH[step.hidden_MS])
+            states.append(step.masked_items.state_BSH[step.hidden])
             patches.append(patch_MSV[batch.hidden_MS])
         if where in ("cross", "both") and len(batch.query_B):
-            hidden_BS = step.hidden_MS[batch.product_B]
+            hidden_BS = step.hidden[batch.product_B]
             words = step.masked_crossed.shape[1] - hidden_BS.shape[1]
             states.append(step.masked_crossed[:, words:][hidden_BS])
             patches.append(patch_MSV[batch.product_B][batch.hidden_MS[batch.product_B]])
         if not sum(map(len, patches)):
             return None
+        assert step.towers.patches is not None
         return self.told(step.towers.patches(torch.cat(states)).float(), torch.cat(patches).float())
 
     def told(self, output_NX: Tensor, patch_NV: Tensor) -> Outcome:

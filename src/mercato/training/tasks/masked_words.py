@@ -27,17 +27,17 @@ class MaskedWordsTask:
         batch, where = step.batch, self.stage.where
         states, tokens = [], []
         if where in ("tower", "both"):
-            states += [step.masked_queries.state_BSH[batch.told_query_QL], step.masked_items.state_BSH[step.told_MS]]
-            tokens += [batch.query["tokens"][batch.told_query_QL], step.token_MS[step.told_MS]]
+            states += [step.masked_queries.state_BSH[batch.told_query_QL], step.masked_items.state_BSH[step.told]]
+            tokens += [batch.query["tokens"][batch.told_query_QL], step.tokens[step.told]]
         if where in ("cross", "both") and len(batch.query_B):
-            told = torch.cat([batch.told_query_QL[batch.query_B], step.told_MS[batch.product_B]], 1)
-            token = torch.cat([batch.query["tokens"][batch.query_B], step.token_MS[batch.product_B]], 1)
+            told = torch.cat([batch.told_query_QL[batch.query_B], step.told[batch.product_B]], 1)
+            token = torch.cat([batch.query["tokens"][batch.query_B], step.tokens[batch.product_B]], 1)
             states.append(step.masked_crossed[told])
             tokens.append(token[told])
         if not sum(map(len, tokens)):
             return None
         token_N = torch.cat(tokens)
-        logits_NW = step.towers.words(torch.cat(states), step.towers.embedding_WH).float()
+        logits_NW = step.towers.words(torch.cat(states), step.towers.embeddings).float()
         return Outcome(
             F.cross_entropy(logits_NW, token_N),
             (logits_NW.argmax(1) == token_N).float().mean(),

@@ -35,14 +35,14 @@ class MatchingTask:
         pair_2N = torch.stack([batch.query_B, batch.product_B])
         texts, items, known_TI = step.queries, step.items, batch.known_QM
         if self.name == "qim2":
-            pair_2N = pair_2N[:, step.has_images_M[batch.product_B]]
-            alone_U = batch.unpaired_U[step.has_images_M[batch.unpaired_U] & _titled(step)[batch.unpaired_U]]
+            pair_2N = pair_2N[:, step.has_images[batch.product_B]]
+            alone_U = batch.unpaired_U[step.has_images[batch.unpaired_U] & _titled(step)[batch.unpaired_U]]
             items = step.images
             if len(alone_U):
                 own_2U = torch.stack([len(batch.known_QM) + torch.arange(len(alone_U), device=alone_U.device), alone_U])
                 texts, pair_2N = stacked(texts, step.titles.rows(alone_U)), torch.cat([pair_2N, own_2U], 1)
                 known_TI = F.pad(known_TI, (0, 0, 0, len(alone_U)))
-            known_TI = known_TI | ~step.has_images_M  # what has no image is no negative either
+            known_TI = known_TI | ~step.has_images  # what has no image is no negative either
         if not pair_2N.shape[1]:
             return None
         return matching(towers.cross, towers.matches[self.name], texts, items, pair_2N, known_TI, self.scale)

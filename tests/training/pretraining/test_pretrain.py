@@ -1,0 +1,158 @@
+"""Pretraining on a toy market, from the recipe to the towers that start from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mercato.data.market import Market
+from mercato.errors import MercatoError
+from mercato.models.taobao import PretrainingTowers
+from mercato.runs.folder import PRETRAINING, read_history
+from mercato.runs.torch_encoder import load
+from mercato.training.pretraining import pretrain
+from mercato.training.pretraining.batches import PretrainingBatch
+from mercato.training.pretraining.pretrain import pretrained
+from mercato.training.task import Losses
+from mercato.training.train import train
+from tests.support.toys import make_market, toy_recipe
+
+TEXT = 'pretraining={epochs=3, batch_size=16, channels=["title_text"], held_out=0.2, learning_rate=1e-2}'
+MEAN = "product_tower.text.pooling='mean'"  # an untrained [CLS] takes longer than a test lasts
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Market:
+    return make_market(tmp_path / "market")
+
+
+def _state(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def _texts(batch: PretrainingBatch) -> list[tuple[int, ...]]:
+    return [tuple(token for token in row if token) for row in batch.product["title_tokens"].tolist()]
+
+
+def test_every_task_gets_better_than_it_began(market: Market) -> None:
+    recipe = toy_recipe(TEXT, MEAN, "pretraining.epochs=12", "pretraining.text_learning_rate=1e-2")
+    rows = read_history(pretrained(market, recipe))
+    first, best = rows[0], min(rows, key=lambda row: row["validation/loss"])
+    assert best["epoch"] > 0
+    assert best["mlm/loss"] < first["mlm/loss"]  # which began as a unigram model; a toy's numbers cannot be told
+    assert best["qic/loss"] < 0.8 * first["qic/loss"]
+    assert {"mlm/weight", "mlm/accuracy", "mlm/trivial", "vectors/rank", "vectors/mean_cosine"} <= best.keys()
+    assert not any(name.startswith(("mpm", "qim2")) for name in best)  # of images that nothing reads
+
+
+def test_recipes_whose_pretraining_is_alike_share_it(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pretrained(market, toy_recipe(TEXT))
+    monkeypatch.setattr(pretrain, "_train", lambda *_: pytest.fail("trained again"))
+    assert pretrained(market, toy_recipe(TEXT, "name='other'", "stages.0.epochs=9", "head.queries=3")) == folder
+    with pytest.raises(pytest.fail.Exception):
+        pretrained(market, toy_recipe(TEXT, "pretraining.qic.margin=0.3"))
+
+
+def test_it_is_the_same_each_time_and_goes_on_where_it_stopped(
+    market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _state(pretrained(market, toy_recipe(TEXT)))
+    again = make_market(tmp_path / "again")
+    log, seen = pretrain.log_row, []
+
+    def cut(folder: Path, row: dict[str, Any], validation: Any) -> None:
+        seen.append(row["epoch"])
+        if seen == [0, 1, 2]:
+            raise KeyboardInterrupt
+        log(folder, row, validation)
+
+    monkeypatch.setattr(pretrain, "log_row", cut)
+    with pytest.raises((KeyboardInterrupt, SystemExit, MercatoError)):
+        pretrained(again, toy_recipe(TEXT))
+    folder = pretrained(again, toy_recipe(TEXT))
+    assert seen == [0, 1, 2, 2, 3]
+    for name, tensor in _state(folder).items():
+        torch.testing.assert_close(tensor, whole[name], rtol=0, atol=0)
+
+
+def test_towers_start_from_what_was_pretrained(market: Market, tmp_path: Path) -> None:
+    recipe = toy_recipe(TEXT, "stages.0.epochs=1", "stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12")
+    train(recipe, market, tmp_path / "run", onnx=False)
+    known, model = _state(pretrained(market, recipe)), load(tmp_path / "run")
+    own = model.towers.state_dict()
+    taken = {name for name in known if name in own and known[name].shape == own[name].shape}
+    for tower in ("query", "product"):
+        assert f"{tower}.text.backbone.encoder.layer.0.output.dense.weight" in taken
+        assert f"{tower}.text.backbone.embeddings.word_embeddings.weight" in taken
+    for name in taken:
+        torch.testing.assert_close(own[name], known[name], atol=1e-6, rtol=0)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| pretrained | queries and title_text: mlm " in card
+    assert read_history(tmp_path / "run", PRETRAINING) == read_history(pretrained(market, recipe))
+
+
+def test_held_out_products_and_what_is_listed_later_teach_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = make_market(tmp_path / "market")
+    read: set[tuple[int, ...]] = set()
+    held: set[tuple[int, ...]] = set()
+    run_stage = pretrain.run_stage
+
+    def watched(towers: PretrainingTowers, **how: Any) -> None:
+        task = how["task"]
+        tables = task.batches.examples.tables
+        for batch in task.batches:
+            read.update(_texts(batch))
+        for batch in task.validation.batches:
+            held.update(_texts(batch))
+        assert len(task.batches.products) < len(tables.products["title_tokens"])
+        run_stage(towers, **how)
+
+    monkeypatch.setattr(pretrain, "run_stage", watched)
+    pretrained(market, toy_recipe(TEXT, "product_tower.title_tokens=32"))  # so that no title is cut
+    assert held and read and not held & read
+
+
+def test_a_loss_that_is_not_finite_names_task_and_batch(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mercato.training.pretraining.task import PretrainingTask
+
+    honest, calls = PretrainingTask.losses, []
+
+    def broken(self: PretrainingTask, towers: PretrainingTowers, batch: PretrainingBatch) -> Losses:
+        calls.append(1)
+        losses = honest(self, towers, batch)
+        if len(calls) == len(self.batches) + 2:  # the second batch of the second epoch
+            losses["qic"] = (1.0, losses["qic"][1] * float("nan"))
+        return losses
+
+    monkeypatch.setattr(PretrainingTask, "losses", broken)
+    with pytest.raises(MercatoError, match=r"the loss of qic is nan in batch 2 of epoch 2"):
+        pretrained(market, toy_recipe(TEXT))
+    monkeypatch.setattr(PretrainingTask, "losses", honest)
+    rows = read_history(pretrained(market, toy_recipe(TEXT)))  # goes on behind the last good epoch
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_a_task_that_is_off_has_no_loss(market: Market) -> None:
+    rows = read_history(pretrained(market, toy_recipe(TEXT, "pretraining.qim.weight=0", "pretraining.mlm.weight=0")))
+    assert not any(name.startswith(("mlm", "qim")) for row in rows for name in {**row, **row.get("losses", {})})
+
+
+def test_an_encoder_of_each_side_when_it_is_not_shared(market: Market) -> None:
+    apart = _state(pretrained(market, toy_recipe(TEXT, "pretraining.shared=false")))
+    name = "text.backbone.encoder.layer.0.output.dense.weight"
+    assert not torch.equal(apart[f"query.{name}"], apart[f"product.{name}"])
+    one = _state(pretrained(market, toy_recipe(TEXT)))
+    assert torch.equal(one[f"query.{name}"], one[f"product.{name}"])
+
+
+@pytest.mark.parametrize("where", ["cross", "both"])
+def test_words_may_be_told_by_the_cross_encoder(market: Market, where: str) -> None:
+    rows = read_history(pretrained(market, toy_recipe(TEXT, f"pretraining.mlm.where='{where}'")))
+    assert np.isfinite([row["mlm/loss"] for row in rows]).all()
