@@ -41,6 +41,7 @@ def test_a_recipe_survives_its_toml(name, seed, dropout, rate, epochs, pretraine
     assert Recipe.parse(recipe.toml()) == recipe
 
 
+PATCHES = 'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["title_text", "patches"]'
 WRONG = {
     'name = "x"\nseeed = 3': "seeed: Extra inputs",
     'name = "x"\n[query_tower]\nchanels = []': "query_tower.chanels: Extra",
@@ -67,6 +68,13 @@ WRONG = {
     'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["images"]': "name a text channel",
     'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["images", "text"]': "name a text channel first",
     'name = "x"\n[product_tower]\nfusion = "transformer"\nfusion_layers = 7': "text.layers has only 6",
+    'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["title_text", "images", "patches"]': (
+        "product_tower.channels: images and patches are two ways to read one field"
+    ),
+    'name = "x"\n[product_tower]\nchannels = ["title_text", "patches"]': "product_tower.fusion: patches are positions",
+    f"{PATCHES}\n[images]\npatch_size = 9": r"images.size: 48 is not a multiple of images.patch_size \(9\)",
+    f"{PATCHES}\n[images]\nfine_tune = true": "images.fine_tune: an encoder of patches is not trained",
+    f'{PATCHES}\n[images]\nencoder = "resnet"': "images.encoder: pixels need no encoder; set images.patches",
     'name = "x"\n[product_tower.context]\nnumbers = []\ncategories = []': "both empty",
     'name = "x"\n[product_tower.context]\nnumbers = ["age", "price", "age"]': "numbers: one is named twice",
     'name = "x"\n[ranking.diversity]\nper_seller = 0': "ranking.diversity.per_seller: .*greater than or equal to 1",
@@ -85,6 +93,16 @@ WRONG = {
 def test_a_wrong_recipe_names_its_field(text):
     with pytest.raises(MercatoError, match=WRONG[text]):
         Recipe.parse(text)
+
+
+@pytest.mark.parametrize(
+    "images", ["", "patch_size = 48", 'patches = "features"\nsize = 50', 'patches = "features"\nencoder = "resnet"']
+)
+def test_a_recipe_of_patches(images):
+    recipe = Recipe.parse(f"{PATCHES}\n[images]\n{images}")
+    assert recipe.uses_images and recipe.uses_patches
+    plain = Recipe.parse('name = "x"\nimages = { patch_size = 9 }')
+    assert plain.uses_images and not plain.uses_patches
 
 
 def test_every_wrong_field_is_named_at_once():

@@ -64,7 +64,7 @@ def test_channels_group_by_field():
         "text": ("text",),
         "language": ("language",),
         "country": ("country",),
-        "images": ("images",),
+        "images": ("images", "patches"),
         "context": ("context",),
     }
 

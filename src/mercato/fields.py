@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 FieldKind = Literal["text", "images", "category", "number", "time", "attributes"]
-ChannelKind = Literal["text", "trigrams", "category", "images", "context"]
+ChannelKind = Literal["text", "trigrams", "category", "images", "patches", "context"]
 
 ATTRIBUTE = "attributes."  # an attribute is a field too, as "attributes.NAME"
 
@@ -42,6 +42,7 @@ class Feature:
     name: str
     missing: int | Literal["pad_id"] = 0  # what it holds where a product lacks the field
     ragged: bool = False  # ids (B, L), filled up to the longest row of the batch
+    half: bool = False  # so much that a table of a whole catalogue holds it in half precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,8 @@ class Channel:
     @property
     def modality(self) -> str:
         """What modality dropout drops together: text, images or context; a category is one of its own."""
-        return {"text": "text", "trigrams": "text", "images": "images", "context": "context"}.get(self.kind, self.name)
+        of_kind = {"text": "text", "trigrams": "text", "images": "images", "patches": "images", "context": "context"}
+        return of_kind.get(self.kind, self.name)
 
 
 _T = TypeVar("_T", Field, Channel)
@@ -116,7 +118,13 @@ PRODUCT_CHANNELS = _named(
     ),
     Channel(name="language", kind="category", fields=("language",), features=(Feature("language"),)),
     Channel(name="country", kind="category", fields=("country",), features=(Feature("country"),)),
-    Channel(name="images", kind="images", fields=("images",), features=(Feature("images"), Feature("image_mask"))),
+    Channel(
+        name="images", kind="images", fields=("images",), features=(Feature("images", half=True), Feature("image_mask"))
+    ),
+    Channel(
+        name="patches", kind="patches", fields=("images",),
+        features=(Feature("patches", half=True), Feature("patch_mask")),
+    ),
     Channel(
         name="context", kind="context", features=(Feature("context_numbers"), Feature("context_categories"))
     ),

@@ -41,6 +41,7 @@ WHOLE = PRODUCT | {
 }  # fmt: skip
 EVERY = (*FIELDS, "attributes.colour", "attributes.seats", "attributes.none")
 APART = tuple(channel for channel in PRODUCT_CHANNELS if channel != "text")  # which joins two fields in one array
+EITHER = ("images", "patches")  # of which a run reads one
 
 
 def spec(*channels: str, **context: tuple[str, ...]) -> FeatureSpec:
@@ -53,21 +54,24 @@ def spec(*channels: str, **context: tuple[str, ...]) -> FeatureSpec:
     return FeatureSpec(
         query_channels=(), product_channels=channels, pad_id=0, vocabulary=1, buckets=50, query_tokens=8,
         query_characters=8, title_tokens=8, description_tokens=8, countries=("us",), languages=("en",),
-        max_images=3, image_dimension=2, context=read,
+        max_images=3, image_dimension=2, image_patches=int("patches" in channels), context=read,
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def whole() -> Featurizer:
+@pytest.fixture(scope="module", params=EITHER)
+def whole(request: pytest.FixtureRequest) -> Featurizer:
     """A run that reads every field there is."""
+    channels = [channel for channel in APART if channel not in EITHER or channel == request.param]
     numbers = (*NUMBERS, "attributes.seats")
-    every = spec(*APART, numbers=numbers, categories=(*CATEGORIES, "attributes.colour"))
+    every = spec(*channels, numbers=numbers, categories=(*CATEGORIES, "attributes.colour"))
     tokenizer = train_tokenizer(["red sofa", "soft", "a chair of wood"], 60)
     return Featurizer(replace(every, vocabulary=tokenizer.get_vocab_size()), tokenizer)
 
 
 def featurised(featurizer: Featurizer, rows: list[dict[str, Any]]) -> Features:
-    vectors = [np.array(row["image_embeddings"], np.float32) if row.get("image_embeddings") else None for row in rows]
+    shape = featurizer.spec.image_shape
+    given = [row.get("image_embeddings") for row in rows]
+    vectors = [np.array(own, np.float32).reshape(-1, *shape) if own else None for own in given]
     return featurizer.products(rows, vectors, NOW)
 
 
@@ -190,6 +194,7 @@ def test_a_run_reads_the_fields_of_its_channels():
     assert fields_read(spec(*QUE2SEARCH)) == ("title", "description", "images", "language", "country")
     assert fields_read(spec("text", "images")) == ("title", "description", "images")
     assert fields_read(spec("description_trigrams")) == ("description",)
+    assert fields_read(spec("text", "patches")) == ("title", "description", "images")
 
 
 def test_a_derived_number_stands_for_what_it_is_computed_from():

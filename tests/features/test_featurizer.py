@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+
 import mmh3
 import numpy as np
 import pytest
@@ -155,6 +158,17 @@ def test_images(featurizer):
     assert features["images"][3].tolist() == [[2.0] * 4, [0.0] * 4, [0.0] * 4]
 
 
+def test_patches(featurizer):
+    channels = ("title_text", "patches")
+    spec = replace(featurizer.spec, product_channels=channels, image_dimension=2, image_patches=2)
+    own = [np.arange(20, dtype=np.float32).reshape(5, 2, 2), None, np.zeros((0, 2, 2), np.float32)]
+    features = Featurizer(spec, featurizer.tokenizer).products([{}] * 3, own)
+    assert list(features) == ["title_tokens", "patches", "patch_mask"]
+    assert features["patches"].shape == (3, 3, 2, 2) and features["patches"].dtype == np.float32
+    assert features["patches"][0].ravel().tolist() == list(range(12)) and not features["patches"][1:].any()
+    assert features["patch_mask"].tolist() == [[True] * 3, [False] * 3, [False] * 3]
+
+
 @given(ANYTHING, st.one_of(st.none(), ANYTHING))
 def test_no_text_breaks_it(featurizer, text, country):
     features = featurizer.queries([text, "sofa"], [country, "us"])
@@ -168,17 +182,20 @@ def test_no_text_breaks_it(featurizer, text, country):
 
 @given(countries=st.lists(st.text(max_size=3), unique=True), prefix=st.text(), normalized=st.booleans())
 def test_the_spec_survives_its_file(featurizer, tmp_path_factory, countries, prefix, normalized):
-    from dataclasses import replace
-
     spec = replace(featurizer.spec, countries=tuple(countries), query_prefix=prefix, normalized=normalized)
     file = tmp_path_factory.getbasetemp() / "spec.json"
     spec.save(file)
     assert FeatureSpec.load(file) == spec
 
 
-def test_a_prefix_is_no_text(featurizer):
-    from dataclasses import replace
+def test_a_spec_of_a_run_before_patches_is_read(featurizer, tmp_path):
+    older = {name: value for name, value in asdict(featurizer.spec).items() if name != "image_patches"}
+    (tmp_path / "features.json").write_text(json.dumps(older))
+    spec = FeatureSpec.load(tmp_path / "features.json")
+    assert spec == featurizer.spec and spec.image_shape == (4,)
 
+
+def test_a_prefix_is_no_text(featurizer):
     prefixed = Featurizer(replace(featurizer.spec, query_prefix="query: "), featurizer.tokenizer)
     tokens = prefixed.queries(["", "sofa"], [None, None])["tokens"]
     assert not tokens[0].any() and tokens[1].any()

@@ -22,6 +22,7 @@ from mercato.training.data.batches import tensors
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHANNELS = ("title_text", "description_text", "images", "context")
+PATCHES = ("title_text", "description_text", "patches", "context")
 TEXT, IMAGES, CONTEXT = (0, 1), (2,), (3,)
 FIELDS = {  # of each modality
     TEXT: ("title", "description"),
@@ -52,7 +53,9 @@ PRODUCTS = [
 
 
 def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean", **dropout: float) -> TorchEncoder:
-    """An untrained run with two layers, of which the upper fuses."""
+    """An untrained run with two layers, of which the upper fuses; `patches` are read in place of an image token."""
+    patches = image_token == "patches"
+    channels = PATCHES if patches else CHANNELS
     text = {"layers": 2, "heads": 2, "hidden": 8, "feed_forward": 16, "pooling": pooling}
     recipe = Recipe.model_validate(
         {
@@ -60,8 +63,8 @@ def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean"
             "dimension": 12,
             "query_tower": {"channels": ("text", "trigrams"), "text": text, "fusion": "wide_and_deep"},
             "product_tower": {
-                "channels": CHANNELS, "text": text, "fusion": "transformer", "fusion_layers": 1, "missing": missing,
-                "image_token": image_token, "modality_dropout": dropout,
+                "channels": channels, "text": text, "fusion": "transformer", "fusion_layers": 1, "missing": missing,
+                "image_token": "set" if patches else image_token, "modality_dropout": dropout,
                 "context": {
                     "numbers": ("price", "relative_price", "age"), "categories": ("condition", "category"), "hidden": 8
                 },
@@ -71,9 +74,9 @@ def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean"
     )  # fmt: skip
     tokenizer = train_tokenizer(["red sofa", "a wooden table with six chairs and more", "three seats, hardly used"], 60)
     spec = FeatureSpec(
-        query_channels=("text", "trigrams"), product_channels=CHANNELS, pad_id=0, vocabulary=tokenizer.get_vocab_size(),
+        query_channels=("text", "trigrams"), product_channels=channels, pad_id=0, vocabulary=tokenizer.get_vocab_size(),
         buckets=100, query_tokens=12, query_characters=20, title_tokens=8, description_tokens=24, countries=(),
-        languages=(), max_images=3, image_dimension=3,
+        languages=(), max_images=3, image_dimension=1 if patches else 3, image_patches=3 if patches else 0,
         context=ContextSpec.fit(recipe.product_tower.context, CATALOGUE, NOW),
     )  # fmt: skip
     torch.manual_seed(0)
@@ -81,7 +84,7 @@ def make(missing: str = "zeros", image_token: str = "set", pooling: str = "mean"
     return TorchEncoder(recipe, Featurizer(spec, tokenizer), None, towers)
 
 
-KINDS = [("zeros", "set"), ("token", "each"), ("zeros", "each"), ("token", "set")]
+KINDS = [(missing, image_token) for missing in ("zeros", "token") for image_token in ("set", "each", "patches")]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="+".join)
@@ -118,8 +121,9 @@ def test_onnx_says_what_torch_says_of_whatever_is_missing(tmp_path):
     np.testing.assert_array_equal(TorchEncoder.load(tmp_path).encode_queries(["sofa"]), model.encode_queries(["sofa"]))
 
 
-def test_onnx_with_one_token_for_all_images_and_zeros_for_none():
-    model = make("zeros", "set")
+@pytest.mark.parametrize("image_token", ["set", "patches"])
+def test_onnx_with_one_token_for_all_images_or_one_a_patch_and_zeros_for_none(image_token):
+    model = make("zeros", image_token)
     features = [model.featurizer.products(rows, model.image_vectors(rows), NOW) for rows in (PRODUCTS, [{}])]
     tower = onnxruntime.InferenceSession(onnx_tower(model.towers.product, features[0]))
     for own in features:
@@ -141,9 +145,10 @@ def test_neither_company_nor_padding_changes_a_row(model):
     np.testing.assert_allclose(model.product_vectors(padded), together, atol=1e-5)
 
 
+@pytest.mark.parametrize("image_token", ["each", "patches"])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_the_packed_path_is_the_padded_one(pooling, monkeypatch):
-    model = make("token", "each", pooling)
+def test_the_packed_path_is_the_padded_one(pooling, image_token, monkeypatch):
+    model = make("token", image_token, pooling)
     inputs = inputs_of(model, PRODUCTS)
 
     def found() -> list[torch.Tensor]:
@@ -182,6 +187,16 @@ def test_a_missing_channel_reads_zeros_or_its_own_token():
         assert counts[0, place] and weights[0, place] == 0, "attended to, but no part of the mean"
         shares = [weights[0, channels.channel_S == n].sum().item() for n in range(4)]
         assert shares == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3]), "every channel that is there counts alike"
+
+
+def test_patches_of_one_image_or_of_three_weigh_as_one_channel():
+    model = make("zeros", "patches")
+    channels = model.towers.product.encode(inputs_of(model, [WHOLE, without(IMAGES)]))
+    _, counts, weights = model.towers.product.fusion(channels)
+    patches = channels.channel_S == 2
+    assert patches.sum() == 3 * 3 and channels.present_BS[:, patches].sum(1).tolist() == [2 * 3, 0]
+    assert weights[:, patches].sum(1).tolist() == pytest.approx([1 / 4, 0])
+    assert counts[:, patches].sum(1).tolist() == [2 * 3, 1], "one in place of what is missing"
 
 
 # --- modality dropout

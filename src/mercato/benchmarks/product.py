@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def run(folder: Path | None = None, market: Market | None = None, products: int 
             untrained_run(folder, _recipe(), title_tokens=_TOKENS, image_dimension=_IMAGE)
         model = TorchEncoder.load(folder)
         texts = made_up_products(products)
-        vectors = np.random.default_rng(0).normal(size=(products, model.featurizer.spec.image_dimension))
+        vectors = np.random.default_rng(0).normal(size=(products, math.prod(model.featurizer.spec.image_shape)))
 
         def timed(encoder: RunEncoder, count: int = products) -> dict[str, float]:
             each = {text: _product(text, vector) for text, vector in zip(texts, vectors, strict=True)}

@@ -17,7 +17,7 @@ from mercato.config.ranking import Ranking
 from mercato.config.reading import read_recipe, wrong_fields
 from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, Stage
 from mercato.errors import MercatoError
-from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS, Channel
+from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS, Channel, channel_fields
 
 
 class Text(Frozen):
@@ -127,13 +127,19 @@ class ProductTower(Frozen):
 
 
 class Images(Frozen):
-    """Where image vectors come from: `compact` trains a small CNN on the catalogue itself (GrokNet's role)."""
+    """Where image vectors come from: `compact` trains a small CNN on the catalogue itself (GrokNet's role).
+
+    The channel `patches` reads each image in parts, a position of the fusion transformer each: squares of its pixels,
+    or the places of the encoder's last feature map.
+    """
 
     encoder: str = "compact"  # compact | a transformers vision model by hub name or folder
     fine_tune: bool = False  # train the encoder with the towers, end to end, in place of vectors computed beforehand
     max_images: int = Field(5, ge=1)  # §3.1: up to five
     epochs: int = Field(6, ge=1)  # of the compact CNN
-    size: int = Field(48, ge=16)  # pixels a side, of the compact CNN
+    size: int = Field(48, ge=16)  # pixels a side, of the compact CNN and of what is cut into patches
+    patches: Literal["pixels", "features"] = "pixels"  # what the channel `patches` reads
+    patch_size: int = Field(12, ge=1)  # pixels a side, of "pixels"
 
 
 class CataloguePairs(Frozen):
@@ -239,10 +245,32 @@ class Recipe(Frozen):
             raise ValueError("product_tower: fusion_layers, missing and image_token are of the fusion transformer")
         return self
 
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        if not self.uses_patches:
+            return self
+        tower, images = self.product_tower, self.images
+        if any(PRODUCT_CHANNELS[channel].kind == "images" for channel in tower.channels):
+            raise ValueError("product_tower.channels: images and patches are two ways to read one field; name one")
+        if tower.fusion != "transformer":
+            raise ValueError('product_tower.fusion: patches are positions of a sequence; set fusion = "transformer"')
+        if images.fine_tune:
+            raise ValueError("images.fine_tune: an encoder of patches is not trained with the towers")
+        if images.patches == "pixels" and images.encoder != "compact":
+            raise ValueError('images.encoder: pixels need no encoder; set images.patches = "features" to use it')
+        if images.patches == "pixels" and images.size % images.patch_size:
+            raise ValueError(f"images.size: {images.size} is not a multiple of images.patch_size ({images.patch_size})")
+        return self
+
     @property
     def uses_images(self) -> bool:
-        """Whether the product tower looks at images."""
-        return "images" in self.product_tower.channels
+        """Whether the product tower looks at images, whole or in patches."""
+        return "images" in channel_fields(self.product_tower.channels)
+
+    @property
+    def uses_patches(self) -> bool:
+        """Whether it reads them in patches."""
+        return any(PRODUCT_CHANNELS[channel].kind == "patches" for channel in self.product_tower.channels)
 
     @property
     def uses_context(self) -> bool:

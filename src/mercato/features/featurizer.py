@@ -15,14 +15,16 @@ from tokenizers import Tokenizer
 
 from mercato.data.normalize import clean, normalize
 from mercato.features.context import ContextSpec
+from mercato.features.images import image_shape
 from mercato.features.trigrams import trigram_ids
 from mercato.fields import FEATURES, FIELDS, PRODUCT_CHANNELS, Channel, ChannelKind
 from mercato.files import write_atomic
 
 Features = dict[str, NDArray[Any]]
 """Tower inputs by name, first axis the batch (B): token and trigram ids (B, L) int64, 0- or pad-filled to the longest;
-country and language ids (B,) int64, 0 = unknown; `images` (B, I, V) float32 with `image_mask` (B, I) bool;
-`context_numbers` (B, 2F) float32 and `context_categories` (B, K) int64, see `mercato.features.context`."""
+country and language ids (B,) int64, 0 = unknown; `images` (B, I, V) float32 with `image_mask` (B, I) bool, or in their
+place `patches` (B, I, P, V) float32 with `patch_mask` (B, I) bool, whether there is the image; `context_numbers`
+(B, 2F) float32 and `context_categories` (B, K) int64, see `mercato.features.context`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class FeatureSpec:
     languages: tuple[str, ...]
     max_images: int = 0
     image_dimension: int = 0
+    image_patches: int = 0  # of an image, each of so many numbers; 0: an image is one vector
     query_prefix: str = ""
     product_prefix: str = ""
     normalized: bool = True  # tokens are of normalised text; a pretrained tokenizer wants the raw
@@ -52,6 +55,11 @@ class FeatureSpec:
     def categories(self) -> Mapping[str, tuple[str, ...]]:
         """The values of every category that has a channel, by field."""
         return {"country": self.countries, "language": self.languages, **dict(self.other_categories)}
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of an image: (V,), or in patches (P, V)."""
+        return image_shape(self.image_dimension, self.image_patches)
 
     def tokens(self, field: str) -> int:
         """The most tokens that are read of a product's field."""
@@ -145,7 +153,7 @@ class Featurizer:
 
         Args:
             products: rows of the products schema; a field may be absent.
-            images: a product's image vectors (n_i, V) each, None or empty for none.
+            images: a product's image vectors (n_i, V) each, in patches (n_i, P, V); None or empty for none.
             as_of: the moment at which listings have their age; None: the clock's.
         """
         batch = ProductBatch(self.spec, products, images, as_of or datetime.now(UTC))
@@ -179,9 +187,9 @@ class Featurizer:
         return [self._category(field, batch.values(field))]
 
     def image_arrays(self, channel: Channel, batch: ProductBatch) -> Arrays:
-        """Image vectors (B, I, V) and which of them there are, (B, I)."""
-        count, width = self.spec.max_images, self.spec.image_dimension
-        vectors = np.zeros((len(batch.products), count, width), np.float32)
+        """Image vectors (B, I, V), or their patches (B, I, P, V), and which images there are, (B, I)."""
+        count = self.spec.max_images
+        vectors = np.zeros((len(batch.products), count, *self.spec.image_shape), np.float32)
         mask = np.zeros((len(batch.products), count), bool)
         for row, own in enumerate(batch.images):
             if own is not None and len(own):
@@ -219,6 +227,7 @@ MAKERS: dict[ChannelKind, Callable[[Featurizer, Channel, ProductBatch], Arrays]]
     "trigrams": Featurizer.trigram_arrays,
     "category": Featurizer.category_arrays,
     "images": Featurizer.image_arrays,
+    "patches": Featurizer.image_arrays,
     "context": Featurizer.context_arrays,
 }
 """How a product's channel becomes its arrays, by its kind: those of `Channel.features`, in that order."""

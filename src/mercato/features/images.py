@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +20,22 @@ SPEC = "image_encoder.json"
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """Image preprocessing: scaled so that the shorter side is `resize`, cut to the middle `size` square."""
+    """Image preprocessing: scaled so that the shorter side is `resize`, cut to the middle `size` square.
+
+    The model turns an image into a vector of `dimension` numbers, or into `patches` of as many each.
+    """
 
     dimension: int
     size: int
     resize: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    patches: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the model makes of an image: (V,), or (P, V)."""
+        return image_shape(self.dimension, self.patches)
 
     def square(self, image: Image.Image) -> Image.Image:
         """What the model sees of an RGB image: (size, size)."""
@@ -36,6 +46,11 @@ class ImageSpec:
         array = np.asarray(self.square(image), np.float32) / 255
         normal = (array - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1))
+
+
+def image_shape(dimension: int, patches: int) -> tuple[int, ...]:
+    """Of an image as a tower reads it: a vector (V,), or with `patches` (P, V)."""
+    return (patches, dimension) if patches else (dimension,)
 
 
 def middle_square(image: Image.Image, size: int, part: float = 1.0) -> Image.Image:
@@ -60,19 +75,35 @@ def write_spec(folder: Path, spec: ImageSpec) -> None:
     (folder / SPEC).write_text(json.dumps(asdict(spec), indent=2) + "\n")
 
 
-def checked_vectors(given: Any, dimension: int, product: Mapping[str, Any]) -> NDArray[np.float32]:
-    """A product's `image_embeddings` as (n, V) float32.
+def checked_vectors(given: Any, shape: tuple[int, ...], product: Mapping[str, Any]) -> NDArray[np.float32]:
+    """A product's `image_embeddings` as (n, *shape) float32, `shape` being an image's (`image_shape`).
+
+    Args:
+        given: a vector an image, its patches end to end where it has several; as a list of numbers, an array, or as
+            `packed_vector` packed it.
+        shape: of an image.
+        product: that they are of, for the error.
 
     Raises:
-        MercatoError: they are not finite vectors of V = `dimension` numbers.
+        MercatoError: they are not finite vectors of as many numbers as an image has.
     """
+    numbers = math.prod(shape)
     try:
-        vectors = np.asarray(given, np.float32)
+        vectors = np.asarray([unpacked_vector(own) if isinstance(own, bytes) else own for own in given], np.float32)
     except (TypeError, ValueError):
         vectors = np.zeros((0, 0), np.float32)
-    if vectors.ndim != 2 or vectors.shape[1] != dimension or not np.isfinite(vectors).all():
+    if vectors.ndim != 2 or vectors.shape[1] != numbers or not np.isfinite(vectors).all():
         raise MercatoError(
-            f"product {product.get('product_id')}, field image_embeddings: must be finite vectors of {dimension}"
-            " numbers"
+            f"product {product.get('product_id')}, field image_embeddings: must be finite vectors of {numbers} numbers"
         )
-    return vectors
+    return vectors.reshape(-1, *shape)
+
+
+def packed_vector(image: NDArray[np.floating[Any]]) -> bytes:
+    """An image's numbers, in half precision: thousands of them for its patches, too many for a list."""
+    return image.astype(np.float16).tobytes()
+
+
+def unpacked_vector(packed: bytes) -> NDArray[np.float16]:
+    """What `packed_vector` packed, end to end."""
+    return np.frombuffer(packed, np.float16)

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 
 class ChannelEncoder(nn.Module):
-    """The encoder of one channel: `forward` maps the channel's features, in the table's order, to a vector (B, E)."""
+    """The encoder of one channel: `forward` maps the channel's features, in the table's order, to a vector (B, E).
+
+    One whose channel fills several positions of a sequence gives (B, S, E), and `present` (B, S).
+    """
 
     present: Callable[..., Tensor]
     """From the same features, whether a row has the channel at all: (B,) bool."""

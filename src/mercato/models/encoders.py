@@ -11,6 +11,7 @@ from mercato.models.bags import Category, TrigramBag
 from mercato.models.channels import ChannelEncoder
 from mercato.models.context_encoder import ContextEncoder
 from mercato.models.image_set import ImageSet
+from mercato.models.patches import PatchEncoder
 
 Builder = Callable[[Channel, FeatureSpec, Recipe, int], ChannelEncoder]
 
@@ -28,6 +29,10 @@ def _images(channel: Channel, spec: FeatureSpec, recipe: Recipe, width: int) -> 
     return ImageSet(spec.image_dimension, width, recipe.dropout)
 
 
+def _patches(channel: Channel, spec: FeatureSpec, recipe: Recipe, width: int) -> PatchEncoder:
+    return PatchEncoder(spec.image_patches, spec.image_dimension, width)
+
+
 def _context(channel: Channel, spec: FeatureSpec, recipe: Recipe, width: int) -> ContextEncoder:
     assert spec.context is not None
     hidden = recipe.product_tower.context.hidden
@@ -38,6 +43,7 @@ ENCODERS: dict[ChannelKind, Builder] = {
     "trigrams": _trigrams,
     "category": _category,
     "images": _images,
+    "patches": _patches,
     "context": _context,
 }
 """From a channel, the spec, the recipe and the width E of the vectors that the tower's fusion reads."""

@@ -17,6 +17,7 @@ from mercato.config import Recipe
 from mercato.errors import MercatoError
 from mercato.features.featurizer import Features, Featurizer
 from mercato.features.images import checked_vectors
+from mercato.fields import channel_fields
 from mercato.runs.image_encoder import ImageEncoder
 from mercato.runs.query_head import NO_HEAD, QueryHead
 
@@ -137,21 +138,21 @@ class RunEncoder(ABC):
         return self.query_head.predict(self.encode_products(products), k)
 
     def image_vectors(self, products: Sequence[Mapping[str, Any]]) -> list[NDArray[np.float32] | None] | None:
-        """Each product's `image_embeddings`, else those of its images: (n, V), None for none.
+        """Each product's `image_embeddings`, else those of its images: (n, V), in patches (n, P, V), None for none.
 
         None in place of the list where the towers read no images.
 
         Raises:
-            MercatoError: given vectors are not finite vectors of V numbers.
+            MercatoError: given vectors are not finite vectors of as many numbers as an image has.
         """
         spec = self.featurizer.spec
-        if "images" not in spec.product_channels:
+        if "images" not in channel_fields(spec.product_channels):
             return None
         vectors: list[NDArray[np.float32] | None] = []
         for product in products:
             given = product.get("image_embeddings")
             some = given is not None and len(given) > 0
-            vectors.append(checked_vectors(given, spec.image_dimension, product) if some else None)
+            vectors.append(checked_vectors(given, spec.image_shape, product) if some else None)
         if self.image_encoder is not None:
             without = [place for place, own in enumerate(vectors) if own is None]
             images = (products[place].get("images") for place in without)

@@ -102,7 +102,7 @@ def _sampled(model: TorchEncoder) -> dict[str, tuple[nn.Module, list[Features]]]
             "seller_rating": 4.5,
             "created_at": datetime(2026, 1, 1, tzinfo=UTC),
         },
-        {"title": "bici", "image_embeddings": np.ones((1, model.featurizer.spec.image_dimension), np.float32)},
+        {"title": "bici", "image_embeddings": np.ones((1, *model.featurizer.spec.image_shape), np.float32)},
         {"title": "Wooden table with six chairs and a very long title", "description": None},
     ]
     spec = model.featurizer.spec

@@ -35,6 +35,8 @@ class ImageEncoder:
     ) -> Iterator[NDArray[np.float32]]:
         """The vectors of each product's first `limit` readable images: (n, V) float32, unit length; (0, V) for none.
 
+        Of an encoder of patches: (n, P, V), of whatever length the model gives them.
+
         Args:
             products: the `images` of each product.
             market_path: where relative paths start.
@@ -48,10 +50,11 @@ class ImageEncoder:
         while group := list(islice(remaining, PRODUCTS)):  # whole images are held for one product a thread only
             decoded = list(self._pool.map(pixels, group))
             flat = [own for some in decoded for own in some]
-            vectors = np.zeros((0, self.spec.dimension), np.float32)
+            vectors = np.zeros((0, *self.spec.shape), np.float32)
             if flat:
                 vectors = self._session.run(None, {"pixels": np.stack(flat)})[0]
-                vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+                if not self.spec.patches:
+                    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
             yield from np.split(vectors, np.cumsum([len(some) for some in decoded])[:-1])
 
 

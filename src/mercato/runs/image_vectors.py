@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from mercato.data.market import Market
 from mercato.data.schema import PRODUCTS
-from mercato.features.images import SPEC, checked_vectors
+from mercato.features.images import SPEC, checked_vectors, packed_vector
 from mercato.progress import track
 from mercato.runs.encoder import RunEncoder
 from mercato.runs.image_encoder import MODEL, ImageEncoder
 
 ImageVectors = list[NDArray[np.float32] | None]
-"""By product, in row order: (n, V), or None for a product without images."""
+"""By product, in row order: (n, V), in patches (n, P, V), or None for a product without images.
+
+Patches are rounded to half precision: a photo of 48 × 48 pixels in patches is 7,000 numbers."""
 
 CACHE = ".cache"
 
@@ -36,7 +38,9 @@ def given_vectors(market: Market, limit: int) -> ImageVectors | None:
     width = next((len(row["image_embeddings"][0] or ()) for row in rows if row["image_embeddings"]), 0)
     if not width:
         return None
-    return [checked_vectors(given, width, row)[:limit] if (given := row["image_embeddings"]) else None for row in rows]
+    return [
+        checked_vectors(given, (width,), row)[:limit] if (given := row["image_embeddings"]) else None for row in rows
+    ]
 
 
 def encoded_vectors(market: Market, encoder_folder: Path, limit: int) -> ImageVectors:
@@ -58,7 +62,7 @@ def image_counts(market: Market) -> pa.ChunkedArray:
 def products_with_vectors(market: Market, encoder: RunEncoder, run: Path) -> pa.Table:
     """The products table with `image_embeddings` in place of images, so that `encode_products` need not look again.
 
-    `image_count` says how many images there were: vectors may be fewer.
+    `image_count` says how many images there were: vectors may be fewer. Those in patches are packed (`packed_vector`).
     """
     products = market.arrow("products", [name for name in PRODUCTS.names if name != "images"])
     products = products.append_column("image_count", image_counts(market))
@@ -66,7 +70,13 @@ def products_with_vectors(market: Market, encoder: RunEncoder, run: Path) -> pa.
     if encoder.image_encoder is None or products["image_embeddings"].null_count < len(products):
         return products
     vectors = encoded_vectors(market, run, limit)
-    column = pa.array([None if v is None else list(v) for v in vectors], PRODUCTS.field("image_embeddings").type)
+    column: pa.Array
+    if encoder.image_encoder.spec.patches:
+        packed = (None if own is None else [*map(packed_vector, own)] for own in vectors)
+        column = pa.array(packed, pa.list_(pa.large_binary()))
+    else:
+        given = (None if own is None else list(own) for own in vectors)
+        column = pa.array(given, PRODUCTS.field("image_embeddings").type)
     place = products.schema.get_field_index("image_embeddings")
     return products.set_column(place, "image_embeddings", column)
 
@@ -74,7 +84,8 @@ def products_with_vectors(market: Market, encoder: RunEncoder, run: Path) -> pa.
 def _embed(market: Market, encoder: ImageEncoder, limit: int, file: Path) -> None:
     column = market.arrow("products", ["images"])["images"]
     every = encoder.encode((images.as_py() for images in column), market.path, limit)
-    vectors = list(track(every, "images of products → vectors", len(column)))
+    kept = np.float16 if encoder.spec.patches else np.float32
+    vectors = [own.astype(kept) for own in track(every, "images of products → vectors", len(column))]
     file.parent.mkdir(exist_ok=True)
     fresh = file.with_suffix(".tmp.npz")
     np.savez(fresh, counts=np.array([len(own) for own in vectors]), vectors=np.concatenate(vectors))

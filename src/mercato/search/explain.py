@@ -84,7 +84,8 @@ class Explainer:
         if found is None:
             return product
         count = len(product.get("images") or product.get("image_embeddings") or ())
-        return product | {"images": None, "image_embeddings": found[0], "image_count": count}
+        vectors = None if found[0] is None else found[0].reshape(len(found[0]), -1)  # patches end to end
+        return product | {"images": None, "image_embeddings": vectors, "image_count": count}
 
     def _once(self, queries: Collection[str], country: str | None = None) -> NDArray[np.float32]:
         """Vectors of queries that nobody searched for: a cache must not keep them in place of real ones."""

@@ -5,6 +5,7 @@ A request takes the deployment that serves and keeps it to its end, so that no q
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,7 @@ class Deployment:
             policy=RetrievalPolicy.of_run(run, len(index)),
             ranker=Ranker.of_run(run),
             rules=rules,
-            image_dimension=encoder.featurizer.spec.image_dimension,
+            image_dimension=math.prod(encoder.featurizer.spec.image_shape),
         )
 
     @property

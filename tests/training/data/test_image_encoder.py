@@ -9,11 +9,19 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_model
+from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from mercato.config import Images
+from mercato.data.images import load_images
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
+from mercato.features.images import read_spec
+from mercato.models.compact_cnn import CompactCNN
+from mercato.models.patches import FeatureMap
 from mercato.runs.image_vectors import encoded_vectors
 from mercato.training.data.image_encoder import WEIGHTS, labels_of, market_image_encoder
 
@@ -78,3 +86,73 @@ def test_labels_are_what_enough_products_share() -> None:
     targets, classes = labels_of(products)
     assert classes == {"category": 2, "attribute size": 2}  # one department; no id is shared
     assert set(targets["attribute size"].tolist()) == {0, 1}
+
+
+# --- patches
+
+
+def test_patches_of_pixels_need_nothing_to_learn_from(tmp_path: Path) -> None:
+    unlabelled = market(tmp_path / "none", labelled=0)
+    folder = market_image_encoder(unlabelled, Images(size=16, patch_size=8), 0, EVERY, patches=True)
+    assert folder is not None and read_spec(folder).shape == (4, 192)
+    assert folder == market_image_encoder(unlabelled, Images(size=16, patch_size=8), 1, EVERY.head(3), patches=True)
+    assert folder != market_image_encoder(unlabelled, Images(size=16, patch_size=16), 0, EVERY, patches=True)
+    vectors = encoded_vectors(unlabelled, folder, 5)
+    assert vectors[7] is None
+    assert [own.shape for own in vectors if own is not None] == [(1, 4, 192)] * 59
+    spec = read_spec(folder)
+    for place, colour in ((40, "Red"), (41, "Blue")):
+        own = vectors[place]
+        assert own is not None
+        normal = (np.array(COLOURS[colour]) / 255 - np.array(spec.mean)) / np.array(spec.std)
+        np.testing.assert_allclose(own.reshape(-1, 3), np.tile(normal, (256, 1)), atol=2e-3)
+
+
+def test_the_compact_cnn_is_trained_once_for_vectors_and_for_patches(tmp_path: Path) -> None:
+    few, settings = market(tmp_path / "few", labelled=60), Images(epochs=1, size=32, patches="features")
+    patches = market_image_encoder(few, settings, 0, EVERY, patches=True)
+    trained = {folder: (folder / WEIGHTS).is_file() for folder in (few.path / ".cache").glob("image-encoder-*")}
+    assert patches is not None and not trained.pop(patches) and [*trained.values()] == [True]
+    (whole,) = trained
+    assert market_image_encoder(few, settings, 0, EVERY) == whole
+    assert read_spec(patches).shape == (4, 96) and read_spec(whole).shape == (128,)
+    found = encoded_vectors(few, patches, 5)[40]
+    compact = CompactCNN()
+    load_model(compact, whole / WEIGHTS)
+    (photo,) = load_images(few.path, few.arrow("products", ["images"])["images"][40].as_py())
+    with torch.inference_mode():
+        expected = FeatureMap(compact.eval())(torch.from_numpy(read_spec(whole).pixels(photo))[None])
+    assert found is not None
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    vectors = encoded_vectors(few, whole, 5)[40]
+    assert vectors is not None and vectors.shape == (1, 128), "of the same images, but not the same file"
+    assert len([*(few.path / ".cache").glob("image-vectors-*.npz")]) == 2
+
+
+VIT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+PRETRAINED = {
+    "resnet": lambda: ResNetModel(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    ),
+    "vit": lambda: ViTModel(ViTConfig(image_size=32, patch_size=16, **VIT)),
+}
+
+
+@pytest.mark.parametrize(("name", "shape"), [("resnet", (4 * 4, 12)), ("vit", (2 * 2, 8))])
+def test_patches_of_a_transformers_model(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = PRETRAINED[name]().eval()
+    model.save_pretrained(tmp_path / name)
+    (tmp_path / name / "preprocessor_config.json").write_text('{"size": {"height": 32}}')
+    few, settings = market(tmp_path / "few", labelled=0), Images(encoder=str(tmp_path / name), patches="features")
+    folder = market_image_encoder(few, settings, 0, EVERY, patches=True)
+    assert folder is not None and folder != market_image_encoder(few, settings, 0, EVERY)
+    spec = read_spec(folder)
+    assert spec.shape == shape
+    found = encoded_vectors(few, folder, 5)[40]
+    (photo,) = load_images(few.path, few.arrow("products", ["images"])["images"][40].as_py())
+    with torch.inference_mode():
+        state = model(pixel_values=torch.from_numpy(spec.pixels(photo))[None]).last_hidden_state
+    expected = state.flatten(2).transpose(1, 2) if name == "resnet" else state[:, 1:]
+    assert found is not None
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)

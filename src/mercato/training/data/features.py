@@ -21,7 +21,7 @@ from mercato.features.context import ContextSpec, columns_of
 from mercato.features.featurizer import Features, FeatureSpec, Featurizer
 from mercato.features.images import read_spec
 from mercato.features.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
-from mercato.fields import FEATURES, channel_fields
+from mercato.fields import FEATURES, PRODUCT_CHANNELS, channel_fields
 from mercato.files import write_atomic
 from mercato.progress import note, track
 from mercato.runs.folder import SPEC, TOKENIZER
@@ -44,9 +44,9 @@ class ImageSource:
     images: ProductImages | None = None  # of each product, where the encoder is fine-tuned
 
     @property
-    def dimension(self) -> int:
-        """Of a vector, 0 without any."""
-        return next((own.shape[1] for own in self.vectors or () if own is not None), 0)
+    def shape(self) -> tuple[int, ...] | None:
+        """Of an image: (V,), in patches (P, V); None without any."""
+        return next((own.shape[1:] for own in self.vectors or () if own is not None), None)
 
 
 def catalogue_rows(market: Market, recipe: Recipe) -> pl.DataFrame:
@@ -71,7 +71,8 @@ def catalogue_rows(market: Market, recipe: Recipe) -> pl.DataFrame:
 def image_source(market: Market, recipe: Recipe, products: pl.DataFrame, learnable: pl.Series) -> ImageSource:
     """The image vectors of each of `products`, and the folder of their encoder, where the user did not bring them.
 
-    The encoder learns from the products whose ids are `learnable`.
+    The encoder learns from the products whose ids are `learnable`. A recipe that reads patches has patches in place of
+    vectors; a vector that the user brought is then an image of one patch.
 
     With an encoder that is fine-tuned, its images, and vectors that only tell how many a product has.
 
@@ -87,10 +88,12 @@ def image_source(market: Market, recipe: Recipe, products: pl.DataFrame, learnab
                 f"{market.path}: products.image_embeddings brings vectors, and not the encoder that made them: set"
                 " images.fine_tune=false, or take the column out"
             )
+        if recipe.uses_patches:
+            every = [None if own is None else own[:, None] for own in every]
         return ImageSource(vectors=[every[row] for row in rows])
     (market.path / CACHE).mkdir(exist_ok=True)
     with FileLock(market.path / CACHE / ".images.lock"):  # two runs on one market share an encoder and its vectors
-        folder = market_image_encoder(market, recipe.images, recipe.seed, learnable)
+        folder = market_image_encoder(market, recipe.images, recipe.seed, learnable, recipe.uses_patches)
         if folder is None:
             return ImageSource()
         if not recipe.images.fine_tune:
@@ -104,13 +107,14 @@ def image_source(market: Market, recipe: Recipe, products: pl.DataFrame, learnab
 
 
 def without_images(market: Market, recipe: Recipe) -> Recipe:
-    """The recipe without its images channel.
+    """The recipe without the channel that reads images.
 
     Raises:
         MercatoError: no other channel is left.
     """
-    note("  [yellow]the images channel is left out[/]")
-    channels = tuple(c for c in recipe.product_tower.channels if c != "images")
+    channels = tuple(c for c in recipe.product_tower.channels if "images" not in PRODUCT_CHANNELS[c].fields)
+    left_out = ", ".join(c for c in recipe.product_tower.channels if c not in channels)
+    note(f"  [yellow]the channel {left_out} is left out[/]")
     if not channels:
         raise MercatoError(f"{market.path}: no images to read, and product_tower.channels names nothing else")
     return recipe.model_copy(update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})})
@@ -121,7 +125,7 @@ def fit_featurizer(
     *,
     products: pl.DataFrame,
     train: pl.DataFrame,
-    image_dimension: int,
+    image_shape: tuple[int, ...] | None,
     now: datetime,
     folder: Path,
 ) -> Featurizer:
@@ -131,7 +135,7 @@ def fit_featurizer(
         recipe: what the towers read.
         products: of `catalogue_rows`, those that may be learned from (`learnable_products`).
         train: the training pairs, whose queries the tokenizer and the longest query are fitted to.
-        image_dimension: of an image vector, 0 without images.
+        image_shape: of an image: (V,), in patches (P, V); None without images.
         now: the present, by which listings have an age.
         folder: where the tokenizer and the feature spec are kept.
     """
@@ -175,8 +179,9 @@ def fit_featurizer(
             for field in channel_fields(recipe.product_tower.channels, "category")
             if field not in ("country", "language")
         ),
-        max_images=recipe.images.max_images if image_dimension else 0,
-        image_dimension=image_dimension,
+        max_images=recipe.images.max_images if image_shape else 0,
+        image_dimension=image_shape[-1] if image_shape else 0,
+        image_patches=image_shape[0] if image_shape and recipe.uses_patches else 0,
         query_prefix=prefix,
         product_prefix=recipe.product_tower.text.prefix,
         normalized=pretrained is None,
@@ -218,22 +223,23 @@ def product_features(
     vectors: ImageVectors | None,
     keep_vectors: bool,
     now: datetime,
-    batch: int = 4096,
+    batch: int = 1024,
 ) -> Features:
     """The features of the catalogue; without `keep_vectors` not those of its images, which training makes itself."""
     parts: list[Features] = []
     for start in track(range(0, len(products), batch), f"products → features (batches of {batch:,})"):
         rows = products[start : start + batch].to_dicts()
-        parts.append(featurizer.products(rows, vectors[start : start + batch] if vectors is not None else None, now))
+        part = featurizer.products(rows, vectors[start : start + batch] if vectors is not None else None, now)
         if not keep_vectors:  # training makes them
-            del parts[-1]["images"]
+            del part["images"]
+        parts.append({name: a.astype(np.float16) if FEATURES[name].half else a for name, a in part.items()})
     whole = Features()
     for name in parts[0]:
         arrays = [part[name] for part in parts]
         if FEATURES[name].ragged:
             whole[name] = _stack(arrays, featurizer.spec.missing(name))
-        else:  # half precision halves what a large catalogue's images take
-            whole[name] = np.concatenate([a.astype(np.float16) if name == "images" else a for a in arrays])
+        else:
+            whole[name] = np.concatenate(arrays)
     return whole
 
 

@@ -1,4 +1,4 @@
-"""Where images get their vectors: a compact CNN trained on the catalogue's own labels, or a transformers vision model.
+"""Where images get their vectors or patches: a compact CNN trained on the catalogue's labels, or a transformers model.
 
 The paper takes image vectors from GrokNet, one trunk trained to predict many things of a product image; the compact
 CNN plays that part with what the catalogue has: the category and every attribute that sellers fill in, of the products
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mercato.errors import MercatoError
 from mercato.features.images import ImageSpec, middle_square, read_spec, write_spec
 from mercato.files import atomic_directory, write_atomic
 from mercato.models.compact_cnn import CompactCNN
+from mercato.models.patches import FeatureMap, PixelPatches
 from mercato.models.vision import Pooled, Vision
 from mercato.progress import note, track
 from mercato.runs.export import onnx_bytes
@@ -44,16 +46,22 @@ BATCH, RATE = 128, 3e-3
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def market_image_encoder(market: Market, images: Images, seed: int, learnable: pl.Series) -> Path | None:
+def market_image_encoder(
+    market: Market, images: Images, seed: int, learnable: pl.Series, patches: bool = False
+) -> Path | None:
     """The folder of the image encoder that a recipe names (`mercato.runs.image_encoder`), made once a market.
 
-    A compact CNN learns from the products whose ids are `learnable`; recipes that may learn from the same share it.
+    A compact CNN learns from the products whose ids are `learnable`; recipes that may learn from the same share it,
+    whether they read its vectors or, with `patches`, the places of its last feature map (`images.patches`).
     None, with a note, where the catalogue has no image that can be read, or nothing for a compact CNN to learn from.
     """
     products = market.arrow("products", ["product_id", "category", "attributes", "images"])
     if not any(load_images(market.path, own.as_py(), 1) for own in products["images"]):
         note("  [yellow]the catalogue has no images[/]")
         return None
+    if patches and images.patches == "pixels":
+        key = f"pixels {images.size} {images.patch_size}".encode()
+        return _made_once(market, key, lambda fresh: _write_pixels(images, fresh))
     learned = pc.is_in(products["product_id"], pa.array(learnable.to_list(), pa.string()))
     products = products.filter(learned)
     if images.encoder == "compact" and not _labels(products)[1]:
@@ -62,33 +70,28 @@ def market_image_encoder(market: Market, images: Images, seed: int, learnable: p
             " images.encoder to use them[/]"
         )
         return None
-    key = hashlib.sha256(images.encoder.encode())
-    if images.encoder == "compact":  # depends on the catalogue; a pretrained one does not
-        key.update(f"{images.epochs} {images.size} {seed} {WEIGHTS}".encode() + learned.to_numpy().tobytes())
-        for file in market.files("products"):
-            with file.open("rb") as content:
-                key.update(hashlib.file_digest(content, "sha256").digest())
-    folder = market.path / CACHE / f"image-encoder-{key.hexdigest()[:16]}"
-    if not folder.is_dir():
-        with atomic_directory(folder) as fresh:
-            if images.encoder == "compact":
-                _train_compact(market, products, images, seed, fresh)
-            else:
-                _export_pretrained(images.encoder, fresh)
-    return folder
+    key = images.encoder.encode()
+    if images.encoder != "compact":
+        key += b" patches" if patches else b""
+        return _made_once(market, key, lambda fresh: _export_pretrained(images.encoder, patches, fresh))
+    key += f"{images.epochs} {images.size} {seed} {WEIGHTS}".encode() + learned.to_numpy().tobytes()
+    for file in market.files("products"):  # a compact CNN depends on the catalogue; a pretrained model does not
+        with file.open("rb") as content:
+            key += hashlib.file_digest(content, "sha256").digest()
+    whole = _made_once(market, key, lambda fresh: _train_compact(market, products, images, seed, fresh))
+    if not patches:
+        return whole
+    return _made_once(market, key + b" patches", lambda fresh: _write_feature_map(whole, fresh))
 
 
 def starting_vision(images: Images, folder: Path) -> Vision:
     """What fine-tuning starts from: the backbone that `market_image_encoder` left in `folder`, its label heads gone."""
-    if images.encoder != "compact":
-        return Vision(_pretrained(images.encoder), read_spec(folder))
-    trunk = CompactCNN()
-    load_model(trunk, folder / WEIGHTS)
+    trunk = _compact(folder) if images.encoder == "compact" else Pooled(_pretrained(images.encoder))
     return Vision(trunk, read_spec(folder))
 
 
 def write_image_encoder(trunk: nn.Module, spec: ImageSpec, folder: Path) -> None:
-    """A trunk, normalised pixels (n, 3, S, S) → (n, V), as the two files that `ImageEncoder` reads."""
+    """A trunk, normalised pixels (n, 3, S, S) → (n, V) or (n, P, V), as the two files that `ImageEncoder` reads."""
     pixels = torch.zeros(2, 3, spec.size, spec.size)
     content = onnx_bytes(trunk, {"pixels": pixels}, ({0: torch.export.Dim.DYNAMIC},))
     write_atomic(folder / MODEL, content)
@@ -119,6 +122,15 @@ def labels_of(products: list[dict[str, Any]]) -> tuple[dict[str, NDArray[np.int6
             targets[name] = np.array([ids.get(v.casefold(), -1) if v else -1 for v in values])
             classes[name] = len(common)
     return targets, classes
+
+
+def _made_once(market: Market, key: bytes, make: Callable[[Path], None]) -> Path:
+    """The folder in the market's cache of the encoder that `make` writes; `key` tells all that it depends on."""
+    folder = market.path / CACHE / f"image-encoder-{hashlib.sha256(key).hexdigest()[:16]}"
+    if not folder.is_dir():
+        with atomic_directory(folder) as fresh:
+            make(fresh)
+    return folder
 
 
 def _train_compact(market: Market, products: pa.Table, images: Images, seed: int, folder: Path) -> None:
@@ -201,11 +213,14 @@ def _augment(pixels: Tensor, size: int, generator: np.random.Generator) -> Tenso
     return ((crop - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def _export_pretrained(name: str, folder: Path) -> None:
-    """A transformers vision model by hub name or folder: its pooled state, on the preprocessing it was trained with."""
+def _export_pretrained(name: str, patches: bool, folder: Path) -> None:
+    """A transformers vision model by hub name or folder: its pooled state, on the preprocessing it was trained with.
+
+    With `patches` its last state, place by place.
+    """
     from transformers.utils.hub import cached_file
 
-    model = _pretrained(name)
+    model = FeatureMap(_pretrained(name)) if patches else Pooled(_pretrained(name))
     try:
         file = cached_file(name, "preprocessor_config.json")
     except (OSError, ValueError) as error:
@@ -218,18 +233,41 @@ def _export_pretrained(name: str, folder: Path) -> None:
     mean, std = (
         tuple(settings.get(k) or default) for k, default in zip(("image_mean", "image_std"), IMAGENET, strict=True)
     )
-    with torch.inference_mode():
-        dimension = model(torch.zeros(1, 3, size, size)).shape[1]
-    write_image_encoder(model, ImageSpec(dimension, size, resize, mean, std), folder)
+    _write_measured(model, ImageSpec(0, size, resize, mean, std), folder)
 
 
-def _pretrained(name: str) -> Pooled:
+def _pretrained(name: str) -> nn.Module:
     from transformers import AutoModel
 
     try:
-        return Pooled(AutoModel.from_pretrained(name)).eval()
+        model: nn.Module = AutoModel.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise MercatoError(f"images.encoder: cannot load {name}: {error}") from None
+    return model.eval()
+
+
+def _write_pixels(images: Images, folder: Path) -> None:
+    """Patches of pixels: nothing of the image's middle square is cut off."""
+    _write_measured(PixelPatches(images.patch_size), ImageSpec(0, images.size, images.size, *IMAGENET), folder)
+
+
+def _write_feature_map(compact: Path, folder: Path) -> None:
+    """The compact CNN that was left in another folder, place by place."""
+    _write_measured(FeatureMap(_compact(compact)), read_spec(compact), folder)
+
+
+def _write_measured(trunk: nn.Module, spec: ImageSpec, folder: Path) -> None:
+    """`write_image_encoder`, with what the trunk makes of an image in place of the spec's dimension and patches."""
+    with torch.inference_mode():
+        made = trunk.eval()(torch.zeros(1, 3, spec.size, spec.size))
+    patches = made.shape[1] if made.ndim == 3 else 0
+    write_image_encoder(trunk, replace(spec, dimension=made.shape[-1], patches=patches), folder)
+
+
+def _compact(folder: Path) -> CompactCNN:
+    trunk = CompactCNN()
+    load_model(trunk, folder / WEIGHTS)
+    return trunk
 
 
 def _key(name: str) -> str:

@@ -65,7 +65,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
 
     learnable = learnable_products(market, recipe.pairs)
     source = image_source(market, recipe, products, learnable) if recipe.uses_images else ImageSource()
-    if recipe.uses_images and not source.dimension:
+    if recipe.uses_images and source.shape is None:
         recipe, source = without_images(market, recipe), ImageSource()
 
     now = split_cutoff(market, ["train"])
@@ -73,7 +73,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         recipe,
         products=products.filter(pl.col("product_id").is_in(learnable.implode())),
         train=train,
-        image_dimension=source.dimension,
+        image_shape=source.shape,
         now=now,
         folder=folder,
     )
