@@ -19,6 +19,7 @@ from transformers import BertConfig, PretrainedConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 from mercato.models.channels import Channels
+from mercato.models.patches import PatchEncoder
 from mercato.models.que2engage import FusedProductTower
 from mercato.models.text_encoder import through
 from mercato.models.tower import Inputs, Tower, TwoTower
@@ -146,15 +147,14 @@ class PretrainingTowers(TwoTower):
 
     def _hide(self, channels: Channels, hidden_BS: Tensor) -> Tensor:
         """The vectors with masked patches in place of some: where they are is known, what they show is not."""
-        place_SH = self.product.patches.places(int((channels.channel_S == self._patches).sum()))
-        masked_SH = channels.vectors_BSE.new_zeros(len(channels.channel_S), place_SH.shape[1])
-        masked_SH[channels.channel_S == self._patches] = self.hidden_patch_H + place_SH
-        norm = self.product.norms["patches"]
-        return torch.where(hidden_BS.unsqueeze(-1), norm(masked_SH), channels.vectors_BSE)
-
-    @property
-    def _patches(self) -> int:
-        return self.product.channels.index("patches")
+        tower = self.product
+        encoder = tower.encoder("patches")
+        assert isinstance(encoder, PatchEncoder)
+        of_patches_S = channels.channel_S == tower.channels.index("patches")
+        images = int(of_patches_S.sum()) // len(encoder.place_PH)
+        masked_SH = channels.vectors_BSE.new_zeros(len(of_patches_S), len(self.hidden_patch_H))
+        masked_SH[of_patches_S] = (self.hidden_patch_H + encoder.place_PH).repeat(images, 1)
+        return torch.where(hidden_BS.unsqueeze(-1), tower.norms["patches"](masked_SH), channels.vectors_BSE)
 
 
 def _init(part: nn.Module) -> None:
