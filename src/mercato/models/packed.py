@@ -82,6 +82,12 @@ def through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
     return packing.unpack(state_TH)
 
 
+def first(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
+    """As `through`, of the last layer the first state alone, whose position must be present: (B, H)."""
+    packing = Packing.of(present_BS)
+    return _read(layers, packing.pack(state_BSH), packing, "cls")
+
+
 def upper(backbone: Any, state_BSH: Tensor, present_BS: Tensor, weight_BS: Tensor, layers: int, pooling: str) -> Tensor:
     """All but the first `layers` layers over the states that are present, pooled: (B, S, H), (B, S) bool → (B, H).
 

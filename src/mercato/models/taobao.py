@@ -21,7 +21,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from mercato.models.channels import Channels
 from mercato.models.patches import PatchEncoder
 from mercato.models.que2engage import FusedProductTower
-from mercato.models.text_encoder import through
+from mercato.models.text_encoder import first_through, through
 from mercato.models.tower import Inputs, Tower, TwoTower
 
 
@@ -72,9 +72,15 @@ class CrossEncoder(nn.Module):
 
     def forward(self, left: Read, right: Read) -> Tensor:
         """States of both, (B, S_left + S_right, H)."""
+        return through(self.layer, *self._sequence(left, right))
+
+    def first(self, left: Read, right: Read) -> Tensor:
+        """The first of these states, (B, H)."""
+        return first_through(self.layer, *self._sequence(left, right))
+
+    def _sequence(self, left: Read, right: Read) -> tuple[Tensor, Tensor]:
         state_BSH = torch.cat([left.state_BSH + self.side_2H[0], right.state_BSH + self.side_2H[1]], 1)
-        present_BS = torch.cat([left.present_BS, right.present_BS], 1)
-        return through(self.layer, self.norm(state_BSH), present_BS)
+        return self.norm(state_BSH), torch.cat([left.present_BS, right.present_BS], 1)
 
 
 class WordHead(nn.Module):

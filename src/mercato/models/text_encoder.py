@@ -139,6 +139,13 @@ def through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
     return _through(layers, state_BSH, present_BS)
 
 
+def first_through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
+    """The first state that `through` leaves, (B, H): a fifth of the work of a single layer."""
+    if state_BSH.device.type == "cpu" and not torch.compiler.is_exporting():
+        return packed.first(layers, state_BSH, present_BS)
+    return _through(layers, state_BSH, present_BS)[:, 0]
+
+
 def _through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
     mask_B11S = torch.where(present_BS, 0.0, torch.finfo(state_BSH.dtype).min)[:, None, None].to(state_BSH.dtype)
     for layer in layers:

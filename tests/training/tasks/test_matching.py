@@ -20,9 +20,9 @@ class FirstOfBoth(CrossEncoder):
         nn.Module.__init__(self)
         self.read: list[tuple[int, int]] = []
 
-    def forward(self, left: Read, right: Read) -> Tensor:
+    def first(self, left: Read, right: Read) -> Tensor:
         self.read += [(int(t), int(i)) for t, i in zip(left.state_BSH[:, 0, 0], right.state_BSH[:, 0, 0], strict=True)]
-        return torch.cat([left.state_BSH, right.state_BSH], 2)
+        return torch.cat([left.state_BSH, right.state_BSH], 2)[:, 0]
 
 
 def _numbered(vectors: Tensor) -> Read:

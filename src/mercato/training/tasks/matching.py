@@ -76,7 +76,7 @@ def matching(
     item_K = torch.cat([item_N, hard_item[of_text], item_N[of_item]])
     if len(text_K) == len(text_N):
         return None
-    logit_K = head(cross(texts.rows(text_K), items.rows(item_K))[:, 0]).squeeze(1).float()
+    logit_K = head(cross.first(texts.rows(text_K), items.rows(item_K))).squeeze(1).float()
     target_K = (torch.arange(len(text_K), device=text_K.device) < len(text_N)).float()
     right = ((logit_K > 0) == (target_K > 0)).float().mean()
     prior = target_K.mean()
