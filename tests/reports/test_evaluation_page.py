@@ -175,3 +175,25 @@ def test_the_terminal_has_what_searches_what_the_log_says_alone_and_who_is_beate
     assert second < told.rindex("engagement ROC AUC") and "relevance" not in told[second : told.rindex("seed 0")]
     assert "intervals over queries in normal form" in told
     assert "the model" not in told and "ours is " in told and "ahead of Impressions on every headline metric" in told
+
+
+def test_pretraining_is_told_by_task(evaluation, tmp_path):
+    history = [
+        {
+            "epoch": epoch,
+            "validation/loss": 3.0 - epoch,
+            "seconds": 10,
+            "vectors/mean_cosine": 0.25,
+            "vectors/rank": 41.2,
+            "mlm/weight": 0.5,
+            "mlm/loss": 4.0 - epoch,
+            "mlm/trivial": 6.0,
+            "mlm/accuracy": 0.25 * epoch,
+        }
+        for epoch in (0, 1, 2)
+    ]
+    write_report(evaluation.metrics(), tmp_path / "report.html", title="Pretrained", pretraining=history)
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>masked words</td><td>0.5</td><td>2.000</td><td>6.000</td><td>50%</td>" in page
+    assert "2 epochs in 30 s" in page and "epoch 2 was kept" in page and "fill 41 dimensions" in page
+    assert "query–image matching" not in page  # which was not learned

@@ -12,6 +12,7 @@ from mercato.config.stages import Fitting
 Where = Literal["tower", "cross", "both"]
 """Where masked words or patches are told: from the states of the towers, of the cross encoder, or of both."""
 
+TASKS = ("mlm", "mpm", "qic", "qim", "qim2")
 READABLE = ("title_text", "description_text", "text", "patches")  # what the single-stream encoder can read
 
 

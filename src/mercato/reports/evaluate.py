@@ -26,7 +26,7 @@ from mercato.reports.evaluation_page import UNITS, write_report
 from mercato.reports.headlines import HEADLINES, Headline
 from mercato.reports.verdicts import beaten, scoring, searching
 from mercato.runs.encoder import Encoder
-from mercato.runs.folder import read_history
+from mercato.runs.folder import PRETRAINING, read_history
 from mercato.runs.image_vectors import products_with_vectors
 from mercato.runs.torch_encoder import TorchEncoder, load
 
@@ -103,6 +103,7 @@ def _write_figures(
         title=f"{model.recipe.name} on {evaluation.market.config.name}",
         recipe_text=model.recipe.toml(),
         history=read_history(run),
+        pretraining=read_history(run, PRETRAINING),
         details=collect_details(evaluation),
         examples=collect_examples(evaluation),
         predicted=collect_predictions(prediction) if prediction else (),

@@ -18,6 +18,7 @@ from mercato.reports.charts import decimal
 from mercato.reports.details import Details, Example, PredictedProduct, Tile
 from mercato.reports.headlines import Headline, leading, metric_label, metric_meaning
 from mercato.reports.html import document, legend, signed, today
+from mercato.reports.pretraining_section import pretraining_section
 from mercato.reports.training_section import training_section
 from mercato.reports.verdicts import beaten, compared, label, rivals, scoring, searching, verdict
 
@@ -48,6 +49,7 @@ def write_report(
     title: str,
     recipe_text: str = "",
     history: Sequence[Mapping[str, Any]] = (),
+    pretraining: Sequence[Mapping[str, Any]] = (),
     details: Details | None = None,
     examples: Sequence[Example] = (),
     predicted: Sequence[PredictedProduct] = (),
@@ -61,6 +63,7 @@ def write_report(
         recipe_text: the resolved recipe, as TOML.
         history: the rows of `history.jsonl`, one an epoch: `stage`, `epoch` (0: before it), `loss`, `losses` by name,
             the validation ROC AUC, `seconds`.
+        pretraining: the rows of `pretraining.jsonl`.
         details: from `collect_details`.
         examples: from `collect_examples`.
         predicted: from `collect_predictions`.
@@ -71,6 +74,7 @@ def write_report(
         _examples(examples) if examples else "",
         _predictions(metrics, predicted) if PART in metrics.ours else "",
         _curves(details, metrics) if details else "",
+        pretraining_section(pretraining) if pretraining else "",
         training_section(history) if history else "",
         _worst(details) if details and details.worst else "",
         _table(metrics),

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mercato.config.pretraining import TASKS
 from mercato.models.taobao import PretrainingTowers
 from mercato.models.tower import TwoTower
-from mercato.training.pretraining.batches import TASKS, PretrainingBatch, PretrainingBatches
+from mercato.training.pretraining.batches import PretrainingBatch, PretrainingBatches
 from mercato.training.pretraining.step import Outcome, PretrainingObjective, Step
 from mercato.training.task import Losses, Monitor
 
