@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mercato.models.compact_cnn import CompactCNN
-from mercato.models.patches import FeatureMap, PatchEncoder, PixelPatches
+from mercato.models.patches import CompactMap, FeatureMap, PatchEncoder, Squares
 
 
 def places(side: int) -> torch.Tensor:
@@ -18,7 +18,7 @@ def places(side: int) -> torch.Tensor:
 
 
 def test_patches_are_squares_row_by_row_from_the_top_left():
-    patches = PixelPatches(2)(places(4))
+    patches = Squares(2)(places(4))
     assert patches.shape == (1, 4, 12)
     assert patches[0].tolist() == [
         [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112],
@@ -26,7 +26,7 @@ def test_patches_are_squares_row_by_row_from_the_top_left():
         [200, 201, 202, 210, 211, 212, 300, 301, 302, 310, 311, 312],
         [220, 221, 222, 230, 231, 232, 320, 321, 322, 330, 331, 332],
     ]
-    assert PixelPatches(4)(places(4)).shape == (1, 1, 48)
+    assert Squares(4)(places(4)).shape == (1, 1, 48)
 
 
 class Backbone(torch.nn.Module):
@@ -53,13 +53,17 @@ def test_of_a_transformer_only_the_image_is_read(beside):
     assert FeatureMap(Backbone(state))(torch.zeros(1, 3, 8, 8)).flatten().tolist() == list(range(beside, beside + 9))
 
 
-def test_the_compact_cnn_gives_the_map_that_its_vector_is_read_from():
+@pytest.mark.parametrize(("size", "across"), [(48, 3), (50, 4), (16, 1)])
+def test_the_compact_cnn_has_as_many_patches_as_its_last_map_has_places(size, across):
     torch.manual_seed(0)
-    compact, pixels = CompactCNN().eval(), torch.randn(2, 3, 48, 48)
-    patches = FeatureMap(compact)(pixels)
-    assert patches.shape == (2, 9, 96)
-    pooled = torch.cat([patches.mean(1), patches.amax(1)], 1)
-    torch.testing.assert_close(compact.embedding(pooled), compact(pixels))
+    compact, pixels = CompactCNN().eval(), torch.randn(2, 3, size, size)
+    assert compact.trunk(pixels).shape == (2, 96, across, across)
+    patches, places = CompactMap(compact)(pixels), compact.trunk[:9](pixels)
+    assert patches.shape == (2, across**2, 4 * 72)
+    torch.testing.assert_close(patches[:, 0].view(2, 2, 2, 72), places[:, :, :2, :2].permute(0, 2, 3, 1))
+    last = patches[:, -1].view(2, 2, 2, 72)
+    torch.testing.assert_close(last[:, 0, 0], places[:, :, 2 * across - 2, 2 * across - 2])
+    assert last[:, 1, 1].any() == (places.shape[-1] == 2 * across), "beyond the map there is nothing"
 
 
 @pytest.fixture

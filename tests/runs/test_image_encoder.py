@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mercato.features.images import ImageSpec
-from mercato.models.patches import PixelPatches
+from mercato.models.patches import Squares
 from mercato.runs.image_encoder import ImageEncoder
 from mercato.training.data.image_encoder import write_image_encoder
 
@@ -58,7 +58,7 @@ def patches(tmp_path_factory) -> ImageEncoder:
     """Squares of 8 pixels a side of images of 16, whose numbers are a photo's own, 0 to 255."""
     folder = tmp_path_factory.mktemp("patches")
     spec = ImageSpec(192, 16, 16, (0.0,) * 3, (1 / 255,) * 3, patches=4)
-    write_image_encoder(PixelPatches(8), spec, folder)
+    write_image_encoder(Squares(8), spec, folder)
     return ImageEncoder(folder)
 
 
@@ -92,4 +92,4 @@ def test_onnx_cuts_as_torch_does(patches):
     pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     (found,) = patches.encode([[stored(Image.fromarray(picture)) for picture in pictures]], Path(), 5)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
-    np.testing.assert_allclose(found, PixelPatches(8)(pixels), atol=1e-3)
+    np.testing.assert_allclose(found, Squares(8)(pixels), atol=1e-3)

@@ -28,7 +28,7 @@ class SaltedEncoder(TrigramEncoder):
     def __init__(self, run: Path, *_: object, **__: object) -> None:
         self.salt, self.dimension = json.loads((run / WEIGHTS).read_text())
         self.recipe, self.image_encoder = SimpleNamespace(name=f"run {self.salt}"), None
-        self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_dimension=0, max_images=5))
+        self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_shape=(0,), max_images=5))
 
     def _vector(self, text: str) -> NDArray[np.float32]:
         vector = np.zeros(self.dimension)

@@ -16,7 +16,7 @@ class OnnxEncoder(TrigramEncoder):
 
     def __init__(self, run: Path, *_: object, **__: object) -> None:
         self.recipe, self.image_encoder = SimpleNamespace(name=run.name), None
-        self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_dimension=3, max_images=5))
+        self.featurizer = SimpleNamespace(spec=SimpleNamespace(context=None, image_shape=(3,), max_images=5))
 
 
 if __name__ in ("__main__", "__mp_main__"):  # a spawned worker imports this module under the latter name

@@ -130,7 +130,7 @@ class Images(Frozen):
     """Where image vectors come from: `compact` trains a small CNN on the catalogue itself (GrokNet's role).
 
     The channel `patches` reads each image in parts, a position of the fusion transformer each: squares of its pixels,
-    or the places of the encoder's last feature map.
+    or the places of a feature map of the encoder.
     """
 
     encoder: str = "compact"  # compact | a transformers vision model by hub name or folder

@@ -21,7 +21,7 @@ from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
 from mercato.features.images import read_spec
 from mercato.models.compact_cnn import CompactCNN
-from mercato.models.patches import FeatureMap
+from mercato.models.patches import CompactMap
 from mercato.runs.image_vectors import encoded_vectors
 from mercato.training.data.image_encoder import WEIGHTS, labels_of, market_image_encoder
 
@@ -115,13 +115,13 @@ def test_the_compact_cnn_is_trained_once_for_vectors_and_for_patches(tmp_path: P
     assert patches is not None and not trained.pop(patches) and [*trained.values()] == [True]
     (whole,) = trained
     assert market_image_encoder(few, settings, 0, EVERY) == whole
-    assert read_spec(patches).shape == (4, 96) and read_spec(whole).shape == (128,)
+    assert read_spec(patches).shape == (4, 288) and read_spec(whole).shape == (128,)
     found = encoded_vectors(few, patches, 5)[40]
     compact = CompactCNN()
     load_model(compact, whole / WEIGHTS)
     (photo,) = load_images(few.path, few.arrow("products", ["images"])["images"][40].as_py())
     with torch.inference_mode():
-        expected = FeatureMap(compact.eval())(torch.from_numpy(read_spec(whole).pixels(photo))[None])
+        expected = CompactMap(compact.eval())(torch.from_numpy(read_spec(whole).pixels(photo))[None])
     assert found is not None
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
     vectors = encoded_vectors(few, whole, 5)[40]

@@ -32,7 +32,7 @@ from mercato.errors import MercatoError
 from mercato.features.images import ImageSpec, middle_square, read_spec, write_spec
 from mercato.files import atomic_directory, write_atomic
 from mercato.models.compact_cnn import CompactCNN
-from mercato.models.patches import FeatureMap, PixelPatches
+from mercato.models.patches import CompactMap, FeatureMap, Squares
 from mercato.models.vision import Pooled, Vision
 from mercato.progress import note, track
 from mercato.runs.export import onnx_bytes
@@ -52,7 +52,7 @@ def market_image_encoder(
     """The folder of the image encoder that a recipe names (`mercato.runs.image_encoder`), made once a market.
 
     A compact CNN learns from the products whose ids are `learnable`; recipes that may learn from the same share it,
-    whether they read its vectors or, with `patches`, the places of its last feature map (`images.patches`).
+    whether they read its vectors or, with `patches`, a feature map of its in patches (`images.patches`).
     None, with a note, where the catalogue has no image that can be read, or nothing for a compact CNN to learn from.
     """
     products = market.arrow("products", ["product_id", "category", "attributes", "images"])
@@ -81,7 +81,7 @@ def market_image_encoder(
     whole = _made_once(market, key, lambda fresh: _train_compact(market, products, images, seed, fresh))
     if not patches:
         return whole
-    return _made_once(market, key + b" patches", lambda fresh: _write_feature_map(whole, fresh))
+    return _made_once(market, key + b" patches", lambda fresh: _write_compact_map(whole, fresh))
 
 
 def starting_vision(images: Images, folder: Path) -> Vision:
@@ -248,12 +248,12 @@ def _pretrained(name: str) -> nn.Module:
 
 def _write_pixels(images: Images, folder: Path) -> None:
     """Patches of pixels: nothing of the image's middle square is cut off."""
-    _write_measured(PixelPatches(images.patch_size), ImageSpec(0, images.size, images.size, *IMAGENET), folder)
+    _write_measured(Squares(images.patch_size), ImageSpec(0, images.size, images.size, *IMAGENET), folder)
 
 
-def _write_feature_map(compact: Path, folder: Path) -> None:
+def _write_compact_map(compact: Path, folder: Path) -> None:
     """The compact CNN that was left in another folder, place by place."""
-    _write_measured(FeatureMap(_compact(compact)), read_spec(compact), folder)
+    _write_measured(CompactMap(_compact(compact)), read_spec(compact), folder)
 
 
 def _write_measured(trunk: nn.Module, spec: ImageSpec, folder: Path) -> None:
