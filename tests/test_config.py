@@ -44,6 +44,10 @@ def test_a_recipe_survives_its_toml(name, seed, dropout, rate, epochs, pretraine
 WRONG = {
     'name = "x"\nseeed = 3': "seeed: Extra inputs",
     'name = "x"\n[query_tower]\nchanels = []': "query_tower.chanels: Extra",
+    'name = "x"\n[query_tower]\nchannels = ["ids"]': "query_tower.channels: ids alone",
+    'name = "x"\n[product_tower]\nchannels = ["ids"]': "product_tower.channels: ids alone",
+    'name = "x"\n[product_tower.ids]\nfields = ["brand", "price"]': "product_tower.ids.fields.1",
+    'name = "x"\n[product_tower.ids]\nfields = ["brand", "brand"]': "product_tower.ids: .*fields: one is named twice",
     'name = "x"\n[[stages]]\nepochs = "many"': "stages.0.epochs: .*integer",
     'name = "x"\n[[stages]]\nclip = -1': "stages.0.clip",
     'name = "x"\nstages = []': "stages",

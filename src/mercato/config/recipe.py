@@ -66,6 +66,13 @@ ProductChannel = Annotated[str, _channel_of("product", PRODUCT_CHANNELS)]
 LateFusion = Literal["attention", "concat", "wide_and_deep"]  # of one vector a channel
 
 
+class QueryIds(Frozen):
+    """The channel `ids` of queries: an embedding of each head query's own (`mercato.features.ids`)."""
+
+    buckets: int = Field(20_000, ge=1)  # rows of the table
+    least: int = Field(5, ge=1)  # engaged training pairs that make a query a head one
+
+
 class QueryTower(Frozen):
     """Que2Search's query tower (§3.1); Que2Engage's concatenates its channels (§2.1.1)."""
 
@@ -73,6 +80,8 @@ class QueryTower(Frozen):
     text: TextEncoder = TextEncoder(layers=2)
     fusion: LateFusion = "attention"
     max_tokens: int | None = Field(None, ge=3)  # None: the 99th percentile of the training queries (§3.5)
+    ids: QueryIds = QueryIds()
+    id_dropout: float = Field(0.0, ge=0, lt=1)  # how often training hides a query's id, as a query's that is none's
 
 
 class Context(Frozen):
@@ -99,6 +108,25 @@ class ModalityDropout(Frozen):
     context: float = Field(0.0, ge=0, lt=1)  # δ_c; the paper's: .5
     images: float = Field(0.0, ge=0, lt=1)  # δ_i; 0
     text: float = Field(0.0, ge=0, lt=1)  # δ_t, all of title and description; .5
+    ids: float = Field(0.0, ge=0, lt=1)  # so that products never seen in training are found too
+
+
+IdField = Literal["product_id", "seller_id", "category", "brand"]
+
+
+class ProductIds(Frozen):
+    """The channel `ids` of products: an embedding a field, hashed (`mercato.features.ids`)."""
+
+    fields: tuple[IdField, ...] = Field(("product_id", "seller_id", "category", "brand"), min_length=1)
+    product_buckets: int = Field(100_000, ge=1)  # rows of the product's own table
+    buckets: int = Field(20_000, ge=1)  # of each other field's
+    least: int = Field(2, ge=1)  # engaged training pairs that an id needs to be known
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError("fields: one is named twice")
+        return self
 
 
 class ProductTower(Frozen):
@@ -121,6 +149,7 @@ class ProductTower(Frozen):
     image_token: Literal["set", "each"] = "set"  # deep sets over the images, or a token an image
     context: Context = Context()
     modality_dropout: ModalityDropout = ModalityDropout()
+    ids: ProductIds = ProductIds()
     title_tokens: int = Field(32, ge=3)
     description_tokens: int = Field(64, ge=3)
 
@@ -237,10 +266,22 @@ class Recipe(Frozen):
             raise ValueError("product_tower: fusion_layers, missing and image_token are of the fusion transformer")
         return self
 
+    @model_validator(mode="after")
+    def _content_beside_ids(self) -> Self:
+        for name, tower in (("query_tower", self.query_tower), ("product_tower", self.product_tower)):
+            if not set(tower.channels) - {"ids"}:
+                raise ValueError(f"{name}.channels: ids alone know nothing of what is new; name another channel")
+        return self
+
     @property
     def uses_images(self) -> bool:
         """Whether the product tower looks at images."""
         return "images" in self.product_tower.channels
+
+    @property
+    def uses_ids(self) -> bool:
+        """Whether the product tower knows products, sellers and the like by their ids."""
+        return "ids" in self.product_tower.channels
 
     @property
     def uses_context(self) -> bool:
