@@ -33,6 +33,7 @@ KNOWN = [
     for i in range(4)
 ]
 NEW = [{"product_id": "new", "seller_id": "none", "title": f"sofa {i}", "country": "us"} for i in range(4)]
+RECALL = [{}, {"loss": "sampled_softmax"}]
 HIDDEN = 16
 
 
@@ -41,6 +42,7 @@ def make(
     dimension: int = 12,
     channels: tuple[str, ...] = ("title_text", "ids", "country"),
     queries: tuple[str, ...] = ("ids", "text"),
+    stages: list[dict] | None = None,
     filled: bool = True,
     dropout: float = 0.0,
 ) -> TorchEncoder:
@@ -54,6 +56,7 @@ def make(
             "product_tower": {
                 "channels": channels, "text": text, "fusion": fusion, "modality_dropout": {"ids": dropout}
             },
+            "stages": stages or [{}],
         }
     )  # fmt: skip
     tokenizer = train_tokenizer([f"sofa {i}" for i in range(4)], 40)
@@ -86,6 +89,8 @@ MADE = [
     {},
     {"dimension": 16},
     {"dimension": 40},
+    {"fusion": "attention", "dimension": 16, "stages": RECALL},
+    {"fusion": "concat", "dimension": 16, "stages": RECALL, "queries": ("text", "ids", "trigrams")},
 ]
 
 
@@ -143,6 +148,13 @@ def test_in_a_late_fusion_ids_are_a_channel_like_any_other():
     _, weights_BC = tower(inputs)
     assert tower.channels == ("title_text", "ids", "country")
     assert (weights_BC[:, 1] > 0).tolist() == [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize("stages", [None, RECALL])
+def test_a_recall_stage_gives_both_towers_a_layer_with_or_without_ids(stages):
+    model = make(channels=("title_text", "country"), queries=("text",), stages=stages)
+    assert (model.towers.product.join is not None) == (model.towers.query.join is not None) == (stages is not None)
+    assert np.isfinite(model.encode_products(KNOWN)).all() and np.isfinite(model.encode_queries(["sofa"])).all()
 
 
 def hidden(tower: Tower, inputs: dict[str, torch.Tensor]) -> float:

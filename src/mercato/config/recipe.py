@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from mercato.config.base import Frozen
 from mercato.config.ranking import Ranking
 from mercato.config.reading import read_recipe, wrong_fields
-from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, Stage
+from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, SampledSoftmax, Stage
 from mercato.errors import MercatoError
 from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS, Channel
 
@@ -267,6 +267,12 @@ class Recipe(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _blends_pairs(self) -> Self:
+        if self.blending and not self.pair_stages:
+            raise ValueError("blending: balances the losses of pairs, and no stage is one of pairs")
+        return self
+
+    @model_validator(mode="after")
     def _content_beside_ids(self) -> Self:
         for name, tower in (("query_tower", self.query_tower), ("product_tower", self.product_tower)):
             if not set(tower.channels) - {"ids"}:
@@ -292,6 +298,11 @@ class Recipe(Frozen):
     def pair_stages(self) -> tuple[AnyPairStage, ...]:
         """The stages that learn from query–product pairs."""
         return tuple(stage for stage in self.stages if isinstance(stage, PairStage))
+
+    @property
+    def recalls(self) -> bool:
+        """Whether a stage learns the recall model, on top of content vectors (`mercato.models.recall`)."""
+        return any(isinstance(stage, SampledSoftmax) for stage in self.stages)
 
     @property
     def monitored(self) -> tuple[str, ...]:

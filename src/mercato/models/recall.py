@@ -54,15 +54,16 @@ class Join(nn.Module):
 def fused_channels(recipe: Recipe, fusion: str, channels: tuple[str, ...]) -> tuple[str, ...]:
     """The channels that a tower's fusion reads, in order: all, or all but the ids, which are joined afterwards.
 
-    That is so where the fusion is a transformer, and where there is one other channel and so nothing to fuse.
+    That is so where the fusion is a transformer, where there is one other channel and so nothing to fuse, and in a
+    recall model, whose content vectors are computed once.
     """
-    apart = fusion == "transformer" or len(channels) == 2
+    apart = fusion == "transformer" or len(channels) == 2 or recipe.recalls
     return tuple(channel for channel in channels if channel != IDS) if apart else channels
 
 
 def make_join(recipe: Recipe, fusion: str, channels: tuple[str, ...], width: int) -> Join | None:
     """The join of a tower whose fusion reads vectors of `width` numbers; None where there is nothing to join."""
-    if fused_channels(recipe, fusion, channels) == channels:
+    if fused_channels(recipe, fusion, channels) == channels and not recipe.recalls:
         return None
     return Join(recipe.dimension, _positions(recipe.dimension, width) if IDS in channels else 0)
 
