@@ -45,6 +45,13 @@ PATCHES = 'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["tit
 WRONG = {
     'name = "x"\nseeed = 3': "seeed: Extra inputs",
     'name = "x"\n[query_tower]\nchanels = []': "query_tower.chanels: Extra",
+    'name = "x"\n[query_tower]\nchannels = ["ids"]': "query_tower.channels: ids alone",
+    'name = "x"\n[product_tower]\nchannels = ["ids"]': "product_tower.channels: ids alone",
+    'name = "x"\n[product_tower.ids]\nfields = ["brand", "price"]': "product_tower.ids.fields.1",
+    'name = "x"\n[product_tower.ids]\nfields = ["brand", "brand"]': "product_tower.ids: .*fields: one is named twice",
+    'name = "x"\nstages = [{ loss = "sampled_softmax", negatives = "some" }]': "stages.0.negatives",
+    'name = "x"\nstages = [{ loss = "sampled_softmax", popularity_share = 2 }]': "stages.0.popularity_share",
+    'name = "x"\nblending = {}\nstages = [{ loss = "sampled_softmax" }]': "blending: balances the losses of pairs",
     'name = "x"\n[[stages]]\nepochs = "many"': "stages.0.epochs: .*integer",
     'name = "x"\n[[stages]]\nclip = -1': "stages.0.clip",
     'name = "x"\nstages = []': "stages",
@@ -58,7 +65,7 @@ WRONG = {
         "stages.0.engagement_weight: is a field of in_batch_softmax, .*; this stage's loss is cosent"
     ),
     'name = "x"\nstages = [{ negatives = "mixed", loss = "margin_ranking" }]': (
-        "stages.0.negatives: is a field of in_batch_softmax; this stage's loss is margin_ranking"
+        "stages.0.negatives: is a field of in_batch_softmax, sampled_softmax; this stage's loss is margin_ranking"
     ),
     'name = "x"\nstages = [{ margin = 0.1 }]': "stages.0.margin: is a field of margin_ranking; .* in_batch_softmax",
     'name = "x"\nstages = [{ margin = 3.0, loss = "margin_ranking" }]': "stages.0.margin: .*less than 2",

@@ -57,7 +57,7 @@ def test_modality_dropout_drops_modalities_of_the_table():
 
 
 def test_channels_group_by_field():
-    assert channel_groups(QUERY_CHANNELS) == {"text": ("text", "trigrams"), "country": ("country",)}
+    assert channel_groups(QUERY_CHANNELS) == {"text": ("text", "trigrams"), "country": ("country",), "ids": ("ids",)}
     assert channel_groups(PRODUCT_CHANNELS) == {
         "title": ("title_text", "title_trigrams"),
         "description": ("description_text", "description_trigrams"),
@@ -66,6 +66,7 @@ def test_channels_group_by_field():
         "country": ("country",),
         "images": ("images", "patches"),
         "context": ("context",),
+        "ids": ("ids",),
     }
 
 
@@ -73,7 +74,7 @@ def test_a_recipe_may_name_every_channel_and_no_other():
     assert ProductTower(channels=tuple(PRODUCT_CHANNELS)).channels == tuple(PRODUCT_CHANNELS)
     with pytest.raises(MercatoError, match=r"product_tower\.channels\.1: .*'titel' is no channel of the product tower"):
         Recipe.parse('name = "x"\nproduct_tower = { channels = ["images", "titel"] }')
-    with pytest.raises(MercatoError, match="there are text, trigrams, country"):
+    with pytest.raises(MercatoError, match="there are text, trigrams, country, ids"):
         Recipe.parse('name = "x"\nquery_tower = { channels = ["images"] }')
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 FieldKind = Literal["text", "images", "category", "number", "time", "attributes"]
-ChannelKind = Literal["text", "trigrams", "category", "images", "patches", "context"]
+ChannelKind = Literal["text", "trigrams", "category", "images", "patches", "context", "ids"]
 
 ATTRIBUTE = "attributes."  # an attribute is a field too, as "attributes.NAME"
 
@@ -51,13 +51,13 @@ class Channel:
 
     name: str
     kind: ChannelKind
-    fields: tuple[str, ...] = ()  # of the product; the context's are the recipe's (`product_tower.context`)
+    fields: tuple[str, ...] = ()  # of the product; those of context and ids are the recipe's
     features: tuple[Feature, ...]  # in the order that the encoder takes them
     group: str | None = None  # what gradient blending and `mercato explain` take as one; None: by its field
 
     @property
     def modality(self) -> str:
-        """What modality dropout drops together: text, images or context; a category is one of its own."""
+        """What modality dropout drops together: text, images, context or ids; a category is one of its own."""
         of_kind = {"text": "text", "trigrams": "text", "images": "images", "patches": "images", "context": "context"}
         return of_kind.get(self.kind, self.name)
 
@@ -102,6 +102,7 @@ QUERY_CHANNELS = _named(
     Channel(name="text", kind="text", features=_tokens("tokens"), group="text"),
     Channel(name="trigrams", kind="trigrams", features=_trigrams("trigrams"), group="text"),
     Channel(name="country", kind="category", features=(Feature("country"),)),
+    Channel(name="ids", kind="ids", features=(Feature("query_ids"),)),
 )
 """The query tower's channels by name, in the order of its features and encoders."""
 
@@ -128,6 +129,7 @@ PRODUCT_CHANNELS = _named(
     Channel(
         name="context", kind="context", features=(Feature("context_numbers"), Feature("context_categories"))
     ),
+    Channel(name="ids", kind="ids", features=(Feature("ids"),)),
 )  # fmt: skip
 """The product tower's channels by name, in the order of its features."""
 

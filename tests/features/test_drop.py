@@ -19,6 +19,7 @@ from mercato.errors import MercatoError
 from mercato.features.context import CATEGORIES, NUMBERS, ContextSpec
 from mercato.features.drop import drop_columns, drop_features, drop_fields, fields_and_groups, fields_read
 from mercato.features.featurizer import Features, FeatureSpec, Featurizer
+from mercato.features.ids import fit_ids
 from mercato.features.tokenizer import train_tokenizer
 from mercato.fields import FIELDS, PRODUCT_CHANNELS
 
@@ -65,7 +66,9 @@ def whole(request: pytest.FixtureRequest) -> Featurizer:
     numbers = (*NUMBERS, "attributes.seats")
     every = spec(*channels, numbers=numbers, categories=(*CATEGORIES, "attributes.colour"))
     tokenizer = train_tokenizer(["red sofa", "soft", "a chair of wood"], 60)
-    return Featurizer(replace(every, vocabulary=tokenizer.get_vocab_size()), tokenizer)
+    ids = ("product_id", "seller_id", "category", "brand")
+    every = replace(every, vocabulary=tokenizer.get_vocab_size(), product_ids=tuple((field, 9) for field in ids))
+    return Featurizer(every, tokenizer, {field: fit_ids(field, [WHOLE[field]], 1) for field in ids})
 
 
 def featurised(featurizer: Featurizer, rows: list[dict[str, Any]]) -> Features:

@@ -181,7 +181,7 @@ def _mercato(name: str, titles: list[str], descriptions: list[str], batch_size: 
         grade_N=np.ones(len(titles), np.float32),
         engaged_N=np.ones(len(titles), bool),
     )
-    stage = recipe.stages[0]
+    stage = recipe.pair_stages[0]
     batches = PairBatches(examples, examples.engaged, stage, seed=0)
     task = PairTask(batches=batches, validation=None, objectives=pair_objectives(stage))
     best = scratch / "best.pt"

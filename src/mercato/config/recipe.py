@@ -15,7 +15,7 @@ from mercato.config.base import Frozen
 from mercato.config.pretraining import Pretraining
 from mercato.config.ranking import Ranking
 from mercato.config.reading import read_recipe, wrong_fields
-from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, Stage
+from mercato.config.stages import AnyPairStage, InBatchSoftmax, PairStage, SampledSoftmax, Stage
 from mercato.errors import MercatoError
 from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS, Channel, channel_fields
 
@@ -67,6 +67,13 @@ ProductChannel = Annotated[str, _channel_of("product", PRODUCT_CHANNELS)]
 LateFusion = Literal["attention", "concat", "wide_and_deep"]  # of one vector a channel
 
 
+class QueryIds(Frozen):
+    """The channel `ids` of queries: an embedding of each head query's own (`mercato.features.ids`)."""
+
+    buckets: int = Field(20_000, ge=1)  # rows of the table
+    least: int = Field(5, ge=1)  # engaged training pairs that make a query a head one
+
+
 class QueryTower(Frozen):
     """Que2Search's query tower (§3.1); Que2Engage's concatenates its channels (§2.1.1)."""
 
@@ -74,6 +81,8 @@ class QueryTower(Frozen):
     text: TextEncoder = TextEncoder(layers=2)
     fusion: LateFusion = "attention"
     max_tokens: int | None = Field(None, ge=3)  # None: the 99th percentile of the training queries (§3.5)
+    ids: QueryIds = QueryIds()
+    id_dropout: float = Field(0.0, ge=0, lt=1)  # how often training hides a query's id, as a query's that is none's
 
 
 class Context(Frozen):
@@ -100,6 +109,25 @@ class ModalityDropout(Frozen):
     context: float = Field(0.0, ge=0, lt=1)  # δ_c; the paper's: .5
     images: float = Field(0.0, ge=0, lt=1)  # δ_i; 0
     text: float = Field(0.0, ge=0, lt=1)  # δ_t, all of title and description; .5
+    ids: float = Field(0.0, ge=0, lt=1)  # so that products never seen in training are found too
+
+
+IdField = Literal["product_id", "seller_id", "category", "brand"]
+
+
+class ProductIds(Frozen):
+    """The channel `ids` of products: an embedding a field, hashed (`mercato.features.ids`)."""
+
+    fields: tuple[IdField, ...] = Field(("product_id", "seller_id", "category", "brand"), min_length=1)
+    product_buckets: int = Field(100_000, ge=1)  # rows of the product's own table
+    buckets: int = Field(20_000, ge=1)  # of each other field's
+    least: int = Field(2, ge=1)  # engaged training pairs that an id needs to be known
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError("fields: one is named twice")
+        return self
 
 
 class ProductTower(Frozen):
@@ -122,6 +150,7 @@ class ProductTower(Frozen):
     image_token: Literal["set", "each"] = "set"  # deep sets over the images, or a token an image
     context: Context = Context()
     modality_dropout: ModalityDropout = ModalityDropout()
+    ids: ProductIds = ProductIds()
     title_tokens: int = Field(32, ge=3)
     description_tokens: int = Field(64, ge=3)
 
@@ -262,6 +291,19 @@ class Recipe(Frozen):
             raise ValueError(f"images.size: {images.size} is not a multiple of images.patch_size ({images.patch_size})")
         return self
 
+    @model_validator(mode="after")
+    def _blends_pairs(self) -> Self:
+        if self.blending and not self.pair_stages:
+            raise ValueError("blending: balances the losses of pairs, and no stage is one of pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _content_beside_ids(self) -> Self:
+        for name, tower in (("query_tower", self.query_tower), ("product_tower", self.product_tower)):
+            if not set(tower.channels) - {"ids"}:
+                raise ValueError(f"{name}.channels: ids alone know nothing of what is new; name another channel")
+        return self
+
     @property
     def uses_images(self) -> bool:
         """Whether the product tower looks at images, whole or in patches."""
@@ -273,6 +315,11 @@ class Recipe(Frozen):
         return any(PRODUCT_CHANNELS[channel].kind == "patches" for channel in self.product_tower.channels)
 
     @property
+    def uses_ids(self) -> bool:
+        """Whether the product tower knows products, sellers and the like by their ids."""
+        return "ids" in self.product_tower.channels
+
+    @property
     def uses_context(self) -> bool:
         """Whether the product tower reads price, condition and the like."""
         return "context" in self.product_tower.channels
@@ -281,6 +328,11 @@ class Recipe(Frozen):
     def pair_stages(self) -> tuple[AnyPairStage, ...]:
         """The stages that learn from query–product pairs."""
         return tuple(stage for stage in self.stages if isinstance(stage, PairStage))
+
+    @property
+    def recalls(self) -> bool:
+        """Whether a stage learns the recall model, on top of content vectors (`mercato.models.recall`)."""
+        return any(isinstance(stage, SampledSoftmax) for stage in self.stages)
 
     @property
     def monitored(self) -> tuple[str, ...]:

@@ -174,14 +174,35 @@ class CoSENT(PairStage):
         return True
 
 
+class SampledSoftmax(BaseStage):
+    """The recall model: cross-entropy of each query's own product among the whole catalogue, or a sample of it.
+
+    What came before is frozen: the content vectors of all queries and products are computed once. A fully connected
+    layer of each tower, the ID embeddings and a temperature learn (`mercato.models.recall`), at `learning_rate`. The
+    products are those that may be learned from: nothing that is listed after the train split.
+    """
+
+    loss: Literal["sampled_softmax"] = "sampled_softmax"
+    negatives: Annotated[int, Field(ge=1)] | Literal["all"] = "all"  # shared by a step's queries, beside its products
+    popularity_share: float = Field(0.0, ge=0, le=1)
+    """Of a sample's draws, how many are by how often a product was engaged; the others are uniform."""
+    log_q: bool = True
+    """Take the logarithm of how often a product is among a step's from its logit (Yi et al. 2019). How often the batch
+    brings it is estimated as the stream of batches passes."""
+    frequency_rate: float = Field(0.01, gt=0, lt=1)  # α of that estimate (Algorithm 2)
+    scale: float = Field(20.0, gt=0, le=100)  # 1 / temperature at the start; it learns
+    micro_batch: int | None = Field(8_192, ge=1)
+    """Products whose vectors and logits are held at a time, made again on the way back; None: all."""
+
+
 def _with_loss(value: Any) -> Any:
     return {"loss": DEFAULT_LOSS} | value if isinstance(value, dict) else value
 
 
-STAGES = (InBatchSoftmax, SymmetricSoftmax, MarginRanking, ScaledBCE, CoSENT)
+STAGES = (InBatchSoftmax, SymmetricSoftmax, MarginRanking, ScaledBCE, CoSENT, SampledSoftmax)
 AnyInBatch = InBatchSoftmax | SymmetricSoftmax | MarginRanking | ScaledBCE  # spelt out: mypy holds a `match` to it
 AnyPairStage = AnyInBatch | CoSENT
-Stage = Annotated[AnyPairStage, Field(discriminator="loss"), BeforeValidator(_with_loss)]
+Stage = Annotated[AnyPairStage | SampledSoftmax, Field(discriminator="loss"), BeforeValidator(_with_loss)]
 """Any stage; one that names no loss is of `in_batch_softmax`."""
 
 

@@ -80,6 +80,9 @@ def drop_features(
         for feature in channel.features if lost else ():
             if feature.name in features:
                 features[feature.name][rows_B] = spec.missing(feature.name)
+    for column, (field, _) in enumerate(spec.product_ids if "ids" in features else ()):
+        if field in dropped:
+            features["ids"][rows_B, column] = spec.missing("ids")
     if spec.context is not None and "context_numbers" in features:
         spec.context.drop(features, tuple(dropped), rows_B)
 
@@ -98,9 +101,10 @@ def fields_read(spec: FeatureSpec) -> tuple[str, ...]:
     First, in the table's order, those that may have a channel; then the context's, in the recipe's.
     """
     context = context_fields(spec)
+    ids = [field for field, _ in spec.product_ids if field in FIELDS]
     read = {*channel_fields(spec.product_channels), *context}
     first = [field for field in channel_fields(PRODUCT_CHANNELS) if field in read]
-    return tuple(dict.fromkeys([*first, *context]))
+    return tuple(dict.fromkeys([*first, *context, *ids]))
 
 
 def fields_and_groups(specs: Sequence[FeatureSpec], already: Sequence[str] = ()) -> Fields:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from mercato.data.normalize import clean, normalize
 from mercato.features.context import ContextSpec
+from mercato.features.ids import QUERY, KnownIds, id_rows
 from mercato.features.images import image_shape
 from mercato.features.trigrams import trigram_ids
 from mercato.fields import FEATURES, FIELDS, PRODUCT_CHANNELS, Channel, ChannelKind
@@ -24,7 +25,8 @@ Features = dict[str, NDArray[Any]]
 """Tower inputs by name, first axis the batch (B): token and trigram ids (B, L) int64, 0- or pad-filled to the longest;
 country and language ids (B,) int64, 0 = unknown; `images` (B, I, V) float32 with `image_mask` (B, I) bool, or in their
 place `patches` (B, I, P, V) float32 with `patch_mask` (B, I) bool, whether there is the image; `context_numbers`
-(B, 2F) float32 and `context_categories` (B, K) int64, see `mercato.features.context`."""
+(B, 2F) float32 and `context_categories` (B, K) int64, see `mercato.features.context`; `ids` (B, K) and `query_ids`
+(B, 1) int64, 0 = unknown, see `mercato.features.ids`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class FeatureSpec:
     normalized: bool = True  # tokens are of normalised text; a pretrained tokenizer wants the raw
     context: ContextSpec | None = None  # there where `context` is a product channel
     other_categories: tuple[tuple[str, tuple[str, ...]], ...] = ()  # of any other field with a channel: its values
+    product_ids: tuple[tuple[str, int], ...] = ()  # where `ids` is a product channel: its fields and their buckets
+    query_ids: int = 0  # the buckets of the queries' ids, where they have the channel
 
     @property
     def categories(self) -> Mapping[str, tuple[str, ...]]:
@@ -80,6 +84,7 @@ class FeatureSpec:
         fields = json.loads(file.read_text())
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         values["other_categories"] = tuple((name, tuple(own)) for name, own in fields.get("other_categories", ()))
+        values["product_ids"] = tuple((name, buckets) for name, buckets in fields.get("product_ids", ()))
         if values.get("context") is not None:
             values["context"] = ContextSpec.from_json(fields["context"])
         return cls(**values)
@@ -118,8 +123,9 @@ class ProductBatch:
 class Featurizer:
     """Raw queries and products → a tower's inputs. Stateless and safe to share between threads."""
 
-    def __init__(self, spec: FeatureSpec, tokenizer: Tokenizer) -> None:
+    def __init__(self, spec: FeatureSpec, tokenizer: Tokenizer, known_ids: KnownIds | None = None) -> None:
         self.spec, self.tokenizer = spec, tokenizer
+        self.known_ids = known_ids or {}
         tokenizer.no_padding()
         tokenizer.no_truncation()
         # In lower case on both sides: the ids are by content, whoever writes it.
@@ -130,7 +136,7 @@ class Featurizer:
                 ids.setdefault(name.lower(), place + 1)
 
     def queries(self, queries: Sequence[str], countries: Sequence[str | None]) -> Features:
-        """Inputs of the query tower: `tokens`, `trigrams`, `country`, as far as the tower has the channel."""
+        """Inputs of the query tower: `tokens`, `trigrams`, `country`, `query_ids`, as far as it has the channel."""
         spec, features = self.spec, Features()
         queries = [query[: 16 * max(spec.query_tokens, spec.query_characters)] for query in queries]
         texts = [normalize(query) for query in queries]
@@ -141,6 +147,8 @@ class Featurizer:
             features["trigrams"] = self._trigrams(texts, spec.query_characters)
         if "country" in spec.query_channels:
             features["country"] = self._category("country", countries)
+        if "ids" in spec.query_channels:
+            features["query_ids"] = id_rows(QUERY, texts, self.known_ids[QUERY], spec.query_ids)[:, None]
         return features
 
     def products(
@@ -202,6 +210,14 @@ class Featurizer:
         assert self.spec.context is not None
         return list(self.spec.context.features(batch.products, batch.as_of).values())
 
+    def id_arrays(self, channel: Channel, batch: ProductBatch) -> Arrays:
+        """The rows of its ids (B, K), one a field."""
+        columns = [
+            id_rows(field, batch.values(field), self.known_ids[field], buckets)
+            for field, buckets in self.spec.product_ids
+        ]
+        return [np.stack(columns, axis=1)]
+
     def _tokens(self, texts: Sequence[str], prefix: str, cap: int) -> NDArray[np.int64]:
         rows = []
         for text, encoding in zip(
@@ -229,6 +245,7 @@ MAKERS: dict[ChannelKind, Callable[[Featurizer, Channel, ProductBatch], Arrays]]
     "images": Featurizer.image_arrays,
     "patches": Featurizer.image_arrays,
     "context": Featurizer.context_arrays,
+    "ids": Featurizer.id_arrays,
 }
 """How a product's channel becomes its arrays, by its kind: those of `Channel.features`, in that order."""
 

@@ -15,6 +15,7 @@ from mercato.models.fusion import late_fusion
 from mercato.models.packed import can_pack
 from mercato.models.que2engage import FusedProductTower
 from mercato.models.que2search import ProductTower, QueryTower
+from mercato.models.recall import fused_channels
 from mercato.models.text_encoder import INIT_SCALE, TextEncoder, build_backbone, pretrained_config, scratch_config
 from mercato.models.tower import TwoTower
 
@@ -68,7 +69,8 @@ def build_towers(
             raise MercatoError(f"product_tower.fusion: the layers of a {name} cannot fuse; BERT's and XLM-R's kind can")
         product = FusedProductTower(spec, recipe, product_text)
     else:
-        fusion = late_fusion(kind, len(spec.product_channels), recipe.dimension)
+        fused = fused_channels(recipe, kind, spec.product_channels)
+        fusion = late_fusion(kind, len(fused), recipe.dimension)
         description_text = encoder("product") if of_its_own else None
         product = ProductTower(spec, recipe, fusion, recipe.dimension, product_text, description_text)
     towers = TwoTower(

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from mercato.config import Recipe
 from mercato.features.featurizer import FeatureSpec
-from mercato.fields import Channel, ChannelKind
+from mercato.fields import QUERY_CHANNELS, Channel, ChannelKind
 from mercato.models.bags import Category, TrigramBag
 from mercato.models.channels import ChannelEncoder
 from mercato.models.context_encoder import ContextEncoder
+from mercato.models.ids import IdEmbeddings
 from mercato.models.image_set import ImageSet
 from mercato.models.patches import PatchEncoder
 
@@ -39,11 +40,18 @@ def _context(channel: Channel, spec: FeatureSpec, recipe: Recipe, width: int) ->
     return ContextEncoder(spec.context.width, spec.context.sizes, hidden, width, recipe.dropout)
 
 
+def _ids(channel: Channel, spec: FeatureSpec, recipe: Recipe, width: int) -> IdEmbeddings:
+    of_queries = channel is QUERY_CHANNELS["ids"]
+    buckets = [spec.query_ids] if of_queries else [count for _, count in spec.product_ids]
+    return IdEmbeddings(buckets, recipe.dimension)  # late fusions are as wide, and others do not read it
+
+
 ENCODERS: dict[ChannelKind, Builder] = {
     "trigrams": _trigrams,
     "category": _category,
     "images": _images,
     "patches": _patches,
     "context": _context,
+    "ids": _ids,
 }
 """From a channel, the spec, the recipe and the width E of the vectors that the tower's fusion reads."""

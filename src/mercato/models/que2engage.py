@@ -15,6 +15,7 @@ from mercato.features.featurizer import FeatureSpec
 from mercato.models.channels import Channels
 from mercato.models.image_set import ImageSet
 from mercato.models.que2search import ProductTower
+from mercato.models.recall import as_positions, fused_channels
 from mercato.models.text_encoder import TextEncoder
 from mercato.models.tower import Inputs
 
@@ -22,7 +23,8 @@ from mercato.models.tower import Inputs
 class FusedProductTower(ProductTower):
     """Text tokens ‖ image token(s) ‖ context token → the upper layers of the text encoder → one vector (§2.1.3).
 
-    The encoder's first K layers read text alone, the remaining M everything. Every other channel is a token too.
+    The encoder's first K layers read text alone, the remaining M everything. Every other channel is a token too, but
+    for the ids, which are joined with what the transformer makes of all others (`mercato.models.recall`).
     """
 
     text: TextEncoder
@@ -30,13 +32,15 @@ class FusedProductTower(ProductTower):
     def __init__(self, spec: FeatureSpec, recipe: Recipe, text: TextEncoder) -> None:
         own = recipe.product_tower
         hidden = text.projection.in_features
-        sequence = FusionSequence(len(spec.product_channels), hidden, learned=own.missing == "token")
+        fused = fused_channels(recipe, own.fusion, spec.product_channels)
+        sequence = FusionSequence(len(fused), hidden, learned=own.missing == "token")
         super().__init__(spec, recipe, sequence, hidden, text)
+        self.width = hidden
         self.dropout = nn.Dropout(0)  # the transformer has its own
         self.text_layers = own.text.layers - (own.fusion_layers or own.text.layers)  # K
         self.token_an_image = own.image_token == "each"
         # Not the context: its MLP learns a length by itself, and runs were trained so.
-        others = [channel for channel in self.channels if self.table[channel].kind not in ("text", "context")]
+        others = [channel for channel in self.channels if self.table[channel].kind not in ("text", "context", "ids")]
         self.norms = nn.ModuleDict({channel: nn.LayerNorm(hidden) for channel in others})  # of the length of a word
 
     def encode_channel(self, channel: str, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -50,6 +54,8 @@ class FusedProductTower(ProductTower):
             vectors, present = self.images.each(inputs["images"]), inputs["image_mask"]
         else:
             vectors, present = super().encode_channel(channel, inputs)
+        if kind == "ids":
+            return as_positions(vectors, present, self.width)
         return (self.norms[channel](vectors) if channel in self.norms else vectors), present
 
     def zero_init(self) -> None:

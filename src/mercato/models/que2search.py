@@ -14,26 +14,36 @@ from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS
 from mercato.models.channels import ChannelEncoder, Channels
 from mercato.models.encoders import ENCODERS
 from mercato.models.fusion import late_fusion
+from mercato.models.recall import IDS, fused_channels, make_join
 from mercato.models.text_encoder import TextEncoder
 from mercato.models.tower import Inputs, Tower
 
 
 class QueryTower(Tower):
-    """Query tower: text encoder, trigram bag and searcher's country."""
+    """Query tower: text encoder, trigram bag, searcher's country, and the ids of head queries."""
 
     table = QUERY_CHANNELS
 
     def __init__(self, spec: FeatureSpec, recipe: config.Recipe, text: TextEncoder | None) -> None:
-        fusion = late_fusion(recipe.query_tower.fusion, len(spec.query_channels), recipe.dimension)
-        super().__init__(spec.query_channels, fusion, recipe.dropout)
-        self.text = text
+        kind, channels = recipe.query_tower.fusion, spec.query_channels
+        fusion = late_fusion(kind, len(fused_channels(recipe, kind, channels)), recipe.dimension)
+        super().__init__(channels, fusion, recipe.dropout, make_join(recipe, kind, channels, recipe.dimension))
+        self.text, self.id_dropout = text, recipe.query_tower.id_dropout
         for name, channel in self.table.items():
             if channel.kind != "text" and name in self.channels:
                 self.add_module(name, ENCODERS[channel.kind](channel, spec, recipe, recipe.dimension))
 
+    def encode(self, inputs: Inputs) -> Channels:
+        """See `Tower`; in training, dropout hides the ids of random rows, so that a query without one is no other."""
+        channels = super().encode(inputs)
+        if self.training and self.id_dropout and IDS in self.channels:
+            gone_B = torch.rand(len(channels.present_BS), device=channels.present_BS.device) < self.id_dropout
+            channels = channels.without([self.channels.index(IDS)], gone_B)
+        return channels
+
 
 class ProductTower(Tower):
-    """Product tower: text of title and description, their trigram bags, language, country, images, context.
+    """Product tower: text of title and description, their trigram bags, language, country, images, context, ids.
 
     One text encoder reads title and description (§3.1), unless `description_text` brings another for the latter.
     """
@@ -50,7 +60,8 @@ class ProductTower(Tower):
         description_text: TextEncoder | None = None,
     ) -> None:
         """`width` is what the fusion reads: the shared dimension, or a fusion transformer's hidden size."""
-        super().__init__(spec.product_channels, fusion, recipe.dropout)
+        join = make_join(recipe, recipe.product_tower.fusion, spec.product_channels, width)
+        super().__init__(spec.product_channels, fusion, recipe.dropout, join)
 
         def built(kind: str) -> dict[str, nn.Module]:
             own = [self.table[name] for name in self.channels if self.table[name].kind == kind]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mercato.fields import Channel
 from mercato.models.channels import ChannelEncoder, Channels
 from mercato.models.fusion import AttentionFusion, ConcatFusion
+from mercato.models.recall import IDS, Join
 from mercato.models.text_encoder import TextEncoder
 from mercato.models.vision import Vision
 
@@ -21,14 +22,19 @@ Inputs = dict[str, Tensor]
 
 
 class Tower(nn.Module):
-    """A tower: an encoder for each channel, and a fusion. A subclass makes its encoders and says where they are."""
+    """A tower: an encoder for each channel, and a fusion. A subclass makes its encoders and says where they are.
+
+    With a `join` its last channel, `ids`, takes no part in the fusion: it is joined with what that makes of the others.
+    """
 
     table: Mapping[str, Channel]  # of `mercato.fields`: what its channels are
     text: TextEncoder | None  # None where no channel is text
 
-    def __init__(self, channels: tuple[str, ...], fusion: nn.Module, dropout: float) -> None:
+    def __init__(self, channels: tuple[str, ...], fusion: nn.Module, dropout: float, join: Join | None = None) -> None:
         super().__init__()
-        self.channels, self.fusion = channels, fusion
+        own = () if join is None else tuple(channel for channel in channels if channel == IDS)
+        self.channels = (*(channel for channel in channels if channel not in own), *own)  # the ids behind the others
+        self.fusion, self.join = fusion, join
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
@@ -44,8 +50,23 @@ class Tower(nn.Module):
         """As `forward`, from encoded channels; with `only`, as if those were all that the row has."""
         if only is not None:
             channels = channels.without(n for n, channel in enumerate(self.channels) if channel not in only)
-        fused_BD, weights_BC = self.mix(channels)
-        return F.normalize(fused_BD.float(), dim=-1), weights_BC
+        if self.join is None:
+            fused_BD, weights_BC = self.mix(channels)
+            return F.normalize(fused_BD.float(), dim=-1), weights_BC
+        content, ids_BD = self.join.split(channels)
+        return self.join(F.normalize(self.mix(content)[0].float(), dim=-1), ids_BD), None
+
+    def content(self, inputs: Inputs) -> Tensor:
+        """Unit vectors (B, D) float32 of the channels that are fused, before they are joined with ids."""
+        assert self.join is not None
+        return F.normalize(self.mix(self.join.split(self.encode(inputs))[0])[0].float(), dim=-1)
+
+    def joined(self, content_BD: Tensor, ids_BK: Tensor | None) -> Tensor:
+        """The rest of the way: from `content` and its ids (B, K), where the tower reads them, (B, D) float32."""
+        assert self.join is not None
+        ids_BD: Tensor | None = None if ids_BK is None else self.encoder(IDS)(ids_BK)
+        joined_BD: Tensor = self.join(content_BD, ids_BD)
+        return joined_BD
 
     def mix(self, channels: Channels) -> tuple[Tensor, Tensor | None]:
         """As `fuse`, before the vector is made a unit one."""

@@ -13,13 +13,14 @@ from tokenizers import Tokenizer
 from mercato.config import Recipe
 from mercato.errors import MercatoError
 from mercato.features.featurizer import FeatureSpec, Featurizer
+from mercato.features.ids import KnownIds, load_ids
 from mercato.features.tokenizer import load_tokenizer
 from mercato.runs.image_encoder import MODEL as IMAGE_MODEL
 from mercato.runs.image_encoder import ImageEncoder
 from mercato.runs.query_head import QueryHead
 
 RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"
-RETRIEVAL, QUERIES, HISTORY = "retrieval.json", "queries.json", "history.jsonl"
+RETRIEVAL, QUERIES, HISTORY, IDS = "retrieval.json", "queries.json", "history.jsonl", "ids.safetensors"
 PRETRAINING = "pretraining.jsonl"  # the history of what came before the stages
 QUERY_TOWER, PRODUCT_TOWER = "query_tower.onnx", "product_tower.onnx"
 MONITOR = "validation/roc_auc"  # its name in the history of a run, which early stopping goes by
@@ -36,7 +37,17 @@ def load_recipe_and_featurizer(run: Path) -> tuple[Recipe, Featurizer]:
         raise MercatoError(f"{run} is not a run: it has no {', '.join(missing)} (train one with `mercato train`)")
     recipe = Recipe.parse((run / RECIPE).read_text(), str(run / RECIPE))
     tokenizer: Tokenizer = load_tokenizer(run / TOKENIZER)
-    return recipe, Featurizer(FeatureSpec.load(run / SPEC), tokenizer)
+    spec = FeatureSpec.load(run / SPEC)
+    return recipe, Featurizer(spec, tokenizer, load_known_ids(run, spec))
+
+
+def load_known_ids(run: Path, spec: FeatureSpec) -> KnownIds:
+    """The ids that a run knows; none where its towers read none.
+
+    Raises:
+        MercatoError: they read some, and what they know is missing.
+    """
+    return load_ids(run / IDS) if "ids" in (*spec.query_channels, *spec.product_channels) else {}
 
 
 def save_min_cosine(run: Path, min_cosine: float | None) -> None:

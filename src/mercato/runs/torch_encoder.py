@@ -15,10 +15,12 @@ from transformers import AutoConfig
 
 from mercato.config import Recipe
 from mercato.features.featurizer import Features, Featurizer
+from mercato.features.ids import save_ids
 from mercato.models.build import TextConfigs, build_towers
 from mercato.models.tower import TwoTower
 from mercato.runs.encoder import RunEncoder
 from mercato.runs.folder import (
+    IDS,
     QUERIES,
     RECIPE,
     SPEC,
@@ -69,6 +71,8 @@ class TorchEncoder(RunEncoder):
         (run / RECIPE).write_text(self.recipe.toml())
         self.featurizer.spec.save(run / SPEC)
         self.featurizer.tokenizer.save(str(run / TOKENIZER))
+        if self.featurizer.known_ids:
+            save_ids(self.featurizer.known_ids, run / IDS)
         for tower, part in (("query", self.towers.query), ("product", self.towers.product)):
             if part.text is not None:
                 part.text.backbone.config.to_json_file(run / f"{tower}_text.json")  # type: ignore[union-attr,operator]

@@ -22,7 +22,7 @@ from mercato.errors import MercatoError
 from mercato.models.tower import TwoTower
 from mercato.progress import track
 from mercato.training.data.batches import Examples, PairBatches
-from mercato.training.optimizer import adam, half_precision
+from mercato.training.optimizer import adam, clip, half_precision
 from mercato.training.task import total
 from mercato.training.tasks.build import modality_losses, pair_objectives
 from mercato.training.tasks.modalities import MULTIMODAL, Modality
@@ -124,7 +124,7 @@ def _fit(towers: TwoTower, task: PairTask, recipe: Recipe, device: torch.device)
             with torch.autocast(device.type, torch.bfloat16, enabled=half_precision(recipe)):
                 loss = total(task.losses(towers, batch.to(device)))
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(towers.parameters(), stage.clip)
+            clip(towers.parameters(), stage.clip)
             optimizer.step()
 
 

@@ -16,7 +16,7 @@ from mercato.config.stages import Fitting
 from mercato.errors import MercatoError
 from mercato.models.cpu import return_memory
 from mercato.models.tower import TwoTower
-from mercato.training.optimizer import adam, schedule
+from mercato.training.optimizer import adam, clip, schedule
 from mercato.training.task import AnyTask, Batch, total
 
 
@@ -125,7 +125,7 @@ class StageModule(L.LightningModule):
         bfloat16 scales nothing.
         """
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            clip(self.parameters(), gradient_clip_val)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch's tensors."""

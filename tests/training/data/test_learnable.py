@@ -110,6 +110,14 @@ def test_what_is_listed_after_the_train_split_is_not_learned_yet(tmp_path: Path)
     assert fitted(make(tmp_path / "changed", later), tmp_path / "other") == found
 
 
+def test_the_rows_of_those_who_may_teach_are_told(tmp_path: Path) -> None:
+    rows = goods()
+    rows[1]["created_at"] = CUTOFF + timedelta(microseconds=1)
+    recipe = toy_recipe('product_tower.channels=["title_text"]')
+    found = prepare(make(tmp_path / "market", rows), recipe, tmp_path)
+    assert found.learnable.tolist() == [row for row in range(COUNT) if row != 1]
+
+
 def test_who_may_teach(tmp_path: Path) -> None:
     rows = goods()
     rows[1]["created_at"] = CUTOFF + timedelta(microseconds=1)

@@ -154,12 +154,7 @@ class Examples:
         """
         columns = np.concatenate([rows, mixed])
         asked = np.concatenate([rows, unengaged])
-        read = self.query_N[asked]
-        if generator is not None and self.typos_QK is not None:
-            slipped = generator.random(len(asked)) < self.typo_share
-            which = generator.integers(self.typos_QK.shape[1], size=len(asked))
-            read = np.where(slipped, self.typos_QK[read, which], read)
-        queries, query_P = np.unique(read, return_inverse=True)
+        queries, query_P = np.unique(self.spelt(asked, generator), return_inverse=True)
         places, product_P, products = self.products(np.concatenate([asked, mixed]), generator)
         counts = [len(rows), len(unengaged), len(mixed)]
         query_B, unengaged_query_U = torch.split(torch.from_numpy(query_P), counts[:2])
@@ -183,6 +178,22 @@ class Examples:
             grade_B=torch.from_numpy(self.grade_N[rows]),
             classes_MK=torch.from_numpy(classes),
         )
+
+    def spelt(self, pairs: NDArray[np.int64], generator: np.random.Generator | None) -> NDArray[np.int64]:
+        """The queries of P pairs as each is read, rows of the table (P,): some with a typo, which `generator` draws."""
+        read = self.query_N[pairs]
+        if generator is not None and self.typos_QK is not None:
+            slipped = generator.random(len(pairs)) < self.typo_share
+            which = generator.integers(self.typos_QK.shape[1], size=len(pairs))
+            read = np.where(slipped, self.typos_QK[read, which], read)
+        return read
+
+    def positives(self, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The known positives of P pairs' queries: which of the pairs (E,), and which products (E,)."""
+        products, query_P = length_of(self.tables.products), self.query_N[pairs]
+        first_P, end_P = (np.searchsorted(self._known, (query_P + more) * products) for more in (0, 1))
+        pair_E, place_E = spread(first_P, end_P)
+        return pair_E, self._known[place_E] % products
 
     def products(
         self,
@@ -341,6 +352,14 @@ def summed(
 ) -> NDArray[np.float64]:
     """How likely each query, or product, is to be a draw: `of_N` says which one each pair has."""
     return np.bincount(of_N[rows_K], chance_K, length).astype(np.float64)
+
+
+def spread(first_N: NDArray[np.int64], end_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every number from a first to before an end: of which of the N each is, and the number itself."""
+    count_N = end_N - first_N
+    of_E = np.repeat(np.arange(len(count_N)), count_N)
+    before_N = np.cumsum(count_N) - count_N
+    return of_E, np.arange(len(of_E)) - before_N[of_E] + first_N[of_E]
 
 
 def length_of(features: Features) -> int:

@@ -19,12 +19,13 @@ from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.features.context import ContextSpec, columns_of
 from mercato.features.featurizer import Features, FeatureSpec, Featurizer
+from mercato.features.ids import QUERY, Hashes, KnownIds, fit_ids, save_ids
 from mercato.features.images import read_spec
 from mercato.features.tokenizer import load_tokenizer, pretrained_tokenizer, train_tokenizer
-from mercato.fields import FEATURES, PRODUCT_CHANNELS, channel_fields
+from mercato.fields import FEATURES, PRODUCT_CHANNELS, channel_fields, label_of
 from mercato.files import write_atomic
 from mercato.progress import note, track
-from mercato.runs.folder import SPEC, TOKENIZER
+from mercato.runs.folder import IDS, SPEC, TOKENIZER, load_known_ids
 from mercato.runs.image_vectors import CACHE, ImageVectors, encoded_vectors, given_vectors, image_counts
 from mercato.training.data.image_encoder import market_image_encoder
 from mercato.training.data.images import ProductImages
@@ -58,8 +59,8 @@ def catalogue_rows(market: Market, recipe: Recipe) -> pl.DataFrame:
     own = channel_fields(recipe.product_tower.channels, "text", "trigrams", "category")
     columns = list(dict.fromkeys(["product_id", "title", "description", "language", "country", *own]))
     read = columns_of(recipe.product_tower.context) if recipe.uses_context else set()
-    wanted = {*columns, *read} - {"images"}
-    products = market.frame("products", [name for name in PRODUCTS.names if name in wanted] if read else columns)
+    wanted = {*columns, *read, *(recipe.product_tower.ids.fields if recipe.uses_ids else ())} - {"images"}
+    products = market.frame("products", [name for name in PRODUCTS.names if name in wanted])
     if "images" in read:
         products = products.with_columns(image_count=pl.Series(image_counts(market).to_numpy()))
     products = products.drop_nulls("product_id").unique("product_id", keep="first", maintain_order=True)
@@ -115,7 +116,7 @@ def without_images(market: Market, recipe: Recipe) -> Recipe:
     channels = tuple(c for c in recipe.product_tower.channels if "images" not in PRODUCT_CHANNELS[c].fields)
     left_out = ", ".join(c for c in recipe.product_tower.channels if c not in channels)
     note(f"  [yellow]the channel {left_out} is left out[/]")
-    if not channels:
+    if not set(channels) - {"ids"}:
         raise MercatoError(f"{market.path}: no images to read, and product_tower.channels names nothing else")
     return recipe.model_copy(update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})})
 
@@ -134,13 +135,15 @@ def fit_featurizer(
     Args:
         recipe: what the towers read.
         products: of `catalogue_rows`, those that may be learned from (`learnable_products`).
-        train: the training pairs, whose queries the tokenizer and the longest query are fitted to.
+        train: the training pairs, whose queries the tokenizer and the longest query are fitted to; the engaged ones say
+            which ids are known.
         image_shape: of an image: (V,), in patches (P, V); None without images.
         now: the present, by which listings have an age.
         folder: where the tokenizer and the feature spec are kept.
     """
     if (folder / SPEC).is_file() and (folder / TOKENIZER).is_file():  # a resumed run
-        return Featurizer(FeatureSpec.load(folder / SPEC), load_tokenizer(folder / TOKENIZER))
+        spec = FeatureSpec.load(folder / SPEC)
+        return Featurizer(spec, load_tokenizer(folder / TOKENIZER), load_known_ids(folder, spec))
     pretrained = recipe.text.pretrained
     queries = train["query"].unique().to_list()
     tokenizer: Tokenizer
@@ -186,10 +189,36 @@ def fit_featurizer(
         product_prefix=recipe.product_tower.text.prefix,
         normalized=pretrained is None,
         context=context,
+        product_ids=product_ids(recipe),
+        query_ids=recipe.query_tower.ids.buckets if "ids" in recipe.query_tower.channels else 0,
     )
     write_atomic(folder / TOKENIZER, tokenizer.to_str())
+    known = known_ids(recipe, products, train)
+    if known:
+        save_ids(known, folder / IDS)
     spec.save(folder / SPEC)
-    return Featurizer(spec, tokenizer)
+    return Featurizer(spec, tokenizer, known)
+
+
+def product_ids(recipe: Recipe) -> tuple[tuple[str, int], ...]:
+    """The fields of a product whose ids are read, and the buckets of each."""
+    own = recipe.product_tower.ids
+    sizes = {"product_id": own.product_buckets}
+    return tuple((field, sizes.get(field, own.buckets)) for field in own.fields) if recipe.uses_ids else ()
+
+
+def known_ids(recipe: Recipe, products: pl.DataFrame, train: pl.DataFrame) -> KnownIds:
+    """The ids that enough engaged training pairs have; none where the towers read none."""
+    engaged, known = train.filter(pl.col("label") == 1), dict[str, Hashes]()
+    if recipe.uses_ids:
+        fields = recipe.product_tower.ids.fields
+        bought = engaged.select("product_id").join(products.select({"product_id", *fields}), on="product_id")
+        known |= {field: fit_ids(field, bought[field].to_list(), recipe.product_tower.ids.least) for field in fields}
+    if "ids" in recipe.query_tower.channels:
+        known[QUERY] = fit_ids(QUERY, engaged["key"].to_list(), recipe.query_tower.ids.least)
+    for field, own in known.items():
+        note(f"  ids: {len(own):,} of {label_of(field)} are known")
+    return known
 
 
 def query_features(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from mercato.config import Recipe
 from mercato.data.market import Market
@@ -46,6 +48,7 @@ class Prepared:
     validation: PairValidation | None
     image_folder: Path | None  # of the image encoder
     head_queries: tuple[str, ...]  # what the head tells apart, the most common first
+    learnable: NDArray[np.int64]  # the rows of the products that may be learned from
 
 
 def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
@@ -137,4 +140,5 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         validation=validate_on(judged, validate_on(engagement)),
         image_folder=source.folder,
         head_queries=head_queries,
+        learnable=np.flatnonzero(products["product_id"].is_in(learnable.implode()).to_numpy()),
     )

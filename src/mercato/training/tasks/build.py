@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import assert_never
 
 from mercato.config import Recipe, Stage
-from mercato.config.stages import AnyPairStage, CoSENT, InBatchStage
+from mercato.config.stages import AnyPairStage, CoSENT, InBatchStage, SampledSoftmax
 from mercato.training.data.batches import PairBatches
 from mercato.training.data.prepare import Prepared
+from mercato.training.data.recall import RecallBatches
 from mercato.training.task import AnyTask
 from mercato.training.tasks.blending import Blend, ModalityLosses
 from mercato.training.tasks.contrastive import Contrastive
@@ -16,6 +17,7 @@ from mercato.training.tasks.graded import Graded
 from mercato.training.tasks.modalities import MULTIMODAL
 from mercato.training.tasks.pairs import PairObjective, PairTask
 from mercato.training.tasks.query_prediction import QueryPrediction
+from mercato.training.tasks.recall import Recall
 from mercato.training.tasks.relevance import RELEVANCE, Relevance, RelevanceLoss
 
 
@@ -40,6 +42,12 @@ def build_task(stage: Stage, *, recipe: Recipe, prepared: Prepared, blend: Blend
                 validation=prepared.validation,
                 objectives=pair_objectives(stage, blend, recipe.head.weight if prepared.head_queries else 0.0),
                 micro_batch=stage.micro_batch,
+            )
+        case SampledSoftmax():
+            return Recall(
+                batches=RecallBatches(prepared.examples, prepared.learnable, stage, seed),
+                validation=prepared.validation,
+                recipe=recipe,
             )
     assert_never(stage)
 
