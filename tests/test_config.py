@@ -79,6 +79,13 @@ WRONG = {
         "product_tower.channels: images and patches are two ways to read one field"
     ),
     'name = "x"\n[product_tower]\nchannels = ["title_text", "patches"]': "product_tower.fusion: patches are positions",
+    'name = "x"\n[pretraining]\n[images]\npatch_size = 9': r"images.size: 48 is not a multiple of images.patch_size",
+    'name = "x"\n[pretraining]\nchannels = ["images"]': "'images' cannot be pretrained; there are title_text,",
+    'name = "x"\n[pretraining]\nchannels = ["patches", "title_text"]': "a sequence begins with text",
+    'name = "x"\n[pretraining]\n'
+    + "\n".join(
+        f"{task} = {{ weight = 0 }}" for task in ("mlm", "mpm", "qic", "qim", "qim2")
+    ): "every task has weight 0",
     f"{PATCHES}\n[images]\npatch_size = 9": r"images.size: 48 is not a multiple of images.patch_size \(9\)",
     f"{PATCHES}\n[images]\nfine_tune = true": "images.fine_tune: an encoder of patches is not trained",
     f'{PATCHES}\n[images]\nencoder = "resnet"': "images.encoder: pixels need no encoder; set images.patches",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from mercato.config.base import Frozen
 from mercato.config.stages import Fitting
@@ -82,3 +82,11 @@ class Pretraining(Fitting):
     qim: Matching = Matching()
     qim2: Matching = Matching()
     held_out: float = Field(0.05, gt=0, lt=0.5)  # share of products whose masked words and patches validate
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> Self:
+        if self.channels[0] == "patches":
+            raise ValueError("channels: a sequence begins with text; name a text channel first")
+        if not any(getattr(self, task).weight for task in TASKS):
+            raise ValueError("every task has weight 0: nothing is left to learn")
+        return self

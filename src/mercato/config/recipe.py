@@ -276,19 +276,23 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _patches_fit(self) -> Self:
-        if not self.uses_patches:
-            return self
         tower, images = self.product_tower, self.images
-        if any(PRODUCT_CHANNELS[channel].kind == "images" for channel in tower.channels):
-            raise ValueError("product_tower.channels: images and patches are two ways to read one field; name one")
-        if tower.fusion != "transformer":
-            raise ValueError('product_tower.fusion: patches are positions of a sequence; set fusion = "transformer"')
-        if images.fine_tune:
-            raise ValueError("images.fine_tune: an encoder of patches is not trained with the towers")
-        if images.patches == "pixels" and images.encoder != "compact":
-            raise ValueError('images.encoder: pixels need no encoder; set images.patches = "features" to use it')
-        if images.patches == "pixels" and images.size % images.patch_size:
-            raise ValueError(f"images.size: {images.size} is not a multiple of images.patch_size ({images.patch_size})")
+        if self.uses_patches:
+            if any(PRODUCT_CHANNELS[channel].kind == "images" for channel in tower.channels):
+                raise ValueError("product_tower.channels: images and patches are two ways to read one field; name one")
+            if tower.fusion != "transformer":
+                raise ValueError(
+                    'product_tower.fusion: patches are positions of a sequence; set fusion = "transformer"'
+                )
+            if images.fine_tune:
+                raise ValueError("images.fine_tune: an encoder of patches is not trained with the towers")
+        if self.uses_patches or (self.pretraining and "patches" in self.pretraining.channels):
+            if images.patches == "pixels" and images.encoder != "compact" and self.uses_patches:
+                raise ValueError('images.encoder: pixels need no encoder; set images.patches = "features" to use it')
+            if images.patches == "pixels" and images.size % images.patch_size:
+                raise ValueError(
+                    f"images.size: {images.size} is not a multiple of images.patch_size ({images.patch_size})"
+                )
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from mercato.config import Recipe
 from mercato.data.market import Market
+from mercato.features.featurizer import FeatureSpec
 from mercato.files import ensure_replaceable, replace_directory, write_atomic
 from mercato.models.build import build_towers, text_configs
 from mercato.models.tower import TwoTower
@@ -79,8 +80,11 @@ def train(
     note(f"[bold]{escape(recipe.name)}[/]: reading {escape(market.config.name)}")
     start = time.perf_counter()
     L.seed_everything(recipe.seed, verbose=False)
-    start_from = pretrained(market, recipe) if recipe.pretraining is not None else None
-    if start_from is not None:
+    start_from = None
+    if recipe.pretraining is not None:
+        start_from = pretrained(market, recipe)
+        read = {"channels": FeatureSpec.load(start_from / SPEC).product_channels}  # those that the market has
+        recipe = recipe.model_copy(update={"pretraining": recipe.pretraining.model_copy(update=read)})
         shutil.copyfile(start_from / TOKENIZER, partial / TOKENIZER)
         shutil.copyfile(start_from / HISTORY, partial / PRETRAINING)
     prepared = prepare(market, recipe, partial)

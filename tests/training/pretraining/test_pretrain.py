@@ -152,6 +152,17 @@ def test_an_encoder_of_each_side_when_it_is_not_shared(market: Market) -> None:
     assert torch.equal(one[f"query.{name}"], one[f"product.{name}"])
 
 
+def test_without_images_it_reads_titles_alone_and_says_so(market: Market, tmp_path: Path) -> None:
+    recipe = toy_recipe(
+        TEXT, 'pretraining.channels=["title_text", "patches"]', "images.patch_size=8", "stages.0.epochs=1"
+    )
+    train(recipe, market, tmp_path / "run", onnx=False)
+    rows = read_history(tmp_path / "run", PRETRAINING)
+    assert {"mlm/loss", "qic/loss", "qim/loss"} <= rows[-1].keys()
+    assert not any(name.startswith(("mpm", "qim2")) for name in rows[-1])
+    assert "| pretrained | queries and title_text: mlm " in (tmp_path / "run" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("where", ["cross", "both"])
 def test_words_may_be_told_by_the_cross_encoder(market: Market, where: str) -> None:
     rows = read_history(pretrained(market, toy_recipe(TEXT, f"pretraining.mlm.where='{where}'")))

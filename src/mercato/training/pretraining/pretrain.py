@@ -92,6 +92,9 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
     stage = recipe.pretraining
     assert stage is not None
     text, prefix = recipe.product_tower.text, {"prefix": recipe.query_tower.text.prefix}
+    images = recipe.images.model_copy(update={"fine_tune": False})
+    if images.patches == "pixels":
+        images = images.model_copy(update={"encoder": "compact"})  # which none is asked
     return Recipe(
         name="pretraining",
         seed=recipe.seed,
@@ -104,7 +107,7 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
             channels=stage.channels, text=text, fusion="transformer", title_tokens=recipe.product_tower.title_tokens,
             description_tokens=recipe.product_tower.description_tokens,
         ),
-        images=recipe.images,
+        images=images,
         pairs=recipe.pairs,
         precision=recipe.precision,
         stages=(InBatchSoftmax(engagement_weight=1.0),),  # queries that engaged nothing are read too
