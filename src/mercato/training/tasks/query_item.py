@@ -26,7 +26,9 @@ class QueryItemTask:
         batch, stage = step.batch, self.stage
         if len(batch.query_B) < 2:
             return None
-        cosine_BJ = step.queries.vector_BD[batch.query_B] @ step.items.vector_BD[batch.product_B].T
+        queries, items = step.queries, step.items
+        with torch.autocast(batch.query_B.device.type, enabled=False):  # in bfloat16 cosines are off by thousandths
+            cosine_BJ = queries.vector_BD[batch.query_B] @ items.vector_BD[batch.product_B].T
         excluded_BJ = batch.known_QM[batch.query_B][:, batch.product_B].clone().fill_diagonal_(False)
         match stage.loss:
             case "softmax":
