@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,13 +16,14 @@ from mercato.evaluation.dataset import EvaluationSet
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.evaluate import evaluate as measure
 from mercato.evaluation.results import Metrics
+from mercato.evaluation.systems import VectorSystem
 from tests.support.garments import Constant, Words, write_table
 
 SHAPE = {
     "relevance": {"roc_auc", "roc_auc_per_query", "ndcg@10", "recall@10", "unjudged@10"},
     "engagement": {"roc_auc", "roc_auc_per_query"},
     "batch": {"recall@1", "recall@10"},
-    "knn": {"recall@10", "recall@100", "precision@10"},
+    "knn": {"recall@10", "recall@100", "recall@1000", "precision@10"},
 }
 
 
@@ -283,6 +285,23 @@ def test_pairs_new_to_the_log_are_measured_apart(market, words):
     assert metrics["n"]["knn"]["pairs"] == len(future)
     assert metrics["n"]["unseen"]["pairs"] == len(future) - 2
     assert "unseen" not in evaluate(words, market, pairs=future)  # all are new: nothing to tell apart
+
+
+def test_each_system_searches_the_catalogue_once_and_as_deep_as_it_is_asked(market, words, monkeypatch):
+    future = market.frame("pairs").filter(pl.col("split") == "future")
+    known = future.filter(pl.col("label") == 1).head(2).with_columns(split=pl.lit("train"))
+    evaluation = Evaluation.of(words, market, pairs=pl.concat([future, known]))
+    asked = []
+    top = VectorSystem.top
+    monkeypatch.setattr(
+        VectorSystem, "top", lambda self, rows, k, among: asked.append((len(rows), k)) or top(self, rows, k, among)
+    )
+    metrics = evaluation.metrics()
+    assert {"knn", "unseen"} <= {*metrics.ours}
+    assert [queries for queries, k in asked if k > 10] == [8] and max(asked)[1] == 1000
+    shallow = replace(evaluation, depth=100).metrics()
+    assert {*metrics.ours["knn"]} - {*shallow.ours["knn"]} == {"recall@1000"}
+    assert shallow.ours["unseen"]["recall@100"] == metrics.ours["unseen"]["recall@100"]
 
 
 def test_where_nobody_crosses_a_border_a_search_stays_within_its_country(market, words):

@@ -14,7 +14,7 @@ from mercato.evaluation.metrics.metric import (
     EngagementPairs,
     Metric,
     PredictedQueries,
-    RankedCatalogue,
+    RetrievedPairs,
     ScoredBatches,
     ScoredLists,
     ScoredPairs,
@@ -128,7 +128,7 @@ BATCH: tuple[Metric[ScoredBatches, Statistic], ...] = (
         mean_batch_recall(10),
     ),
 )
-KNN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
+KNN: tuple[Metric[RetrievedPairs, Statistic], ...] = (
     Metric(
         "recall@10",
         "recall@10",
@@ -144,13 +144,19 @@ KNN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
         headline=14,
     ),
     Metric(
+        "recall@1000",
+        "recall@1000",
+        "The share of what people engaged with that is among the first thousand of the whole catalogue.",
+        mean_knn_recall(1000),
+    ),
+    Metric(
         "precision@10",
         "precision@10",
         "The share of the first ten of the whole catalogue that people engaged with.",
         mean_knn_precision(10),
     ),
 )
-UNSEEN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
+UNSEEN: tuple[Metric[RetrievedPairs, Statistic], ...] = (
     Metric(
         "recall@10",
         "recall@10",
@@ -163,6 +169,12 @@ UNSEEN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
         "recall@100",
         "The share of engaged pairs new to the log that are among the first hundred of the whole catalogue.",
         mean_knn_recall(100),
+    ),
+    Metric(
+        "recall@1000",
+        "recall@1000",
+        "The share of engaged pairs new to the log that are among the first thousand of the whole catalogue.",
+        mean_knn_recall(1000),
     ),
     Metric(
         "precision@10",
@@ -210,6 +222,7 @@ METRICS: Mapping[str, tuple[Metric[Any, Any], ...]] = {
     "understanding_new": QUERY_PREDICTION,
 }
 SEARCH_PARTS = ("relevance", "relevance_unseen", "engagement", "lists", "batch", "knn", "unseen")
+CATALOGUE_PARTS = ("knn", "unseen")  # of what a search of the whole catalogue finds
 LOG_PARTS = (
     "engagement",
     "lists",
