@@ -75,9 +75,9 @@ def evaluate(
 
     Returns:
         Figures by part and metric (`mercato.evaluation.metrics.registry`), whose `as_dict` is {"relevance",
-        "engagement", "lists", "batch", "knn", "unseen": {metric: value}, "baselines": {name: {part: {metric: value}}},
-        "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}, and
-        "simultaneous", the same corrected for their number}}.
+        "engagement", "lists", "batch", "knn", "unseen", "cold", "visual": {metric: value}, "baselines": {name: {part:
+        {metric: value}}}, "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name:
+        ours - theirs}, and "simultaneous", the same corrected for their number}}.
         A part whose table is missing and a metric that is undefined are absent.
 
     Raises:
@@ -235,6 +235,8 @@ class Evaluation:
             counted = {"queries": drawn, "pairs": drawn, "batch_size": max(map(len, batches)), "unknown_products": None}
         else:
             inputs = self._retrieved(name, pairs)
+            if part == "visual":
+                counted = self._sources(pairs)
         statistics: dict[str, Statistic] = {metric.name: metric.compute(inputs) for metric in METRICS[part]}
         counts = _counts(pairs, units=len(np.unique(self._units(part))), **counted)
         defined = {name: each.queries for name, each in statistics.items() if isinstance(each, QueryMean)}
@@ -253,16 +255,14 @@ class Evaluation:
         catalogue, searched_P = len(self.dataset.product_ids), self._searched
         if name not in self._ranks:
             self._ranks[name] = self._rank(name, *np.divmod(searched_P, catalogue))
-        place_P = np.searchsorted(searched_P, pairs.queries * catalogue + pairs.products)
-        return RetrievedPairs(groups_P=pairs.groups, ranks_P=self._ranks[name][place_P], depth=self.depth)
+        ranks_P = self._ranks[name][np.searchsorted(searched_P, self._keys(pairs))]
+        return RetrievedPairs(groups_P=pairs.groups, ranks_P=ranks_P, depth=self.depth)
 
     @cached_property
     def _searched(self) -> IntArray:
         """The distinct pairs of all parts that are of the whole catalogue, ascending: query · N + product."""
-        found = [pairs for part in CATALOGUE_PARTS if (pairs := self.dataset.pairs(part)) is not None]
-        return np.unique(
-            np.concatenate([each.queries * len(self.dataset.product_ids) + each.products for each in found])
-        )
+        found = [self._keys(pairs) for part in CATALOGUE_PARTS if (pairs := self.dataset.pairs(part)) is not None]
+        return np.unique(np.concatenate(found))
 
     def _rank(self, name: str, queries_P: IntArray, products_P: IntArray) -> IntArray:
         """Where a system finds each pair's product, pairs in the order of their queries: (P,), -1 where it does not."""
@@ -275,6 +275,21 @@ class Evaluation:
             groups_P = np.searchsorted(some_Q, queries_P[own])
             ranks_P[own] = ranks(self.top(name, some_Q, self.depth), groups_P, products_P[own])
         return ranks_P
+
+    def _sources(self, pairs: LabelledPairs) -> dict[str, Any]:
+        """How many of the pairs are engaged, and how many relevant: some are both."""
+        engaged, judged = self.dataset.engaged, self.dataset.relevance
+        relevant = judged.only(judged.grades >= self.market.config.relevant_grade) if judged else None
+        keys = self._keys(pairs)
+        counted = {
+            name: int(np.isin(keys, self._keys(own)).sum())
+            for name, own in (("relevant", relevant), ("engaged", engaged))
+            if own
+        }
+        return {**counted, "unknown_products": None}
+
+    def _keys(self, pairs: LabelledPairs) -> IntArray:
+        return pairs.queries * len(self.dataset.product_ids) + pairs.products
 
     def _found(self, name: str, judged: LabelledPairs) -> RankedCatalogue | None:
         """What a system finds first for the judged queries; None where only judged products were encoded."""

@@ -21,12 +21,13 @@ from rapidfuzz.distance import OSA
 from rapidfuzz.process import extract
 
 from mercato.data.words import words
-from mercato.evaluation.baselines.lexical import FIELDS, Lexical, field_texts
+from mercato.evaluation.baselines.lexical import FIELDS, Lexical
 from mercato.evaluation.dataset import LabelledPairs
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 from mercato.evaluation.metrics.ndcg import ndcg
 from mercato.evaluation.results import Tuning
 from mercato.evaluation.stems import stem
+from mercato.evaluation.texts import field_texts
 
 K1 = 1.2  # weights scale it: it is not tuned beside them
 WEIGHTS = {"title": 4.0, "description": 1.0, "brand": 2.0, "category": 2.0, "attributes": 2.0}
