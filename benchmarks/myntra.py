@@ -3,9 +3,11 @@
     python benchmarks/myntra.py --market DIR --out DIR
 
 Takes the market that `mercato import` makes of Myntra. A copy of it loses every word that names a colour or a pattern
-from titles and descriptions: nothing but the photo is left to tell a colour. The recipe, with and without its channel
-`images`, learns from the products that it does not hold out, and nothing of it from the others; these are then searched
-by attribute and category. All of them that have both are relevant to a query, whichever it was made of. What has
+from titles and descriptions, be it of a value of the catalogue or of the general list (`mercato.evaluation.looks`):
+nothing but the photo is left to tell a colour. The recipe, with and without its channel `images`, learns from the
+products that it does not hold out, and nothing of it from the others; these are then searched by attribute and
+category. All of them that have both are relevant to a query, whichever it was made of. Recall is given apart for
+products whose text had named what is asked for, before it was withheld, and for those whose text never did. What has
 finished is kept in OUT: the same command goes on where it was stopped.
 """
 
@@ -14,9 +16,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,14 @@ import pyarrow.parquet as pq
 
 import mercato
 from mercato.benchmarks.machine import machine
+from mercato.benchmarks.withheld import derive, named_in_text, set_column
 from mercato.config import Recipe, load_recipe
 from mercato.data.market import Market, atomic_market, write_market_toml
 from mercato.data.pairs import recipe_pairs, split_cutoff
-from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.bm25 import BM25
 from mercato.evaluation.baselines.lexical import FIELDS
-from mercato.evaluation.metrics.arrays import FloatArray, IntArray
+from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
 from mercato.evaluation.metrics.bootstrap import interval, paired_interval, point, resample
 from mercato.evaluation.metrics.knn import recall_and_precision
 from mercato.evaluation.metrics.metric import QueryMean
@@ -50,9 +51,6 @@ from mercato.training.train import train
 
 ASKED = {"colour": "base_colour", "pattern": "Pattern"}  # what is asked for, and the attribute that answers
 NOTHING = {"", "NA"}  # values that say nothing
-ENDINGS = ("ions", "ed")  # of a value's words: what is left of them takes any of INFLECTIONS
-INFLECTIONS = r"(?:s|e|es|d|ed|en|ered|ing|ish|dish|y|ion|ions)?"
-SPELLINGS = {"grey": "gr[ea]y"}
 TITLES = {
     "random": "random",
     "category": "the category, in any order",
@@ -62,8 +60,12 @@ TITLES = {
     "with": "`{}`",
     "perfect": "a perfect ranking",
 }
-K = 10
+TEXTS = {"all": "all", "named": "once named in the text", "silent": "never named"}
+K = 10  # of the figures by kind, value and crowd
+DEPTHS = (10, 100)  # of those by what texts had named
 CROWDS = (1, 11, 41)  # the fewest held-out products of a query's category, for the figures by size
+
+Recalls = dict[str, FloatArray]  # by depth and text, see `Questions.by_text`: (Q,), NaN where a query has no such pair
 
 
 def main() -> None:
@@ -80,10 +82,10 @@ def main() -> None:
     whole = Market.open(given.market)
     products = without_nothing(whole.arrow("products").slice(0, given.products))
     market, removal = _derived(whole, products, given.out / "market")
-    questions = Questions.of(market, recipe)
+    questions = Questions.of(market, recipe, named_in_text(products, ASKED))
 
     arms = {"with": recipe, "without": _without_photos(recipe)}
-    recalls: dict[str, list[FloatArray]] = {name: [] for name in TITLES}  # by seed, (Q,)
+    recalls: dict[str, list[Recalls]] = {name: [] for name in TITLES}  # by seed
     plain = without_unread(market.arrow("products", ["product_id", *FIELDS]), recipe)
     worded = plain
     for name in ("title", "description"):
@@ -103,10 +105,10 @@ def main() -> None:
             known = dict(np.load(file)) if file.is_file() else {}
             if known.get("made_of") != made_of:
                 note(f"[bold]{arm} photos, seed {seed}[/]")
-                recall_Q = questions.recall(_model(own, market, given.out / f"run-{arm}-{seed}", questions))
-                known = {"made_of": np.array(made_of), "recall_Q": recall_Q}
+                found = questions.recall(_model(own, market, given.out / f"run-{arm}-{seed}", questions))
+                known = {"made_of": np.array(made_of), **found}
                 np.savez(file, **known)
-            recalls[arm].append(known["recall_Q"])
+            recalls[arm].append({name: recall_Q for name, recall_Q in known.items() if name != "made_of"})
         trained.append(seed)
         result = {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -122,34 +124,13 @@ def main() -> None:
     print(markdown(result))
 
 
-# --- words
-
-
-def words_of(values: Iterable[str]) -> re.Pattern[str]:
-    """What finds every word of these values, simple inflections included: "Striped" finds stripe and stripes.
-
-    Whole words, in any case; a hyphen ends a word.
-    """
-    stems = set()
-    for word in {word for value in values for word in re.findall(r"\w+", value.lower())}:
-        ending = next((e for e in ENDINGS if word.endswith(e) and len(word) - len(e) > 2), "")
-        stem = word.removesuffix(ending)
-        stems.add(SPELLINGS.get(stem, re.escape(stem)))
-    return re.compile(rf"\b(?:{'|'.join(sorted(stems))}){INFLECTIONS}\b", re.IGNORECASE)
-
-
-def without_words(text: str | None, words: re.Pattern[str]) -> str | None:
-    """The text less these words, and the spaces that they leave."""
-    return text and re.sub(r"[^\S\n]+", " ", words.sub(" ", text)).strip()
-
-
 # --- the derived market
 
 
 def without_nothing(products: pa.Table) -> pa.Table:
     """The products without attributes whose value says nothing, so that nobody asks for "NA Shoes"."""
     rows = [[(k, v) for k, v in row or () if v and v not in NOTHING] for row in products["attributes"].to_pylist()]
-    return _set(products, "attributes", rows)
+    return set_column(products, "attributes", rows)
 
 
 def without_unread(products: pa.Table, recipe: Recipe) -> pa.Table:
@@ -157,37 +138,7 @@ def without_unread(products: pa.Table, recipe: Recipe) -> pa.Table:
     context = recipe.product_tower.context
     read = {name.removeprefix(ATTRIBUTE) for name in (*context.numbers, *context.categories)}
     rows = [[(key, value) for key, value in row or () if key in read] for row in products["attributes"].to_pylist()]
-    return _set(products, "attributes", rows)
-
-
-def derive(products: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """The products whose text names no colour and no pattern, and how many products of it changed.
-
-    The words of all values go from every text, not only a product's own from its own: a colour that is left in a text
-    would tell that the product is of another.
-    """
-    attributes = [dict(row) for row in products["attributes"].to_pylist()]
-    words = words_of(own[key] for own in attributes for key in ASKED.values() if key in own)
-    texts = {name: products[name].to_pylist() for name in ("title", "description")}
-    fresh = {name: [without_words(text, words) for text in column] for name, column in texts.items()}
-    changed = {name: [bool(text and words.search(text)) for text in column] for name, column in texts.items()}
-    counts = {name: sum(column) for name, column in changed.items()}
-    counts["either"] = sum(map(max, *changed.values()))
-    for name, key in ASKED.items():
-        own_words = {value: words_of([value]) for own in attributes if (value := own.get(key))}
-        found = [
-            any(own_words[own[key]].search(column[row] or "") for column in texts.values())
-            for row, own in enumerate(attributes)
-            if key in own
-        ]
-        counts |= {f"with {name}": len(found), f"with {name}, named in the text": sum(found)}
-    categories = products["category"].to_pylist()
-    fresh["title"] = [
-        title or (path or "").split(" > ")[-1] for title, path in zip(fresh["title"], categories, strict=True)
-    ]
-    for name, column in fresh.items():
-        products = _set(products, name, column)
-    return products, {"products": len(products), **counts}
+    return set_column(products, "attributes", rows)
 
 
 def _derived(whole: Market, products: pa.Table, folder: Path) -> tuple[Market, dict[str, int]]:
@@ -196,20 +147,17 @@ def _derived(whole: Market, products: pa.Table, folder: Path) -> tuple[Market, d
     if not removal.is_file():
         with atomic_market(folder) as fresh:
             write_market_toml(fresh, whole.config)
-            derived, counts = derive(products)
+            derived, counts = derive(products, ASKED)
             pq.write_table(derived, fresh / "products.parquet")
             write_atomic(fresh / removal.name, json.dumps(counts) + "\n")
     counts = json.loads(removal.read_text())
+    if "words" not in counts:
+        raise MercatoError(f"{folder} is of an earlier version, which withheld fewer words: give another --out")
     if counts["products"] != len(products):
         raise MercatoError(
             f"{folder} is made of {counts['products']:,} products, not of {len(products):,}: give another --out"
         )
     return Market.open(folder), counts
-
-
-def _set(products: pa.Table, name: str, column: Sequence[Any]) -> pa.Table:
-    field = PRODUCTS.field(name)
-    return products.set_column(products.schema.get_field_index(name), field, pa.array(column, field.type))
 
 
 # --- questions
@@ -241,16 +189,23 @@ class Questions:
     products: IntArray  # (P,) the row of its product
     catalogue: int  # products in the table
     among: Mapping[str, IntArray]  # by kind: rows of the held-out products that can be found
+    named: BoolArray  # (P,) whether the product's text named what is asked for, before it was withheld
 
     @classmethod
-    def of(cls, market: Market, recipe: Recipe) -> Questions:
-        """The questions of a derived market."""
+    def of(cls, market: Market, recipe: Recipe, named: Mapping[str, set[str]]) -> Questions:
+        """The questions of a derived market; `named` as `named_in_text` has it of the whole one."""
         products = market.arrow("products", ["product_id", "attributes"])
         values = [dict(row) for row in products["attributes"].to_pylist()]
-        return cls.ask(held_out(market, recipe), products["product_id"].to_pylist(), values)
+        return cls.ask(held_out(market, recipe), products["product_id"].to_pylist(), values, named)
 
     @classmethod
-    def ask(cls, held: pl.DataFrame, ids: Sequence[str], attributes: Sequence[Mapping[str, str]]) -> Questions:
+    def ask(
+        cls,
+        held: pl.DataFrame,
+        ids: Sequence[str],
+        attributes: Sequence[Mapping[str, str]],
+        named: Mapping[str, set[str]],
+    ) -> Questions:
         """One query for each text and kind: every held-out product with that attribute and category is relevant.
 
         Searched are the held-out products of which the attribute is known: of the others nobody knows whether they
@@ -277,26 +232,43 @@ class Questions:
             pairs["row"].to_numpy(),
             len(ids),
             among,
+            np.array([ids[row] in named[kind] for kind, row in pairs.select("kind", "row").iter_rows()], dtype=bool),
         )
 
-    def recall(self, system: System) -> FloatArray:
-        """Recall@10 of each query, (Q,)."""
-        top_QK = np.full((len(self.queries), K), -1, np.int64)
+    def recall(self, system: System) -> Recalls:
+        """What a system finds of each query's products."""
+        top_QK = np.full((len(self.queries), max(DEPTHS)), -1, np.int64)
         for kind, among_M in self.among.items():
             places = np.flatnonzero(self.queries["kind"].to_numpy() == kind)
             if len(places):
-                top_QK[places] = system.top(places, K, among_M)
-        return recall_and_precision(top_QK, self.groups, self.products, self.catalogue, K)[0]
+                top_QK[places] = system.top(places, max(DEPTHS), among_M)
+        return {
+            _name(k, text): recall_and_precision(top_QK, self.groups[own_P], self.products[own_P], self.catalogue, k)[0]
+            for k in DEPTHS
+            for text, own_P in self.by_text.items()
+        }
 
-    def of_category(self) -> FloatArray:
-        """What is expected of a ranking that knows the category and nothing else, (Q,)."""
-        crowd_Q = self.queries["crowd"].to_numpy()
-        return np.minimum(crowd_Q, K) / crowd_Q
+    def of_category(self) -> Recalls:
+        """What is expected of a ranking that knows the category and nothing else."""
+        return self._expected(self.queries["crowd"].to_numpy())
 
-    def best(self) -> FloatArray:
-        """What the best ranking has: 1, less where more than ten products answer, (Q,)."""
-        answers_Q = np.bincount(self.groups, minlength=len(self.queries))
-        return np.minimum(answers_Q, K) / answers_Q
+    def best(self) -> Recalls:
+        """What the best ranking has: 1, less where more products answer than are looked at."""
+        return self._expected(np.bincount(self.groups, minlength=len(self.queries)))
+
+    def _expected(self, among_Q: IntArray) -> Recalls:
+        """The recall of so many products of each query in any order."""
+        asked_Q = {text: np.isin(np.arange(len(among_Q)), self.groups[own_P]) for text, own_P in self.by_text.items()}
+        return {
+            _name(k, text): np.where(own_Q, np.minimum(among_Q, k) / among_Q, np.nan)
+            for k in DEPTHS
+            for text, own_Q in asked_Q.items()
+        }
+
+    @property
+    def by_text(self) -> dict[str, BoolArray]:
+        """The relevant pairs (P,): all, and by whether the product's text had named what is asked for."""
+        return {"all": np.ones(len(self.groups), bool), "named": self.named, "silent": ~self.named}
 
 
 def _without_photos(recipe: Recipe) -> Recipe:
@@ -318,14 +290,15 @@ def _model(recipe: Recipe, market: Market, run: Path, questions: Questions) -> S
 # --- figures
 
 
-def compare(questions: Questions, recalls: Mapping[str, Sequence[FloatArray]]) -> dict[str, Any]:
-    """Recall@10 of all queries and of each kind, the mean over seeds, and what photos add; by value and by crowd.
+def compare(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> dict[str, Any]:
+    """Recall@10 of all queries and of each kind, the mean over seeds, and what photos add; by text, value and crowd.
 
     Intervals are 95 % bootstrap ones over queries, of each query's mean over seeds; the difference is paired.
     """
     kind_Q = questions.queries["kind"].to_numpy()
     parts = {"all": np.ones(len(kind_Q), bool), **{kind: kind_Q == kind for kind in ASKED}}
     parts = {part: chosen_Q for part, chosen_Q in parts.items() if chosen_Q.any()}
+    recalls = {name: [each[_name(K, "all")] for each in own] for name, own in by_seed.items()}
     mean_Q = {name: np.mean(own, axis=0) for name, own in recalls.items()}
     systems: dict[str, Any] = {name: {} for name in mean_Q}
     added: dict[str, Any] = {}
@@ -360,9 +333,40 @@ def compare(questions: Questions, recalls: Mapping[str, Sequence[FloatArray]]) -
         "n": counts,
         "systems": systems,
         "photos_add": added,
+        "by_text": by_text(questions, by_seed),
         "by_value": by_value.sort(["kind", "queries", "value"], descending=[False, True, False]).to_dicts(),
         "by_crowd": by_crowd.sort("kind", "crowd").to_dicts(),
     }
+
+
+def by_text(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> dict[str, Any]:
+    """Recall at each depth, of all products and by what their texts had named: of each system, and what photos add."""
+    tables: dict[str, Any] = {}
+    weights_RQ = resample(len(questions.queries), 0)
+    for text, own_P in questions.by_text.items():
+        if not own_P.any():
+            continue
+        tables[text] = {"queries": len(np.unique(questions.groups[own_P])), "pairs": int(own_P.sum())}
+        for k in DEPTHS:
+            means = {
+                name: QueryMean(np.mean([each[_name(k, text)] for each in own], axis=0))
+                for name, own in by_seed.items()
+            }
+            replicates = {name: statistic(weights_RQ) for name, statistic in means.items()}
+            row = {
+                name: {"value": point(statistic, len(questions.queries)), "interval": interval(replicates[name])}
+                for name, statistic in means.items()
+            }
+            row["photos add"] = {
+                "value": row["with"]["value"] - row["without"]["value"],
+                "interval": paired_interval(replicates["with"], replicates["without"]),
+            }
+            tables[text][f"recall@{k}"] = row
+    return tables
+
+
+def _name(k: int, text: str) -> str:
+    return f"recall@{k} {text}"
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -373,7 +377,17 @@ def markdown(result: Mapping[str, Any]) -> str:
     for system, row in result["systems"].items():
         lines.append(f"| {TITLES[system].format(name)} | " + " | ".join(_cell(row[part]) for part in counts) + " |")
     cells = " | ".join(_cell(result["photos_add"][part], "+") for part in counts)
-    return "\n".join([*lines, f"| what photos add | {cells} |"]) + "\n"
+    lines += [f"| what photos add | {cells} |", ""]
+    texts = result["by_text"]
+    columns = [(text, f"recall@{k}") for text in texts for k in DEPTHS]
+    heads = [f"{metric}, {TEXTS[text]}, n = {texts[text]['pairs']:,}" for text, metric in columns]
+    lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for system in (*result["systems"], "photos add"):
+        cells = " | ".join(
+            _cell(texts[text][metric][system], "+" * (system == "photos add")) for text, metric in columns
+        )
+        lines.append(f"| {TITLES.get(system, f'what {system}').format(name)} | {cells} |")
+    return "\n".join(lines) + "\n"
 
 
 def _cell(figure: Mapping[str, Any], sign: str = "") -> str:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mercato.benchmarks.withheld import derive, named_in_text, without_words, words_of
 from mercato.config import load_recipe
 from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.schema import PRODUCTS
@@ -48,14 +49,14 @@ def product(number, title, category="Apparel > Shirts", description=None, **attr
         ("Self Design", "She has designed it herself", "She has it herself"),
     ],
 )
-def test_words_go_whole_with_their_inflections_and_in_any_case(myntra, value, text, left):
-    assert myntra.without_words(text, myntra.words_of([value])) == left
+def test_words_go_whole_with_their_inflections_and_in_any_case(value, text, left):
+    assert without_words(text, words_of([value])) == left
 
 
-def test_lines_and_absent_texts_stay(myntra):
-    words = myntra.words_of(["Red"])
-    assert myntra.without_words("Red shirt\nMade of red cotton", words) == "shirt\nMade of cotton"
-    assert myntra.without_words(None, words) is None
+def test_lines_and_absent_texts_stay():
+    words = words_of(["Red"])
+    assert without_words("Red shirt\nMade of red cotton", words) == "shirt\nMade of cotton"
+    assert without_words(None, words) is None
 
 
 def test_no_text_names_any_colour(myntra):
@@ -63,23 +64,25 @@ def test_no_text_names_any_colour(myntra):
         product(0, "Red Shirt", description="Not blue at all", base_colour="Red", season="Fall"),
         product(1, "Shirt", description="Stripes", base_colour="Blue", Pattern="Striped", season="Fall"),
         product(2, "Blue", base_colour="Blue"),
-        product(3, "Plain", description="Nothing said", base_colour="Red"),
+        product(3, "Plain", description="An indigo tartan", base_colour="Red"),
     )
-    derived, counts = myntra.derive(products)
+    derived, counts = derive(products, myntra.ASKED)
     assert derived["title"].to_pylist() == ["Shirt", "Shirt", "Shirts", "Plain"]  # never empty: the category then
-    assert derived["description"].to_pylist() == ["Not at all", "", None, "Nothing said"]
+    assert derived["description"].to_pylist() == ["Not at all", "", None, "An"]
     assert derived["attributes"] == products["attributes"]
     assert derived.schema == PRODUCTS
+    assert counts.pop("words") > 100  # of all values, and of what else names a colour or pattern
     assert counts == {
         "products": 4,
         "title": 2,
-        "description": 2,
-        "either": 3,
+        "description": 3,
+        "either": 4,
         "with colour": 4,
         "with colour, named in the text": 2,
         "with pattern": 1,
         "with pattern, named in the text": 1,
     }
+    assert named_in_text(products, myntra.ASKED) == {"colour": {"p0", "p2"}, "pattern": {"p1"}}
 
 
 def test_bm25_reads_of_the_attributes_what_the_context_reads(myntra):
@@ -118,7 +121,8 @@ def test_every_held_out_product_with_the_values_answers(myntra):
         schema=["kind", "query", "product_id"],
         orient="row",
     )
-    questions = myntra.Questions.ask(held, [f"p{n}" for n in range(5)], attributes)
+    named = {"colour": {"p0", "p3"}, "pattern": set()}
+    questions = myntra.Questions.ask(held, [f"p{n}" for n in range(5)], attributes, named)
     assert questions.queries["query"].to_list() == ["Red Shirts", "Red Shoes", "Blue Shirts", "Solid Shirts"]
     assert questions.queries["value"].to_list() == ["Red", "Red", "Blue", "Solid"]
     assert questions.queries["crowd"].to_list() == [3, 1, 3, 1]  # held-out products of the category
@@ -132,15 +136,23 @@ def test_every_held_out_product_with_the_values_answers(myntra):
             found[:, 0] = among[0]
             return found
 
-    assert questions.recall(Finds()).tolist() == [0.5, 0, 0, 1]
-    assert questions.best().tolist() == [1, 1, 1, 1]
+    recalls = questions.recall(Finds())
+    assert recalls["recall@10 all"].tolist() == recalls["recall@100 all"].tolist() == [0.5, 0, 0, 1]
+    np.testing.assert_array_equal(recalls["recall@10 named"], [1, np.nan, 0, np.nan])
+    np.testing.assert_array_equal(recalls["recall@10 silent"], [0, 0, np.nan, 1])
+    assert questions.best()["recall@10 all"].tolist() == [1, 1, 1, 1]
+    np.testing.assert_array_equal(questions.best()["recall@100 named"], [1, np.nan, 1, np.nan])
 
 
 def test_more_answers_than_ranks_cap_the_best_recall(myntra):
     held = pl.DataFrame({"kind": "colour", "query": "Red Shirts", "product_id": [f"p{n}" for n in range(40)]})
-    questions = myntra.Questions.ask(held, [f"p{n}" for n in range(40)], [{"base_colour": "Red"}] * 40)
-    assert questions.best().tolist() == [0.25]
-    assert questions.of_category().tolist() == [0.25]
+    named = {"colour": {"p0"}}
+    questions = myntra.Questions.ask(held, [f"p{n}" for n in range(40)], [{"base_colour": "Red"}] * 40, named)
+    for expected in (questions.best(), questions.of_category()):
+        assert {name: recall_Q.tolist() for name, recall_Q in expected.items()} == {
+            **{f"recall@10 {text}": [0.25] for text in ("all", "named", "silent")},
+            **{f"recall@100 {text}": [1.0] for text in ("all", "named", "silent")},
+        }
 
 
 def test_the_test_is_the_recipes_own_split(myntra, tmp_path):
@@ -165,9 +177,19 @@ def test_what_photos_add_is_paired_and_of_the_seeds_mean(myntra):
         orient="row",
     )
     values = [{"base_colour": "Red", "Pattern": "Solid"}, {"base_colour": "Blue"}]
-    questions = myntra.Questions.ask(held, ["p0", "p1"], values)
-    with_photos = [np.array([1.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])]
-    without = [np.array([0.5, 0.0, 0.0]), np.array([0.5, 0.0, 0.0])]
+    questions = myntra.Questions.ask(held, ["p0", "p1"], values, {"colour": {"p0"}, "pattern": set()})
+
+    def recalls(*all_Q):
+        """Of queries with one product each, of which the first one's text had named it."""
+        found = {}
+        for k in (10, 100):
+            found |= {f"recall@{k} all": np.array(all_Q)}
+            found |= {f"recall@{k} named": np.array([all_Q[0], np.nan, np.nan])}
+            found |= {f"recall@{k} silent": np.array([np.nan, *all_Q[1:]])}
+        return found
+
+    with_photos = [recalls(1.0, 1.0, 0.0), recalls(1.0, 0.0, 0.0)]
+    without = [recalls(0.5, 0.0, 0.0), recalls(0.5, 0.0, 0.0)]
     result = myntra.compare(questions, {"with": with_photos, "without": without})
     assert result["n"] == {
         "all": {"queries": 3, "pairs": 3},
@@ -184,9 +206,18 @@ def test_what_photos_add_is_paired_and_of_the_seeds_mean(myntra):
         ("colour", 1, 2),
         ("pattern", 1, 1),
     ]
+    texts = result["by_text"]
+    assert {text: (own["queries"], own["pairs"]) for text, own in texts.items()} == {
+        "all": (3, 3),
+        "named": (1, 1),
+        "silent": (2, 2),
+    }
+    assert texts["named"]["recall@100"]["with"]["value"] == 1
+    assert texts["silent"]["recall@10"]["photos add"]["value"] == pytest.approx(0.25)
     rendered = myntra.markdown({**result, "recipe": {"name": "ours"}})
     assert "| what photos add | +0.333" in rendered
     assert "| `ours` without photos |" in rendered
+    assert "recall@100, never named, n = 2" in rendered
 
 
 def test_a_derived_market_of_other_products_is_refused(myntra, tmp_path):
@@ -199,3 +230,6 @@ def test_a_derived_market_of_other_products_is_refused(myntra, tmp_path):
         assert myntra._derived(market, table(*rows[:60]), out)[1]["products"] == 60
     with pytest.raises(MercatoError, match="60 products, not of 100"):
         myntra._derived(market, table(*rows), out)
+    (out / "removal.json").write_text('{"products": 60}')
+    with pytest.raises(MercatoError, match="withheld fewer words"):
+        myntra._derived(market, table(*rows[:60]), out)

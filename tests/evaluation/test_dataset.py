@@ -126,6 +126,36 @@ def test_a_judged_query_is_seen_in_any_spelling_where_its_country_engaged_before
         assert EvaluationSet.read(market(pairs=before, judgments=some)).pairs("relevance_unseen") is None
 
 
+def test_cold_products_are_those_that_nobody_engaged_with_in_an_earlier_split(market):
+    """In whatever country and with whatever query; to be shown and left is no engagement."""
+    before = [
+        pair("lamp", "p0", "train", country="gb"),
+        pair("sofa", "p1", "train", label=0),
+        pair("sofa", "p2", "validation"),
+    ]
+    later = [pair("desk", f"p{number}") for number in range(4)]
+    made = market(pairs=[*before, *later])
+    assert rows_of(EvaluationSet.read(made), "cold") == [("desk", "us", "p1", 1), ("desk", "us", "p3", 1)]
+    assert EvaluationSet.read(made, "validation").pairs("cold") is None, "all of them"
+    warm = market(pairs=[*before, pair("desk", "p0"), pair("desk", "p2"), pair("desk", "p1", label=0)])
+    assert EvaluationSet.read(warm).pairs("cold") is None, "none"
+
+
+def test_visual_are_engaged_and_relevant_pairs_whose_look_no_text_names(market):
+    products = [{"product_id": f"p{number}", "title": title} for number, title in enumerate(["Sofa", "Red sofa"] * 2)]
+    pairs = [pair("red sofa", f"p{number}") for number in range(2)] + [pair("red sofa", "p2", label=0)]
+    judgments = [judged("red sofa", "p0"), judged("red sofa", "p2"), judged("blue sofa", "p0", 0.5)]
+    judgments += [judged("sofa", "p2"), judged("blue sofa", "p2", split="validation")]
+    whole = EvaluationSet.read(market(products=products, pairs=pairs, judgments=judgments))
+    assert rows_of(whole, "visual") == [("red sofa", "us", "p0", 1), ("red sofa", "us", "p2", 1)]
+    only_engaged = market(products=products, pairs=pairs, judgments=[])
+    assert rows_of(EvaluationSet.read(only_engaged), "visual") == [("red sofa", "us", "p0", 1)]
+    only_judged = market(products=products, pairs=pairs[2:], judgments=judgments)
+    assert EvaluationSet.read(only_judged).pairs("visual") is None, "only what was judged is ranked there"
+    told = market(products=products, pairs=pairs[1:2], judgments=[])
+    assert EvaluationSet.read(told).pairs("visual") is None
+
+
 # --- rows
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,13 +16,14 @@ from mercato.evaluation.dataset import EvaluationSet
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.evaluate import evaluate as measure
 from mercato.evaluation.results import Metrics
+from mercato.evaluation.systems import VectorSystem
 from tests.support.garments import Constant, Words, write_table
 
 SHAPE = {
     "relevance": {"roc_auc", "roc_auc_per_query", "ndcg@10", "recall@10", "unjudged@10"},
     "engagement": {"roc_auc", "roc_auc_per_query"},
     "batch": {"recall@1", "recall@10"},
-    "knn": {"recall@10", "recall@100", "precision@10"},
+    "knn": {"recall@10", "recall@100", "recall@1000", "precision@10"},
 }
 
 
@@ -283,6 +285,65 @@ def test_pairs_new_to_the_log_are_measured_apart(market, words):
     assert metrics["n"]["knn"]["pairs"] == len(future)
     assert metrics["n"]["unseen"]["pairs"] == len(future) - 2
     assert "unseen" not in evaluate(words, market, pairs=future)  # all are new: nothing to tell apart
+
+
+def test_each_system_searches_the_catalogue_once_and_as_deep_as_it_is_asked(market, words, monkeypatch):
+    future = market.frame("pairs").filter(pl.col("split") == "future")
+    known = future.filter(pl.col("label") == 1).head(2).with_columns(split=pl.lit("train"))
+    evaluation = Evaluation.of(words, market, pairs=pl.concat([future, known]))
+    asked = []
+    top = VectorSystem.top
+    monkeypatch.setattr(
+        VectorSystem, "top", lambda self, rows, k, among: asked.append((len(rows), k)) or top(self, rows, k, among)
+    )
+    metrics = evaluation.metrics()
+    assert {"knn", "unseen"} <= {*metrics.ours}
+    assert [queries for queries, k in asked if k > 10] == [8] and max(asked)[1] == 1000
+    shallow = replace(evaluation, depth=100).metrics()
+    assert {*metrics.ours["knn"]} - {*shallow.ours["knn"]} == {"recall@1000"}
+    assert shallow.ours["unseen"]["recall@100"] == metrics.ours["unseen"]["recall@100"]
+
+
+@pytest.fixture
+def untold(market):
+    """One title of each four says no colour, and somebody engaged with two of the future's products before."""
+    table = market.arrow("products")
+    titles = [title.split()[-1] if row % 4 == 1 else title for row, title in enumerate(table["title"].to_pylist())]
+    table = table.set_column(table.schema.get_field_index("title"), "title", pa.array(titles, pa.string()))
+    pq.write_table(table, market.path / "products.parquet")
+    pairs = market.frame("pairs")
+    known = pairs.filter((pl.col("split") == "future") & (pl.col("label") == 1)).head(2)
+    pl.concat([pairs, known.with_columns(split=pl.lit("validation"))]).write_parquet(market.path / "pairs.parquet")
+    return market
+
+
+def test_products_new_to_the_log_and_looks_that_no_text_names_are_measured_apart(untold, words):
+    metrics = evaluate(words, untold, others={"constant": Constant()})
+    shape = {"cold": {"recall@10", "recall@100", "recall@1000"}, "visual": {"recall@10", "recall@100"}}
+    assert list(metrics)[-6:] == [*shape, "baselines", "n", "intervals", "tuned"]
+    spans = metrics["intervals"]
+    for tree in (metrics, spans, *metrics["baselines"].values(), *spans["differences"].values()):
+        assert {part: set(tree[part]) for part in shape} == shape
+    assert metrics["n"]["cold"] == {"queries": 6, "units": 6, "pairs": 12, "split": "future", "unknown_products": 0}
+    counted = {"queries": 8, "units": 8, "pairs": 8}
+    assert metrics["n"]["visual"] == {**counted, "relevant": 8, "engaged": 8, "split": "test"}
+    assert metrics["visual"]["recall@100"] == 1 > metrics["baselines"]["bm25"]["visual"]["recall@100"]
+    assert Metrics.from_dict(json.loads(json.dumps(metrics))).as_dict() == metrics
+
+
+def test_they_cost_no_search_of_their_own_and_change_no_other_part(untold, words, monkeypatch):
+    asked, top = [], VectorSystem.top
+    monkeypatch.setattr(
+        VectorSystem, "top", lambda self, rows, k, among: asked.append((len(rows), k)) or top(self, rows, k, among)
+    )
+    evaluation = Evaluation.of(words, untold)
+    whole, searched = evaluation.metrics().as_dict(), [*asked]
+    asked.clear()
+    less = replace(evaluation, dataset=replace(evaluation.dataset, cold=None, visual=None)).metrics().as_dict()
+    assert asked == searched
+    assert {*whole} - {*less} == {"cold", "visual"} == {*whole["n"]} - {*less["n"]}
+    for part in SHAPE:
+        assert whole[part] == less[part] and whole["n"][part] == less["n"][part]
 
 
 def test_where_nobody_crosses_a_border_a_search_stays_within_its_country(market, words):

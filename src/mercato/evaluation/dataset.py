@@ -13,6 +13,7 @@ from mercato.data.market import Market
 from mercato.data.normalize import normalize
 from mercato.errors import MercatoError
 from mercato.evaluation.kinds import leaf_categories
+from mercato.evaluation.looks import visual_pairs
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
 from mercato.evaluation.propensities import at, estimate_propensities
 from mercato.evaluation.units import Unit, bootstrap_units
@@ -80,6 +81,8 @@ class EvaluationSet:
     lists: DisplayedLists | None  # of the split, where earlier ones tell the propensity of a position
     engaged: LabelledPairs | None  # the engaged ones among them: the truth of KNN
     unseen: LabelledPairs | None  # of these, pairs that no earlier split holds; None where that is all
+    cold: LabelledPairs | None  # engaged pairs of products that nobody engaged with before; None where all or none are
+    visual: LabelledPairs | None  # engaged and relevant ones whose query names a look that only a photo can tell
     batch: LabelledPairs | None  # engaged pairs too, of the validation split where the market has no future one
     countries: list[str | None] | None  # of the products, where everybody engages within their own country
     kinds_N: IntArray  # the leaf category of each product, -1 for none
@@ -96,6 +99,8 @@ class EvaluationSet:
             "batch": self.batch,
             "knn": self.engaged,
             "unseen": self.unseen,
+            "cold": self.cold,
+            "visual": self.visual,
         }[part]
 
     @property
@@ -141,6 +146,7 @@ class EvaluationSet:
         product_ids = catalogue["product_id"].to_list()
         judgments = pairs_of = fresh = fallback = displays = propensities_K = None
         before: set[tuple[str, str | None]] = set()  # queries that somebody engaged with in an earlier split
+        warm: set[str] = set()  # and products
         if market.has("judgments"):
             wanted = [*KEY, "grade", "split"]
             judgments = _of_split(_valid(market.frame("judgments", wanted), "judgments", "grade"), split, null="test")
@@ -150,8 +156,9 @@ class EvaluationSet:
             null = "future" if pairs is not None else "train"  # a table of pairs without splits is one to learn from
             pairs_of = _of_split(table, "future" if split == "test" else split, null)
             earlier = table.filter(pl.col("split").fill_null(null).is_in(EARLIER[split]))
-            taught = earlier.filter(pl.col("grade") >= 1).select(KEY[:2]).unique()
-            before = {(normalize(query), country) for query, country in taught.rows()}
+            taught = earlier.filter(pl.col("grade") >= 1)
+            before = {(normalize(query), country) for query, country in taught.select(KEY[:2]).unique().rows()}
+            warm = set(taught["product_id"])
             fresh = pairs_of.join(earlier, on=KEY, how="anti", nulls_equal=True, maintain_order="left")
             if split == "test" and not (pairs_of["grade"] >= 1).any():
                 fallback = _of_split(table, "validation", null)
@@ -198,6 +205,8 @@ class EvaluationSet:
             lists=displayed,
             engaged=engaged,
             unseen=unseen,
+            cold=_cold(engaged, product_ids, warm),
+            visual=_visual(market, queries, engaged, relevance, split) if batch else None,
             batch=batch,
             countries=countries if local else None,
             kinds_N=leaf_categories(catalogue["category"].to_list()),
@@ -221,8 +230,43 @@ def _unseen(
     if judged is None:
         return None
     unseen_Q = np.array([(normalize(query), country) not in known for query, country in queries.rows()])
-    unseen_P = unseen_Q[judged.queries]
-    return judged.only(unseen_P) if unseen_P.any() and not unseen_P.all() else None
+    return _part_of(judged, unseen_Q[judged.queries])
+
+
+def _cold(engaged: LabelledPairs | None, product_ids: list[str], warm: set[str]) -> LabelledPairs | None:
+    """The engaged pairs of products that are not warm; None where that is all or none of them."""
+    if engaged is None:
+        return None
+    return _part_of(engaged, np.array([product_ids[product] not in warm for product in engaged.products]))
+
+
+def _visual(
+    market: Market, queries: pl.DataFrame, engaged: LabelledPairs | None, judged: LabelledPairs | None, split: str
+) -> LabelledPairs | None:
+    """The engaged pairs, and the judged ones that are relevant, of which `visual_pairs` holds; None where none is."""
+    relevant = judged.only(judged.grades >= market.config.relevant_grade) if judged else None
+    found = [np.stack([each.queries, each.products]) for each in (engaged, relevant) if each]
+    if not found:
+        return None
+    queries_P, products_P = np.unique(np.concatenate(found, axis=1), axis=1)
+    texts = queries["query"].to_list()
+    visual_P = np.array(visual_pairs(market, [texts[query] for query in queries_P], products_P.tolist()), dtype=bool)
+    nothing_P = np.full(len(visual_P), np.nan)
+    pairs = LabelledPairs(
+        queries=queries_P,
+        products=products_P,
+        grades=np.ones(len(visual_P)),
+        split=split,
+        unknown=0,
+        impressions=nothing_P,
+        depth=nothing_P,
+    )
+    return _nonempty(pairs.only(visual_P))
+
+
+def _part_of(pairs: LabelledPairs, keep_P: BoolArray) -> LabelledPairs | None:
+    """Some of the pairs; None where that is all or none of them: nothing is then told apart."""
+    return pairs.only(keep_P) if keep_P.any() and not keep_P.all() else None
 
 
 def _pairs_split(split: Split) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -23,17 +24,19 @@ from mercato.evaluation.dataset import EARLIER, EvaluationSet, LabelledPairs, Sp
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray
 from mercato.evaluation.metrics.batch_recall import draw_batches
 from mercato.evaluation.metrics.bootstrap import RESAMPLES, Estimate, Interval, estimates, resample
+from mercato.evaluation.metrics.knn import ranks
 from mercato.evaluation.metrics.matched_auc import strata
 from mercato.evaluation.metrics.metric import (
     EngagementPairs,
     QueryMean,
     RankedCatalogue,
+    RetrievedPairs,
     ScoredBatches,
     ScoredLists,
     ScoredPairs,
     Statistic,
 )
-from mercato.evaluation.metrics.registry import LOG_PARTS, METRICS, SEARCH_PARTS
+from mercato.evaluation.metrics.registry import CATALOGUE_PARTS, LOG_PARTS, METRICS, SEARCH_PARTS
 from mercato.evaluation.metrics.simultaneous import simultaneous_intervals
 from mercato.evaluation.results import OURS, ByMetric, Counts, Figure, Metrics, PartCounts, Tuning
 from mercato.evaluation.systems import LexicalSystem, PairScores, ProductScores, RandomSystem, Scorer, System, encode
@@ -42,7 +45,8 @@ from mercato.progress import track
 from mercato.runs.encoder import Encoder
 
 RESERVED = {OURS, *BASELINES}
-DEPTH = 100  # products retrieved for a query
+DEPTH = 1000  # products that a search is asked for
+BLOCK = 4096  # queries whose results are held at once
 
 
 def evaluate(
@@ -71,9 +75,9 @@ def evaluate(
 
     Returns:
         Figures by part and metric (`mercato.evaluation.metrics.registry`), whose `as_dict` is {"relevance",
-        "engagement", "lists", "batch", "knn", "unseen": {metric: value}, "baselines": {name: {part: {metric: value}}},
-        "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name: ours - theirs}, and
-        "simultaneous", the same corrected for their number}}.
+        "engagement", "lists", "batch", "knn", "unseen", "cold", "visual": {metric: value}, "baselines": {name: {part:
+        {metric: value}}}, "n": {counts, seed}, "intervals": {the same tree with [low, high]; "differences": {name:
+        ours - theirs}, and "simultaneous", the same corrected for their number}}.
         A part whose table is missing and a metric that is undefined are absent.
 
     Raises:
@@ -97,6 +101,8 @@ class Evaluation:
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     tuned: dict[str, Tuning] = field(default_factory=dict)  # the baselines that were
     wanted: Sequence[str] = SEARCH_PARTS  # that are measured, where the tables allow them
+    depth: int = DEPTH  # products that a search is asked for; recall further down is undefined
+    _ranks: dict[str, IntArray] = field(default_factory=dict, init=False, repr=False, compare=False)  # by system
 
     @classmethod
     def of(
@@ -228,8 +234,9 @@ class Evaluation:
             inputs = _batches(self.systems[name], pairs, batches)
             counted = {"queries": drawn, "pairs": drawn, "batch_size": max(map(len, batches)), "unknown_products": None}
         else:
-            top_QK = self.top(name, pairs.query_rows, DEPTH)
-            inputs = _ranked(top_QK, pairs, len(self.dataset.product_ids))
+            inputs = self._retrieved(name, pairs)
+            if part == "visual":
+                counted = self._sources(pairs)
         statistics: dict[str, Statistic] = {metric.name: metric.compute(inputs) for metric in METRICS[part]}
         counts = _counts(pairs, units=len(np.unique(self._units(part))), **counted)
         defined = {name: each.queries for name, each in statistics.items() if isinstance(each, QueryMean)}
@@ -242,6 +249,47 @@ class Evaluation:
         for places, among_M in self.dataset.areas(queries_Q):
             found_QK[places] = self.systems[name].top(queries_Q[places], k, among_M)
         return found_QK
+
+    def _retrieved(self, name: str, pairs: LabelledPairs) -> RetrievedPairs:
+        """Where a system finds the products of pairs. It searches once for the pairs of all parts."""
+        catalogue, searched_P = len(self.dataset.product_ids), self._searched
+        if name not in self._ranks:
+            self._ranks[name] = self._rank(name, *np.divmod(searched_P, catalogue))
+        ranks_P = self._ranks[name][np.searchsorted(searched_P, self._keys(pairs))]
+        return RetrievedPairs(groups_P=pairs.groups, ranks_P=ranks_P, depth=self.depth)
+
+    @cached_property
+    def _searched(self) -> IntArray:
+        """The distinct pairs of all parts that are of the whole catalogue, ascending: query · N + product."""
+        found = [self._keys(pairs) for part in CATALOGUE_PARTS if (pairs := self.dataset.pairs(part)) is not None]
+        return np.unique(np.concatenate(found))
+
+    def _rank(self, name: str, queries_P: IntArray, products_P: IntArray) -> IntArray:
+        """Where a system finds each pair's product, pairs in the order of their queries: (P,), -1 where it does not."""
+        ranks_P = np.empty(len(queries_P), dtype=np.int64)
+        rows_Q, first_Q = np.unique(queries_P, return_index=True)
+        ends = np.append(first_Q, len(queries_P))
+        for start in range(0, len(rows_Q), BLOCK):
+            some_Q = rows_Q[start : start + BLOCK]
+            own = slice(ends[start], ends[start + len(some_Q)])
+            groups_P = np.searchsorted(some_Q, queries_P[own])
+            ranks_P[own] = ranks(self.top(name, some_Q, self.depth), groups_P, products_P[own])
+        return ranks_P
+
+    def _sources(self, pairs: LabelledPairs) -> dict[str, Any]:
+        """How many of the pairs are engaged, and how many relevant: some are both."""
+        engaged, judged = self.dataset.engaged, self.dataset.relevance
+        relevant = judged.only(judged.grades >= self.market.config.relevant_grade) if judged else None
+        keys = self._keys(pairs)
+        counted = {
+            name: int(np.isin(keys, self._keys(own)).sum())
+            for name, own in (("relevant", relevant), ("engaged", engaged))
+            if own
+        }
+        return {**counted, "unknown_products": None}
+
+    def _keys(self, pairs: LabelledPairs) -> IntArray:
+        return pairs.queries * len(self.dataset.product_ids) + pairs.products
 
     def _found(self, name: str, judged: LabelledPairs) -> RankedCatalogue | None:
         """What a system finds first for the judged queries; None where only judged products were encoded."""

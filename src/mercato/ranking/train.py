@@ -55,7 +55,7 @@ from mercato.ranking.ranker import (
     session,
 )
 from mercato.ranking.statistics import Statistics
-from mercato.ranking.system import RankedSearch
+from mercato.ranking.system import CANDIDATES, RankedSearch
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import open_index
 from mercato.retrieval.protocol import Index
@@ -327,7 +327,7 @@ def _measured(ranker: Ranker, encoder: Encoder, index: Index, market: Market, se
     systems: dict[str, System] = {OURS: ranked}
     systems |= {order: ranked.by(order) for order in (ranker.stage, COSINE) if order != ranked.order}
     return Evaluation(
-        market, dataset, systems, seed, wanted=[part for part in SEARCH_PARTS if part != "batch"]
+        market, dataset, systems, seed, wanted=[part for part in SEARCH_PARTS if part != "batch"], depth=CANDIDATES
     ).metrics()
 
 

@@ -35,9 +35,14 @@ TITLES = {
         "what people engaged with on future days, found by nearest neighbours",
     ),
     "unseen": ("Retrieval of pairs new to the log", "of the same, the pairs that no earlier day shows together"),
+    "cold": ("Retrieval of products new to the log", "of the same, the products that nobody had engaged with before"),
+    "visual": (
+        "Retrieval by what only a photo tells",
+        "engaged or relevant products on whose colour or pattern, which the query names, their texts are silent",
+    ),
     "batch": ("Batch recall", "a query's own product among the products of one batch"),
 }
-SHORT = {"knn": "Catalogue", "unseen": "New pairs"}
+SHORT = {"knn": "Catalogue", "unseen": "New pairs", "cold": "New products", "visual": "Photo alone"}
 COLOURS = {"bm25f": "s1", "bm25": "s5", "random": "s2", "impressions": "s6", "popularity": "s7", "price": "s8"}
 UNITS = {"intent": "intents", "query": "queries in normal form"}
 

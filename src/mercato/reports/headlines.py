@@ -18,6 +18,8 @@ PARTS = {  # what stands around the metric's own label
     "batch": "batch {}",
     "knn": "KNN {}",
     "unseen": "KNN {}, pairs new to the log",
+    "cold": "KNN {}, products new to the log",
+    "visual": "KNN {}, looks that no text names",
     "understanding": "{}",
     "understanding_new": "{}, new",
 }

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mercato.evaluation.baselines.bm25 import BM25, words
 from mercato.evaluation.exact_search import nearest
 from mercato.evaluation.metrics.batch_recall import batch_recall, draw_batches
-from mercato.evaluation.metrics.knn import recall_and_precision
+from mercato.evaluation.metrics.knn import mean_knn_precision, mean_knn_recall, ranks, recall_and_precision
+from mercato.evaluation.metrics.metric import RetrievedPairs
 
 
 def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -69,6 +70,21 @@ def test_the_first_product_of_the_table_counts_as_found_and_an_empty_place_never
     top, groups = np.array([[0, -1], [-1, 0]]), np.array([0, 1])
     recall, precision = recall_and_precision(top, groups, np.array([0, 0]), catalogue=1, k=1)
     assert recall.tolist() == [1, 0] and precision.tolist() == [1, 0]
+
+
+def test_recall_and_precision_of_ranks_are_those_of_the_lists():
+    rng = np.random.default_rng(3)
+    top = np.stack([rng.permutation(50)[:20] for _ in range(12)])
+    top[rng.random(top.shape) < 0.1] = -1
+    groups, products = np.divmod(rng.permutation(12 * 50)[:200], 50)
+    found = RetrievedPairs(groups_P=groups, ranks_P=ranks(top, groups, products), depth=20)
+    assert {*groups.tolist()} == {*range(12)} and (found.ranks_P == -1).any()
+    for k in (1, 7, 20):
+        recall, precision = recall_and_precision(top, groups, products, 50, k)
+        assert mean_knn_recall(k)(found)(np.eye(12)).tolist() == recall.tolist()
+        assert mean_knn_precision(k)(found)(np.eye(12)).tolist() == precision.tolist()
+    for statistic in (mean_knn_recall(21), mean_knn_precision(21)):
+        assert np.isnan(statistic(found)(np.ones((1, 12)))).all(), "nobody asked for so many"
 
 
 def test_equal_vectors_do_not_come_back_in_table_order():

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from mercato.data.words import words
-from mercato.evaluation.baselines.lexical import FIELDS, Lexical, field_texts
+from mercato.evaluation.baselines.lexical import Lexical
 from mercato.evaluation.metrics.arrays import FloatArray
+from mercato.evaluation.texts import product_texts
 
 K1, B = 1.2, 0.75  # Lucene's defaults
 
@@ -33,9 +34,3 @@ class BM25(Lexical):
         if not tokens:
             return np.zeros(len(self._order_N))
         return np.asarray(self._index.get_scores(tokens), dtype=np.float64)
-
-
-def product_texts(products: pa.Table) -> list[str]:
-    """Join each product's fields of `FIELDS` into one text."""
-    columns = [field_texts(products, field) for field in FIELDS if field in products.column_names]
-    return [" ".join(row) for row in zip(*columns, strict=True)] or [""] * products.num_rows

@@ -14,20 +14,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pyarrow as pa
-import Stemmer
 from rapidfuzz.distance import OSA
 from rapidfuzz.process import extract
 
 from mercato.data.words import words
-from mercato.evaluation.baselines.lexical import FIELDS, Lexical, field_texts
+from mercato.evaluation.baselines.lexical import FIELDS, Lexical
 from mercato.evaluation.dataset import LabelledPairs
 from mercato.evaluation.metrics.arrays import FloatArray, IntArray
 from mercato.evaluation.metrics.ndcg import ndcg
 from mercato.evaluation.results import Tuning
+from mercato.evaluation.stems import stem
+from mercato.evaluation.texts import field_texts
 
 K1 = 1.2  # weights scale it: it is not tuned beside them
 WEIGHTS = {"title": 4.0, "description": 1.0, "brand": 2.0, "category": 2.0, "attributes": 2.0}
@@ -222,20 +222,6 @@ class _Matches:
         ).astype(np.float64)
         value_Q = ndcg(self.pairs.groups, self.pairs.grades, scores_P, 10)
         return float(np.nanmean(value_Q)) if not np.isnan(value_Q).all() else float("nan")
-
-
-def stem(language: str, word: str) -> str:
-    """The word's stem in a language that Snowball knows by its ISO 639-1 code, else the word."""
-    stemmer = _stemmer(language)
-    return word if stemmer is None else str(stemmer.stemWord(word))
-
-
-@cache
-def _stemmer(language: str) -> Stemmer.Stemmer | None:
-    try:
-        return Stemmer.Stemmer(language)
-    except KeyError:
-        return None
 
 
 def _languages(products: pa.Table) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,14 +52,3 @@ class Lexical(ABC):
             best = best[scores_N[best] > 0]
             found_QK[position, : len(best)] = self._order_N[best]
         return found_QK
-
-
-def field_texts(products: pa.Table, field: str) -> list[str]:
-    """A field of each product as one text: the values of a map, "" where there is none."""
-    return [_text(value) for value in products.column(field).to_pylist()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):  # a map arrives as (key, value) pairs
-        return " ".join(str(entry) for _, entry in value)
-    return value or ""

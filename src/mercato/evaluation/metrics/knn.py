@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from mercato.evaluation.metrics.arrays import BoolArray, FloatArray, IntArray, ratio
-from mercato.evaluation.metrics.metric import QueryMean, RankedCatalogue, Statistic
+from mercato.evaluation.metrics.metric import QueryMean, RetrievedPairs, Statistic
 
-# --- kernel
+BLOCK = 4096  # pairs compared with all that their queries found, at once
+
+# --- kernels
 
 
 def hits(top_QK: IntArray, groups_P: IntArray, products_P: IntArray, catalogue: int) -> BoolArray:
@@ -17,6 +19,16 @@ def hits(top_QK: IntArray, groups_P: IntArray, products_P: IntArray, catalogue: 
     wanted = np.unique(groups_P * catalogue + products_P)
     keys_QK = np.arange(len(top_QK))[:, None] * catalogue + top_QK
     return np.isin(keys_QK, wanted) & (top_QK >= 0)
+
+
+def ranks(top_QK: IntArray, groups_P: IntArray, products_P: IntArray) -> IntArray:
+    """Where each pair's product stands among what its query found, 0 the first, -1 where it does not: int (P,)."""
+    ranks_P = np.full(len(groups_P), -1, dtype=np.int64)
+    for start in range(0, len(groups_P), BLOCK):
+        some = slice(start, start + BLOCK)
+        same_PK = top_QK[groups_P[some]] == products_P[some, None]
+        ranks_P[some] = np.where(same_PK.any(axis=1), same_PK.argmax(axis=1), -1)
+    return ranks_P
 
 
 # --- public
@@ -41,20 +53,25 @@ def recall_and_precision(
     Returns:
         recall (Q,) and precision (Q,); recall is NaN for a query without an engaged pair.
     """
-    found_Q = hits(top_QK[:, :k], groups_P, products_P, catalogue).sum(axis=1)
-    distinct = np.unique(groups_P * catalogue + products_P) // catalogue
-    return ratio(found_Q, np.bincount(distinct, minlength=len(top_QK))), found_Q / k
+    groups_P, products_P = np.divmod(np.unique(groups_P * catalogue + products_P), catalogue)
+    found_Q = np.bincount(groups_P[ranks(top_QK[:, :k], groups_P, products_P) >= 0], minlength=len(top_QK))
+    return ratio(found_Q, np.bincount(groups_P, minlength=len(top_QK))), found_Q / k
 
 
-def mean_knn_recall(k: int) -> Callable[[RankedCatalogue], Statistic]:
-    """The mean recall@k over queries."""
-    return lambda ranked: QueryMean(_recall_and_precision(ranked, k)[0])
+def mean_knn_recall(k: int) -> Callable[[RetrievedPairs], Statistic]:
+    """The mean recall@k over queries; undefined where fewer than k were asked for."""
+    return lambda pairs: QueryMean(ratio(_found(pairs, k), np.bincount(pairs.groups_P)))
 
 
-def mean_knn_precision(k: int) -> Callable[[RankedCatalogue], Statistic]:
-    """The mean precision@k over queries."""
-    return lambda ranked: QueryMean(_recall_and_precision(ranked, k)[1])
+def mean_knn_precision(k: int) -> Callable[[RetrievedPairs], Statistic]:
+    """The mean precision@k over queries; undefined where fewer than k were asked for."""
+    return lambda pairs: QueryMean(_found(pairs, k) / k)
 
 
-def _recall_and_precision(ranked: RankedCatalogue, k: int) -> tuple[FloatArray, FloatArray]:
-    return recall_and_precision(ranked.top_QK, ranked.groups_P, ranked.products_P, ranked.catalogue, k)
+def _found(pairs: RetrievedPairs, k: int) -> FloatArray:
+    """How many of its own each query finds among its first k: (Q,)."""
+    queries = int(pairs.groups_P.max()) + 1
+    if k > pairs.depth:
+        return np.full(queries, np.nan)
+    first_P = (pairs.ranks_P >= 0) & (pairs.ranks_P < k)
+    return np.bincount(pairs.groups_P[first_P], minlength=queries).astype(np.float64)

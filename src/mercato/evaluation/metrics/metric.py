@@ -81,6 +81,15 @@ class RankedCatalogue:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrievedPairs:
+    """Distinct pairs, and where a search of the catalogue for the pair's query finds its product: arrays of (P,)."""
+
+    groups_P: IntArray  # the query of each pair, 0 … Q - 1
+    ranks_P: IntArray  # 0 the first; -1: not among those asked for
+    depth: int  # how many products the search was asked for
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictedQueries:
     """The queries predicted for M products: which were right, and how many there were to predict."""
 

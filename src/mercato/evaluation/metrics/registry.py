@@ -14,7 +14,7 @@ from mercato.evaluation.metrics.metric import (
     EngagementPairs,
     Metric,
     PredictedQueries,
-    RankedCatalogue,
+    RetrievedPairs,
     ScoredBatches,
     ScoredLists,
     ScoredPairs,
@@ -100,7 +100,7 @@ ENGAGEMENT: tuple[Metric[EngagementPairs, Statistic], ...] = (
         "ROC AUC, per query",
         "How often an engaged product scores above one of the same query that was seen and left.",
         mean_roc_auc,
-        headline=12,
+        headline=14,
     ),
 )
 LISTS: tuple[Metric[ScoredLists, Statistic], ...] = (
@@ -119,7 +119,7 @@ BATCH: tuple[Metric[ScoredBatches, Statistic], ...] = (
         "recall@1",
         "How often a query's own product scores highest among the products of one batch.",
         mean_batch_recall(1),
-        headline=13,
+        headline=15,
     ),
     Metric(
         "recall@10",
@@ -128,7 +128,7 @@ BATCH: tuple[Metric[ScoredBatches, Statistic], ...] = (
         mean_batch_recall(10),
     ),
 )
-KNN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
+KNN: tuple[Metric[RetrievedPairs, Statistic], ...] = (
     Metric(
         "recall@10",
         "recall@10",
@@ -141,7 +141,13 @@ KNN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
         "recall@100",
         "The share of what people engaged with that is among the first hundred of the whole catalogue.",
         mean_knn_recall(100),
-        headline=14,
+        headline=16,
+    ),
+    Metric(
+        "recall@1000",
+        "recall@1000",
+        "The share of what people engaged with that is among the first thousand of the whole catalogue.",
+        mean_knn_recall(1000),
     ),
     Metric(
         "precision@10",
@@ -150,7 +156,7 @@ KNN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
         mean_knn_precision(10),
     ),
 )
-UNSEEN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
+UNSEEN: tuple[Metric[RetrievedPairs, Statistic], ...] = (
     Metric(
         "recall@10",
         "recall@10",
@@ -165,10 +171,55 @@ UNSEEN: tuple[Metric[RankedCatalogue, Statistic], ...] = (
         mean_knn_recall(100),
     ),
     Metric(
+        "recall@1000",
+        "recall@1000",
+        "The share of engaged pairs new to the log that are among the first thousand of the whole catalogue.",
+        mean_knn_recall(1000),
+    ),
+    Metric(
         "precision@10",
         "precision@10",
         "The share of the first ten of the whole catalogue that are engaged pairs new to the log.",
         mean_knn_precision(10),
+    ),
+)
+COLD: tuple[Metric[RetrievedPairs, Statistic], ...] = (
+    Metric(
+        "recall@10",
+        "recall@10",
+        "The share of engaged products that nobody had engaged with before that are among the first ten of the whole"
+        " catalogue.",
+        mean_knn_recall(10),
+        headline=12,
+    ),
+    Metric(
+        "recall@100",
+        "recall@100",
+        "The share of engaged products that nobody had engaged with before that are among the first hundred.",
+        mean_knn_recall(100),
+    ),
+    Metric(
+        "recall@1000",
+        "recall@1000",
+        "The share of engaged products that nobody had engaged with before that are among the first thousand.",
+        mean_knn_recall(1000),
+    ),
+)
+VISUAL: tuple[Metric[RetrievedPairs, Statistic], ...] = (
+    Metric(
+        "recall@10",
+        "recall@10",
+        "The share of products whose photo alone can tell the colour or pattern asked for that are among the first ten"
+        " of the whole catalogue.",
+        mean_knn_recall(10),
+        headline=13,
+    ),
+    Metric(
+        "recall@100",
+        "recall@100",
+        "The share of products whose photo alone can tell the colour or pattern asked for that are among the first"
+        " hundred.",
+        mean_knn_recall(100),
     ),
 )
 QUERY_PREDICTION: tuple[Metric[PredictedQueries, FloatArray], ...] = (
@@ -206,10 +257,13 @@ METRICS: Mapping[str, tuple[Metric[Any, Any], ...]] = {
     "batch": BATCH,
     "knn": KNN,
     "unseen": UNSEEN,
+    "cold": COLD,
+    "visual": VISUAL,
     "understanding": QUERY_PREDICTION,
     "understanding_new": QUERY_PREDICTION,
 }
-SEARCH_PARTS = ("relevance", "relevance_unseen", "engagement", "lists", "batch", "knn", "unseen")
+SEARCH_PARTS = ("relevance", "relevance_unseen", "engagement", "lists", "batch", "knn", "unseen", "cold", "visual")
+CATALOGUE_PARTS = ("knn", "unseen", "cold", "visual")  # of what a search of the whole catalogue finds
 LOG_PARTS = (
     "engagement",
     "lists",
