@@ -78,8 +78,14 @@ def test_it_says_how_it_orders_beside_the_cosine(ranked, run):
     for goes_by, names in (("gains", {*NAMES}), ("shap", {*NAMES}), ("network", {*NAMES, "trees", "id of product"})):
         assert names <= told[goes_by].keys() and sum(told[goes_by].values()) == pytest.approx(1)
         assert [*told[goes_by].values()] == sorted(told[goes_by].values(), reverse=True)
-    assert json.loads((run / FOLDER / "metrics.json").read_text()) == ranked.metrics.as_dict()
-    assert len(summary(ranked).renderables) == 3
+    assert [step["step"] for step in told["calibration"]] == ["click", "message", "seller_reply"]
+    for step in told["calibration"]:
+        assert step["first"]["rows"] > 100 and 0 <= step["first"]["ece"] <= 1
+    told_of_first = [step["first"]["told"] for step in told["calibration"]]
+    assert told_of_first == sorted(told_of_first, reverse=True), "no later step is likelier"
+    left = told.keys() - {"gains", "shap", "network"}
+    assert json.loads((run / FOLDER / "metrics.json").read_text()) == {name: told[name] for name in left}
+    assert len(summary(ranked).renderables) == 4
 
 
 def test_the_same_log_makes_the_same_ranker(ranked, run, tiny_market, index):

@@ -58,6 +58,7 @@ class DisplayedLists:
 
     shown: LabelledPairs  # the grade is the depth: how many steps of the chain the search took on the product
     lists_P: IntArray  # the list of each, 0 … L - 1
+    positions_P: IntArray  # at which each was shown, from 1
     propensities_P: FloatArray  # of the position at which it was shown, from the lists of earlier splits
     propensities_K: FloatArray  # of each position, the first being 1
 
@@ -294,6 +295,7 @@ def _displayed(known: pl.DataFrame, propensities_K: FloatArray, split: str, of: 
     return DisplayedLists(
         shown=_coded(known, split, of),
         lists_P=known["list_id"].rle_id().cast(pl.Int64).to_numpy(),
+        positions_P=known["position"].to_numpy(),
         propensities_P=at(propensities_K, known["position"].to_numpy()),
         propensities_K=propensities_K,
     )
