@@ -143,6 +143,33 @@ def test_what_teaches_is_neither_counted_nor_known_to_the_towers(run, tiny_marke
         assert name == "queries" or (tables[0] != tables[2]).any()
 
 
+def test_what_a_rule_pinned_neither_teaches_nor_is_counted(run, tiny_market, index, tmp_path, monkeypatch):
+    """As if it had not been shown; what exploration placed does both."""
+
+    def told(name, lists):
+        market = Market.open(shutil.copytree(tiny_market.path, tmp_path / name))
+        lists.write_parquet(market.path / "lists.parquet")
+        seen = {}
+
+        def displayed(lists, _encoder, _index, statistics, *_):
+            seen.update(rows=lists.drop("placed_by"), statistics=statistics)
+            raise StopIteration
+
+        monkeypatch.setattr(training, "displayed", displayed)
+        with pytest.raises(StopIteration):
+            rank(run, market, index)
+        return seen
+
+    third = pl.col("product_id").hash(0) % 3
+    placed_by = pl.when(third == 0).then(pl.lit("pin")).when(third == 1).then(pl.lit("exploration")).alias("placed_by")
+    lists = tiny_market.frame("lists")
+    pinned, without = told("pinned", lists.with_columns(placed_by)), told("without", lists.filter(third > 0))
+    assert len(pinned["rows"]) and pinned["rows"].equals(without["rows"])
+    for name in ("products", "query_categories", "queries"):
+        tables = [getattr(seen["statistics"], name).values_nV for seen in (pinned, without)]
+        np.testing.assert_array_equal(*tables)
+
+
 def test_the_head_is_read_as_the_ranker_learns_is_measured_and_serves(ranked, run, tiny_market, index, monkeypatch):
     seen = {}
 

@@ -34,7 +34,9 @@ def ranked(less_cosine: tuple[float, float], network: dict[str, float]) -> Ranke
         StepCalibration("<reply>", None, Held(1508, 0.256, 0.259, 0.014)),
     ]
     gains = {"cosine": 0.53, "bm25": 0.47}
-    return Ranked(metrics, gains, shap={"bm25": 0.6, "cosine": 0.4}, network=network, calibration=calibration if network else [])
+    return Ranked(
+        metrics, gains, shap={"bm25": 0.6, "cosine": 0.4}, network=network, calibration=calibration if network else []
+    )
 
 
 def page(tmp_path: Path, *arguments: object) -> str:

@@ -213,7 +213,11 @@ def _network_shares(ranker: Ranker, some: RankingSet) -> Shares:
 
 
 def _lists(market: Market) -> pl.DataFrame:
-    """The displayed lists; none where no log tells what stood where, and judgments teach."""
+    """The displayed lists; none where no log tells what stood where, and judgments teach.
+
+    What a rule pinned is left out of them: it stood there for no feature's sake, and its badge is clicked too. What
+    exploration placed teaches like all others: chance put it there, and the position's share is taken from its clicks.
+    """
     if not market.has("lists"):
         is_mined = market.has("pairs")  # a log without positions gives these alone
         if not market.has("judgments") or (market.has("events") and not is_mined):
@@ -229,7 +233,8 @@ def _lists(market: Market) -> pl.DataFrame:
         none = pl.from_arrow(LISTS.empty_table())
         assert isinstance(none, pl.DataFrame)
         return none
-    lists = market.frame("lists").with_columns(pl.col("split").fill_null("train"))
+    lists = market.frame("lists").filter(pl.col("placed_by").ne_missing("pin"))
+    lists = lists.with_columns(pl.col("split").fill_null("train"))
     for split in ("train", "validation"):
         if lists.filter((pl.col("split") == split) & pl.col("depth").is_not_null()).is_empty():
             raise MercatoError(
