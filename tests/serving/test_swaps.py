@@ -16,6 +16,7 @@ from mercato.catalogue import backfill as backfilling
 from mercato.catalogue import indexing
 from mercato.catalogue.backfill import backfill
 from mercato.catalogue.store import Catalogue
+from mercato.catalogue.worker import IngestionWorker
 from mercato.data.market import CATALOGUE
 from mercato.errors import MercatoError
 from mercato.retrieval.open import drop_standby, generations, swap_index
@@ -286,6 +287,24 @@ def test_what_cannot_be_opened_is_tried_again_after_a_while(serve, market, index
                 assert len(tried) == times
             assert reader.deployments.served.name == "run two"
 
+    serve(session)
+
+
+def test_what_could_not_be_followed_for_a_moment_is_followed_at_the_next_look(serve, market, index, runs, monkeypatch):
+    retarget, failed = IngestionWorker.retarget, []
+
+    def locked_at_first(self, targets):
+        if len(targets) == 2 and not failed:
+            failed.append(targets)
+            raise OSError("the database is locked")
+        retarget(self, targets)
+
+    def session(client):
+        backfill(runs[1], market, index)  # it waits until the server follows the standby
+        wait_until(lambda: model(client) == "run two")
+        assert failed
+
+    monkeypatch.setattr(IngestionWorker, "retarget", locked_at_first)
     serve(session)
 
 
