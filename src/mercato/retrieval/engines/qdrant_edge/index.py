@@ -119,7 +119,7 @@ class EdgeIndex(HybridIndex):
         self._dimension: int = opened.meta["dimension"]
         self._searching = Condition()
         self._writing = Lock()
-        self._compacting, self._elsewhere = Lock(), Elsewhere()
+        self._compacting, self._elsewhere = Lock(), Elsewhere("the index could not be compacted")
         self._reopening, self._reopen_from = Lock(), 0.0
 
     @property
