@@ -19,7 +19,7 @@ from filelock import FileLock
 from mercato.catalogue.row_log import RowLog
 from mercato.catalogue.store import Catalogue
 from mercato.data.schema import TABLES, TIMESTAMP
-from mercato.files import sync, write_atomic
+from mercato.files import write_atomic
 
 
 class LogMover:
@@ -61,7 +61,6 @@ class LogMover:
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=self._schema), content)
         write_atomic(self._folder / f"{self._prefix}{first:012}-{last:012}.parquet", content.getvalue())
-        sync(self._folder)
         self._log.delete(first, last)
         return len(found)
 

@@ -25,7 +25,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from mercato.errors import MercatoError
-from mercato.files import atomic_directory, write_atomic
+from mercato.files import atomic_directory, sync, write_atomic
 from mercato.retrieval.engines.qdrant_edge.log import segment, segments
 
 META = "meta.json"
@@ -142,6 +142,7 @@ def next_generation(folder: Path, *, standby: bool = False, instead_of: Path | N
     Raises a MercatoError where that is neither served nor standby by then.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sync(folder.parent)
     name = f"generation-{uuid4().hex[:12]}"
     with ExitStack() as until_named, atomic_directory(folder / name) as fresh:
         until_named.callback(Held.of(fresh).release)
@@ -221,6 +222,7 @@ def _changing(folder: Path) -> Iterator[list[str]]:
 
 
 def _remove_free(generation: Path) -> None:
+            sync(folder)  # first the generations' own names: these must never outlive them
     """Remove a generation unless somebody holds it."""
     file = os.open(generation / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
