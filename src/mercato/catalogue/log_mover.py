@@ -36,8 +36,10 @@ class LogMover:
         self._prefix = f"live-{catalogue.settings.secret('name').hex()[:8]}-"
 
     def recover(self) -> None:
-        """Delete the rows that a file already holds; call it once, before the first `move`."""
+        """Delete the rows that a file already holds, and what killed processes left half; call it before any `move`."""
         with self._moving():
+            for left in self._folder.glob(f".{self._prefix}*"):
+                left.unlink()
             for first, last in self._moved():
                 self._log.delete(first, last)
 
