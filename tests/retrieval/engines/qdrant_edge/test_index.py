@@ -290,6 +290,32 @@ def test_what_filters_leave_of_nothing_is_kept_within_bounds_too(tmp_path, monke
         assert 1 <= len(snapshot.masks._kept) < 10
 
 
+def test_what_filters_leave_of_ten_million_products_is_kept_within_bounds(tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "KEPT_BYTES", 10_000)
+    monkeypatch.setattr(masks, "_OBJECT_BYTES", 0)
+    build_index(tmp_path, [product(n, price=float(n)) for n in range(1000)], DIMENSION)
+    with open_index(tmp_path) as index, index.snapshot() as snapshot:
+        prices = [*range(0, 1000, 100)]
+        for price in prices:
+            mask = snapshot.masks.of(Filters(price_max=price))
+            assert len(mask.near(QUERY, 2000)) == mask.count == price + 1
+            assert held(mask) <= mask.bytes <= 1000 * (1 / 8 + 1 / 2) + 8 * len(snapshot.masks.cells.ends_C)
+        kept = len(snapshot.masks._kept)
+        assert 5 <= kept < len(prices)
+        index.upsert([product(n) for n in range(1000, 3000)])
+        snapshot._opened.follow()
+        for price in prices[-kept:]:
+            mask = snapshot.masks.of(Filters(price_max=price))
+            assert len(mask.near(QUERY, 2000)) == price + 1 and not mask.fresh().any()
+        assert len(snapshot.masks._kept) < kept, "what is fresh weighs too"
+        assert sum(held(mask) for mask, _ in snapshot.masks._kept.values()) <= masks.KEPT_BYTES
+
+
+def held(mask) -> int:
+    """The bytes of its arrays."""
+    return sum(array.nbytes for array in (mask._bits, mask._fresh_N, *mask._by_cell[:2]))
+
+
 def test_an_upsert_survives_kill_9(tmp_path):
     build_index(tmp_path, [], DIMENSION)
     program = f"""

@@ -154,7 +154,7 @@ class EdgeSnapshot:
     def _left(self, filters: Filters) -> NDArray[np.bool_]:
         """Which sealed rows are alive and within the filters, (N,)."""
         alive_N = self._opened.alive_N
-        return alive_N if filters == _ANY else alive_N & self.masks.of(filters).sealed_N
+        return alive_N if filters == _ANY else alive_N & self.masks.of(filters).sealed()
 
     def _within(self, filters: Filters, rows_K: Rows) -> NDArray[np.bool_]:
         """Which of these rows are within the filters, dead ones too, (K,)."""
@@ -162,7 +162,7 @@ class EdgeSnapshot:
             return np.ones(len(rows_K), bool)
         mask, sealed_K = self.masks.of(filters), rows_K < self._opened.sealed
         within_K = np.empty(len(rows_K), bool)
-        within_K[sealed_K] = mask.sealed_N[rows_K[sealed_K]]
+        within_K[sealed_K] = mask.holds(rows_K[sealed_K])
         within_K[~sealed_K] = mask.fresh()[rows_K[~sealed_K] - self._opened.sealed]
         return within_K
 
@@ -234,7 +234,7 @@ class EdgeSnapshot:
             for many in (wanted, 4 * wanted):
                 if (living := _living(self._run(query, many, condition(asked)), left_N, limit, many)) is not None:
                     return living
-            lost = np.flatnonzero(self.masks.of(asked).sealed_N & ~left_N)
+            lost = np.flatnonzero(self.masks.of(asked).sealed() & ~left_N)
             found = self._run(query, limit, condition(asked, without=lost.tolist()))
             left_F = left_N[found.rows_F]
             return Found(found.rows_F[left_F], found.scores_F[left_F])
