@@ -5,7 +5,7 @@ the rows that they leave are looked at, all of them or those of the nearest cell
 What is fresh is looked at row by row. A sealed row that is gone since still has its point: the engine is asked for as
 many more as are likely to be gone, and for nothing where looking at all that are left is no dearer. Where that was not
 enough, as those gone lie together or the graph has lost its way, the nearest are found by cells, and by words the
-engine is told who is gone. So no search looks at all rows, however many there are.
+engine is told who is gone. So the vectors and words of a bounded number of rows are read, however many there are.
 """
 
 from __future__ import annotations
