@@ -175,9 +175,9 @@ class FirstPages:
                 begun = time.perf_counter()
                 placing = Placing.of(ranker, hits, self.replay.as_of, f"{query:024x}", self.policy.deepest)
                 window = Window(hits, Effort(ef_search=1, candidates=candidates), whole=True, placing=placing)
-                [*islice(window.placed(frozenset(), 1), PAGE + 1)]
+                [*islice(window.placed(frozenset(), 1, iter), PAGE + 1)]
                 ended = time.perf_counter()
-                [*islice(replace(window, placing=None).placed(frozenset(), 1), PAGE + 1)]
+                [*islice(replace(window, placing=None).placed(frozenset(), 1, iter), PAGE + 1)]
                 times.append(1000 * (2 * ended - begun - time.perf_counter()))
             taken[candidates] = float(np.median(times))
         return taken

@@ -74,6 +74,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def sync_tree(folder: Path) -> None:
+    """Return once a folder and all that is in it would survive a power cut."""
+    for inner, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(inner) / name)
+        sync(Path(inner))
+
+
 def is_served(market_path: Path) -> bool:
     """Whether somebody holds a market's lock."""
     lock = FileLock(market_path / SERVING, timeout=0)
@@ -146,7 +154,7 @@ def _remove(path: Path) -> None:
 
 
 def write_atomic(target: Path, content: bytes | str) -> None:
-    """Write a file through a temporary neighbour and one rename, synced to disk."""
+    """Write a file through a temporary neighbour and one rename: once it returns, it survives a power cut."""
     with atomic_files(target) as (fresh,):
         fresh.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -155,7 +163,8 @@ def write_atomic(target: Path, content: bytes | str) -> None:
 def atomic_files(*targets: Path) -> Iterator[tuple[Path, ...]]:
     """Yield an empty file beside each target; when the block ends without an error, each is synced and renamed to it.
 
-    The renames come last, one right after the other: on an error before them, every target is as it was.
+    The renames come last, one right after the other, and then their folders are synced: on an error before them, every
+    target is as it was.
     """
     fresh: list[Path] = []
     try:
@@ -171,6 +180,8 @@ def atomic_files(*targets: Path) -> Iterator[tuple[Path, ...]]:
             file.chmod(0o644)
         for file, target in zip(fresh, targets, strict=True):
             file.rename(target)
+        for folder in {target.parent for target in targets}:
+            sync(folder)
     finally:
         for file in fresh:
             file.unlink(missing_ok=True)

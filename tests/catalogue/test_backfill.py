@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import closing
 from typing import ClassVar
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -338,3 +339,18 @@ def test_what_a_generation_missed_is_put_in_the_outbox_again(market, monkeypatch
         ledger.note_read("one", catalogue.last_number(), ["c"])
         ledger.follow(["one", "two"])
         assert waiting() == {"c"}
+
+
+def test_a_generation_is_followed_only_once_what_it_missed_is_in_the_outbox(market, monkeypatch):
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        ledger = GenerationLedger(catalogue)
+        catalogue.products.upsert([stored("a")])
+        catalogue.outbox.ack(catalogue.outbox.claim("w", 99))
+        for step in ("replay", "put_again"):
+            with monkeypatch.context() as locked:
+                locked.setattr(catalogue.outbox, step, Mock(side_effect=OSError("the database is locked")))
+                with pytest.raises(OSError, match="locked"):
+                    ledger.follow(["one"])
+            assert not ledger.is_followed("one")
+        ledger.follow(["one"])
+        assert [job.product_id for job in catalogue.outbox.claim("w", 99)] == ["a"]

@@ -55,14 +55,17 @@ def test_features_are_moved_to_a_table_of_their_own(catalogue, market):
 
 
 def test_events_that_a_file_already_holds_are_not_moved_again(catalogue, market, monkeypatch):
-    """As after a process that was killed between the file and the deletion."""
+    """As after a process that was killed between the file and the deletion, and one killed before it named its file."""
     catalogue.events.append([event("a"), event("b")])
     with monkeypatch.context() as killed:
         killed.setattr(catalogue.events, "delete", lambda *_: None)
         LogMover(catalogue, market.path, "events").move()
     catalogue.events.append([event("c")])
     after = LogMover(catalogue, market.path, "events")
+    (whole,) = (market.path / "events").glob("live-*")
+    whole.with_name(f".{whole.name}.x1").touch()
     after.recover()
+    assert not [*(market.path / "events").glob(".live-*")]
     after.move()
     assert sorted(market.frame("events")["session_id"]) == ["a", "b", "c"]
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mercato.data.checking import Problem, check
 from mercato.data.market import Engagement, Market, MarketConfig, write_market_toml
 from mercato.data.mining import MiningReport, mine
 from mercato.data.normalize import normalize
-from mercato.data.schema import EVENTS, FEATURES, LISTS, PAIRS
+from mercato.data.schema import EVENTS, FEATURES, LISTS, PAIRS, PRODUCTS
 from mercato.errors import MercatoError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -78,6 +79,38 @@ def test_lists_have_the_features_that_their_products_were_ordered_by(tmp_path: P
     assert {row["list_id"] for row in told if row["features"] is None and row["product_id"] == "A"} < {
         row["list_id"] for row in plain
     }
+
+
+def test_lists_say_what_the_order_did_not_place(tmp_path: Path) -> None:
+    """And are what they were but for that. A product that was pinned and shown again below is a pinned one."""
+    shown = [event(at, "impression", product, position=at) for at, product in enumerate("ABCD", 1)]
+    again = event(5, "impression", "A", position=9)
+    market = market_of(tmp_path, [*shown, again])
+    mine(market)
+    plain = market.arrow("lists").to_pylist()
+    assert "placed_by" not in pq.read_schema(tmp_path / "lists.parquet").names
+    placed = [row | {"placed_by": by} for row, by in zip(shown, ("pin", None, "exploration", None), strict=True)]
+    mine(market_of(tmp_path, [*placed, again]))
+    told = market.arrow("lists").to_pylist()
+    assert {row["product_id"]: row["placed_by"] for row in told} == {
+        "A": "pin",
+        "B": None,
+        "C": "exploration",
+        "D": None,
+    }
+    assert [row | {"list_id": None, "placed_by": None} for row in told] == [row | {"list_id": None} for row in plain]
+    assert check_errors(tmp_path, "lists") == []
+    mine(market_of(tmp_path, [row | {"placed_by": "luck"} for row in shown]))
+    assert [problem.column for problem in check_errors(tmp_path, "lists")] == ["placed_by"] * 4
+
+
+def check_errors(folder: Path, table: str) -> list[Problem]:
+    catalogue = [{"product_id": product, "title": "lamp"} for product in "ABCD"]
+    pq.write_table(pa.Table.from_pylist(catalogue, schema=PRODUCTS), folder / "products.parquet")
+    try:
+        return [each for each in check(folder) if each.table == table and each.severity == "error"]
+    finally:
+        (folder / "products.parquet").unlink()
 
 
 def test_features_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -366,7 +399,7 @@ def test_no_trace_of_a_person_is_in_the_tables(tmp_path: Path) -> None:
     pq.write_table(logged, tmp_path / "features.parquet")
     mined(tmp_path, [{**e, **dict.fromkeys(("session_id", "query_id", "client_id"), "of-anna")} for e in log])
     assert pq.read_schema(tmp_path / "pairs.parquet").names == [name for name in PAIRS.names if name != "grade"]
-    assert pq.read_schema(tmp_path / "lists.parquet") == LISTS
+    assert pq.read_schema(tmp_path / "lists.parquet").names == [name for name in LISTS.names if name != "placed_by"]
     assert pq.read_table(tmp_path / "lists.parquet")["features"].to_pylist() == [[0.5]]
     for table in ("pairs", "lists"):
         assert b"anna" not in (tmp_path / f"{table}.parquet").read_bytes()

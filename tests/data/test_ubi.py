@@ -39,10 +39,17 @@ def test_an_event_becomes_a_row_of_the_events_table() -> None:
         "user_query": "lamp",
         "product_id": "P-1",
         "position": 3,
+        "placed_by": None,
         "country": "us",
         "latitude": 40.5,
         "longitude": -70.0,
     }
+
+
+def test_what_placed_the_product_is_kept() -> None:
+    attributes = {**CLICK["event_attributes"], "position": {"ordinal": 3, "placed_by": "exploration"}}
+    row = parse_ubi_event({**CLICK, "event_attributes": attributes})
+    assert row == parse_ubi_event(CLICK) | {"placed_by": "exploration"}
 
 
 def test_a_query_record_is_a_search_and_takes_the_session_of_its_events() -> None:
@@ -75,6 +82,8 @@ def test_the_client_then_the_query_stands_for_a_missing_session() -> None:
         ({"event_attributes": {"object": {"object_id": 1.5}}}, "event_attributes.object.object_id"),
         ({"event_attributes": {"position": {"ordinal": -1}}}, "event_attributes.position.ordinal"),
         ({"event_attributes": {"position": {"ordinal": "1"}}}, "event_attributes.position.ordinal"),
+        ({"event_attributes": {"position": {"placed_by": "luck"}}}, "event_attributes.position.placed_by"),
+        ({"event_attributes": {"position": {"placed_by": []}}}, "event_attributes.position.placed_by"),
         ({"event_attributes": {"latitude": 91}}, "latitude"),
         ({"event_attributes": {"longitude": float("nan")}}, "longitude"),
     ],
@@ -88,7 +97,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from(["object", "position", "ordinal", "object_id"]), inner)
+        | st.dictionaries(st.sampled_from(["object", "position", "ordinal", "object_id", "placed_by"]), inner)
     ),
     max_leaves=6,
 )

@@ -306,8 +306,19 @@ def test_lists_whose_every_outcome_is_known_are_measured_as_they_were_shown(mark
     ]
     lists = dataset.lists
     assert lists.lists_P.tolist() == [0, 1, 1, 1, 2] and lists.list_queries.tolist() == [1, 0, 2]
+    assert lists.positions_P.tolist() == [7, 1, 2, 2, 1]
     assert lists.propensities_P == pytest.approx([0.5, 1, 0.5, 0.5, 1], abs=1e-3)
     assert (lists.shown.split, lists.shown.unknown) == ("future", 1)
+
+
+def test_what_a_rule_pinned_is_not_measured_nor_tells_a_propensity(market):
+    """What exploration placed is measured, and tells none either."""
+    pin, draw = {"placed_by": "pin"}, {"placed_by": "exploration"}
+    placed = [row | by for row in past("train", 1) if row["position"] == 2 for by in (pin, draw)]
+    later = [row | {"p1": pin, "p2": draw}.get(row["product_id"], {}) for row in LATER]
+    dataset = EvaluationSet.read(market(lists=[*past("train", 2), *placed, *later]))
+    assert rows_of(dataset, "lists")[1:] == [("lamp", "us", "p0", 0), ("lamp", "us", "p2", 0), ("vase", "us", "p0", 0)]
+    assert dataset.lists.propensities_K == pytest.approx([1, 0.5], abs=1e-3)
 
 
 def test_propensities_are_of_earlier_lists_alone(market):

@@ -25,7 +25,8 @@ def click_log(truth, days=60, queries=150, jitter=0.25, seed=0):
                 for place, (product, click) in enumerate(zip(order, clicked, strict=True))
             ]
     columns = {"query": pl.String, "country": pl.String, "product_id": pl.String, "position": pl.Int64}
-    return pl.DataFrame(rows, schema=columns | {"depth": pl.Int64}, orient="row")
+    frame = pl.DataFrame(rows, schema=columns | {"depth": pl.Int64}, orient="row")
+    return frame.with_columns(placed_by=pl.lit(None, pl.String))
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,13 @@ def test_where_nothing_moved_nothing_is_known(log):
     assert estimate_propensities(still) is None
     assert estimate_propensities(log.clear()) is None
     assert estimate_propensities(log.filter(pl.col("position") > 1)) is None
+
+
+@pytest.mark.parametrize("placed_by", ["pin", "exploration"])
+def test_what_the_order_did_not_place_tells_nothing_of_a_position(log, placed_by):
+    """Here all of it is clicked, for the badge beside it."""
+    some = (pl.col("position") == 5) & (pl.col("product_id") == "p3")
+    placed = log.with_columns(
+        placed_by=pl.when(some).then(pl.lit(placed_by)), depth=pl.when(some).then(1).otherwise("depth")
+    )
+    np.testing.assert_array_equal(estimate_propensities(placed), estimate_propensities(log.filter(~some)))

@@ -129,6 +129,10 @@ def test_a_price_is_held_against_others_of_its_currency():
         assert found[name] == pytest.approx(np.zeros(10), abs=1e-6), name
 
 
+def test_a_section_is_as_long_as_where_it_is_filled_in(counted):
+    assert counted.mean_words_S.tolist() == [2, 1, 1, 2, 1], "nobody has a description: a mean is never less than 1"
+
+
 def test_what_is_listed_later_tells_nothing_of_prices_and_words():
     later = {"created_at": NOW + timedelta(days=1), "price": 1000.0, "title": "lamp zebra"}
     old = {"created_at": NOW - timedelta(days=1)}
@@ -173,6 +177,7 @@ def test_they_are_read_back_as_they_were(counted, tmp_path):
     counted.save(tmp_path / "statistics.npz")
     again = Statistics.load(tmp_path / "statistics.npz")
     assert again.currency == counted.currency == USD[0]
+    np.testing.assert_array_equal(again.mean_words_S, counted.mean_words_S)
     for name, table in vars(counted).items():
         if isinstance(table, Lookup):
             np.testing.assert_array_equal(table.keys_n, getattr(again, name).keys_n)

@@ -13,7 +13,7 @@ from mercato.ranking.features import NAMES, Asked, features, features_of
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.protocol import record_from_product
 from mercato.retrieval.samples import DIMENSION, QUERY
-from mercato.retrieval.signals import SECTIONS
+from mercato.retrieval.signals import SECTIONS, word_hashes
 from mercato.runs.query_head import QueryHead
 from tests.support.ranked_catalogue import NOW, counts_of, indexed
 
@@ -68,6 +68,27 @@ def test_words_are_looked_for_in_every_section(of):
     )
     assert sofa["title_words"] == 5 and sofa["title_unasked"] == 3 and sofa["description_words"] == 5
     assert chair["coverage"] < 1 / 3, "the commonest of three words weighs least"
+
+
+def test_each_section_has_a_bm25_score_of_its_own(of, statistics):
+    """By how often it says a word, against its length and the mean one of those that are filled in; each is there once
+    in the titles of sofa, 5 words, and chair, 4.
+    """
+    found = of("red leather")
+    idf_Q = statistics.words.get(word_hashes(["red", "leather"]).astype(np.uint64))[:, 0]
+    for product, words in (("sofa", 5), ("chair", 4)):
+        expected = (idf_Q * 2.2 / (1 + 1.2 * (0.25 + 0.75 * words / 4.5))).sum()
+        assert found[product]["bm25_title"] == pytest.approx(expected, rel=1e-4)
+    assert found["sofa"]["bm25_attributes"] == pytest.approx(idf_Q[0], rel=1e-4), "one word, as is the mean"
+    assert found["sofa"]["bm25_description"] == found["sofa"]["bm25_brand"] == found["sofa"]["bm25_category"] == 0
+    assert [found["bare"][f"bm25_{section}"] for section in SECTIONS[:-1]] == [0] * 5
+
+
+def test_a_word_said_again_counts_for_more_and_less_each_time():
+    once, twice, thrice = among(["lamp oak a b", "lamp lamp oak a", "lamp lamp lamp oak"], "lamp")["bm25_title"]
+    assert once < twice < thrice and thrice - twice < twice - once
+    short, long = among(["lamp", "lamp oak a b"], "lamp")["bm25_title"]
+    assert short > long
 
 
 def test_the_order_of_words_counts_within_one_section(of):

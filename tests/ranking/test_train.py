@@ -78,8 +78,14 @@ def test_it_says_how_it_orders_beside_the_cosine(ranked, run):
     for goes_by, names in (("gains", {*NAMES}), ("shap", {*NAMES}), ("network", {*NAMES, "trees", "id of product"})):
         assert names <= told[goes_by].keys() and sum(told[goes_by].values()) == pytest.approx(1)
         assert [*told[goes_by].values()] == sorted(told[goes_by].values(), reverse=True)
-    assert json.loads((run / FOLDER / "metrics.json").read_text()) == ranked.metrics.as_dict()
-    assert len(summary(ranked).renderables) == 3
+    assert [step["step"] for step in told["calibration"]] == ["click", "message", "seller_reply"]
+    for step in told["calibration"]:
+        assert step["first"]["rows"] > 100 and 0 <= step["first"]["ece"] <= 1
+    told_of_first = [step["first"]["told"] for step in told["calibration"]]
+    assert told_of_first == sorted(told_of_first, reverse=True), "no later step is likelier"
+    left = told.keys() - {"gains", "shap", "network"}
+    assert json.loads((run / FOLDER / "metrics.json").read_text()) == {name: told[name] for name in left}
+    assert len(summary(ranked).renderables) == 4
 
 
 def test_the_same_log_makes_the_same_ranker(ranked, run, tiny_market, index):
@@ -135,6 +141,33 @@ def test_what_teaches_is_neither_counted_nor_known_to_the_towers(run, tiny_marke
         tables = [getattr(seen["statistics"], name).values_nV for seen in (plain, validation, train)]
         np.testing.assert_array_equal(tables[0], tables[1])
         assert name == "queries" or (tables[0] != tables[2]).any()
+
+
+def test_what_a_rule_pinned_neither_teaches_nor_is_counted(run, tiny_market, index, tmp_path, monkeypatch):
+    """As if it had not been shown; what exploration placed does both."""
+
+    def told(name, lists):
+        market = Market.open(shutil.copytree(tiny_market.path, tmp_path / name))
+        lists.write_parquet(market.path / "lists.parquet")
+        seen = {}
+
+        def displayed(lists, _encoder, _index, statistics, *_):
+            seen.update(rows=lists.drop("placed_by"), statistics=statistics)
+            raise StopIteration
+
+        monkeypatch.setattr(training, "displayed", displayed)
+        with pytest.raises(StopIteration):
+            rank(run, market, index)
+        return seen
+
+    third = pl.col("product_id").hash(0) % 3
+    placed_by = pl.when(third == 0).then(pl.lit("pin")).when(third == 1).then(pl.lit("exploration")).alias("placed_by")
+    lists = tiny_market.frame("lists")
+    pinned, without = told("pinned", lists.with_columns(placed_by)), told("without", lists.filter(third > 0))
+    assert len(pinned["rows"]) and pinned["rows"].equals(without["rows"])
+    for name in ("products", "query_categories", "queries"):
+        tables = [getattr(seen["statistics"], name).values_nV for seen in (pinned, without)]
+        np.testing.assert_array_equal(*tables)
 
 
 def test_the_head_is_read_as_the_ranker_learns_is_measured_and_serves(ranked, run, tiny_market, index, monkeypatch):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.console import Console
+
 from mercato.evaluation.results import OURS, Counts, Figure, Metrics, PartCounts
+from mercato.ranking.calibration import Held, StepCalibration
 from mercato.ranking.train import COSINE, Ranked
+from mercato.reports.ranking import summary
 from mercato.reports.ranking_page import write_ranking_report
 
 
@@ -25,7 +29,14 @@ def ranked(less_cosine: tuple[float, float], network: dict[str, float]) -> Ranke
         simultaneous_differences=differences,
         n=Counts(products=6000, queries=3442, resamples=1000, seed=0, parts={"engagement": counts}),
     )
-    return Ranked(metrics, gains={"cosine": 0.53, "bm25": 0.47}, shap={"bm25": 1.0}, network=network)
+    calibration = [
+        StepCalibration("click", Held(700, 0.335, 0.341, 0.049), Held(700, 0.335, 0.341, 0.049)),
+        StepCalibration("<reply>", None, Held(1508, 0.256, 0.259, 0.014)),
+    ]
+    gains = {"cosine": 0.53, "bm25": 0.47}
+    return Ranked(
+        metrics, gains, shap={"bm25": 0.6, "cosine": 0.4}, network=network, calibration=calibration if network else []
+    )
 
 
 def page(tmp_path: Path, *arguments: object) -> str:
@@ -47,3 +58,14 @@ def test_each_stage_has_its_bars_and_a_missing_one_none(tmp_path: Path) -> None:
     both = page(tmp_path, (0.02, 0.046), {"trees": 0.75, "id of product": 0.25})
     assert "53.0 %" in both and "75.0 %" in both and "id of product" in both
     assert "Stage 2" not in page(tmp_path, (0.02, 0.046), {})
+
+
+def test_stage_2_s_chances_stand_beside_what_came_true(tmp_path: Path) -> None:
+    said = page(tmp_path, (0.02, 0.046), {"trees": 1.0})
+    assert '<td>click</td><td class="number">.335</td><td class="number">.341</td><td class="number">.049</td>' in said
+    assert "<td>&lt;reply&gt;</td><td></td>" in said and '<td class="number">1,508</td>' in said
+    console = Console(record=True, width=200)
+    console.print(summary(ranked((0.02, 0.046), {"trees": 1.0})))
+    (told,) = (line for line in console.export_text().splitlines() if "reply" in line)
+    assert [cell.strip() for cell in told.strip("│").split("│")][1:] == ["–", "–", "–", ".256", ".259", ".014"]
+    assert "come true" not in page(tmp_path, (0.02, 0.046), {})

@@ -17,10 +17,11 @@ from mercato.catalogue.store import Catalogue
 from mercato.config.ranking import Diversity, Exploration, Ranking
 from mercato.ranking.lookup import Lookup
 from mercato.ranking.ranker import Scored
+from mercato.retrieval.expression import Expression, Filters
 from mercato.retrieval.open import ENGINES, build_index, open_index
 from mercato.retrieval.protocol import record_from_product
 from mercato.search import pipeline
-from mercato.search.exploration import chosen
+from mercato.search.exploration import chosen, drawn
 from mercato.search.pipeline import Searcher
 from mercato.search.placing import Placing
 from mercato.search.policy import Effort, RetrievalPolicy
@@ -30,6 +31,7 @@ from tests.support.small_market import TrigramEncoder
 from tests.support.stored import stored
 
 NOW = datetime(2026, 5, 20, tzinfo=UTC)
+ALL = RetrievalPolicy(pages=(Effort(ef_search=8, candidates=1000),))
 POLICY = RetrievalPolicy(pages=(Effort(ef_search=8, candidates=20), Effort(ef_search=8, candidates=1000)))
 EXACT = "p57"  # of s0: it alone holds a word of the query "lamp xk90"
 
@@ -60,20 +62,25 @@ def rows():
         }  # fmt: skip
 
 
+def as_stored(row):
+    return stored(**row | {"created_at": row["created_at"].isoformat()})
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Search with a ranker's options."""
+    """Search with a ranker's options; it has its `index` and its `catalogue`."""
     encoder, url, folder = TrigramEncoder(), f"memory://{uuid4()}", tmp_path_factory.mktemp("placing")
     made = [*rows()]
     with pytest.MonkeyPatch.context() as patch, closing(Catalogue.open(folder / "catalogue.sqlite")) as catalogue:
         patch.setitem(ENGINES, "memory", reference_engine.MODULE)
         build_index(url, map(record_from_product, made, encoder.encode_products(made)), encoder.dimension)
-        catalogue.products.seed([stored(**row | {"created_at": row["created_at"].isoformat()}) for row in made])
+        catalogue.products.seed([*map(as_stored, made)])
         with open_index(url) as index:
 
-            def searcher(ranker, rules=None):
-                return Searcher(encoder, index, catalogue, POLICY, ranker, rules, clock=NOW.timestamp)
+            def searcher(ranker, rules=None, policy=POLICY):
+                return Searcher(encoder, index, catalogue, policy, ranker, rules, clock=NOW.timestamp)
 
+            searcher.index, searcher.catalogue = index, catalogue
             yield searcher
 
 
@@ -171,6 +178,54 @@ def test_a_pinned_listing_does_not_count_for_its_seller(shop):
     ranker = Cheapest(diversity=Diversity(per_seller=1))
     page = shop(ranker, rules).search(SearchRequest(query="lamp", page_size=5))
     assert [hit.product["product_id"] for hit in page.hits] == ["p01", "p00", "p02", "p03", "p04"]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    gone=st.sets(st.integers(0, 59), max_size=45),
+    per_seller=st.integers(1, 3),
+    share=st.sampled_from([0.1, 0.5]),
+    page_size=st.integers(1, 25),
+)
+def test_only_what_a_page_shows_counts_for_a_seller_or_takes_a_drawn_place(shop, gone, per_seller, share, page_size):
+    """The index does not know yet that some are too dear now; pages are as if these had never been there."""
+    made, left = [*rows()], [row for number, row in enumerate(rows()) if number not in gone]
+    exploration = exploring(share)
+    ranker = Cheapest(diversity=Diversity(per_seller=per_seller), exploration=exploration)
+    wanted = {"query": "lamp", "page_size": page_size, "filters": Filters(price_max=100)}
+    shop.catalogue.products.upsert([as_stored(made[number] | {"price": 1000.0}) for number in gone])
+    try:
+        found = pages(shop(ranker, policy=ALL).search, **wanted)
+    finally:
+        shop.catalogue.products.upsert([as_stored(made[number]) for number in gone])
+    expected = by_hand(left, drawn_ids(shop, found[0].query_id, exploration), found[0].query_id, ranker, page_size)
+    assert [[(hit.product["product_id"], hit.placed_by) for hit in page.hits] for page in found] == expected
+
+
+def by_hand(left, drawn, query_id, ranker, page_size):
+    """Ids and what placed them, page by page, of what is left, cheapest first."""
+    chosen_P = chosen(query_id, 1000, ranker.settings.exploration)
+    ids = [row["product_id"] for row in left]
+    sellers = {row["product_id"]: row["seller_id"] for row in left}
+    made, position = [[]], 1
+    while ids:
+        if len(made[-1]) == page_size:
+            made.append([])
+        counts = Counter(sellers[key] for key, _ in made[-1])
+        others = [key for key in ids if counts[sellers[key]] < ranker.settings.diversity.per_seller]
+        new = [key for key in drawn if key in others] if chosen_P[position] else []
+        taken = (new or others or ids)[0]
+        made[-1].append((taken, "exploration" if new else None))
+        ids.remove(taken)
+        position += 1
+    return made
+
+
+def drawn_ids(shop, query_id, exploration):
+    """New listings in the order in which a search of this id draws them among all."""
+    ids = [row["product_id"] for row in rows()]
+    signals = shop.index.lookup(Expression(), ids).signals()
+    return [ids[place] for place in drawn(query_id, signals, Cheapest.statistics, NOW, exploration)]
 
 
 def test_without_a_ranker_s_scores_neither_applies(shop):

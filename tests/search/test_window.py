@@ -71,7 +71,7 @@ def test_what_nothing_ranked_is_in_retrieval_s_order():
 def test_an_exact_hit_is_drawn_for_no_place():
     """It stands first as it is, counts once for its seller, and the places that are given go to others."""
     placing = Placing(np.array([7, 7, 8, 9], np.uint64), 2, np.array([0, 3]), np.array([0, 0, 1, 0, 0, 0], bool))
-    placed = replace(window(1, 0, 0, 0), placing=placing).placed(frozenset(), 1)
+    placed = replace(window(1, 0, 0, 0), placing=placing).placed(frozenset(), 1, iter)
     assert [*placed] == [(0, None), (3, "exploration"), (1, None), (2, None)]
 
 

@@ -415,6 +415,21 @@ def test_a_badge_says_what_else_placed_a_hit(visit: Any) -> None:
     expect(visit("/?q=red+sofa").locator(".card .placed")).to_have_count(0)
 
 
+def test_what_placed_a_hit_goes_with_its_impression(visit: Any, live: Live) -> None:
+    def placed(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        body["hits"][0]["placed_by"], body["hits"][2]["placed_by"] = "pin", "exploration"
+        route.fulfill(response=answer, json=body)
+
+    page = visit("/?q=red+sofa", height=700, before=lambda page: page.route("**/v1/search", placed))
+    expect(page.locator(".card .placed")).to_have_count(2)
+    rows = live.events(session_of(page), "impression", at_least=4)
+    assert {row["position"]: row["placed_by"] for row in rows if row["position"] <= 4} == {
+        1: "pin", 2: None, 3: "exploration", 4: None,
+    }  # fmt: skip
+
+
 def test_a_products_likely_searches_start_them(visit: Any) -> None:
     page = visit("/?q=red+sofa&country=us&product=p%2F009")
     dialog = page.get_by_role("dialog")

@@ -157,15 +157,6 @@ def test_a_host_that_is_not_here_is_named(host):
         process.listen(8300, host)
 
 
-def test_connections_are_bounded(monkeypatch):
-    seen = []
-    monkeypatch.setattr(process.uvicorn.Server, "run", lambda self, _: seen.append(self.config.limit_concurrency))
-    with process.listen(8300) as listening:
-        process.serve(None, listening)
-    gc.unfreeze()
-    assert seen == [process.CONNECTIONS]
-
-
 def test_the_garbage_collector_looks_at_what_a_request_leaves_alone(tmp_path, monkeypatch):
     """What a server holds takes it .1 s and more, in which no request goes on."""
     frozen = []

@@ -16,6 +16,7 @@ from mercato.catalogue import backfill as backfilling
 from mercato.catalogue import indexing
 from mercato.catalogue.backfill import backfill
 from mercato.catalogue.store import Catalogue
+from mercato.catalogue.worker import IngestionWorker
 from mercato.data.market import CATALOGUE
 from mercato.errors import MercatoError
 from mercato.retrieval.open import drop_standby, generations, swap_index
@@ -27,6 +28,7 @@ from tests.support.salted_runs import SaltedEncoder, make_run
 from tests.support.served import WRITE, ids, search, wait_until
 from tests.support.small_market import KEY as KEY_OF_TESTS
 from tests.support.small_market import make_market
+from tests.support.stored import stored
 
 
 @pytest.fixture
@@ -289,6 +291,24 @@ def test_what_cannot_be_opened_is_tried_again_after_a_while(serve, market, index
     serve(session)
 
 
+def test_what_could_not_be_followed_for_a_moment_is_followed_at_the_next_look(serve, market, index, runs, monkeypatch):
+    retarget, failed = IngestionWorker.retarget, []
+
+    def locked_at_first(self, targets):
+        if len(targets) == 2 and not failed:
+            failed.append(targets)
+            raise OSError("the database is locked")
+        retarget(self, targets)
+
+    def session(client):
+        backfill(runs[1], market, index)  # it waits until the server follows the standby
+        wait_until(lambda: model(client) == "run two")
+        assert failed
+
+    monkeypatch.setattr(IngestionWorker, "retarget", locked_at_first)
+    serve(session)
+
+
 def test_a_plain_build_is_taken_up_once_it_holds_what_the_api_wrote(serve, market, index, runs):
     def session(client):
         write(client, "n", "orange hammock")
@@ -338,17 +358,33 @@ def test_a_process_that_begins_meanwhile_answers_from_what_the_others_do(serve, 
     serve(session)
 
 
-def test_a_swap_outlives_the_server_and_writes_reach_what_is_swapped_in_without_one(serve, market, index, runs, capfd):
+def test_a_swap_outlives_the_server_and_the_next_is_ready_once_it_holds_what_was_written_meanwhile(
+    serve, market, index, runs, monkeypatch, capfd
+):
+    whole, may_embed = SaltedEncoder.encode_products, threading.Event()
+
+    def held_back(self, products, *, as_of=None):
+        may_embed.wait()
+        return whole(self, products, as_of=as_of)
+
     def first(client):
         write(client, "n", "orange hammock")
         wait_until(lambda: nearest(client, "orange hammock") == "n")
 
     def second(client):
-        assert model(client) == "run two"
-        wait_until(lambda: nearest(client, "orange hammock") == "n")
+        assert model(client) == "run two" and nearest(client, "orange hammock") == "n"
+        try:
+            assert client.get("/readyz").status_code == 503
+        finally:
+            may_embed.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        assert nearest(client, "purple xylophone") == "m"
         assert generations(index).standby is not None
 
     serve(first)
     backfill(runs[1], market, index)
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        catalogue.products.upsert([stored("m", title="purple xylophone")])  # by a server that was killed
+    monkeypatch.setattr(SaltedEncoder, "encode_products", held_back)
     serve(second)
     assert f"{runs[1]} serves in place of {runs[0]}" in capfd.readouterr().err

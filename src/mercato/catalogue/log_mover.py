@@ -19,7 +19,7 @@ from filelock import FileLock
 from mercato.catalogue.row_log import RowLog
 from mercato.catalogue.store import Catalogue
 from mercato.data.schema import TABLES, TIMESTAMP
-from mercato.files import sync, write_atomic
+from mercato.files import write_atomic
 
 
 class LogMover:
@@ -36,8 +36,10 @@ class LogMover:
         self._prefix = f"live-{catalogue.settings.secret('name').hex()[:8]}-"
 
     def recover(self) -> None:
-        """Delete the rows that a file already holds; call it once, before the first `move`."""
+        """Delete the rows that a file already holds, and what killed processes left half; call it before any `move`."""
         with self._moving():
+            for left in self._folder.glob(f".{self._prefix}*"):
+                left.unlink()
             for first, last in self._moved():
                 self._log.delete(first, last)
 
@@ -61,7 +63,6 @@ class LogMover:
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=self._schema), content)
         write_atomic(self._folder / f"{self._prefix}{first:012}-{last:012}.parquet", content.getvalue())
-        sync(self._folder)
         self._log.delete(first, last)
         return len(found)
 

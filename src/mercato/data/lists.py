@@ -33,7 +33,7 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
     db.execute(
         """
         CREATE TEMP TABLE displayed AS
-        SELECT search, period, split, query, country, product_id, position, first_shown,
+        SELECT search, period, split, query, country, product_id, position, placed_by, first_shown,
                CASE WHEN max(last_shown) OVER (PARTITION BY search, period) + $window <= ends THEN depth END AS depth,
                features, features_version
         FROM told SEMI JOIN catalogue USING (product_id) JOIN cuts USING (period)
@@ -50,7 +50,7 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
             SELECT search, period, any_value(query) AS query, any_value(country) AS country,
                    min(first_shown)::DATE AS day,
                    sum(md5_number_lower(concat_ws(' ', position, coalesce(depth, -1), product_id,
-                                                   features_version, features::VARCHAR))) AS rows
+                                                   features_version, features::VARCHAR, placed_by))) AS rows
             FROM displayed GROUP BY search, period)
         SELECT search, period, day,
                md5(concat_ws(' ', period, day, coalesce(country, '-'), rows, query,
@@ -61,7 +61,8 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
     db.execute(
         """
         CREATE TEMP TABLE lists AS
-        SELECT list_id, query, country, day, product_id, position, depth, split, features, features_version, period
+        SELECT list_id, query, country, day, product_id, position, placed_by, depth, split, features, features_version,
+               period
         FROM displayed JOIN named USING (search, period)
         """
     )

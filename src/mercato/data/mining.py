@@ -96,6 +96,7 @@ def mine(market: Market) -> MiningReport:
     - Lists are what each search displayed (`mercato.data.lists`), `depth` null where it tells nothing, and in all that
       were displayed within the window before a period's end. A log without positions gives none, and no table.
       `features` are what the products were ordered by, where `mercato serve` logged them (schema `FEATURES`).
+      `placed_by` tells what a rule or exploration put there, where an impression of it says so.
     - Splits are by time: `future` is the last `future_days` before the last event, `validation` the `validation_days`
       before that, `train` the rest. Every event counts in its own period alone: a chain that a cut divides is none, and
       a row of a period is a function of events up to that period's end. So one pair may have a row a period, each
@@ -175,8 +176,9 @@ def _write(db: duckdb.DuckDBPyConnection, market: Market, engagement: Engagement
     targets = [market.path / "pairs.parquet"] + [market.path / "lists.parquet"] * bool(lists)
     with atomic_files(*targets) as (pairs_file, *lists_file):
         pq.write_table(pairs, pairs_file, compression="zstd")
-        logged = market.has("features")
-        schema = pa.schema(field for field in LISTS if logged or not field.name.startswith("features"))
+        left_out = [] if market.has("features") else ["features", "features_version"]
+        left_out += [] if _scalar(db, "SELECT count(placed_by) FROM lists") else ["placed_by"]
+        schema = pa.schema(field for field in LISTS if field.name not in left_out)
         for file in lists_file:  # as large as the log: written piece by piece
             columns, order = ", ".join(schema.names), "period, query, country, day, list_id, position, product_id"
             pieces = db.sql(f"SELECT {columns} FROM lists ORDER BY {order}").to_arrow_reader()

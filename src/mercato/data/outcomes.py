@@ -60,6 +60,7 @@ def follow_chains(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None
                    count(position) FILTER (action = 'impression') AS placed,
                    sum(position) FILTER (action = 'impression') AS places,
                    min(position) FILTER (action = 'impression') AS position,
+                   max(placed_by) FILTER (action = 'impression') AS placed_by,
                    min(time) FILTER (action = 'impression') AS first_shown,
                    max(time) FILTER (action = 'impression') AS last_shown
             FROM log WHERE product_id IS NOT NULL AND (action = 'impression' OR list_contains($steps, action))

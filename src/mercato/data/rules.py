@@ -18,6 +18,8 @@ CLOCK_SKEW = timedelta(days=1)
 _BY_TIME = ("train", "validation", "future")
 SPLITS = {"judgments": ("validation", "test"), "pairs": _BY_TIME, "lists": _BY_TIME}
 
+PLACED_BY = ("pin", "exploration")  # a rule of the market, or a draw among new listings
+
 Rule = tuple[str, Callable[[Any], Any]]  # why it is wrong, and where: Arrow values → Arrow booleans
 
 
@@ -71,6 +73,8 @@ def _rules(table: str, column: str) -> list[Rule]:
     if column == "split":
         allowed = SPLITS[table]
         rules.append((f"is none of {', '.join(allowed)}", lambda v: pc.invert(pc.is_in(v, pa.array(allowed)))))
+    if column == "placed_by":
+        rules.append((f"is none of {', '.join(PLACED_BY)}", lambda v: pc.invert(pc.is_in(v, pa.array(PLACED_BY)))))
     if column in REQUIRED[table] and kind == pa.string():
         rules.append(("is empty", lambda v: pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(v)), 0)))
     return rules

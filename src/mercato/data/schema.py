@@ -41,6 +41,7 @@ EVENTS = pa.schema(
         ("user_query", pa.string()),
         ("product_id", pa.string()),
         ("position", pa.int64()),
+        ("placed_by", pa.string()),  # pin | exploration: what put the product there; null: the order, or nobody knows
         ("country", pa.string()),
         ("latitude", pa.float64()),
         ("longitude", pa.float64()),
@@ -83,6 +84,7 @@ LISTS = pa.schema(
         ("day", pa.date32()),  # UTC
         ("product_id", pa.string()),
         ("position", pa.int64()),
+        ("placed_by", pa.string()),  # as in the events; null: the order, or nobody knows
         ("depth", pa.int64()),  # steps of the chain that the search took on the product; null: it may go on yet
         ("split", pa.string()),  # train | validation | future
         ("features", pa.list_(pa.float32())),  # that it was ordered by, where these were logged; null: unknown

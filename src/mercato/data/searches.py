@@ -12,7 +12,7 @@ from mercato.data.normalize import normalize
 
 COLUMNS = [
     "timestamp", "query_id", "session_id", "client_id", "action_name", "user_query", "product_id", "position",
-    "country",
+    "placed_by", "country",
 ]  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
     db.execute(
         """
         CREATE TEMP TABLE log AS
-        SELECT timestamp AS time, action_name AS action, product_id, position, session_id AS session, query,
+        SELECT timestamp AS time, action_name AS action, product_id, position, placed_by, session_id AS session, query,
                nullif(client_id, '') AS client, nullif(country, '') AS country,
                hash(CASE WHEN query_id IS NOT NULL THEN 'id ' || query_id
                          ELSE 'session ' || length(session_id) || ' ' || session_id || query END) AS search,

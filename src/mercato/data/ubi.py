@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mercato.data.coercion import parse_time
+from mercato.data.rules import PLACED_BY
 from mercato.errors import MercatoError
 
 
@@ -14,7 +15,7 @@ def parse_ubi_event(record: Mapping[str, Any]) -> dict[str, Any]:
 
     A query record (a `user_query` and no `action_name`) becomes the action "search". The session is `session_id`, else
     `client_id`, else the `query_id` alone. `country`, `latitude` and `longitude` are Mercato's additions, at the top or
-    in `event_attributes` (the standard lets attributes be extended).
+    in `event_attributes` (the standard lets attributes be extended), and `event_attributes.position.placed_by`.
 
     Args:
         record: decoded JSON with `action_name`, `timestamp` (ISO 8601), `query_id`, `client_id`, `session_id`,
@@ -59,6 +60,7 @@ def parse_ubi_event(record: Mapping[str, Any]) -> dict[str, Any]:
         "user_query": query,
         "product_id": _identifier(thing, "object_id", "event_attributes.object.object_id"),
         "position": _ordinal(place),
+        "placed_by": _placed_by(place),
         "country": country.lower() if country else None,
         "latitude": _coordinate(record, attributes, "latitude", 90),
         "longitude": _coordinate(record, attributes, "longitude", 180),
@@ -126,6 +128,13 @@ def _ordinal(place: Mapping[str, Any]) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
         raise MercatoError("event_attributes.position.ordinal: is not a whole number from 0")
+    return value
+
+
+def _placed_by(place: Mapping[str, Any]) -> str | None:
+    value = place.get("placed_by")
+    if value is not None and value not in PLACED_BY:
+        raise MercatoError(f"event_attributes.position.placed_by: is none of {', '.join(PLACED_BY)}")
     return value
 
 

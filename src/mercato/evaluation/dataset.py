@@ -59,6 +59,7 @@ class DisplayedLists:
 
     shown: LabelledPairs  # the grade is the depth: how many steps of the chain the search took on the product
     lists_P: IntArray  # the list of each, 0 … L - 1
+    positions_P: IntArray  # at which each was shown, from 1
     propensities_P: FloatArray  # of the position at which it was shown, from the lists of earlier splits
     propensities_K: FloatArray  # of each position, the first being 1
 
@@ -163,7 +164,7 @@ class EvaluationSet:
             if split == "test" and not (pairs_of["grade"] >= 1).any():
                 fallback = _of_split(table, "validation", null)
         if lists and pairs is None and market.has("lists"):
-            table = market.frame("lists", [*KEY, "list_id", "position", "depth", "split"])
+            table = market.frame("lists", [*KEY, "list_id", "position", "placed_by", "depth", "split"])
             table = table.with_columns(pl.col("split").fill_null("train"))
             propensities_K = estimate_propensities(table.filter(pl.col("split").is_in(EARLIER[split])))
             if propensities_K is not None:
@@ -304,9 +305,12 @@ def _of_split(frame: pl.DataFrame, split: str, null: str) -> pl.DataFrame:
 
 
 def _closed(lists: pl.DataFrame) -> pl.DataFrame:
-    """The lists in which every outcome is known: none of their windows was open at the split's end."""
+    """The lists in which every outcome is known: none of their windows was open at the split's end. Without what a rule
+    pinned: no order brought it there, and its badge is clicked too.
+    """
     whole = (pl.col("depth").is_not_null() & pl.col("position").is_not_null()).all().over("list_id")
-    return lists.filter(whole).rename({"depth": "grade"}).sort("list_id", "position", "product_id")
+    kept = lists.filter(whole & pl.col("placed_by").ne_missing("pin"))
+    return kept.rename({"depth": "grade"}).sort("list_id", "position", "product_id")
 
 
 def _known(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
@@ -338,6 +342,7 @@ def _displayed(known: pl.DataFrame, propensities_K: FloatArray, split: str, of: 
     return DisplayedLists(
         shown=_coded(known, split, of),
         lists_P=known["list_id"].rle_id().cast(pl.Int64).to_numpy(),
+        positions_P=known["position"].to_numpy(),
         propensities_P=at(propensities_K, known["position"].to_numpy()),
         propensities_K=propensities_K,
     )

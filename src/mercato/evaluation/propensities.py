@@ -27,11 +27,13 @@ def estimate_propensities(lists: pl.DataFrame) -> FloatArray | None:
     """The propensity of each position, that of the first being 1.
 
     Assumes that looking depends on the position alone, that nobody clicks what was not looked at, and that a product's
-    relevance to a query does not change with the position it is given. Neither order nor smoothness is forced.
+    relevance to a query does not change with the position it is given. Neither order nor smoothness is forced. What a
+    rule or exploration placed is left out: a badge beside it draws looks and clicks of its own, so that it is not as
+    likely to be clicked as where the order had it, were the positions alike.
 
     Args:
-        lists: displayed lists of the past: `query`, `country`, `product_id`, `position` (from 1) and `depth` (at least
-            1 where it was clicked; rows where it is null say nothing).
+        lists: displayed lists of the past: `query`, `country`, `product_id`, `position` (from 1), `placed_by` and
+            `depth` (at least 1 where it was clicked; rows where it is null say nothing).
 
     Returns:
         float (K,), the propensity of position 1 … K, at least `FLOOR`; None where nothing was shown at the first
@@ -90,7 +92,9 @@ def _harvest(lists: pl.DataFrame) -> tuple[FloatArray, FloatArray]:
     key = ["query", "country", "product_id"]
     numbers = [pl.col(name).cast(pl.Categorical).to_physical().cast(pl.Int64).fill_null(-1) for name in key]
     shown = (
-        lists.filter(pl.col("depth").is_not_null() & pl.col("position").is_between(1, MOST))
+        lists.filter(
+            pl.col("depth").is_not_null() & pl.col("position").is_between(1, MOST) & pl.col("placed_by").is_null()
+        )
         .with_columns(numbers)
         .group_by(*key, "position")
         .agg(clicked=(pl.col("depth") >= 1).mean())

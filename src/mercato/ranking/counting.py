@@ -15,6 +15,7 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from mercato.data.hashing import hash64
 from mercato.data.market import MarketConfig
@@ -39,7 +40,7 @@ def count(
 ) -> Statistics:
     """Count displayed lists of the past (schema `LISTS`) of the catalogue's N products and their signals.
 
-    What is told of the catalogue (prices, rare words) is of what was listed by then.
+    What is told of the catalogue (prices, rare words, lengths) is of what was listed by then.
     """
     currency, listed = np.uint64(hash64(folded(config.currency))), _listed(columns, as_of)
     numbered = pl.DataFrame({"product_id": product_ids, "place": range(len(product_ids))})
@@ -77,6 +78,7 @@ def count(
         department_prices=_medians(mixed(listed.key("department"), priced_in), listed),
         market_prices=_medians(priced_in, listed),
         words=_rarity(listed),
+        mean_words_S=_mean_words(listed),
         currency=currency,
     )
 
@@ -145,6 +147,14 @@ def _rarity(columns: SignalColumns) -> Lookup:
     held = np.unique(columns.words_W[words].astype(np.uint64) << np.uint64(32) | product[words].astype(np.uint64))
     keys, holders = np.unique(held >> np.uint64(32), return_counts=True)
     return Lookup.of(keys, np.log1p((len(lengths_NS) - holders + 0.5) / (holders + 0.5)))
+
+
+def _mean_words(columns: SignalColumns) -> NDArray[np.float32]:
+    """How many words each section has, where it has any: (S,), its trigrams not being words."""
+    lengths_NS = columns.lengths_HS[:, : SECTIONS.index("trigrams")]
+    mean_S = lengths_NS.sum(axis=0) / np.maximum(1, (lengths_NS > 0).sum(axis=0))
+    least_S: NDArray[np.float32] = np.maximum(1, mean_S).astype(np.float32)
+    return least_S
 
 
 def _lookup(table: pl.DataFrame) -> Lookup:

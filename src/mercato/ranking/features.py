@@ -41,10 +41,12 @@ RATES = ("coec", "steps", "shown")
 _WITH_UNIT = re.compile(r"(\d+)([^\W\d_]+)")
 _TITLE, _TRIGRAMS = SECTIONS.index("title"), SECTIONS.index("trigrams")
 _READ = SECTIONS[:_TRIGRAMS]  # whose words a query's may be
-VERSION = 4  # of what the features mean; a ranker of another one is refused
+K1, B = 1.2, 0.75  # of BM25, as the index's
+VERSION = 5  # of what the features mean; a ranker of another one is refused
 NAMES = (
     "cosine", "bm25", "head",
-    *(f"coverage_{section}" for section in _READ), "coverage", "coverage_all", "tf_idf_title", "bigrams_title",
+    *(f"coverage_{section}" for section in _READ), "coverage", "coverage_all",
+    *(f"bm25_{section}" for section in _READ), "bigrams_title",
     "title_words", "title_unasked", "description_words", "trigram_similarity",
     "numbers_matched", "numbers_contradicted", "negated_matched",
     "query_words", "query_numbers", "query_searches", "query_entropy",
@@ -59,7 +61,9 @@ UNLOGGED = ("age_days", "distance_km")  # would lead from a list to the moment a
 IDS = ("product_id", "seller_id", "category", "department", "condition", "query")  # that stage 2 has vectors of
 
 MONOTONE = {  # sense demands it: +1 more is better, -1 worse, everything else being equal
-    "cosine": 1, "bm25": 1, "head": 1, "numbers_contradicted": -1, "negated_matched": -1, "query_category_share": 1,
+    "cosine": 1, "bm25": 1, "head": 1,
+    "bm25_title": 1, "bm25_brand": 1, "bm25_category": 1, "bm25_attributes": 1,  # descriptions tell what it is not, too
+    "numbers_contradicted": -1, "negated_matched": -1, "query_category_share": 1,
 }  # fmt: skip
 
 
@@ -160,14 +164,14 @@ def _of_words(query: str, columns: SignalColumns, statistics: Statistics) -> Col
     named_W = of_title_W & with_digit(columns.words_W) & (place_W < 0)
     named_W[read_W] &= ~otherwise_w
     names_other_H = np.bincount(cell_W[named_W] // sections, minlength=products) > 0
-    title_tf_HQ = tf_HSQ[:, _TITLE]
+    bm25_HS = _bm25(tf_HSQ[:, :_TRIGRAMS], columns.lengths_HS[:, :_TRIGRAMS], statistics.mean_words_S, idf_Q)
     pairs_H = _pairs(cell_W[of_title_W] // sections, place_W[of_title_W], _neighbours(in_order, sought), products)
     trigrams_W = section_W == _TRIGRAMS
     return {
         **{f"coverage_{name}": held_HSQ[:, at] @ weight_Q for at, name in enumerate(_READ)},
         "coverage": anywhere_HQ @ weight_Q,
         "coverage_all": anywhere_HQ.all(axis=1) if sought else 0.0,
-        "tf_idf_title": (title_tf_HQ / (title_tf_HQ + 1.2)) @ idf_Q,
+        **{f"bm25_{name}": bm25_HS[:, at] for at, name in enumerate(_READ)},
         "bigrams_title": pairs_H / max(1, len(sought) - 1),
         "title_words": columns.lengths_HS[:, _TITLE],
         "title_unasked": columns.lengths_HS[:, _TITLE] - held_HSQ[:, _TITLE].sum(axis=1),
@@ -262,6 +266,13 @@ def _counted(cell_W: NDArray[np.int64], place_W: NDArray[np.int64], shape: tuple
     cells = cell_W[known] * shape[2] + place_W[known]
     tf_HSQ: Floats = np.bincount(cells, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
     return tf_HSQ
+
+
+def _bm25(tf_HSQ: Floats, lengths_HS: NDArray[np.int64], mean_S: NDArray[np.float32], idf_Q: Floats) -> Floats:
+    """Each section's own BM25 score, as if it were the whole text (Robertson & Zaragoza, FnTIR 2009, §3.5): (H, S)."""
+    saturation_HS = K1 * (1 - B + B * lengths_HS / mean_S)
+    score_HS: Floats = (tf_HSQ * (K1 + 1) / (tf_HSQ + saturation_HS[:, :, None])) @ idf_Q
+    return score_HS
 
 
 def _neighbours(in_order: list[str], sought: list[str]) -> NDArray[np.bool_]:

@@ -146,10 +146,20 @@ class Ranker:
 
     def worths(self, features_HF: NDArray[np.float32], first_H: Scores, ids_HT: NDArray[np.uint64]) -> Scores:
         """The worth that stage 2 expects of each hit at the first place, (H,)."""
+        return (self._chances(features_HF, first_H, ids_HT) @ self.worth_K).astype(np.float32)
+
+    def told(self, asked: Asked, hits: Hits) -> NDArray[np.float32]:
+        """The chances that stage 2 tells of each hit at the first place, of every step: (H, K)."""
+        columns = hits.signals()
+        features_HF = without(features_of(asked, hits, columns, self.statistics, self.head), self.settings.without)
+        return self._chances(features_HF, predicted(self.first, features_HF), ids_of(asked.query, columns))
+
+    def _chances(
+        self, features_HF: NDArray[np.float32], first_H: Scores, ids_HT: NDArray[np.uint64]
+    ) -> NDArray[np.float32]:
         assert self.dlrm is not None
         rows_HF = np.concatenate([features_HF, first_H[:, None]], axis=1)
-        chances_HK = chances(self.dlrm, rows_HF, buckets(ids_HT, self.settings.dlrm.buckets))
-        return (chances_HK @ self.worth_K).astype(np.float32)
+        return chances(self.dlrm, rows_HF, buckets(ids_HT, self.settings.dlrm.buckets))
 
     def _is_late(self, begun: float | None) -> bool:
         return begun is not None and (self.clock() - begun) * 1000 > self.settings.deadline_ms

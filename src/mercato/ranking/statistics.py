@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mercato.ranking.lookup import Keys, Lookup
 from mercato.retrieval.signals import SignalColumns
@@ -35,6 +36,7 @@ class Statistics:
     department_prices: Lookup  # by department and currency: the median price
     market_prices: Lookup  # by currency: the median price
     words: Lookup  # by the hash of a word: its inverse document frequency
+    mean_words_S: NDArray[np.float32]  # of each section but the trigrams, over the products that fill it in; at least 1
     currency: np.uint64  # the market's own, which prices without one are in
 
     @cached_property
@@ -51,14 +53,14 @@ class Statistics:
         tables = {name: getattr(self, name) for name in _TABLES}
         keys = {f"{name}_keys": table.keys_n for name, table in tables.items()}
         values = {f"{name}_values": table.values_nV for name, table in tables.items()}
-        np.savez(file, currency=self.currency, **keys, **values)
+        np.savez(file, currency=self.currency, mean_words_S=self.mean_words_S, **keys, **values)
 
     @classmethod
     def load(cls, file: Path) -> Self:
         """What `save` wrote."""
         with np.load(file) as arrays:
             tables = {name: Lookup(arrays[f"{name}_keys"], arrays[f"{name}_values"]) for name in _TABLES}
-            return cls(**tables, currency=arrays["currency"][()])
+            return cls(**tables, mean_words_S=arrays["mean_words_S"], currency=arrays["currency"][()])
 
 
 def named_currencies(columns: SignalColumns, of_market: np.uint64) -> Keys:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ from mercato.data.schema import LISTS
 from mercato.errors import MercatoError
 from mercato.evaluation.dataset import EARLIER, EvaluationSet, Split
 from mercato.evaluation.evaluate import Evaluation
+from mercato.evaluation.metrics.arrays import IntArray
 from mercato.evaluation.metrics.registry import SEARCH_PARTS
 from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
 from mercato.evaluation.results import OURS, Metrics
@@ -36,6 +37,7 @@ from mercato.evaluation.systems import System
 from mercato.files import atomic_directory
 from mercato.progress import note
 from mercato.ranking import dlrm, gbdt, linear
+from mercato.ranking.calibration import StepCalibration, calibrated
 from mercato.ranking.counting import count
 from mercato.ranking.dataset import RankingSet, displayed, judged
 from mercato.ranking.features import IDS, NAMES, VERSION, require_features
@@ -79,10 +81,15 @@ class Ranked:
     gains: Shares  # of each feature in the trees' splits, or of its weight
     shap: Shares  # the mean size of each feature's SHAP values in stage 1's scores (Lundberg & Lee, NeurIPS 2017)
     network: Shares  # the mean change of the network's worth where a feature, stage 1's score or an id is unknown
+    calibration: list[StepCalibration]  # of stage 2's chances on the future's lists; empty where either is not there
+
+    def measured(self) -> dict[str, Any]:
+        """What is left in the run: `METRICS`."""
+        return self.metrics.as_dict() | {"calibration": [asdict(step) for step in self.calibration]}
 
     def as_dict(self) -> dict[str, Any]:
         """What `mercato rank --json` prints."""
-        return self.metrics.as_dict() | {"gains": self.gains, "shap": self.shap, "network": self.network}
+        return self.measured() | {"gains": self.gains, "shap": self.shap, "network": self.network}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,22 +165,25 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
         learned = lessons.learned(settings, seed)
         if lessons.logged and market.has("judgments"):
             _check_relevance(replace(learned.ranker, statistics=lessons.before), encoder, index, market)
-        metrics = _measured(learned.ranker, encoder, index, market, seed)
-    card = {"run": run_fingerprint(run), "version": VERSION, "features": NAMES, "gains": [*lessons.gains]}
-    with atomic_directory(run / FOLDER) as fresh:
-        lessons.known.save(fresh / STATISTICS)
-        for name, model in learned.models.items():
-            (fresh / name).write_bytes(model)
-        (fresh / CARD).write_text(json.dumps(card | {"settings": settings.model_dump(mode="json")}, indent=2))
-        (fresh / METRICS).write_text(json.dumps(metrics.as_dict()))
+        dataset = EvaluationSet.read(market, "test")
+        metrics = _measured(learned.ranker, encoder, index, market, dataset, seed)
+        calibration = _calibration(learned.ranker, encoder, index, market, dataset)
     some = learned.rows.only(np.arange(len(learned.rows.grades_P)) < _SOME)
     if isinstance(learned.first, Linear):
         gains_F, shap_PF = np.abs(learned.first.weights_F), learned.first.parts(some.features_PF)
     else:
         gains_F = learned.first.feature_importance("gain")
         shap_PF = np.asarray(learned.first.predict(some.features_PF, pred_contrib=True))[:, :-1]  # the last: the mean
-    shap_F = np.abs(shap_PF).mean(axis=0)
-    return Ranked(metrics, _shares(gains_F), _shares(shap_F), network=_network_shares(learned.ranker, some))
+    shares = _shares(gains_F), _shares(np.abs(shap_PF).mean(axis=0)), _network_shares(learned.ranker, some)
+    found = Ranked(metrics, *shares, calibration)
+    card = {"run": run_fingerprint(run), "version": VERSION, "features": NAMES, "gains": [*lessons.gains]}
+    with atomic_directory(run / FOLDER) as fresh:
+        lessons.known.save(fresh / STATISTICS)
+        for name, model in learned.models.items():
+            (fresh / name).write_bytes(model)
+        (fresh / CARD).write_text(json.dumps(card | {"settings": settings.model_dump(mode="json")}, indent=2))
+        (fresh / METRICS).write_text(json.dumps(found.measured()))
+    return found
 
 
 def _shares(sizes_F: NDArray[np.floating], names: Sequence[str] = NAMES) -> Shares:
@@ -203,7 +213,11 @@ def _network_shares(ranker: Ranker, some: RankingSet) -> Shares:
 
 
 def _lists(market: Market) -> pl.DataFrame:
-    """The displayed lists; none where no log tells what stood where, and judgments teach."""
+    """The displayed lists; none where no log tells what stood where, and judgments teach.
+
+    What a rule pinned is left out of them: it stood there for no feature's sake, and its badge is clicked too. What
+    exploration placed teaches like all others: chance put it there, and the position's share is taken from its clicks.
+    """
     if not market.has("lists"):
         is_mined = market.has("pairs")  # a log without positions gives these alone
         if not market.has("judgments") or (market.has("events") and not is_mined):
@@ -219,7 +233,8 @@ def _lists(market: Market) -> pl.DataFrame:
         none = pl.from_arrow(LISTS.empty_table())
         assert isinstance(none, pl.DataFrame)
         return none
-    lists = market.frame("lists").with_columns(pl.col("split").fill_null("train"))
+    lists = market.frame("lists").filter(pl.col("placed_by").ne_missing("pin"))
+    lists = lists.with_columns(pl.col("split").fill_null("train"))
     for split in ("train", "validation"):
         if lists.filter((pl.col("split") == split) & pl.col("depth").is_not_null()).is_empty():
             raise MercatoError(
@@ -320,15 +335,33 @@ def _check_relevance(ranker: Ranker, encoder: Encoder, index: Index, market: Mar
         )
 
 
-def _measured(ranker: Ranker, encoder: Encoder, index: Index, market: Market, seed: int) -> Metrics:
+def _measured(
+    ranker: Ranker, encoder: Encoder, index: Index, market: Market, dataset: EvaluationSet, seed: int
+) -> Metrics:
     """Both stages beside the first alone and the cosine, in all but `batch`: no search orders one's products."""
-    dataset = EvaluationSet.read(market, "test")
     ranked = _search(ranker, encoder, index, market, dataset)
     systems: dict[str, System] = {OURS: ranked}
     systems |= {order: ranked.by(order) for order in (ranker.stage, COSINE) if order != ranked.order}
     return Evaluation(
         market, dataset, systems, seed, wanted=[part for part in SEARCH_PARTS if part != "batch"], depth=CANDIDATES
     ).metrics()
+
+
+def _calibration(
+    ranker: Ranker, encoder: Encoder, index: Index, market: Market, dataset: EvaluationSet
+) -> list[StepCalibration]:
+    if ranker.dlrm is None or dataset.lists is None:
+        return []
+    steps = market.config.engagement.steps[: len(ranker.worth_K)]
+    search = replace(
+        _search(ranker, encoder, index, market, dataset),
+        orders=lambda asked, hits: dict(zip(steps, ranker.told(asked, hits).T, strict=False)),
+    )
+
+    def chances(queries_P: IntArray, products_P: IntArray) -> NDArray[np.floating]:
+        return np.stack([search.by(step).score(queries_P, products_P) for step in steps], axis=1)
+
+    return calibrated(dataset.lists, chances, steps)
 
 
 def _search(ranker: Ranker, encoder: Encoder, index: Index, market: Market, dataset: EvaluationSet) -> RankedSearch:

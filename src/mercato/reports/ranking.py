@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mercato.data.market import Market
 from mercato.evaluation.results import Figure
+from mercato.ranking.calibration import Held
 from mercato.ranking.ranker import FOLDER
 from mercato.ranking.train import COSINE, Ranked, rank
 from mercato.reports.charts import decimal
@@ -17,6 +18,7 @@ from mercato.reports.ranking_page import write_ranking_report
 
 REPORT = "report.html"
 FEATURES = 10  # shown
+TOLD = ("told", "found", "ECE")
 
 
 def rank_run(run: Path, market: Market, url: str) -> Ranked:
@@ -43,7 +45,14 @@ def summary(ranked: Ranked) -> Group:
     network = Table("stage 2 goes by", "share of what it changes")
     for name, share in list(ranked.network.items())[:FEATURES]:
         network.add_row(name, f"{share:.1%}")
-    return Group(table, trees, *[network] * bool(ranked.network))
+    told = Table("stage 2's chance of", *(f"{of}: {what}" for of in ("first place", "going on") for what in TOLD))
+    for step in ranked.calibration:
+        told.add_row(step.step, *(cell for held in (step.first, step.given) for cell in _held(held)))
+    return Group(table, trees, *[network] * bool(ranked.network), *[told] * bool(ranked.calibration))
+
+
+def _held(held: Held | None) -> list[str]:
+    return ["–"] * len(TOLD) if held is None else [decimal(value) for value in (held.told, held.found, held.ece)]
 
 
 def _value(figure: Figure | None) -> str:

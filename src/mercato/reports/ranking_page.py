@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from mercato.evaluation.metrics.registry import SEARCH_PARTS, directed
 from mercato.evaluation.results import OURS, Metrics
 from mercato.files import write_atomic
+from mercato.ranking.calibration import Held, StepCalibration
 from mercato.ranking.train import COSINE, Ranked, Shares
 from mercato.reports import charts
 from mercato.reports.evaluation_page import TITLES, UNITS
@@ -21,8 +23,9 @@ FEATURES = 15  # shown of each stage
 
 def write_ranking_report(ranked: Ranked, path: Path, title: str) -> None:
     """Write what `mercato rank` found as one HTML file that needs nothing beside it."""
-    sections = [_head(ranked.metrics, title), _differences(ranked.metrics), _figures(ranked.metrics), _shares(ranked)]
-    write_atomic(path, document(title, sections))
+    sections = [_head(ranked.metrics, title), _differences(ranked.metrics), _figures(ranked.metrics)]
+    sections += [_calibration(ranked.calibration)] * bool(ranked.calibration)
+    write_atomic(path, document(title, [*sections, _shares(ranked)]))
 
 
 def _head(metrics: Metrics, title: str) -> str:
@@ -84,6 +87,31 @@ def _figures(metrics: Metrics) -> str:
         f'<h2>Every figure</h2><p class="soft">Whiskers are 95% bootstrap intervals over {UNITS[metrics.n.unit]}.</p>'
         f"{legend([*orders.values()])}{''.join(panels)}"
     )
+
+
+def _calibration(steps: Sequence[StepCalibration]) -> str:
+    heads = [
+        f'<th class="number">{what}, told</th><th class="number">found</th><th class="number">ECE</th>'
+        '<th class="number">of</th>'
+        for what in ("at the first place", "after the step before")
+    ]
+    rows = [
+        f"<tr><td>{escape(each.step)}</td>{_held(each.first)}{'' if number == 0 else _held(each.given)}</tr>"
+        for number, each in enumerate(steps)
+    ]
+    return (
+        '<h2>Whether stage 2’s chances come true</h2><p class="soft">On the displayed lists of future days: the mean'
+        " chance told, the share of which it came true, and the expected calibration error over ten bins of equal mass."
+        ' At the first place: of coming as far as this step.</p><div class="panel scroll"><table>'
+        f"<tr><th></th>{''.join(heads)}</tr>{''.join(rows)}</table></div>"
+    )
+
+
+def _held(held: Held | None) -> str:
+    if held is None:
+        return "<td></td>" * 4
+    cells = [*(charts.decimal(value) for value in (held.told, held.found, held.ece)), f"{held.rows:,}"]
+    return "".join(f'<td class="number">{cell}</td>' for cell in cells)
 
 
 def _shares(ranked: Ranked) -> str:

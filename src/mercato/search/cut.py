@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,7 +15,7 @@ from mercato.retrieval.protocol import Hit
 from mercato.search.paging import Cursor
 from mercato.search.placing import Placed, PlacedBy
 from mercato.search.request import SearchRequest
-from mercato.search.window import Window, distance_km, satisfies
+from mercato.search.window import Sift, Window, distance_km, satisfies
 
 _AT_ONCE = 32  # candidates read at least, where some of the first are not shown
 
@@ -62,19 +62,35 @@ class PageCut:
         """Begin anew."""
         self._found.clear()
 
-    def take(self, window: Window, placed: Iterator[Placed]) -> None:
-        """Take hits of a window until the page is full; none that the page has, or that no longer meets the filters."""
-        at_once = self._count - len(self._found)
-        while not self.is_full and (some := list(islice(placed, at_once))):
-            at_once = max(_AT_ONCE, 2 * at_once)  # many may have changed since they were indexed
-            hits = list(window.hits.take(np.array([place for place, _ in some], np.int64)))
-            if unread := [hit.product_id for hit in hits if hit.product_id not in self._read]:
-                self._read.update(dict.fromkeys(unread) | self._catalogue.products.get_many(unread))
-            for (place, placed_by), hit in zip(some, hits, strict=True):
-                product = self._read[hit.product_id]  # the index may still hold what was just deleted
-                if product is None or hit.product_id in self._found or not satisfies(product, self._request.filters):
-                    continue  # the index may hold a product twice while it is written
-                distance = distance_km(self._request.location, product)
-                self._found[hit.product_id] = PageHit(
-                    self.position, hit, product, distance, *window.ranking(place), placed_by, window.features(place)
-                )
+    def take(self, window: Window, order: Callable[[Sift], Iterator[Placed]]) -> None:
+        """Take hits of a window until the page is full.
+
+        `order` gives them by their places in the window. It is given a sieve, that lets through, of places in any
+        order, those of hits that the page may show next: what is not shown is to count for nothing.
+        """
+        read: dict[int, Hit] = {}
+        left = self._count - len(self._found)
+
+        def sift(places: Iterator[int]) -> Iterator[int]:
+            at_once = left
+            while some := list(islice(places, at_once)):
+                at_once = max(_AT_ONCE, 2 * at_once)  # many may have changed since they were indexed
+                hits = dict(zip(some, window.hits.take(np.array(some, np.int64)), strict=True))
+                if unread := [hit.product_id for hit in hits.values() if hit.product_id not in self._read]:
+                    self._read.update(dict.fromkeys(unread) | self._catalogue.products.get_many(unread))
+                read.update(hits)
+                yield from (place for place, hit in hits.items() if self._may_show(hit.product_id))
+
+        for place, placed_by in islice(order(sift), left):
+            hit = read[place]
+            product = self._read[hit.product_id]
+            assert product is not None  # it came through the sieve
+            distance = distance_km(self._request.location, product)
+            self._found[hit.product_id] = PageHit(
+                self.position, hit, product, distance, *window.ranking(place), placed_by, window.features(place)
+            )
+
+    def _may_show(self, product_id: str) -> bool:
+        """Whether the product exists, still meets the filters, and is not on the page already."""
+        product = self._read[product_id]  # the index may still hold what was just deleted, or it twice
+        return product is not None and product_id not in self._found and satisfies(product, self._request.filters)

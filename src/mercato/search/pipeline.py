@@ -125,9 +125,10 @@ class Searcher:
                 window = self._ranked(found, expression, request, cursor, begun, logged)
         assert window is not None  # there is always an effort
         if window.placing is not None:  # sellers may have more, and there is nothing else
-            cut.take(window, ((place, None) for place in window.unseen(skipped)))
+            cut.take(window, lambda sift: ((place, None) for place in sift(window.unseen(skipped))))
         if bury and not cut.is_full:
-            cut.take(window, ((place, None) for place in window.unseen(cursor.shown)))  # all others are taken
+            buried = window.unseen(cursor.shown)  # all others are taken
+            cut.take(window, lambda sift: ((place, None) for place in sift(buried)))
         more = len(cut.hits) > size
         if more and (window.ranked_by or not window.left_out):  # what was too late may be in time for the next page
             self._windows.put(cursor.query_id, window.kept())
@@ -198,8 +199,8 @@ def _fills(cut: PageCut, window: Window, pinned: Window | None, skipped: Set[byt
     """Whether a page is full, begun anew from a window, or nothing else can be found for it."""
     cut.clear()
     if pinned is not None:
-        cut.take(pinned, ((place, "pin") for place in range(len(pinned.hits))))
-    cut.take(window, window.placed(skipped, cut.position))
+        cut.take(pinned, lambda sift: ((place, "pin") for place in sift(iter(range(len(pinned.hits))))))
+    cut.take(window, lambda sift: window.placed(skipped, cut.position, sift))
     return cut.is_full or window.whole
 
 

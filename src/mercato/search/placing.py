@@ -54,7 +54,8 @@ class Placing:
     def order(self, exact: Iterator[int], others: Iterator[int], new: Iterator[int], position: int) -> Iterator[Placed]:
         """What is left, in the order in which a page takes it, without those of which a seller has too many.
 
-        Exact hits come first, whosever they are, and count for their sellers.
+        Exact hits come first, whosever they are, and count for their sellers. What is given here is counted, so the
+        page shows all of it: what it does not show must not be among the places.
 
         Args:
             exact, others: their places, best first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -18,6 +18,8 @@ from mercato.search.paging import shown_as
 from mercato.search.placing import Placed, Placing
 from mercato.search.policy import Effort
 from mercato.search.request import Location
+
+Sift = Callable[[Iterator[int]], Iterator[int]]  # lets through, of places in a window, those that a page may show
 
 _AT_ONCE = 32  # ids read
 _EARTH_KM = 6371.0088
@@ -90,14 +92,17 @@ class Window:
             keys = zip(some_h.tolist(), self.hits.take(some_h).product_ids, strict=True)
             yield from (place for place, key in keys if not skipped or shown_as(key) not in skipped)
 
-    def placed(self, skipped: Set[bytes], position: int) -> Iterator[Placed]:
-        """The same as a page takes them whose next hit has this position: under a bound of sellers perhaps not all."""
+    def placed(self, skipped: Set[bytes], position: int, sift: Sift) -> Iterator[Placed]:
+        """The same as a page takes them whose next hit has this position, and which shows what comes through the sieve:
+        under a bound of sellers perhaps not all.
+        """
         if self.placing is None:
-            return ((place, None) for place in self.unseen(skipped))
+            return ((place, None) for place in sift(self.unseen(skipped)))
         exact, others = (np.flatnonzero(which_H) for which_H in (self.hits.exact_H, ~self.hits.exact_H))
         drawn_E = self.placing.drawn_E
-        new = self.unseen(skipped, drawn_E[~self.hits.exact_H[drawn_E]])  # an exact hit needs no place that is given
-        return self.placing.order(self.unseen(skipped, exact), self.unseen(skipped, others), new, position)
+        new = drawn_E[~self.hits.exact_H[drawn_E]]  # an exact hit needs no place that is given
+        of_exact, of_others, of_new = (sift(self.unseen(skipped, places)) for places in (exact, others, new))
+        return self.placing.order(of_exact, of_others, of_new, position)
 
 
 def satisfies(product: ProductDocument, filters: Filters) -> bool:

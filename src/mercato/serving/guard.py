@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mercato.serving.prometheus import Metrics
 
+AT_CAPACITY = "at capacity"  # in a request's state: it came over more connections than the process has places for
+
 _HEADERS = [
     (
         b"content-security-policy",
@@ -62,7 +64,9 @@ class RequestGuard:
             keyed = scope["keyed"] = hmac.compare_digest(headers.get(b"x-api-key", b""), self._key)
             limit = (_KEYED_LIMITS if keyed else _LIMITS).get(scope["path"], _LIMIT)
             large = limit > _LIMIT and _may_exceed(headers, _LIMIT)
-            if _is_write(scope) and not keyed:
+            if scope.get("state", {}).get(AT_CAPACITY):
+                await _answer(secured, 503, "too many connections at once; try again in a second", close=True)
+            elif _is_write(scope) and not keyed:
                 await _refuse(receive, secured, 401, "X-API-Key: missing or wrong; writes need the server's key")
             elif _declared(headers) > limit:
                 await _refuse(receive, secured, 413, _too_large(limit))
@@ -121,9 +125,15 @@ async def _refuse(receive: Receive, send: Send, status: int, why: str) -> None:
         left -= len(message.get("body", b"")) or 1
         if not message.get("more_body", False):
             break
+    await _answer(send, status, why)
+
+
+async def _answer(send: Send, status: int, why: str, close: bool = False) -> None:
     body = orjson.dumps({"detail": why})
     headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 503:
         headers.append((b"retry-after", b"1"))
+    if close:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

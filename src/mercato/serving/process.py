@@ -20,15 +20,17 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from mercato.errors import MercatoError
 from mercato.serving.garbage import set_apart
+from mercato.serving.guard import AT_CAPACITY
 from mercato.serving.prometheus import FOLDER
 
 log = logging.getLogger("mercato.serving")
 
-CONNECTIONS = 512  # of a process; beyond them uvicorn answers 503 before it reads anything
+CONNECTIONS = 512  # of a process; beyond them the request guard answers 503 before it reads a body
 _AGAIN_SECONDS = 5.0  # until a worker that could not take another's place is tried again
 _BACKLOG = 1024  # connections that wait to be accepted
 
@@ -126,10 +128,20 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+class _Protocol(HttpToolsProtocol):
+    """Uvicorn's, which tells the application of a request for which there is no place. Its own `limit_concurrency`
+    would answer that in plain text, unseen by the metrics.
+    """
+
+    def on_headers_complete(self) -> None:
+        self.scope["state"][AT_CAPACITY] = max(len(self.connections), len(self.tasks)) >= CONNECTIONS
+        super().on_headers_complete()
+
+
 def _config(app: Any, **workers: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=_Protocol,
         loop="uvloop",
         access_log=False,
         log_level="warning",
@@ -138,7 +150,6 @@ def _config(app: Any, **workers: Any) -> uvicorn.Config:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
         timeout_worker_healthcheck=30,  # one that starts on a busy machine does not answer either
-        limit_concurrency=CONNECTIONS,
         **workers,
     )
 

@@ -190,11 +190,13 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=bodies.StateOut, responses=problems(503))
 async def readyz(served: Served) -> Response:
-    """The index answers and ingestion keeps up."""
+    """The index answers, holds what was written before it was served, and ingestion keeps up."""
 
     def check() -> Response:
         with served.deployments.using() as deployment:
             deployment.index.count(Filters())
+            if not served.ledger.is_up_to_date(deployment.index.fingerprint):
+                raise OverloadError("the index lacks what was written before it was served; it is brought up to date")
         if served.behind:
             raise OverloadError("too many products wait to be embedded")
         return json_response({"status": "ready"})

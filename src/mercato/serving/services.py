@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
 from mercato.search.market_info import MarketInfo
@@ -43,6 +44,7 @@ class Services:
     ) -> None:
         self.market, self.market_info = market, info
         self.deployments, self.catalogue = deployments, catalogue
+        self.ledger = GenerationLedger(catalogue)
         self.wake, self.settings, self.metrics = wake, settings, Metrics()
         self.reading = BoundedExecutor("search", settings.searches, settings.waiting, settings.timeout_seconds)
         self.writing = BoundedExecutor("write", 2, settings.waiting, settings.timeout_seconds)

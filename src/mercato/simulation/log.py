@@ -222,6 +222,7 @@ def _table(
         "user_query": queries.take(pa.array(asked)),
         "product_id": pa.array(catalogue.ids).take(pa.array(row, mask=row < 0)),
         "position": pa.array(position, mask=position < 0),
+        "placed_by": pa.nulls(len(moment), pa.string()),
         "country": countries.take(pa.array(country[asked])),
         "latitude": searches.latitude[search].round(3),
         "longitude": searches.longitude[search].round(3),

@@ -37,7 +37,7 @@ def lists(lengths, split="validation"):
         for n, length in enumerate(lengths)
         for k in range(1, length + 1)
     ]
-    return pl.DataFrame(rows).with_columns(split=pl.lit(split))
+    return pl.DataFrame(rows).with_columns(split=pl.lit(split), placed_by=pl.lit(None, pl.String))
 
 
 def test_where_lists_are_longer_than_a_page_their_lengths_tell():

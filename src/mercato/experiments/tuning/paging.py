@@ -101,7 +101,7 @@ def reach(market: Market) -> Reach | None:
     """How many pages searches of the validation days go on for; None where the market has no lists that tell."""
     if not market.has("lists"):
         return None
-    columns = ["query", "country", "product_id", "list_id", "position", "depth", "split"]
+    columns = ["query", "country", "product_id", "list_id", "position", "placed_by", "depth", "split"]
     lists = market.frame("lists", columns).with_columns(pl.col("split").fill_null("train"))
     ours = lists.filter(pl.col("split") == "validation").group_by("list_id").agg(pl.col("position").max())
     last_L, starts_P = ours["position"].drop_nulls().to_numpy(), np.arange(PAGES, dtype=np.float64) * PAGE_SIZE

@@ -44,7 +44,7 @@ export function log(action, { queryId, query, country, hit }) {
       country,
       ...(hit && {
         object: { object_id: hit.product.product_id, object_id_field: "product_id" },
-        position: { ordinal: hit.position },
+        position: { ordinal: hit.position, ...(hit.placed_by && { placed_by: hit.placed_by }) },
       }),
     },
   });

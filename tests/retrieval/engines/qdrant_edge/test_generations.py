@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -8,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import qdrant_edge as qdrant
+from filelock import FileLock, Timeout
 
 from mercato.errors import MercatoError
 from mercato.retrieval.engines.qdrant_edge import index as engine
 from mercato.retrieval.engines.qdrant_edge import opened
 from mercato.retrieval.engines.qdrant_edge.build import compact
+from mercato.retrieval.engines.qdrant_edge.generations import Held
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.protocol import IndexRecord
@@ -90,6 +94,73 @@ def test_what_a_killed_build_has_left_is_cleared_by_the_next(tmp_path):
     (tmp_path / ".generation-dead.x1").mkdir()
     build_index(tmp_path, lamps("a"), 2)
     assert not (tmp_path / ".generation-dead.x1").exists()
+
+
+def test_a_generation_is_held_before_anybody_may_sweep_it_away(tmp_path, monkeypatch):
+    held, real = [], Held.of
+
+    def of(generation):
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "changing").acquire(timeout=0)
+        held.append(generation)
+        return real(generation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Held, "of", of)
+        build_index(tmp_path, lamps("a"), 2)
+    assert len(held) == 1 and served(tmp_path) == {"a"}
+
+
+def test_a_lock_that_was_cleared_before_it_was_held_is_made_again(tmp_path, monkeypatch):
+    flock, times = fcntl.flock, []
+
+    def cleared_at_first(file, how):
+        flock(file, how)
+        times.append(how)
+        if len(times) == 1:
+            (tmp_path / "lock").unlink()
+
+    monkeypatch.setattr(opened.fcntl, "flock", cleared_at_first)
+    held = opened._locked(tmp_path / "lock")
+    assert (tmp_path / "lock").stat().st_ino == os.fstat(held).st_ino and len(times) == 2
+    os.close(held)
+
+
+def test_what_killed_writers_of_the_pointer_have_left_is_cleared(tmp_path):
+    build_index(tmp_path, lamps("a"), 2)
+    (tmp_path / ".current.x1").touch()
+    build_index(tmp_path, lamps("b"), 2)
+    assert not [*tmp_path.glob(".current.*")] and served(tmp_path) == {"b"}
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_generation_is_on_the_disk_whole_before_it_takes_the_place_of_another(tmp_path, monkeypatch, compacted):
+    """A power cut takes what was not synced; the log that a generation was made of is removed."""
+    order, fsync, rename = [], os.fsync, Path.rename
+
+    def synced(file):
+        order.append(("sync", Path(f"/proc/self/fd/{file}").readlink()))
+        fsync(file)
+
+    def renamed(self, target):
+        order.append(("rename", Path(target)))
+        return rename(self, target)
+
+    build_index(tmp_path, lamps("a"), 2)
+    with open_index(tmp_path) as index:
+        index.upsert(lamps("b"))
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(Path, "rename", renamed)
+        if compacted:
+            index.compact()
+    if not compacted:
+        build_index(tmp_path, lamps("a"), 2)
+    monkeypatch.undo()
+    (generation,) = tmp_path.glob("generation-*")
+    named, pointed = (order.index(("rename", tmp_path / name)) for name in (generation.name, "current"))
+    before = {Path(*path.relative_to(tmp_path).parts[1:]) for _, path in order[:named] if tmp_path in path.parents}
+    assert {path.relative_to(generation) for path in generation.rglob("*")} <= before
+    assert ("sync", tmp_path) in order[named:pointed] and ("sync", tmp_path) in order[pointed:]
 
 
 def test_an_index_of_another_engine_version_must_be_built_again(tmp_path):

@@ -1,4 +1,4 @@
-"""A compaction whose index is closed or whose process is killed: its own process ends, and nothing is lost or left."""
+"""A compaction or build whose index is closed or whose process is killed: its own process ends, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGKILL
 from threading import Thread
+from types import ModuleType
 
 import pytest
 
 from mercato.errors import MercatoError
-from mercato.retrieval.engines.qdrant_edge import build
+from mercato.retrieval.engines.qdrant_edge import build, shard
 from mercato.retrieval.engines.qdrant_edge import index as engine
 from mercato.retrieval.open import build_index, open_index
 from mercato.retrieval.samples import DIMENSION, product
@@ -31,9 +32,21 @@ def stall(folder: Path) -> Path:
 def compacting(owner: int, folder: Path):
     """The process of the one compaction that `owner` has begun; it is gone when the block ends."""
     wait_until(lambda: [*folder.glob(".generation-*/shard")])
-    threads = Path(f"/proc/{owner}/task").glob("*/children")
-    children = [int(child) for thread in threads for child in thread.read_text().split()]
-    (child,) = [child for child in children if build.__name__.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
+    with begun(owner, build) as child:
+        yield child
+
+
+@contextmanager
+def begun(owner: int, module: ModuleType):
+    """The one process of a module that `owner` begins; it is gone when the block ends."""
+
+    def of_module() -> list[int]:
+        threads = Path(f"/proc/{owner}/task").glob("*/children")
+        children = [int(child) for thread in threads for child in thread.read_text().split()]
+        return [child for child in children if module.__name__.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+    wait_until(of_module)
+    (child,) = of_module()
     try:
         yield child
     finally:
@@ -98,6 +111,30 @@ index.compact()
     owner = subprocess.Popen([sys.executable, "-c", program])
     try:
         with compacting(owner.pid, tmp_path) as child:
+            owner.kill()
+            wait_until(lambda: not runs(child))
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+def test_the_process_of_a_build_ends_with_one_that_is_killed(tmp_path):
+    """It waits for ever here where it reads the shard."""
+    program = f"""
+import os
+from mercato.retrieval.engines.qdrant_edge import build, shard
+from mercato.retrieval.open import build_index
+from mercato.retrieval.samples import DIMENSION, product
+def stalled(path, points):
+    (path / "edge_config.json").unlink()
+    os.mkfifo(path / "edge_config.json")
+    graph(path, points)
+shard.AT_ONCE, graph, build.build_graph = 0, build.build_graph, stalled
+build_index({str(tmp_path)!r}, [product(1)], DIMENSION)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        with begun(owner.pid, shard) as child:
             owner.kill()
             wait_until(lambda: not runs(child))
     finally:

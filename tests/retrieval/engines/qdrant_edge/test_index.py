@@ -13,6 +13,7 @@ from mercato.errors import MercatoError
 from mercato.retrieval.engines.qdrant_edge import masks
 from mercato.retrieval.engines.qdrant_edge import shard as edge_shard
 from mercato.retrieval.engines.qdrant_edge import snapshot as edge_snapshot
+from mercato.retrieval.engines.qdrant_edge.cells import Cells
 from mercato.retrieval.engines.qdrant_edge.filtering import EARTH_KM
 from mercato.retrieval.expression import Expression, Filters, GeoRadius
 from mercato.retrieval.open import build_index, open_index
@@ -131,7 +132,9 @@ def test_more_is_looked_at_where_filters_care_for_nearness(large):
         assert 540 <= len(of(Filters(price_max=899)).near(vector, 600)) < 800, "of cells that hold 600, nearly all"
 
 
-def test_a_graph_search_that_comes_back_short_is_repeated_exactly(tmp_path, monkeypatch):
+def test_a_graph_search_that_comes_back_short_goes_on_by_cells(tmp_path, monkeypatch):
+    """However many rows there are, no more of them are looked at than within filters."""
+
     class Lossy:
         """A shard whose graph finds one product."""
 
@@ -139,14 +142,24 @@ def test_a_graph_search_that_comes_back_short_is_repeated_exactly(tmp_path, monk
             self.count, self._shard = shard.count, shard
 
         def query(self, request):
-            found = self._shard.query(request)
-            return found if request.params.exact else found[:1]
+            assert not request.params.exact
+            return self._shard.query(request)[:1]
 
-    build_index(tmp_path, [product(1), product(2)], DIMENSION)
+    cosines, looked_at = Cells.cosines, []
+
+    def counted(self, vector, places_P):
+        looked_at.append(len(places_P))
+        return cosines(self, vector, places_P)
+
+    build_index(tmp_path, [product(n) for n in range(3000)], DIMENSION)
     with open_index(tmp_path) as index, index.snapshot() as snapshot:
+        best = snapshot.nearest(QUERY, Filters(), 20, 64)
         monkeypatch.setattr(snapshot, "shard", Lossy(snapshot.shard))
-        found = snapshot.nearest(QUERY, Filters(), 2, 16)
-        assert sorted(snapshot.product_ids(found.rows_F)) == ["p1", "p2"]
+        monkeypatch.setattr(Cells, "cosines", counted)
+        found = snapshot.nearest(QUERY, Filters(), 20, 4)
+        assert len(found.rows_F) == 20 and len({*found.rows_F} & {*best.rows_F}) >= 15
+        assert looked_at and sum(looked_at) < 1000
+        assert len(snapshot.nearest(QUERY, Filters(), 400, 4).rows_F) == 400, "whoever asks for more gets them"
 
 
 def test_words_within_filters_are_scored_alike_by_the_engine_and_from_columns(tmp_path, monkeypatch):
@@ -275,6 +288,32 @@ def test_what_filters_leave_of_nothing_is_kept_within_bounds_too(tmp_path, monke
         for number in range(100):
             snapshot.masks.of(Filters(seller_id=f"{number} {'long' * 1_000}"))
         assert 1 <= len(snapshot.masks._kept) < 10
+
+
+def test_what_filters_leave_of_ten_million_products_is_kept_within_bounds(tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "KEPT_BYTES", 10_000)
+    monkeypatch.setattr(masks, "_OBJECT_BYTES", 0)
+    build_index(tmp_path, [product(n, price=float(n)) for n in range(1000)], DIMENSION)
+    with open_index(tmp_path) as index, index.snapshot() as snapshot:
+        prices = [*range(0, 1000, 100)]
+        for price in prices:
+            mask = snapshot.masks.of(Filters(price_max=price))
+            assert len(mask.near(QUERY, 2000)) == mask.count == price + 1
+            assert held(mask) <= mask.bytes <= 1000 * (1 / 8 + 1 / 2) + 8 * len(snapshot.masks.cells.ends_C)
+        kept = len(snapshot.masks._kept)
+        assert 5 <= kept < len(prices)
+        index.upsert([product(n) for n in range(1000, 3000)])
+        snapshot._opened.follow()
+        for price in prices[-kept:]:
+            mask = snapshot.masks.of(Filters(price_max=price))
+            assert len(mask.near(QUERY, 2000)) == price + 1 and not mask.fresh().any()
+        assert len(snapshot.masks._kept) < kept, "what is fresh weighs too"
+        assert sum(held(mask) for mask, _ in snapshot.masks._kept.values()) <= masks.KEPT_BYTES
+
+
+def held(mask) -> int:
+    """The bytes of its arrays."""
+    return sum(array.nbytes for array in (mask._bits, mask._fresh_N, *mask._by_cell[:2]))
 
 
 def test_an_upsert_survives_kill_9(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,30 @@ def test_a_changed_byte_ends_what_is_read(tmp_path):
     raw[-1] ^= 1
     segment(tmp_path, 1).write_bytes(raw)
     assert [e.product_id for e in LogReader(tmp_path, 1).news()] == ["p1"]
+
+
+def test_what_was_flushed_has_its_name_on_the_disk_too(tmp_path, monkeypatch):
+    """A power cut takes a file whose folder was not synced since it was made."""
+    on_disk, fsync = [], os.fsync
+
+    def synced(file):
+        on_disk.append(Path(f"/proc/self/fd/{file}").readlink())
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    log = tmp_path / "log"
+    writer = LogWriter(log)
+    for number in (1, 2):
+        writer.append([entry(number)])
+        writer.flush()
+        assert on_disk == [segment(log, number), log, tmp_path]
+        on_disk.clear()
+        writer.append([entry(number)])
+        writer.flush()
+        assert on_disk == [segment(log, number)], "no name has changed since"
+        writer.rotate()
+        on_disk.clear()
+    writer.close()
 
 
 def test_a_log_has_one_writer(tmp_path):

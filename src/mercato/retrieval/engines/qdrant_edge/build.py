@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import qdrant_edge as qdrant
 
-from mercato.files import write_atomic
+from mercato.files import sync_tree, write_atomic
 from mercato.retrieval.engines.qdrant_edge.columns import Columns, ColumnsWriter
 from mercato.retrieval.engines.qdrant_edge.elsewhere import end_with
 from mercato.retrieval.engines.qdrant_edge.generations import META, read_meta
@@ -60,7 +61,13 @@ def compact(old: Path, fresh: Path, upto: int) -> None:
         count = _go_on(old, fresh, columns, written, gone)
     optimise(fresh / SHARD)  # here: where that takes long, this process is for nothing else
     meta |= {"count": count, "segment": upto, "built_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    seal(fresh, meta)
+
+
+def seal(fresh: Path, meta: Mapping[str, Any]) -> None:
+    """Say what a whole generation is, and return once it would survive a power cut: what it was made of may go then."""
     write_atomic(fresh / META, json.dumps(meta, indent=2))
+    sync_tree(fresh)
 
 
 def _anew(fresh: Path, dimension: int, entries: Iterable[Entry]) -> int:

@@ -31,7 +31,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mercato.data.hashing import hash64
-from mercato.files import sync
 from mercato.retrieval.engines.qdrant_edge.cells import Cells, clustered
 from mercato.retrieval.engines.qdrant_edge.filtering import price_and_place
 from mercato.retrieval.engines.qdrant_edge.log import Entry
@@ -112,8 +111,6 @@ class ColumnsWriter:
         common, holders = np.unique(terms[np.repeat(alive_N, lengths_N)], return_counts=True)
         self._put(hashes=sorted_N, rows=order_N, common=common, holders=holders, gone=gone_G)
         self._seal_filters()
-        for file in (*self._folder.iterdir(), self._folder):  # the log that they came from is removed soon
-            sync(file)
         return [int(row) for row in gone_G]
 
     def _seal_filters(self) -> None:

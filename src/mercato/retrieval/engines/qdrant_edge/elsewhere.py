@@ -18,7 +18,9 @@ _DEATH_SIGNAL = 1  # Linux's PR_SET_PDEATHSIG
 class Elsewhere:
     """Runs modules on one index in processes of their own, one at a time, until it is stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, failing: str) -> None:
+        """`failing` begins what is said of a module that failed."""
+        self._failing = failing
         self._guard = Lock()
         self._process: subprocess.Popen[str] | None = None
         self._stopped = Event()
@@ -45,7 +47,7 @@ class Elsewhere:
             if self._stopped.is_set():
                 raise MercatoError("the index is closed")
             last = (said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-            raise MercatoError(f"the index could not be compacted: {last}")
+            raise MercatoError(f"{self._failing}: {last}")
 
     def stop(self) -> None:
         """End what runs, at once, and let nothing begin any more."""

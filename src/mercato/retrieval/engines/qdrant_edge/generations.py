@@ -25,7 +25,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from mercato.errors import MercatoError
-from mercato.files import atomic_directory, write_atomic
+from mercato.files import atomic_directory, sync, write_atomic
 from mercato.retrieval.engines.qdrant_edge.log import segment, segments
 
 META = "meta.json"
@@ -142,9 +142,12 @@ def next_generation(folder: Path, *, standby: bool = False, instead_of: Path | N
     Raises a MercatoError where that is neither served nor standby by then.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sync(folder.parent)
     name = f"generation-{uuid4().hex[:12]}"
-    with ExitStack() as until_named, atomic_directory(folder / name) as fresh:
-        until_named.callback(Held.of(fresh).release)
+    with ExitStack() as until_named, ExitStack() as whole:
+        with _changing(folder):  # so that nobody sweeps it away before it is held
+            fresh = whole.enter_context(atomic_directory(folder / name))
+            until_named.callback(Held.of(fresh).release)
         yield fresh
         names = until_named.enter_context(_changing(folder))
         if instead_of is None:
@@ -181,8 +184,10 @@ def drop(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the generations that are neither named nor held, what a killed build has left, and logs nobody reads."""
+    """Remove the generations that are neither named nor held, what killed writers have left, and logs nobody reads."""
     with _changing(folder) as names:
+        for left in folder.glob(f".{_POINTER}.*"):  # whoever writes one does so in his turn
+            left.unlink()
         for generation in (*folder.glob("generation-*"), *folder.glob(".generation-*")):
             if generation.name not in names:
                 with suppress(FileNotFoundError):  # removed, or renamed, by somebody else meanwhile
@@ -217,6 +222,7 @@ def _changing(folder: Path) -> Iterator[list[str]]:
         before = [*names]
         yield names
         if names != before:
+            sync(folder)  # first the generations' own names: these must never outlive them
             write_atomic(folder / _POINTER, "\n".join(names) + "\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -18,11 +17,9 @@ from uuid import uuid4
 from filelock import Timeout
 
 from mercato.errors import MercatoError
-from mercato.files import write_atomic
-from mercato.retrieval.engines.qdrant_edge.build import build, compact
+from mercato.retrieval.engines.qdrant_edge.build import build, compact, seal
 from mercato.retrieval.engines.qdrant_edge.elsewhere import Elsewhere
 from mercato.retrieval.engines.qdrant_edge.generations import (
-    META,
     current,
     drop,
     fingerprints,
@@ -93,7 +90,7 @@ def build_index(
             "log": f"log-{uuid4().hex[:12]}",
             "segment": 1,
         }
-        write_atomic(fresh / META, json.dumps(meta, indent=2))
+        seal(fresh, meta)
     return meta
 
 
@@ -119,7 +116,7 @@ class EdgeIndex(HybridIndex):
         self._dimension: int = opened.meta["dimension"]
         self._searching = Condition()
         self._writing = Lock()
-        self._compacting, self._elsewhere = Lock(), Elsewhere()
+        self._compacting, self._elsewhere = Lock(), Elsewhere("the index could not be compacted")
         self._reopening, self._reopen_from = Lock(), 0.0
 
     @property

@@ -22,6 +22,7 @@ import orjson
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from mercato.files import sync
 from mercato.retrieval.expression import Vector
 from mercato.retrieval.signals import NO_SIGNALS, Signals
 
@@ -89,6 +90,7 @@ class LogWriter:
         self._owned.acquire(timeout=0)
         self.number = (segments(log) or [1])[-1]
         self._file, self._end = self._found(segment(log, self.number))
+        self._named = False  # whether the names of the segment and of the log would survive a power cut
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Write some entries, all or none, also for who reads meanwhile; they survive `kill -9` from here on."""
@@ -103,12 +105,17 @@ class LogWriter:
     def flush(self) -> None:
         """Return once they would survive a power cut."""
         os.fsync(self._file)
+        if not self._named:
+            for folder in (self._log, self._log.parent):
+                sync(folder)
+            self._named = True
 
     def rotate(self) -> int:
         """Begin a new segment and return its number: all that was written before lies in earlier ones."""
         self.flush()
         fresh = os.open(segment(self._log, self.number + 1), os.O_WRONLY | os.O_CREAT, 0o644)
         full, self._file = self._file, fresh  # only now that there is one: else what is open goes on
+        self._named = False
         self.number, self._end = self.number + 1, 0
         os.close(full)
         return self.number

@@ -148,9 +148,8 @@ def linked(generation: Path) -> Iterator[qdrant.EdgeShard]:
     _clear_left(generation)
     folder = generation / f"open-{uuid4().hex[:12]}"
     file = folder.with_suffix(".lock")
-    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)  # before there is a folder to clear
+    lock = _locked(file)  # before there is a folder to clear
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         link(generation / SHARD, folder)
         shard = qdrant.EdgeShard.load(str(folder))
         try:
@@ -160,6 +159,16 @@ def linked(generation: Path) -> Iterator[qdrant.EdgeShard]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         file.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _locked(file: Path) -> int:
+    """Make a lock file and hold it; who clears up what is left may remove it before it is held."""
+    while True:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if file.exists():
+            return lock
         os.close(lock)
 
 

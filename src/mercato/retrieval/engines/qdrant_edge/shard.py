@@ -7,7 +7,6 @@ The words are those of `mercato.data.words`: the engine only counts and hashes w
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -19,7 +18,7 @@ import qdrant_edge as qdrant
 from numpy.typing import NDArray
 
 from mercato.data.words import words
-from mercato.errors import MercatoError
+from mercato.retrieval.engines.qdrant_edge.elsewhere import Elsewhere, end_with
 from mercato.retrieval.engines.qdrant_edge.log import Entry
 from mercato.retrieval.engines.qdrant_edge.payload import INDEXES, payload
 from mercato.retrieval.protocol import IndexRecord
@@ -63,14 +62,14 @@ def optimise(path: Path) -> None:
 
 
 def build_graph(path: Path, points: int) -> None:
-    """Optimise a closed shard of so many points; in a process of its own where that would hold the GIL for long."""
+    """Optimise a closed shard of so many points; in a process of its own where that would hold the GIL for long.
+
+    That process ends with this one. Raises a MercatoError where it failed.
+    """
     if points <= AT_ONCE:
         optimise(path)
         return
-    done = subprocess.run([sys.executable, "-m", __name__, str(path)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise MercatoError(f"the index's graph could not be built: {last}")
+    Elsewhere("the index's graph could not be built").run(__name__, str(path))
 
 
 def mean_tokens(texts: Iterable[str]) -> float:
@@ -136,4 +135,5 @@ def _bm25(**parameters: Any) -> qdrant.Bm25:
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[2]))
     optimise(Path(sys.argv[1]))

@@ -4,7 +4,8 @@ The nearest of all products are found by the engine's graph. Within filters a gr
 the rows that they leave are looked at, all of them or those of the nearest cells. Words are the engine's.
 What is fresh is looked at row by row. A sealed row that is gone since still has its point: the engine is asked for as
 many more as are likely to be gone, and for nothing where looking at all that are left is no dearer. Where that was not
-enough, as those gone lie together, the nearest are found by cells, and by words the engine is told who is gone.
+enough, as those gone lie together or the graph has lost its way, the nearest are found by cells, and by words the
+engine is told who is gone. So the vectors and words of a bounded number of rows are read, however many there are.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class EdgeSnapshot:
     def _left(self, filters: Filters) -> NDArray[np.bool_]:
         """Which sealed rows are alive and within the filters, (N,)."""
         alive_N = self._opened.alive_N
-        return alive_N if filters == _ANY else alive_N & self.masks.of(filters).sealed_N
+        return alive_N if filters == _ANY else alive_N & self.masks.of(filters).sealed()
 
     def _within(self, filters: Filters, rows_K: Rows) -> NDArray[np.bool_]:
         """Which of these rows are within the filters, dead ones too, (K,)."""
@@ -161,7 +162,7 @@ class EdgeSnapshot:
             return np.ones(len(rows_K), bool)
         mask, sealed_K = self.masks.of(filters), rows_K < self._opened.sealed
         within_K = np.empty(len(rows_K), bool)
-        within_K[sealed_K] = mask.sealed_N[rows_K[sealed_K]]
+        within_K[sealed_K] = mask.holds(rows_K[sealed_K])
         within_K[~sealed_K] = mask.fresh()[rows_K[~sealed_K] - self._opened.sealed]
         return within_K
 
@@ -215,9 +216,8 @@ class EdgeSnapshot:
             return self._near(vector, np.flatnonzero(left_N), limit)
         query = qdrant.Query.Nearest(vector.tolist())
         found = self._run(query, wanted, None, qdrant.SearchParams(hnsw_ef=max(ef_search, wanted)))
-        if len(found.rows_F) < min(wanted, self._opened.count):  # it lost its way: only looking at all tells more
-            found = self._run(query, wanted, None, qdrant.SearchParams(exact=True))
-        living = _living(found, left_N, limit, wanted)
+        lost_its_way = len(found.rows_F) < min(wanted, self._opened.count)
+        living = None if lost_its_way else _living(found, left_N, limit, wanted)
         return self._by_cell(vector, _ANY, limit, ef_search) if living is None else living
 
     def _by_words(self, terms_T: NDArray[np.uint32], idf_T: NDArray[np.float64], filters: Filters, limit: int) -> Found:
@@ -225,7 +225,7 @@ class EdgeSnapshot:
 
         A row that is gone outranks the living only where it holds the words: even of a department that is gone, four
         times as many are nearly always enough. Else the engine is told which rows not to find, at a third of what it
-        costs to have that many handed over.
+        costs to have that many handed over. What is replaced or deleted after that is left out, as in any search.
         """
         left_N = self._left(filters)
         wanted = self._wanted(left_N, limit, filters)
@@ -234,10 +234,10 @@ class EdgeSnapshot:
             for many in (wanted, 4 * wanted):
                 if (living := _living(self._run(query, many, condition(asked)), left_N, limit, many)) is not None:
                     return living
-            lost = np.flatnonzero(self.masks.of(asked).sealed_N & ~left_N)
+            lost = np.flatnonzero(self.masks.of(asked).sealed() & ~left_N)
             found = self._run(query, limit, condition(asked, without=lost.tolist()))
-            if (living := _living(found, left_N, limit, limit)) is not None:
-                return living
+            left_F = left_N[found.rows_F]
+            return Found(found.rows_F[left_F], found.scores_F[left_F])
         return self._scored(terms_T, idf_T, np.flatnonzero(left_N), limit)
 
     def _near(self, vector: Vector, rows_K: Rows, limit: int) -> Found:
