@@ -10,7 +10,7 @@ from typing import Any
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.runs.folder import PRETRAINING, monitored, read_history
-from mercato.training.pretraining.task import best_row, told
+from mercato.training.tasks.pretraining import best_row, told
 
 
 def write_card(run: Path, recipe: Recipe, market: Market, history: list[dict[str, Any]], seconds: float) -> None:

@@ -40,7 +40,7 @@ from mercato.training.data.image_encoder import starting_vision, write_image_enc
 from mercato.training.data.prepare import Prepared, prepare
 from mercato.training.history import log_row
 from mercato.training.optimizer import half_precision
-from mercato.training.pretraining.pretrain import initialise, pretrained
+from mercato.training.pretrain import initialise, pretrained
 from mercato.training.stage import finish_stage, is_done, run_stage
 from mercato.training.task import Validation
 from mercato.training.tasks.blending import given_blend
@@ -107,7 +107,7 @@ def train_towers(
     """Both towers after every stage of a recipe, on the CPU, an image encoder that was fine-tuned still among them.
 
     `folder` keeps history, curves and checkpoints; the same call on it picks up at the last finished epoch.
-    `pretrained` is what the towers start from (`mercato.training.pretraining.pretrain`).
+    `pretrained` is what the towers start from (`mercato.training.pretrain`).
 
     Raises:
         MercatoError: the market lacks what a stage wants, a loss is not finite, or somebody pressed Ctrl-C.

@@ -1,6 +1,6 @@
 """MPM: the patches that were masked in an image, told from its others and the title.
 
-Shapes: N masked patches of V numbers, K codes; others as in `mercato.training.pretraining`.
+Shapes: N masked patches of V numbers, K codes; others as in `mercato.training.data.pretraining`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mercato.config.pretraining import MaskedPatches
-from mercato.training.pretraining.step import Outcome, Step
+from mercato.training.tasks.step import Outcome, Step
 
 TINY = 1e-3  # of a patch's deviation: one of a single colour has none
 

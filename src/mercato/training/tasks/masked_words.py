@@ -1,6 +1,6 @@
 """MLM: the words that were masked in queries and titles, told from the rest (Devlin et al. 2019).
 
-Shapes: N masked tokens, W words of the vocabulary, H hidden; others as in `mercato.training.pretraining`.
+Shapes: N masked tokens, W words of the vocabulary, H hidden; others as in `mercato.training.data.pretraining`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mercato.config.pretraining import MaskedWords
-from mercato.training.pretraining.step import Outcome, Step
+from mercato.training.tasks.step import Outcome, Step
 
 
 @dataclass(frozen=True)

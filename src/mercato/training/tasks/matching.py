@@ -3,7 +3,7 @@
 Negatives are drawn in the batch by the towers' own similarity, so that they are hard (ALBEF: Li et al. 2021, §3.2): for
 each pair another item, and another query.
 
-Shapes: T texts, I items, N pairs of a text and an item; K negatives; others as in `mercato.training.pretraining`.
+Shapes: T texts, I items, N pairs of a text and an item; K negatives; others as in `mercato.training.data.pretraining`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mercato.config.pretraining import Matching
 from mercato.models.taobao import CrossEncoder, Read, stacked
-from mercato.training.pretraining.step import Outcome, Step
+from mercato.training.tasks.step import Outcome, Step
 
 
 @dataclass(frozen=True)

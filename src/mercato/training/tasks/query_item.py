@@ -12,7 +12,7 @@ from mercato.config.pretraining import QueryItem
 from mercato.losses.am_softmax import am_softmax
 from mercato.losses.arcface import arcface
 from mercato.losses.in_batch_softmax import in_batch_softmax
-from mercato.training.pretraining.step import Outcome, Step
+from mercato.training.tasks.step import Outcome, Step
 
 
 @dataclass(frozen=True)

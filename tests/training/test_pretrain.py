@@ -15,9 +15,9 @@ from mercato.errors import MercatoError
 from mercato.models.taobao import PretrainingTowers
 from mercato.runs.folder import PRETRAINING, read_history
 from mercato.runs.torch_encoder import load
-from mercato.training.pretraining import pretrain
-from mercato.training.pretraining.batches import PretrainingBatch
-from mercato.training.pretraining.pretrain import pretrained
+from mercato.training import pretrain
+from mercato.training.data.pretraining import PretrainingBatch
+from mercato.training.pretrain import pretrained
 from mercato.training.task import Losses
 from mercato.training.train import train
 from tests.support.toys import make_market, toy_recipe
@@ -120,7 +120,7 @@ def test_held_out_products_and_what_is_listed_later_teach_nothing(
 
 
 def test_a_loss_that_is_not_finite_names_task_and_batch(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mercato.training.pretraining.task import PretrainingTask
+    from mercato.training.tasks.pretraining import PretrainingTask
 
     honest, calls = PretrainingTask.losses, []
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mercato.errors import MercatoError
 from mercato.features.tokenizer import train_tokenizer
-from mercato.training.pretraining.masking import WordMask, mask_patches
+from mercato.training.data.masking import WordMask, mask_patches
 
 PIECES = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", "▁red", "▁so", "fa", "▁lamp", "s"]
 MASK = PIECES.index("<mask>")

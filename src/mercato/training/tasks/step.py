@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mercato.models.taobao import PretrainingTowers, Read
-from mercato.training.pretraining.batches import PretrainingBatch
+from mercato.training.data.pretraining import PretrainingBatch
 
 
 class Outcome(NamedTuple):

@@ -33,18 +33,18 @@ from mercato.runs.folder import HISTORY, RECIPE, SPEC, TOKENIZER, WEIGHTS, read_
 from mercato.runs.image_vectors import CACHE
 from mercato.training.data.features import catalogue_rows
 from mercato.training.data.learnable import learnable_products
+from mercato.training.data.masking import WordMask
 from mercato.training.data.prepare import Prepared, prepare
+from mercato.training.data.pretraining import PretrainingBatches
 from mercato.training.history import log_row
 from mercato.training.optimizer import half_precision
-from mercato.training.pretraining.batches import PretrainingBatches
-from mercato.training.pretraining.masking import WordMask
-from mercato.training.pretraining.step import PretrainingObjective
-from mercato.training.pretraining.task import COLLAPSED, PretrainingTask, PretrainingValidation, best_row, told
 from mercato.training.stage import run_stage
 from mercato.training.tasks.masked_patches import MaskedPatchesTask, PatchTargets
 from mercato.training.tasks.masked_words import MaskedWordsTask
 from mercato.training.tasks.matching import MatchingTask
+from mercato.training.tasks.pretraining import COLLAPSED, PretrainingTask, PretrainingValidation, best_row, told
 from mercato.training.tasks.query_item import QueryItemTask
+from mercato.training.tasks.step import PretrainingObjective
 
 VERSION = 1  # of what pretraining does: another one is done again
 PATCHES = 50_000  # that targets are fitted to, at most

@@ -12,11 +12,11 @@ import torch
 
 from mercato.data.market import Market
 from mercato.models.taobao import PretrainingTowers
-from mercato.training.pretraining import pretrain
-from mercato.training.pretraining.batches import PretrainingBatch
-from mercato.training.pretraining.pretrain import pretrained
-from mercato.training.pretraining.step import Step
-from mercato.training.pretraining.task import PretrainingTask, spread
+from mercato.training import pretrain
+from mercato.training.data.pretraining import PretrainingBatch
+from mercato.training.pretrain import pretrained
+from mercato.training.tasks.pretraining import PretrainingTask, spread
+from mercato.training.tasks.step import Step
 from tests.support.toys import make_market, products, toy_recipe, with_photos
 
 RECIPE = toy_recipe(

@@ -19,7 +19,7 @@ from mercato.config.pretraining import TASKS, Pretraining
 from mercato.fields import PRODUCT_CHANNELS
 from mercato.models.tower import Inputs
 from mercato.training.data.batches import Examples, tensors
-from mercato.training.pretraining.masking import WordMask, mask_patches
+from mercato.training.data.masking import WordMask, mask_patches
 from mercato.training.task import Epochs
 
 WORDS_OR_PATCHES = 0.5  # of the products that have both, those of which words are masked, of the others patches

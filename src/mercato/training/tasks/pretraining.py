@@ -14,9 +14,9 @@ from torch import Tensor
 from mercato.config.pretraining import TASKS
 from mercato.models.taobao import PretrainingTowers
 from mercato.models.tower import TwoTower
-from mercato.training.pretraining.batches import PretrainingBatch, PretrainingBatches
-from mercato.training.pretraining.step import Outcome, PretrainingObjective, Step
+from mercato.training.data.pretraining import PretrainingBatch, PretrainingBatches
 from mercato.training.task import Losses, Monitor
+from mercato.training.tasks.step import Outcome, PretrainingObjective, Step
 
 MONITOR = "validation/loss"
 COLLAPSED = 0.9  # mean cosine of two products: their vectors say next to nothing

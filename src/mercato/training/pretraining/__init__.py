@@ -1,1 +1,0 @@
-"""Pretraining: what the encoders learn of a market before the stages (Taobao)."""
