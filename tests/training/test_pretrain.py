@@ -20,7 +20,7 @@ from mercato.training.data.pretraining import PretrainingBatch
 from mercato.training.pretrain import pretrained
 from mercato.training.task import Losses
 from mercato.training.train import train
-from tests.support.toys import make_market, toy_recipe
+from tests.support.toys import make_market, products, toy_recipe, with_photos
 
 TEXT = 'pretraining={epochs=3, batch_size=16, channels=["title_text"], held_out=0.2, learning_rate=1e-2}'
 MEAN = "product_tower.text.pooling='mean'"  # an untrained [CLS] takes longer than a test lasts
@@ -161,6 +161,17 @@ def test_without_images_it_reads_titles_alone_and_says_so(market: Market, tmp_pa
     assert {"mlm/loss", "qic/loss", "qim/loss"} <= rows[-1].keys()
     assert not any(name.startswith(("mpm", "qim2")) for name in rows[-1])
     assert "| pretrained | queries and title_text: mlm " in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("target", ["codebook", "features"])
+def test_what_is_told_of_a_patch(tmp_path: Path, target: str) -> None:
+    market = make_market(tmp_path / "market", with_photos(products()))
+    recipe = toy_recipe(
+        TEXT, MEAN, 'pretraining.channels=["title_text", "patches"]', f"pretraining.mpm.target='{target}'",
+        "pretraining.mpm.where='both'", "images.size=16", "images.patch_size=8", "pretraining.epochs=6",
+    )  # fmt: skip
+    rows = read_history(pretrained(market, recipe))
+    assert min(row["mpm/loss"] for row in rows) < rows[0]["mpm/loss"]
 
 
 @pytest.mark.parametrize("where", ["cross", "both"])

@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, PretrainedConfig
-from transformers.models.bert.modeling_bert import BertLayer
 
 from mercato.models.channels import Channels
 from mercato.models.patches import PatchEncoder
 from mercato.models.que2engage import FusedProductTower
-from mercato.models.text_encoder import first_through, through
+from mercato.models.text_encoder import build_backbone, first_through, through
 from mercato.models.tower import Inputs, Tower, TwoTower
 
 
@@ -57,16 +56,17 @@ class CrossEncoder(nn.Module):
     def __init__(self, like: PretrainedConfig, layers: int) -> None:
         """`like`: the configuration of the towers' encoder, whose sizes it has."""
         super().__init__()
-        own: Any = BertConfig(
+        own = BertConfig(
+            vocab_size=1,
+            num_hidden_layers=layers,
             hidden_size=like.hidden_size,
             num_attention_heads=like.num_attention_heads,
             intermediate_size=like.intermediate_size,
             hidden_dropout_prob=like.hidden_dropout_prob,
             attention_probs_dropout_prob=like.attention_probs_dropout_prob,
-            attn_implementation="eager",
         )
-        self.layer = nn.ModuleList([BertLayer(own) for _ in range(layers)])
-        self.apply(_init)
+        backbone: Any = build_backbone(own)
+        self.layer = backbone.encoder.layer
         self.side_2H = nn.Parameter(0.02 * torch.randn(2, like.hidden_size))
         self.norm = nn.LayerNorm(like.hidden_size)
 
@@ -161,10 +161,3 @@ class PretrainingTowers(TwoTower):
         masked_SH = channels.vectors_BSE.new_zeros(len(of_patches_S), len(self.hidden_patch_H))
         masked_SH[of_patches_S] = (self.hidden_patch_H + encoder.place_PH).repeat(images, 1)
         return torch.where(hidden_BS.unsqueeze(-1), tower.norms["patches"](masked_SH), channels.vectors_BSE)
-
-
-def _init(part: nn.Module) -> None:
-    """BERT's initialisation."""
-    if isinstance(part, nn.Linear):
-        nn.init.normal_(part.weight, std=0.02)
-        nn.init.zeros_(part.bias)

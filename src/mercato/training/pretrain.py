@@ -196,7 +196,8 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
     told: dict[str, tuple[float, PretrainingObjective]] = {}
     if "mlm" in batches.tasks:
         told["mlm"] = (stage.mlm.weight, MaskedWordsTask(stage.mlm, _log_chances(batches)))
-    if "mpm" in batches.tasks and prepared.featurizer.spec.image_dimension:
+    masks = examples.tables.products.get("patch_mask")
+    if "mpm" in batches.tasks and masks is not None and masks[batches.products].any():
         told["mpm"] = (stage.mpm.weight, MaskedPatchesTask(stage.mpm, _patch_targets(batches, generator)))
     if "qic" in batches.tasks:
         told["qic"] = (stage.qic.weight, QueryItemTask(stage.qic))
@@ -253,10 +254,8 @@ def _patch_targets(batches: PretrainingBatches, generator: np.random.Generator) 
         standard_NV = (patch_NV - mean_V) / deviation_V
         clusters = Kmeans(len(mean_V), min(stage.codes, len(patch_NV)), seed=batches.seed, niter=20)
         clusters.train(standard_NV)
-        code_KV = np.pad(
-            clusters.centroids, ((0, stage.codes - len(clusters.centroids)), (0, 0)), constant_values=np.inf
-        )
-        counts_K = np.bincount(clusters.assign(standard_NV)[1], minlength=stage.codes) + UNIGRAM
+        code_KV = np.asarray(clusters.centroids)
+        counts_K = np.bincount(clusters.assign(standard_NV)[1], minlength=len(code_KV)) + UNIGRAM
         chance_K = counts_K / counts_K.sum()
     return PatchTargets(
         torch.from_numpy(mean_V),

@@ -34,7 +34,7 @@ class WordMask:
             MercatoError: it has no token for what is masked.
         """
         pieces = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
-        mask = next((name for name in MASKS if tokenizer.token_to_id(name) is not None), None)
+        mask = next((name for name in MASKS if name in pieces), None)
         if mask is None:
             raise MercatoError(f"pretraining.mlm: the tokenizer has none of {', '.join(MASKS)}; set its weight to 0")
         special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
@@ -46,7 +46,7 @@ class WordMask:
         else:
             begins = [True] * len(pieces)
         words = np.array([piece not in special for piece in pieces])
-        return cls(np.array(begins) & words, words, int(tokenizer.token_to_id(mask)))
+        return cls(np.array(begins) & words, words, pieces.index(mask))
 
     def apply(
         self, tokens_BL: NDArray[np.int64], share: float, generator: np.random.Generator

@@ -23,7 +23,7 @@ class PatchTargets:
 
     mean_V: Tensor
     deviation_V: Tensor
-    code_KV: Tensor  # the codebook, of standardised patches; K = 0 without one
+    code_KV: Tensor  # the codebook, of standardised patches; K = 0 without one, fewer than the recipe's of few patches
     log_chance_K: Tensor  # of each code
 
     def standardised(self, patch_NV: Tensor) -> Tensor:

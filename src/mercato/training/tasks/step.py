@@ -70,7 +70,9 @@ class Step:
     def masked_crossed(self) -> Tensor:
         """The B pairs with masked words and patches through the cross encoder: (B, L + S, H)."""
         batch = self.batch
-        return self.towers.cross(self.masked_queries.rows(batch.query_B), self.masked_items.rows(batch.product_B))
+        queries, items = self.masked_queries.rows(batch.query_B), self.masked_items.rows(batch.product_B)
+        crossed: Tensor = self.towers.cross(queries, items)
+        return crossed
 
     @property
     def has_images(self) -> Tensor:
