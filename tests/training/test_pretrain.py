@@ -54,6 +54,7 @@ def test_recipes_whose_pretraining_is_alike_share_it(market: Market, monkeypatch
     folder = pretrained(market, toy_recipe(TEXT))
     monkeypatch.setattr(pretrain, "_train", lambda *_: pytest.fail("trained again"))
     assert pretrained(market, toy_recipe(TEXT, "name='other'", "stages.0.epochs=9", "head.queries=3")) == folder
+    assert pretrained(market, toy_recipe(TEXT, "query_tower.ids.least=3", "product_tower.fusion='concat'")) == folder
     with pytest.raises(pytest.fail.Exception):
         pretrained(market, toy_recipe(TEXT, "pretraining.qic.margin=0.3"))
 

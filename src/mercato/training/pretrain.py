@@ -91,7 +91,7 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
     """The two towers that pretraining trains, as a recipe: what a recipe does not name in it does not matter to it."""
     stage = recipe.pretraining
     assert stage is not None
-    text, prefix = recipe.product_tower.text, {"prefix": recipe.query_tower.text.prefix}
+    query, product = recipe.query_tower, recipe.product_tower
     images = recipe.images.model_copy(update={"fine_tune": False})
     if images.patches == "pixels":
         images = images.model_copy(update={"encoder": "compact"})  # which none is asked
@@ -100,19 +100,25 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
         seed=recipe.seed,
         dimension=recipe.dimension,
         text=recipe.text.model_copy(update={"shared": stage.shared}),
-        query_tower=recipe.query_tower.model_copy(
-            update={"channels": ("text",), "text": text.model_copy(update=prefix), "fusion": "attention"}
+        query_tower=type(query)(
+            channels=("text",),
+            text=product.text.model_copy(update={"prefix": query.text.prefix}),
+            fusion="attention",
+            max_tokens=query.max_tokens,
         ),
-        product_tower=type(recipe.product_tower)(
-            channels=stage.channels, text=text, fusion="transformer", title_tokens=recipe.product_tower.title_tokens,
-            description_tokens=recipe.product_tower.description_tokens,
+        product_tower=type(product)(
+            channels=stage.channels,
+            text=product.text,
+            fusion="transformer",
+            title_tokens=product.title_tokens,
+            description_tokens=product.description_tokens,
         ),
         images=images,
         pairs=recipe.pairs,
         precision=recipe.precision,
         stages=(InBatchSoftmax(engagement_weight=1.0),),  # queries that engaged nothing are read too
         pretraining=stage,
-    )  # fmt: skip
+    )
 
 
 def initialise(towers: TwoTower, folder: Path) -> int:
@@ -129,7 +135,7 @@ def initialise(towers: TwoTower, folder: Path) -> int:
             source = known.get(name)
             if source is None or source.shape[1:] != parameter.shape[1:]:
                 continue
-            rows = min(len(source), len(parameter)) if parameter.ndim else 0
+            rows = min(len(source), len(parameter))
             if rows < len(parameter) and "position" not in name:
                 continue
             parameter[:rows] = source[:rows]
