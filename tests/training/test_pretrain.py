@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.models.taobao import PretrainingTowers
@@ -19,10 +20,12 @@ from mercato.training import pretrain
 from mercato.training.data.pretraining import PretrainingBatch
 from mercato.training.pretrain import pretrained
 from mercato.training.task import Losses
+from mercato.training.tasks.pretraining import PretrainingTask
 from mercato.training.train import train
 from tests.support.toys import make_market, products, toy_recipe, with_photos
 
 TEXT = 'pretraining={epochs=3, batch_size=16, channels=["title_text"], held_out=0.2, learning_rate=1e-2}'
+PATCHES = ('pretraining.channels=["title_text", "patches"]', "images.size=16", "images.patch_size=8")
 MEAN = "product_tower.text.pooling='mean'"  # an untrained [CLS] takes longer than a test lasts
 
 
@@ -81,6 +84,20 @@ def test_it_is_the_same_each_time_and_goes_on_where_it_stopped(
         torch.testing.assert_close(tensor, whole[name], rtol=0, atol=0)
 
 
+def _task_of(market: Market, recipe: Recipe) -> PretrainingTask:
+    """The task as pretraining builds it."""
+    found: list[PretrainingTask] = []
+
+    def stop(towers: PretrainingTowers, *, task: PretrainingTask, **_: Any) -> None:
+        found.append(task)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "run_stage", stop)
+        pretrained(market, recipe)
+    return found[0]
+
+
 def test_towers_start_from_what_was_pretrained(market: Market, tmp_path: Path) -> None:
     recipe = toy_recipe(TEXT, "stages.0.epochs=1", "stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12")
     train(recipe, market, tmp_path / "run", onnx=False)
@@ -121,8 +138,6 @@ def test_held_out_products_and_what_is_listed_later_teach_nothing(
 
 
 def test_a_loss_that_is_not_finite_names_task_and_batch(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mercato.training.tasks.pretraining import PretrainingTask
-
     honest, calls = PretrainingTask.losses, []
 
     def broken(self: PretrainingTask, towers: PretrainingTowers, batch: PretrainingBatch) -> Losses:
@@ -138,6 +153,47 @@ def test_a_loss_that_is_not_finite_names_task_and_batch(market: Market, monkeypa
     monkeypatch.setattr(PretrainingTask, "losses", honest)
     rows = read_history(pretrained(market, toy_recipe(TEXT)))  # goes on behind the last good epoch
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_photos_in_files_are_part_of_what_it_is_known_by(tmp_path: Path) -> None:
+    goods = with_photos(products())
+    market = make_market(tmp_path / "market", [row | {"images": [{"bytes": None, "path": "one.png"}]} for row in goods])
+    (tmp_path / "market" / "one.png").write_bytes(goods[1]["images"][0]["bytes"])
+    recipe = toy_recipe(TEXT, *PATCHES)
+    first = pretrained(market, recipe)
+    assert pretrained(market, recipe) == first
+    (tmp_path / "market" / "one.png").write_bytes(goods[2]["images"][0]["bytes"] + b"more")
+    assert pretrained(market, recipe) != first
+
+
+def test_marks_go_by_the_name_of_their_channel(tmp_path: Path) -> None:
+    market = make_market(tmp_path / "market", with_photos(products()))
+    recipe = toy_recipe(
+        TEXT, *PATCHES, "product_tower.fusion='transformer'",
+        'product_tower.channels=["title_text", "language", "patches"]',
+        'pretraining.channels=["title_text", "description_text", "patches"]',
+        "stages.0.epochs=1", "stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12",
+    )  # fmt: skip
+    train(recipe, market, tmp_path / "run", onnx=False)
+    known = _state(pretrained(market, recipe))["product.fusion.mark_NH"]
+    own = load(tmp_path / "run").towers.state_dict()["product.fusion.mark_NH"]
+    torch.testing.assert_close(own[[0, 2]], known[[0, 2]], atol=1e-6, rtol=0)
+    assert not torch.allclose(own[1], known[1])  # language has no mark yet, and not the description's
+
+
+def test_a_product_seen_in_two_ways_is_one(tmp_path: Path) -> None:
+    """Pairs of the catalogue that drop the title read a product in another way than where it stands alone."""
+    market = make_market(tmp_path / "market", with_photos(products()))
+    recipe = toy_recipe(
+        TEXT, *PATCHES, 'pairs={ market = false, catalogue = [{ query = "{title}", drop_fields = ["title"] }] }'
+    )
+    batches = _task_of(market, recipe).batches
+    batch = batches.batch(batches.pairs, batches.products, batches.queries, np.random.default_rng(0))
+    _, counts = np.unique(batch.product_M.numpy(), return_counts=True)
+    assert (counts > 1).any()
+    titled, has_images = (batch.product["title_tokens"] != 0).any(1), batch.product["patch_mask"].any(1)
+    assert batch.hidden_MS.any(1)[has_images & ~titled].all()  # where there are no words to mask, patches always are
+    assert not batch.told_product["title_tokens"][~titled].any()
 
 
 def test_a_task_that_is_off_has_no_loss(market: Market) -> None:

@@ -85,6 +85,10 @@ class Pretraining(Fitting):
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
+        if len(set(self.channels)) < len(self.channels):
+            raise ValueError("channels: one is named twice")
+        if "text" in self.channels and {"title_text", "description_text"} & set(self.channels):
+            raise ValueError("channels: text joins title and description, and would tell what is masked in them")
         if self.channels[0] == "patches":
             raise ValueError("channels: a sequence begins with text; name a text channel first")
         if not any(getattr(self, task).weight for task in TASKS):

@@ -251,7 +251,10 @@ class Recipe(Frozen):
         if self.text.frozen and not self.text.pretrained:
             raise ValueError("text.frozen: only layers of a pretrained encoder know anything; set text.pretrained")
         hidden = {field for pairs in self.pairs.catalogue for field in pairs.drop_fields} & {"title", "description"}
-        if hidden and "text" in self.product_tower.channels:
+        read = {*self.product_tower.channels, *(self.pretraining.channels if self.pretraining else ())}
+        if self.pretraining and self.text.shared and not self.pretraining.shared:
+            raise ValueError("pretraining.shared: text.shared has one encoder for both towers, which pretrains as one")
+        if hidden and "text" in read:
             raise ValueError(
                 "pairs.catalogue.drop_fields: the channel text joins title and description; use title_text"
             )

@@ -92,7 +92,7 @@ def _embed(market: Market, encoder: ImageEncoder, limit: int, file: Path) -> Non
     fresh.rename(file)
 
 
-def _image_files(market: Market) -> list[tuple[str, int, int]]:
+def image_files(market: Market) -> list[tuple[str, int, int]]:
     """Image files that lie beside the table: their content may change without it."""
     column = pc.list_flatten(market.arrow("products", ["images"])["images"].combine_chunks())
     paths = set(pc.struct_field(column, "path").drop_null().to_pylist())
@@ -102,7 +102,7 @@ def _image_files(market: Market) -> list[tuple[str, int, int]]:
 
 def _key(market: Market, encoder_folder: Path, limit: int) -> str:
     digest = hashlib.sha256(str(limit).encode())
-    digest.update(repr(_image_files(market)).encode())
+    digest.update(repr(image_files(market)).encode())
     for file in [encoder_folder / MODEL, encoder_folder / SPEC, *market.files("products")]:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())

@@ -23,14 +23,16 @@ from mercato.config.stages import InBatchSoftmax
 from mercato.data.market import Market
 from mercato.data.pairs import catalogue_split
 from mercato.errors import MercatoError
+from mercato.features.featurizer import FeatureSpec
 from mercato.files import atomic_directory
 from mercato.models.build import build_towers, text_configs
 from mercato.models.que2engage import FusedProductTower
+from mercato.models.recall import IDS
 from mercato.models.taobao import PretrainingTowers
 from mercato.models.tower import TwoTower
 from mercato.progress import note
 from mercato.runs.folder import HISTORY, RECIPE, SPEC, TOKENIZER, WEIGHTS, read_history
-from mercato.runs.image_vectors import CACHE
+from mercato.runs.image_vectors import CACHE, image_files
 from mercato.training.data.features import catalogue_rows
 from mercato.training.data.learnable import learnable_products
 from mercato.training.data.masking import WordMask
@@ -38,17 +40,19 @@ from mercato.training.data.prepare import Prepared, prepare
 from mercato.training.data.pretraining import PretrainingBatches
 from mercato.training.history import log_row
 from mercato.training.optimizer import half_precision
-from mercato.training.stage import run_stage
-from mercato.training.tasks.masked_patches import MaskedPatchesTask, PatchTargets
+from mercato.training.stage import finish_stage, is_done, run_stage
+from mercato.training.tasks.masked_patches import MaskedPatchesTask, PatchTargets, within
 from mercato.training.tasks.masked_words import MaskedWordsTask
 from mercato.training.tasks.matching import MatchingTask
 from mercato.training.tasks.pretraining import COLLAPSED, PretrainingTask, PretrainingValidation, best_row, told
 from mercato.training.tasks.query_item import QueryItemTask
 from mercato.training.tasks.step import PretrainingObjective
 
-VERSION = 1  # of what pretraining does: another one is done again
+MARKS = "product.fusion.mark_NH"  # whose a position of the item tower's sequence is
+VERSION = 2  # of what pretraining does: another one is done again
 PATCHES = 50_000  # that targets are fitted to, at most
 VALIDATED = 1_024  # held-out pairs, or products where there are none, at most
+LEAST_DEVIATION = 0.01  # of a patch's number, of their median
 UNIGRAM = 1.0  # added to each word's count
 
 
@@ -61,7 +65,9 @@ def pretrained(market: Market, recipe: Recipe) -> Path:
         MercatoError: the market lacks what it wants, a loss is not finite, or somebody pressed Ctrl-C.
     """
     own = pretraining_recipe(recipe)
-    identity = f"{VERSION}\n{own.toml()}\n# market {market.fingerprint()}\n"
+    identity = (
+        f"{VERSION} {half_precision(own)}\n{own.toml()}\n# market {market.fingerprint()}\n{_read_beside(market, own)}"
+    )
     cache = market.path / CACHE
     cache.mkdir(exist_ok=True)
     folder = cache / f"pretraining-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
@@ -124,23 +130,40 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
 def initialise(towers: TwoTower, folder: Path) -> int:
     """Take what was pretrained into towers: every parameter of the same name and shape.
 
-    Of positions, whose tables are as long as the longest text, as many are taken as both have.
+    Of positions, whose tables are as long as the longest text, as many are taken as both have; of a channel's mark in
+    the sequence that of the same channel. A text encoder of the description's own starts as the items' does.
 
     Returns:
         How many numbers were taken.
     """
     known, taken = load_file(str(folder / WEIGHTS)), 0
+    before = FeatureSpec.load(folder / SPEC).product_channels
+    here = [name for name in towers.product.channels if name != IDS]
     with torch.no_grad():
         for name, parameter in towers.named_parameters():
-            source = known.get(name)
+            source = known.get(name.replace("product.description_text.", "product.text."))
             if source is None or source.shape[1:] != parameter.shape[1:]:
                 continue
-            rows = min(len(source), len(parameter))
-            if rows < len(parameter) and "position" not in name:
-                continue
-            parameter[:rows] = source[:rows]
-            taken += source[:rows].numel()
+            if name == MARKS:
+                rows = [(here.index(channel), before.index(channel)) for channel in before if channel in here]
+                for own, other in rows:
+                    parameter[own] = source[other]
+                taken += len(rows) * parameter.shape[1]
+            elif source.shape == parameter.shape or "position_embeddings" in name:
+                count = min(len(source), len(parameter))
+                parameter[:count] = source[:count]
+                taken += source[:count].numel()
     return taken
+
+
+def _read_beside(market: Market, recipe: Recipe) -> str:
+    """What is read that neither a table nor the recipe holds: photos in files, and encoders in folders."""
+    files = image_files(market) if recipe.uses_patches else []
+    for name in (recipe.text.pretrained, recipe.images.encoder):
+        folder = Path(name or "")
+        own = sorted(file for file in folder.iterdir() if file.is_file()) if name and folder.is_dir() else []
+        files += [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in own]
+    return repr(files)
 
 
 def _train(market: Market, recipe: Recipe, prepared: Prepared, folder: Path) -> PretrainingTowers:
@@ -154,7 +177,10 @@ def _train(market: Market, recipe: Recipe, prepared: Prepared, folder: Path) -> 
     outputs = stage.mpm.codes if spec.image_dimension and stage.mpm.target == "codebook" else spec.image_dimension
     towers = PretrainingTowers(base.query, base.product, stage.cross_layers, outputs)
     task = _task(market, recipe, stage, prepared)
-    towers.words.bias_W.data.copy_(_log_chances(task.batches))  # words begin as the unigram model, and learn the rest
+    if "mlm" in task.objectives:  # words begin as the unigram model, and learn the rest
+        chances_W = _log_chances(task.batches)
+        towers.words.bias_W.data.fill_(float(chances_W.min()))  # a pretrained encoder may know more than its tokenizer
+        towers.words.bias_W.data[: len(chances_W)] = chances_W
     note(
         f"  {sum(p.numel() for p in towers.parameters()):,} parameters; {len(task.batches.pairs):,} engaged pairs,"
         f" {len(task.batches.products):,} products, {len(task.batches.queries):,} queries that engaged nothing"
@@ -167,11 +193,15 @@ def _train(market: Market, recipe: Recipe, prepared: Prepared, folder: Path) -> 
             cosine = f"{row['vectors/mean_cosine']:.2f}"
             note(f"    [yellow]two products' mean cosine is {cosine}: their vectors have collapsed to nearly one[/]")
 
+    checkpoints = folder / "checkpoints"
+    if is_done(checkpoints):  # killed before it was written
+        finish_stage(towers, checkpoints)
+        return towers
     run_stage(
         towers,
         stage=stage,
         task=task,
-        folder=folder / "checkpoints",
+        folder=checkpoints,
         logger=TensorBoardLogger(folder, name="tensorboard", version="pretraining"),
         half=half_precision(recipe),
         log_epoch=log_epoch,
@@ -185,10 +215,11 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
     ids = catalogue_rows(market, recipe)["product_id"]
     learnable_P = ids.is_in(learnable_products(market, recipe.pairs).implode()).to_numpy()
     held_P = np.array([catalogue_split(f"pretraining {product}", stage.held_out) == "future" for product in ids])
-    held_K = held_P[examples.product_N[examples.engaged]]
-    pairs = examples.engaged[~held_K]
+    engaged = examples.engaged[learnable_P[examples.product_N[examples.engaged]]]
+    held_K = held_P[examples.product_N[engaged]]
+    pairs = engaged[~held_K]
     engaging = np.unique(examples.query_N[examples.engaged])
-    mask = WordMask.of(prepared.featurizer.tokenizer)
+    mask = WordMask.of(prepared.featurizer.tokenizer) if stage.mlm.weight else None
     batches = PretrainingBatches(
         examples,
         pairs=pairs,
@@ -211,7 +242,7 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
         if name in batches.tasks:
             own = getattr(stage, name)
             told[name] = (own.weight, MatchingTask(own, name, stage.qic.scale))
-    held = generator.permutation(examples.engaged[held_K])[:VALIDATED]
+    held = generator.permutation(engaged[held_K])[:VALIDATED]
     lone = generator.permutation(np.flatnonzero(learnable_P & held_P))[:VALIDATED]
     count = max(1, -(-max(len(held), len(lone)) // stage.batch_size))
     validation = [
@@ -233,6 +264,7 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
 
 def _log_chances(batches: PretrainingBatches) -> Tensor:
     """Log of how often each token is a word's in the queries and titles that train, (W,)."""
+    assert batches.mask is not None
     tables, words_W = batches.examples.tables, batches.mask.words_W
     counts_W = np.full(len(words_W), UNIGRAM)
     queries = np.concatenate([batches.examples.query_N[batches.pairs], batches.queries])
@@ -253,7 +285,9 @@ def _patch_targets(batches: PretrainingBatches, generator: np.random.Generator) 
             break
         parts.append(products["patches"][row][products["patch_mask"][row]].reshape(-1, products["patches"].shape[-1]))
     patch_NV = np.concatenate(parts).astype(np.float32)
-    mean_V, deviation_V = patch_NV.mean(0), patch_NV.std(0) + 1e-6
+    mean_V, deviation_V = patch_NV.mean(0), patch_NV.std(0)
+    least = LEAST_DEVIATION * np.median(deviation_V[deviation_V > 0]) if deviation_V.any() else 1.0
+    deviation_V = np.where(deviation_V > 0, np.maximum(deviation_V, least), 1.0).astype(np.float32)
     stage = batches.stage.mpm
     code_KV, chance_K = np.zeros((0, len(mean_V)), np.float32), np.zeros(0)
     if stage.target == "codebook":
@@ -268,4 +302,5 @@ def _patch_targets(batches: PretrainingBatches, generator: np.random.Generator) 
         torch.from_numpy(deviation_V),
         torch.from_numpy(code_KV),
         torch.from_numpy(np.log(chance_K)).float(),
+        within(torch.from_numpy(patch_NV)).mean(0),
     )

@@ -53,6 +53,7 @@ def test_of_what_is_chosen_most_is_masked_some_random_and_some_left() -> None:
         (["[MASK]", "[CLS]", "so", "##fa"], [False, False, True, False]),
         (["<mask>", "<s>", "Ġso", "fa"], [False, False, True, False]),
         (["<mask>", "<s>", "sofa", "lamp"], [False, False, True, True]),
+        (["<mask>", "▁so", "fa", "▁", "##"], [False, True, False, True, False]),  # "##" that somebody wrote
     ],
 )
 def test_words_begin_where_the_tokenizer_says(pieces: list[str], begins: list[bool]) -> None:

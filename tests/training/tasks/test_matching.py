@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mercato.models.taobao import CrossEncoder, Read
 from mercato.training.tasks.matching import matching
 
+ALIKE = torch.zeros(3, dtype=torch.int64)  # the texts' kinds
+
 
 class FirstOfBoth(CrossEncoder):
     """In place of a transformer: the first state of the text beside that of the item."""
@@ -39,7 +41,7 @@ def _run(known_TI: Tensor, pairs: list[tuple[int, int]], scale: float = 100.0) -
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     torch.manual_seed(0)
-    outcome = matching(cross, head, texts, items, torch.tensor(pairs).T, known_TI, scale)
+    outcome = matching(cross, head, texts, items, torch.tensor(pairs).T, known_TI, scale, ALIKE)
     assert outcome is not None
     return cross.read, outcome.loss
 
@@ -68,11 +70,9 @@ def test_a_text_without_any_negative_has_none() -> None:
 
 
 def test_without_a_negative_there_is_no_outcome() -> None:
-    texts = _numbered(torch.eye(1))
-    assert (
-        matching(FirstOfBoth(), nn.Linear(2, 1), texts, texts, torch.tensor([[0], [0]]), torch.zeros(1, 1).bool(), 20)
-        is None
-    )
+    texts, pair = _numbered(torch.eye(1)), torch.tensor([[0], [0]])
+    head, known, kind = nn.Linear(2, 1), torch.zeros(1, 1).bool(), torch.zeros(1)
+    assert matching(FirstOfBoth(), head, texts, texts, pair, known, 20, kind) is None
 
 
 def test_hard_negatives_are_drawn_by_their_similarity() -> None:
@@ -82,7 +82,15 @@ def test_hard_negatives_are_drawn_by_their_similarity() -> None:
     pairs[1, -2:] = torch.tensor([1, 2])  # so that all three items are some pair's
     cross = FirstOfBoth()
     torch.manual_seed(0)
-    matching(cross, nn.Linear(2, 1), texts, items, pairs, torch.zeros(3000, 3).bool(), 2.0)
+    matching(cross, nn.Linear(2, 1), texts, items, pairs, torch.zeros(3000, 3).bool(), 2.0, torch.zeros(3000))
     drawn = [item for _, item in cross.read[3000:6000][:2998]]
     expected = math.exp(2 * 1.0) / (math.exp(2 * 1.0) + math.exp(2 * 0.6))
     assert drawn.count(1) / len(drawn) == pytest.approx(expected, abs=0.03)
+
+
+def test_an_items_hard_text_is_of_its_own_texts_kind() -> None:
+    vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    texts, items, pairs = _numbered(vectors), _numbered(vectors), torch.arange(4).repeat(2, 1)
+    cross, kind = FirstOfBoth(), torch.tensor([0, 1, 0, 1])
+    matching(cross, nn.Linear(2, 1), texts, items, pairs, torch.zeros(4, 4).bool(), 100.0, kind)
+    assert cross.read[8:] == [(2, 0), (3, 1), (0, 2), (1, 3)]  # not the nearer text of the other kind

@@ -39,12 +39,12 @@ class WordMask:
             raise MercatoError(f"pretraining.mlm: the tokenizer has none of {', '.join(MASKS)}; set its weight to 0")
         special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
         special |= {"<pad>", "<s>", "</s>", "<unk>", mask}
-        if any(piece.startswith("##") for piece in pieces):
-            begins = [not piece.startswith("##") for piece in pieces]
-        elif space := next((mark for mark in "▁Ġ" if any(piece.startswith(mark) for piece in pieces)), None):
-            begins = [piece.startswith(space) for piece in pieces]
-        else:
+        counts = {mark: sum(piece.startswith(mark) for piece in pieces) for mark in ("▁", "Ġ", "##")}
+        mark = max(counts, key=lambda mark: counts[mark])  # the others may occur in a text
+        if not counts[mark]:
             begins = [True] * len(pieces)
+        else:
+            begins = [piece.startswith(mark) != (mark == "##") for piece in pieces]
         words = np.array([piece not in special for piece in pieces])
         return cls(np.array(begins) & words, words, pieces.index(mask))
 

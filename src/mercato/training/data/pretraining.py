@@ -39,6 +39,7 @@ class PretrainingBatch:
     hidden_MS: Tensor  # bool: the patches that are masked and to be told, in other rows; S = 0 without patches
     query_B: Tensor  # int64: which of the Q each pair has
     product_B: Tensor  # which of the M
+    product_M: Tensor  # int64: their rows in the table; one that is seen in two ways is there twice
     unpaired_U: Tensor  # which of the M have no pair here
     known_QM: Tensor  # bool: the query is known to have engaged the product
 
@@ -69,10 +70,13 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         products: NDArray[np.int64],
         queries: NDArray[np.int64],
         stage: Pretraining,
-        mask: WordMask,
+        mask: WordMask | None,
         seed: int,
     ) -> None:
-        """`pairs` are rows of the examples; `products` and `queries`, rows of the tables, are drawn beside them."""
+        """`pairs` are rows of the examples; `products` and `queries`, rows of the tables, are drawn beside them.
+
+        Without a `mask` no words are masked.
+        """
         super().__init__(seed)
         self.examples, self.stage, self.mask = examples, stage, mask
         self.pairs, self.products, self.queries = pairs, products, queries
@@ -106,16 +110,13 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         query = tables.query_inputs(place_Q)
         product_B = product_P[: len(rows)]
         present_MS = self._patches(features)
-        words_M = generator.random(len(place_M)) < WORDS_OR_PATCHES
-        words_M |= ~present_MS.any(1) if "mpm" in self.tasks else True
-        if "mlm" not in self.tasks:
-            words_M[:] = False
+        words_M = self._words(features, present_MS, generator)
         masked, told = dict(features), {}
         for name in self.text:
-            read_ML, told_ML = self.mask.apply(features[name], self.stage.mlm.share, generator)
+            read_ML, told_ML = self._masked(features[name], generator)
             masked[name] = np.where(words_M[:, None], read_ML, features[name])
             told[name] = torch.from_numpy(told_ML & words_M[:, None])
-        read_QL, told_QL = self.mask.apply(query["tokens"].numpy(), self.stage.mlm.share, generator)
+        read_QL, told_QL = self._masked(query["tokens"].numpy(), generator)
         hidden_MS = mask_patches(present_MS & ~words_M[:, None], self.stage.mpm.share, generator)
         return PretrainingBatch(
             tasks=frozenset(self.tasks if tasks is None else tasks),
@@ -128,9 +129,31 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
             hidden_MS=torch.from_numpy(hidden_MS),
             query_B=torch.from_numpy(query_P[: len(rows)]),
             product_B=torch.from_numpy(product_B),
+            product_M=torch.from_numpy(place_M),
             unpaired_U=torch.from_numpy(np.setdiff1d(np.arange(len(place_M)), product_B)),
             known_QM=torch.from_numpy(examples.known(place_Q, place_M)),
         )
+
+    def _masked(
+        self, tokens_BL: NDArray[np.int64], generator: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Tokens with masked words, and which are to be told."""
+        if self.mask is None:
+            return tokens_BL, np.zeros(tokens_BL.shape, bool)
+        return self.mask.apply(tokens_BL, self.stage.mlm.share, generator)
+
+    def _words(
+        self, features: dict[str, NDArray[Any]], present_MS: NDArray[np.bool_], generator: np.random.Generator
+    ) -> NDArray[np.bool_]:
+        """Which products have words masked, (M,): all that have words alone, half of those that have patches too."""
+        mask = self.mask
+        if mask is None:
+            return np.zeros(len(present_MS), bool)
+        has_words_M = np.any([mask.words_W[features[name]].any(1) for name in self.text], axis=0)
+        by_chance_M = generator.random(len(present_MS)) < WORDS_OR_PATCHES
+        has_patches_M = present_MS.any(1) & ("mpm" in self.tasks)
+        words_M: NDArray[np.bool_] = has_words_M & (by_chance_M | ~has_patches_M)
+        return words_M
 
     def _patches(self, features: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
         """Which patches there are, (M, S)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from mercato.config.pretraining import MaskedPatches
 from mercato.training.tasks.step import Outcome, Step
 
+FAR = 10.0  # deviations, further than which no number is told: one that hardly any patch has must not own the loss
 TINY = 1e-3  # of a patch's deviation: one of a single colour has none
 
 
@@ -25,10 +26,11 @@ class PatchTargets:
     deviation_V: Tensor
     code_KV: Tensor  # the codebook, of standardised patches; K = 0 without one, fewer than the recipe's of few patches
     log_chance_K: Tensor  # of each code
+    mean_pixels_V: Tensor  # the mean of patches that are normalised within themselves
 
     def standardised(self, patch_NV: Tensor) -> Tensor:
         """Each number less its mean over all patches, by its deviation."""
-        return (patch_NV - self.mean_V.to(patch_NV)) / self.deviation_V.to(patch_NV)
+        return ((patch_NV - self.mean_V.to(patch_NV)) / self.deviation_V.to(patch_NV)).clamp(-FAR, FAR)
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,14 @@ class MaskedPatchesTask:
                 F.cross_entropy(output_NX, code_N), right, -self.targets.log_chance_K.to(output_NX)[code_N].mean()
             )
         if self.stage.target == "pixels":
-            patch_NV = patch_NV - patch_NV.mean(1, keepdim=True)
-            target_NV = patch_NV / patch_NV.std(1, correction=0, keepdim=True).clamp(min=TINY)
+            target_NV, mean_V = within(patch_NV), self.targets.mean_pixels_V.to(patch_NV)
         else:
-            target_NV = self.targets.standardised(patch_NV)
-        loss, trivial = F.mse_loss(output_NX, target_NV), target_NV.square().mean()
+            target_NV, mean_V = self.targets.standardised(patch_NV), torch.zeros_like(patch_NV[0])
+        loss, trivial = F.mse_loss(output_NX, target_NV), F.mse_loss(mean_V.expand_as(target_NV), target_NV)
         return Outcome(loss, (1 - loss / trivial.clamp(min=TINY)).detach(), trivial)
+
+
+def within(patch_NV: Tensor) -> Tensor:
+    """Patches normalised within themselves, as MAE tells them: (N, V)."""
+    patch_NV = patch_NV - patch_NV.mean(1, keepdim=True)
+    return patch_NV / patch_NV.std(1, correction=0, keepdim=True).clamp(min=TINY)

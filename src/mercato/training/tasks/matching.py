@@ -41,15 +41,25 @@ class MatchingTask:
             if len(alone_U):
                 own_2U = torch.stack([len(batch.known_QM) + torch.arange(len(alone_U), device=alone_U.device), alone_U])
                 texts, pair_2N = stacked(texts, step.titles.rows(alone_U)), torch.cat([pair_2N, own_2U], 1)
-                known_TI = F.pad(known_TI, (0, 0, 0, len(alone_U)))
+                same_UM = batch.product_M[alone_U].unsqueeze(1) == batch.product_M  # and seen in another way
+                known_TI = torch.cat([known_TI, same_UM])
             known_TI = known_TI | ~step.has_images  # what has no image is no negative either
         if not pair_2N.shape[1]:
             return None
-        return matching(towers.cross, towers.matches[self.name], texts, items, pair_2N, known_TI, self.scale)
+        is_title_T = torch.arange(len(known_TI), device=known_TI.device) >= len(batch.known_QM)
+        head = towers.matches[self.name]
+        return matching(towers.cross, head, texts, items, pair_2N, known_TI, self.scale, is_title_T)
 
 
 def matching(
-    cross: CrossEncoder, head: nn.Module, texts: Read, items: Read, pair_2N: Tensor, known_TI: Tensor, scale: float
+    cross: CrossEncoder,
+    head: nn.Module,
+    texts: Read,
+    items: Read,
+    pair_2N: Tensor,
+    known_TI: Tensor,
+    scale: float,
+    kind_T: Tensor,
 ) -> Outcome | None:
     """The outcome of N pairs, each with a hard item for its text and a hard text for its item, where there are any.
 
@@ -61,6 +71,7 @@ def matching(
         known_TI: bool: a text and an item that are no negatives of each other; those of the pairs need not be among
             them.
         scale: negatives are drawn as exp(scale · cos).
+        kind_T: an item's hard text is of the kind of its own, or to know a text's kind would be to know half of all.
     """
     text_N, item_N = pair_2N
     with torch.no_grad():
@@ -70,7 +81,8 @@ def matching(
         used_T, used_I = torch.zeros_like(known_TI[:, 0]), torch.zeros_like(known_TI[0])
         used_T[text_N], used_I[item_N] = True, True
         hard_item = _drawn(logits_TI.masked_fill(~used_I, -math.inf)[text_N])
-        hard_text = _drawn(logits_TI.masked_fill(~used_T.unsqueeze(1), -math.inf).T[item_N])
+        other_NT = ~used_T | (kind_T != kind_T[text_N].unsqueeze(1))
+        hard_text = _drawn(logits_TI.T[item_N].masked_fill(other_NT, -math.inf))
     of_text, of_item = hard_item >= 0, hard_text >= 0
     text_K = torch.cat([text_N, text_N[of_text], hard_text[of_item]])
     item_K = torch.cat([item_N, hard_item[of_text], item_N[of_item]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,8 @@ def spread(vector_MD: Tensor) -> dict[str, float]:
     The effective rank is exp of the entropy of the singular values, as shares of their sum (Roy & Vetterli 2007): D for
     vectors that fill the space, 1 where all are alike.
     """
+    if not vector_MD.isfinite().all():
+        return {"vectors/mean_cosine": math.nan, "vectors/rank": math.nan}
     count = len(vector_MD)
     mean = (vector_MD.sum(0).square().sum() - count) / max(1, count * (count - 1))
     share = F.normalize(torch.linalg.svdvals(vector_MD), p=1, dim=0)
