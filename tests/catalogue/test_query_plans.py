@@ -101,8 +101,9 @@ def big_file(request, tmp_path_factory):
 def test_a_statement_finds_its_rows_by_a_key(big_file, call):
     executed: list[tuple[str, tuple]] = []
 
-    def record(_connection, _cursor, statement, parameters, _context, many) -> None:
-        executed.append((statement, parameters[0] if many else parameters))
+    def record(connection, _cursor, statement, parameters, _context, many) -> None:
+        if connection.engine.url.database == str(big_file):  # not of what another test left running
+            executed.append((statement, parameters[0] if many else parameters))
 
     with closing(Catalogue.open(big_file)) as catalogue:
         sa.event.listen(sa.Engine, "before_cursor_execute", record)

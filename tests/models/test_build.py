@@ -17,6 +17,7 @@ from mercato.features.tokenizer import train_tokenizer
 from mercato.losses.in_batch_softmax import in_batch_softmax
 from mercato.models.build import build_towers, text_configs
 from mercato.models.tower import TwoTower
+from mercato.training.data.features import product_ids
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 SCRATCH = [path for path in RECIPES if load_recipe(path).text.pretrained is None]
@@ -57,11 +58,12 @@ def test_every_recipe_from_scratch_builds(path):
         query_channels=recipe.query_tower.channels, product_channels=recipe.product_tower.channels, pad_id=0,
         vocabulary=tokenizer.get_vocab_size(), buckets=500, query_tokens=8, query_characters=20, title_tokens=12,
         description_tokens=8, countries=("mx", "us"), languages=("en",), max_images=1, image_dimension=3,
+        image_patches=4 if recipe.uses_patches else 0, product_ids=product_ids(recipe), query_ids=10,
         context=ContextSpec.fit(recipe.product_tower.context, goods, now) if recipe.uses_context else None,
     )  # fmt: skip
     towers = build_towers(recipe, spec, text_configs(recipe, spec), 5 if recipe.head.queries else 0)
-    featurizer = Featurizer(spec, tokenizer)
-    features = featurizer.products(goods, as_of=now)
+    unknown = dict.fromkeys((name for name, _ in spec.product_ids), np.zeros(0, np.uint64))
+    features = Featurizer(spec, tokenizer, unknown).products(goods, as_of=now)
     vectors = towers.product({name: torch.from_numpy(array) for name, array in features.items()})[0]
     assert vectors.shape == (len(TITLES), recipe.dimension) and torch.isfinite(vectors).all()
 

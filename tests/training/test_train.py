@@ -89,7 +89,7 @@ def test_the_best_epoch_is_kept(toys, unbroken):
 
 
 def test_divergence_is_said(toys, tmp_path):
-    with pytest.raises(MercatoError, match="epoch 1 is nan: lower the stage's learning rates"):
+    with pytest.raises(MercatoError, match=r"the loss of .* in batch \d of epoch 1: lower the stage's learning rates"):
         train(toy_recipe("stages.0.learning_rate=1e30", "stages.0.clip=1e30"), toys, tmp_path / "run", onnx=False)
 
 
