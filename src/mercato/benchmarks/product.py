@@ -16,7 +16,7 @@ from rich.table import Table
 from mercato.benchmarks.machine import machine
 from mercato.benchmarks.untrained import untrained_run
 from mercato.config import Recipe
-from mercato.config.recipe import ProductTower, TextEncoder
+from mercato.config.towers import ProductTower, TextEncoder
 from mercato.data.market import Market
 from mercato.evaluation.evaluate import Evaluation
 from mercato.evaluation.metrics.bootstrap import Interval

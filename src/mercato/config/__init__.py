@@ -4,22 +4,17 @@ from mercato.config.base import Frozen
 from mercato.config.recipe import (
     Blending,
     CataloguePairs,
-    Context,
     Head,
     Images,
-    LateFusion,
-    ModalityDropout,
     Pairs,
-    ProductTower,
-    QueryTower,
     Recipe,
     Text,
-    TextEncoder,
     Trigrams,
     load_recipe,
     shipped_folder,
 )
 from mercato.config.stages import Stage
+from mercato.config.towers import Context, LateFusion, ModalityDropout, ProductTower, QueryTower, TextEncoder
 
 __all__ = [
     "Blending",
