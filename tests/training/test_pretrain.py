@@ -169,11 +169,15 @@ def test_photos_in_files_are_part_of_what_it_is_known_by(tmp_path: Path) -> None
 def test_marks_go_by_the_name_of_their_channel(tmp_path: Path) -> None:
     market = make_market(tmp_path / "market", with_photos(products()))
     recipe = toy_recipe(
-        TEXT, *PATCHES, "product_tower.fusion='transformer'",
+        TEXT,
+        *PATCHES,
+        "product_tower.fusion='transformer'",
         'product_tower.channels=["title_text", "language", "patches"]',
         'pretraining.channels=["title_text", "description_text", "patches"]',
-        "stages.0.epochs=1", "stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12",
-    )  # fmt: skip
+        "stages.0.epochs=1",
+        "stages.0.learning_rate=1e-12",
+        "stages.0.text_learning_rate=1e-12",
+    )
     train(recipe, market, tmp_path / "run", onnx=False)
     known = _state(pretrained(market, recipe))["product.fusion.mark_NH"]
     own = load(tmp_path / "run").towers.state_dict()["product.fusion.mark_NH"]
@@ -224,9 +228,15 @@ def test_without_images_it_reads_titles_alone_and_says_so(market: Market, tmp_pa
 def test_what_is_told_of_a_patch(tmp_path: Path, target: str) -> None:
     market = make_market(tmp_path / "market", with_photos(products()))
     recipe = toy_recipe(
-        TEXT, MEAN, 'pretraining.channels=["title_text", "patches"]', f"pretraining.mpm.target='{target}'",
-        "pretraining.mpm.where='both'", "images.size=16", "images.patch_size=8", "pretraining.epochs=6",
-    )  # fmt: skip
+        TEXT,
+        MEAN,
+        'pretraining.channels=["title_text", "patches"]',
+        f"pretraining.mpm.target='{target}'",
+        "pretraining.mpm.where='both'",
+        "images.size=16",
+        "images.patch_size=8",
+        "pretraining.epochs=6",
+    )
     rows = read_history(pretrained(market, recipe))
     assert min(row["mpm/loss"] for row in rows) < rows[0]["mpm/loss"]
 

@@ -67,19 +67,13 @@ def pooled(backbone: Any, tokens_BL: Tensor, pad_id: int, pooling: str) -> Tenso
 def lower(backbone: Any, tokens_BL: Tensor, pad_id: int, layers: int) -> Tensor:
     """The states that the first `layers` layers leave (0: the embeddings): (B, L) int64 → (B, L, H)."""
     packing = Packing.of(tokens_BL != pad_id)
-    state_TH = _embed(backbone, tokens_BL, packing)
-    for layer in backbone.encoder.layer[:layers]:
-        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, packing.groups))
-    return packing.unpack(state_TH)
+    return packing.unpack(_run(backbone.encoder.layer[:layers], _embed(backbone, tokens_BL, packing), packing))
 
 
 def through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
     """Some layers over the states that are present: (B, S, H), (B, S) bool → (B, S, H), zeros where nothing is."""
     packing = Packing.of(present_BS)
-    state_TH = packing.pack(state_BSH)
-    for layer in layers:
-        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, packing.groups))
-    return packing.unpack(state_TH)
+    return packing.unpack(_run(layers, packing.pack(state_BSH), packing))
 
 
 def first(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
@@ -98,10 +92,16 @@ def upper(backbone: Any, state_BSH: Tensor, present_BS: Tensor, weight_BS: Tenso
     return _read(backbone.encoder.layer[layers:], packing.pack(state_BSH), packing, pooling, weight_T1)
 
 
+def _run(layers: Any, state_TH: Tensor, packing: Packing) -> Tensor:
+    """Every state after some layers."""
+    for layer in layers:
+        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, packing.groups))
+    return state_TH
+
+
 def _read(layers: Any, state_TH: Tensor, packing: Packing, pooling: str, weight_T1: Tensor | None = None) -> Tensor:
     *others, last = layers
-    for layer in others:
-        state_TH = _feed_forward(layer, _attend(layer.attention, state_TH, packing.groups))
+    state_TH = _run(others, state_TH, packing)
     if pooling == "cls":
         state_BH = _feed_forward(last, _attend_first(last.attention, state_TH, packing.groups))
     else:

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
+from mercato import config
 from mercato.models.channels import Channels
 from mercato.models.patches import PatchEncoder
 from mercato.models.que2engage import FusedProductTower
-from mercato.models.text_encoder import build_backbone, first_through, through
+from mercato.models.text_encoder import build_backbone, first_through, scratch_config, through
 from mercato.models.tower import Inputs, Tower, TwoTower
 
 
@@ -56,16 +57,14 @@ class CrossEncoder(nn.Module):
     def __init__(self, like: PretrainedConfig, layers: int) -> None:
         """`like`: the configuration of the towers' encoder, whose sizes it has."""
         super().__init__()
-        own = BertConfig(
-            vocab_size=1,
-            num_hidden_layers=layers,
-            hidden_size=like.hidden_size,
-            num_attention_heads=like.num_attention_heads,
-            intermediate_size=like.intermediate_size,
-            hidden_dropout_prob=like.hidden_dropout_prob,
-            attention_probs_dropout_prob=like.attention_probs_dropout_prob,
+        sizes = config.TextEncoder(
+            layers=layers,
+            heads=like.num_attention_heads,
+            hidden=like.hidden_size,
+            feed_forward=like.intermediate_size,
+            dropout=like.hidden_dropout_prob,
         )
-        backbone: Any = build_backbone(own)
+        backbone: Any = build_backbone(scratch_config(sizes, vocabulary=1, pad_id=0, positions=1))
         self.layer = backbone.encoder.layer
         self.side_2H = nn.Parameter(0.02 * torch.randn(2, like.hidden_size))
         self.norm = nn.LayerNorm(like.hidden_size)
@@ -104,9 +103,9 @@ class PretrainingTowers(TwoTower):
     def __init__(self, query: Tower, product: FusedProductTower, cross_layers: int, patch_outputs: int) -> None:
         """`patch_outputs`: what is told of a masked patch, V numbers or a codebook's codes; 0: no patches are read."""
         super().__init__(query, product)
-        config: Any = product.text.backbone.config
-        hidden: int = config.hidden_size
-        self.cross = CrossEncoder(config, cross_layers)
+        like: Any = product.text.backbone.config
+        hidden: int = like.hidden_size
+        self.cross = CrossEncoder(like, cross_layers)
         self.words = WordHead(hidden, self.embeddings.shape[0])
         self.patches: nn.Module | None = None
         if patch_outputs:

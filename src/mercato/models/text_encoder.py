@@ -70,7 +70,7 @@ class TextEncoder(ChannelEncoder):
 
     def states(self, tokens_BL: Tensor) -> Tensor:
         """The states after every layer: (B, L) int64 → (B, L, H)."""
-        return self.lower(tokens_BL, self.backbone.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+        return self.lower(tokens_BL, len(self.layers()))
 
     def layers(self, start: int = 0) -> Any:
         """The layers from one on."""

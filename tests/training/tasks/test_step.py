@@ -15,6 +15,7 @@ from mercato.models.taobao import PretrainingTowers
 from mercato.training import pretrain
 from mercato.training.data.pretraining import PretrainingBatch
 from mercato.training.pretrain import pretrained
+from mercato.training.tasks.masked_words import MaskedWordsTask
 from mercato.training.tasks.pretraining import PretrainingTask, spread
 from mercato.training.tasks.step import Step
 from tests.support.toys import make_market, products, toy_recipe, with_photos
@@ -132,7 +133,9 @@ def test_every_task_finds_something(built: tuple[PretrainingTowers, PretrainingT
 
 def test_the_unigram_model_is_that_of_the_words_that_train(built: tuple[PretrainingTowers, PretrainingTask]) -> None:
     towers, task = built
-    chance_W = task.objectives["mlm"][1].log_chance_W.exp()  # type: ignore[attr-defined]
+    words_task = task.objectives["mlm"][1]
+    assert isinstance(words_task, MaskedWordsTask)
+    chance_W = words_task.log_chance_W.exp()
     assert chance_W.sum() == pytest.approx(1, abs=1e-5)
     batches = task.batches
     titles = batches.examples.tables.products["title_tokens"][batches.products]
@@ -141,7 +144,7 @@ def test_the_unigram_model_is_that_of_the_words_that_train(built: tuple[Pretrain
     most = max(set(words), key=words.count)
     expected = (words.count(most) + 1) / (len(words) + len(batches.mask.words_W))
     assert float(chance_W[most]) == pytest.approx(expected, rel=1e-4)
-    assert torch.equal(towers.words.bias_W, task.objectives["mlm"][1].log_chance_W)  # type: ignore[attr-defined]
+    assert torch.equal(towers.words.bias_W, words_task.log_chance_W)
 
 
 def test_the_spread_of_vectors() -> None:

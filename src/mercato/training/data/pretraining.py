@@ -59,7 +59,7 @@ class PretrainingBatch:
 class PretrainingBatches(Epochs[PretrainingBatch]):
     """Epochs of pretraining: each a shuffled pass over the engaged pairs, with products and queries of no pair.
 
-    Where there are no pairs it is a pass over the products.
+    Where every pair is held out, products are drawn alone.
     """
 
     def __init__(

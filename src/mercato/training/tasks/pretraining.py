@@ -89,9 +89,11 @@ class PretrainingValidation:
                 loss, accuracy, trivial = np.mean(rows, 0).tolist()
                 scores[MONITOR] += weight * loss
                 scores |= {
-                    f"{name}/weight": weight, f"{name}/loss": loss, f"{name}/accuracy": accuracy,
+                    f"{name}/weight": weight,
+                    f"{name}/loss": loss,
+                    f"{name}/accuracy": accuracy,
                     f"{name}/trivial": trivial,
-                }  # fmt: skip
+                }
         return scores | spread(torch.cat(vectors))
 
 
