@@ -230,3 +230,21 @@ def test_a_split_without_days_ends_when_the_newest_listing_was_made(tmp_path: Pa
     assert split_cutoff(market, ["train"]) == day + timedelta(hours=1)
     before = datetime.now(UTC)
     assert before <= split_cutoff(market_of(tmp_path, [], []), ["train"]) <= datetime.now(UTC)
+
+
+def test_a_fraction_of_the_training_pairs_is_part_of_a_larger_one(tmp_path: Path) -> None:
+    links = [
+        {"query": f"q{i % 40}", "country": None, "product_id": f"p{i % 48}", "label": 1, "split": split}
+        for split in ("train", "validation", "future")
+        for i in range(400)
+    ]
+    market = market_of(tmp_path, links, [{"product_id": f"p{i}", "title": "Thing"} for i in range(48)])
+
+    def kept(fraction: float) -> dict[str, set[tuple[str, str]]]:
+        rows = recipe_pairs(market, Pairs(fraction=fraction)).select("split", "query", "product_id").rows()
+        return {split: {(query, product) for own, query, product in rows if own == split} for split, _, _ in rows}
+
+    whole, tenth, half = kept(1.0), kept(0.1), kept(0.5)
+    assert tenth["train"] < half["train"] < whole["train"]
+    assert len(half["train"]) / len(whole["train"]) == pytest.approx(0.5, abs=0.15)
+    assert tenth["future"] == whole["future"] and tenth["validation"] == whole["validation"]

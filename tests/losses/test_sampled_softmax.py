@@ -125,3 +125,22 @@ def test_no_more_than_a_chunk_is_asked_for():
     query = unit(2, 8).requires_grad_()
     log_sum(query, vectors, scale=1.0, log_q_J=torch.zeros(10), excluded_E2=NONE, chunk=4).sum().backward()
     assert sorted(asked) == [(0, 4), (0, 4), (4, 8), (4, 8), (8, 10), (8, 10)], "once on the way there, once back"
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_what_a_search_in_a_rows_country_cannot_find_is_no_negative(chunk):
+    query, product = unit(3, 8), unit(5, 8, seed=1)
+    of_row, of_column = torch.tensor([1, 2, 0]), torch.tensor([1, 2, 1, 0, 2])  # 0: anywhere
+    found = log_sum(
+        query,
+        lambda start, stop: product[start:stop],
+        scale=4.0,
+        log_q_J=torch.zeros(5),
+        excluded_E2=NONE,
+        country_B=of_row,
+        country_J=of_column,
+        chunk=chunk,
+    )
+    logits = 4.0 * query @ product.T
+    wanted = [logits[0, [0, 2, 3]], logits[1, [1, 3, 4]], logits[2]]
+    torch.testing.assert_close(found, torch.stack([own.logsumexp(0) for own in wanted]))

@@ -15,10 +15,10 @@ from mercato.features.featurizer import FeatureSpec, Featurizer
 from mercato.features.tokenizer import train_tokenizer
 from mercato.models.build import build_towers, text_configs
 from mercato.models.text_encoder import TextEncoder
+from mercato.models.tower import tensors
 from mercato.runs.export import export, onnx_tower
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.torch_encoder import TorchEncoder
-from mercato.training.data.batches import tensors
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHANNELS = ("title_text", "description_text", "images", "context")

@@ -15,10 +15,9 @@ from mercato.features.tokenizer import train_tokenizer
 from mercato.models.build import build_towers, text_configs
 from mercato.models.ids import IdEmbeddings
 from mercato.models.recall import as_positions
-from mercato.models.tower import Tower
+from mercato.models.tower import Tower, tensors
 from mercato.runs.export import onnx_tower
 from mercato.runs.torch_encoder import TorchEncoder
-from mercato.training.data.batches import tensors
 
 FIELDS = ("product_id", "seller_id", "category", "brand")
 KNOWN = [

@@ -111,7 +111,7 @@ def test_towers_start_from_what_was_pretrained(market: Market, tmp_path: Path) -
         torch.testing.assert_close(own[name], known[name], atol=1e-6, rtol=0)
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| pretrained | queries and title_text: mlm " in card
-    assert read_history(tmp_path / "run", PRETRAINING) == read_history(pretrained(market, recipe))
+    assert read_history(tmp_path / "run" / PRETRAINING) == read_history(pretrained(market, recipe))
 
 
 def test_held_out_products_and_what_is_listed_later_teach_nothing(
@@ -218,7 +218,7 @@ def test_without_images_it_reads_titles_alone_and_says_so(market: Market, tmp_pa
         TEXT, 'pretraining.channels=["title_text", "patches"]', "images.patch_size=8", "stages.0.epochs=1"
     )
     train(recipe, market, tmp_path / "run", onnx=False)
-    rows = read_history(tmp_path / "run", PRETRAINING)
+    rows = read_history(tmp_path / "run" / PRETRAINING)
     assert {"mlm/loss", "qic/loss", "qim/loss"} <= rows[-1].keys()
     assert not any(name.startswith(("mpm", "qim2")) for name in rows[-1])
     assert "| pretrained | queries and title_text: mlm " in (tmp_path / "run" / "README.md").read_text()

@@ -14,9 +14,9 @@ from transformers import AutoModel, ViTConfig, ViTModel
 from mercato.errors import MercatoError
 from mercato.evaluation.baselines.zero_shot import ZeroShot
 from mercato.models.build import build_towers, text_configs
+from mercato.models.tower import tensors
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.torch_encoder import TorchEncoder, load
-from mercato.training.data.batches import tensors
 from mercato.training.data.prepare import prepare
 from mercato.training.train import train
 from tests.support.toys import make_market, products, toy_recipe, with_photos

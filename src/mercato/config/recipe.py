@@ -78,6 +78,9 @@ class Pairs(Frozen):
     """Which pairs train: the market's (mined or imported), the catalogue's own, or both."""
 
     market: bool = True
+    fraction: float = Field(1.0, gt=0, le=1)
+    """Of the market's training pairs, how many are read: what a smaller log would teach. A smaller one is part of a
+    larger one."""
     weight_power: float = Field(0.0, ge=0, le=1)  # a pair is drawn as often as its weight (sessions) to this power
     catalogue: tuple[CataloguePairs, ...] = ()
     held_out: float = Field(0.1, gt=0, lt=0.5)  # share of products whose catalogue pairs validate, and again test
@@ -115,13 +118,19 @@ class Recipe(Frozen):
     pairs: Pairs = Pairs()
     head: Head = Head()
     blending: Blending | None = None
-    monitor: tuple[Literal["relevance", "engagement"], ...] | None = Field(None, min_length=1)
+    monitor: tuple[Literal["relevance", "engagement", "recall"], ...] | None = Field(None, min_length=1)
     """The tasks by the mean of whose validation ROC AUC training stops early and keeps its best epoch; None: relevance,
-    and engagement too where a stage reads unengaged pairs."""
+    and engagement too where a stage reads unengaged pairs. Or recall alone: recall@10 of engaged pairs."""
     pretraining: Pretraining | None = None  # before the stages, of the towers' encoders
     precision: Literal["float32", "bfloat16"] | None = None  # of the encoders; None: bfloat16 on a GPU, else float32
     stages: tuple[Stage, ...] = Field((InBatchSoftmax(),), min_length=1)
     ranking: Ranking = Ranking()
+
+    @model_validator(mode="after")
+    def _recall_alone(self) -> Self:
+        if self.monitor is not None and "recall" in self.monitor and len(self.monitor) > 1:
+            raise ValueError('monitor: "recall" is no ROC AUC; name it alone, or the others')
+        return self
 
     @model_validator(mode="after")
     def _shared_means_same(self) -> Self:

@@ -15,6 +15,9 @@ class Fitting(Frozen):
     """How a stage learns, whatever it learns: an optimiser, until validation stops getting better."""
 
     batch_size: int = Field(768, ge=2)  # an in-batch loss: engaged pairs
+    batches: Literal["shuffled", "by_country"] = "shuffled"
+    """`by_country`: each of one country's queries, as retrieval filters; where a country's end, the next's begin. Then
+    the negatives of `sampled_softmax` are of the query's country too."""
     micro_batch: int | None = Field(None, ge=1)  # rows that are encoded at a time (gradient caching); None: all
     epochs: int = Field(50, ge=1)  # at most
     patience: int = Field(3, ge=1)  # epochs without a better validation
@@ -38,8 +41,6 @@ class BaseStage(Fitting):
 class PairStage(BaseStage):
     """A stage that learns from query–product pairs."""
 
-    batches: Literal["shuffled", "by_country"] = "shuffled"
-    """`by_country`: each of one country's queries, as retrieval filters; where a country's end, the next's begin."""
     scale: float = Field(20.0, gt=0)  # s of Que2Search Eq. 2, and of the engagement task's logit; the paper's: 15 to 20
 
     @property

@@ -54,7 +54,7 @@ def recipe_pairs(market: Market, wanted: Pairs) -> pl.DataFrame:
                 f"table pairs, row {wrong[0]}, column weight: is not a number above zero, and pairs.weight_power"
                 " draws by it (`mercato check` lists all)"
             )
-        parts.append(pairs.select(COLUMNS))
+        parts.append(_fraction(pairs, wanted.fraction).select(COLUMNS))
     products = market.arrow("products", list(FIELDS)).to_pylist() if wanted.catalogue else []
     products = [product for product in products if product["product_id"] is not None]
     parts += [_catalogue_pairs(products, source, wanted.held_out) for source in wanted.catalogue]
@@ -102,8 +102,22 @@ def split_cutoff(market: Market, splits: Collection[str]) -> datetime:
 
 def catalogue_split(product_id: str, held_out: float) -> str:
     """The split of a product's catalogue pairs, by a hash of its id: all fall on one side, today and tomorrow."""
-    place = int.from_bytes(hashlib.blake2b(product_id.encode(), digest_size=8).digest()) / 2**64
+    place = _place(product_id)
     return "future" if place < held_out else "validation" if place < 2 * held_out else "train"
+
+
+def _fraction(pairs: pl.DataFrame, fraction: float) -> pl.DataFrame:
+    """Some of the pairs of the train split, by a hash of query, country and product; all of the others."""
+    if fraction == 1:
+        return pairs
+    named = pairs.select(pl.concat_str(["query", "country", "product_id"], separator="\0", ignore_nulls=True))
+    kept = pl.Series([_place(name) < fraction for name in named.to_series()], dtype=pl.Boolean)
+    return pairs.filter(kept | (pl.col("split") != "train"))
+
+
+def _place(name: str) -> float:
+    """Where a name falls between 0 and 1 by its hash, today and tomorrow."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
 
 
 def _catalogue_pairs(products: list[dict[str, Any]], source: CataloguePairs, held_out: float) -> pl.DataFrame:

@@ -195,8 +195,9 @@ class EvaluationSet:
             displayed = _displayed(shown, propensities_K, _pairs_split(split), len(displays))
         batch = engaged or (_nonempty(other.only(other.grades >= 1)) if other else None)
         countries = catalogue["country"].to_list()
-        several = len({country for country in countries if country}) > 1
-        local = several and engaged is not None and _within(engaged, queries, countries)
+        local = engaged is not None and within_country(
+            catalogue["country"], queries["country"].gather(engaged.queries), engaged.products
+        )
         return cls(
             queries=queries,
             product_ids=product_ids,
@@ -216,12 +217,19 @@ class EvaluationSet:
         )
 
 
-def _within(engaged: LabelledPairs, queries: pl.DataFrame, countries: list[str | None]) -> bool:
-    """Whether engaged pairs stay within a country, but for a stray one in a hundred; unknown countries say nothing."""
-    searched = queries["country"].to_list()
-    both = [(searched[q], countries[p]) for q, p in zip(engaged.queries, engaged.products, strict=True)]
-    known = [(here, there) for here, there in both if here and there]
-    return bool(known) and sum(here == there for here, there in known) >= 0.99 * len(known)
+def within_country(countries: pl.Series, searched: pl.Series, products: IntArray) -> bool:
+    """Whether engaged pairs stay within one of several countries, but for a stray one in a hundred.
+
+    Args:
+        countries: of the catalogue's products; unknown ones say nothing.
+        searched: of each pair's query.
+        products: the row of each pair's product.
+    """
+    known = pl.DataFrame({"searched": searched, "listed": countries.gather(products)}).filter(
+        (pl.col("searched") != "") & (pl.col("listed") != "")
+    )
+    several = countries.filter(countries != "").n_unique() > 1
+    return several and len(known) > 0 and (known["searched"] == known["listed"]).sum() >= 0.99 * len(known)
 
 
 def _unseen(

@@ -24,6 +24,7 @@ from mercato.evaluation.encoded import EncodedTower, encode_products, encode_que
 from mercato.evaluation.importance import Importance, importance
 from mercato.evaluation.metrics.arrays import IntArray
 from mercato.evaluation.metrics.roc_auc import roc_auc
+from mercato.evaluation.photos import Photos, photos
 from mercato.evaluation.results import ABSENT, Result
 from mercato.evaluation.units import Unit
 from mercato.fields import channel_groups
@@ -94,6 +95,7 @@ class Explanation(Result):
     attention: dict[str, TowerAttention | None]  # None for a fusion without weights
     importance: dict[str, TowerImportance]
     paper: dict[str, dict[str, dict[str, float]]]
+    photos: Photos | None = field(default=None, metadata=ABSENT)  # of a run that was pretrained on them
 
 
 def explain_run(run: Path, market: Market, seed: int = 0) -> Explanation:
@@ -151,6 +153,7 @@ def explain_run(run: Path, market: Market, seed: int = 0) -> Explanation:
             "product": worth(products, product_P, query_PD),
         },
         paper=PAPER,
+        photos=photos(run, model, market, dataset, seed),
     )
 
 

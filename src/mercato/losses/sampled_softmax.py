@@ -43,6 +43,8 @@ def log_sum(
     scale: Tensor | float,
     log_q_J: Tensor,
     excluded_E2: Tensor,
+    country_B: Tensor | None = None,
+    country_J: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
     """log Σ_j exp(s·cos(q_i, d_j) − log Q_j) over all columns that are not excluded, (B,) float32.
@@ -56,6 +58,7 @@ def log_sum(
         scale: s.
         log_q_J: float32, (J,).
         excluded_E2: rows and columns that are no negatives of one another, int64, (E, 2), sorted by column.
+        country_B, country_J: int64; what a search in a row's country cannot find is no negative of it. 0 is anywhere.
         chunk: columns at a time; None: all.
     """
     count = len(log_q_J)
@@ -69,6 +72,10 @@ def log_sum(
         stop, own = min(start + size, count), slice(edges[number], edges[number + 1])
         logits_BK = (scale * query_BD) @ vectors(start, stop).T - log_q_J[start:stop]
         logits_BK[row_E[own], column_E[own] - start] = EXCLUDED
+        if country_B is not None and country_J is not None:
+            here_B1, there_K = country_B.unsqueeze(1), country_J[start:stop]
+            elsewhere_BK = (here_B1 != there_K) & (here_B1 != 0) & (there_K != 0)
+            logits_BK = logits_BK.masked_fill(elsewhere_BK, EXCLUDED)
         return logits_BK.logsumexp(1)
 
     if len(starts) == 1:

@@ -16,6 +16,7 @@ from mercato.models.packed import can_pack
 from mercato.models.que2engage import FusedProductTower
 from mercato.models.que2search import ProductTower, QueryTower
 from mercato.models.recall import fused_channels
+from mercato.models.taobao import PretrainingTowers
 from mercato.models.text_encoder import INIT_SCALE, TextEncoder, build_backbone, pretrained_config, scratch_config
 from mercato.models.tower import TwoTower
 
@@ -87,6 +88,16 @@ def build_towers(
     else:
         _shared_vocabulary_init(towers)
     return towers
+
+
+def build_pretraining_towers(
+    recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, new: bool = True
+) -> PretrainingTowers:
+    """The towers of a recipe that pretraining made of another (`mercato.training.pretrain`), with its heads."""
+    stage, base = recipe.pretraining, build_towers(recipe, spec, configs, new=new)
+    assert stage is not None and isinstance(base.product, FusedProductTower)
+    outputs = stage.mpm.codes if spec.image_dimension and stage.mpm.target == "codebook" else spec.image_dimension
+    return PretrainingTowers(base.query, base.product, stage.cross_layers, outputs)
 
 
 @torch.no_grad()

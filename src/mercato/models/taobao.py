@@ -71,13 +71,14 @@ class CrossEncoder(nn.Module):
 
     def forward(self, left: Read, right: Read) -> Tensor:
         """States of both, (B, S_left + S_right, H)."""
-        return through(self.layer, *self._sequence(left, right))
+        return through(self.layer, *self.sequence(left, right))
 
     def first(self, left: Read, right: Read) -> Tensor:
         """The first of these states, (B, H)."""
-        return first_through(self.layer, *self._sequence(left, right))
+        return first_through(self.layer, *self.sequence(left, right))
 
-    def _sequence(self, left: Read, right: Read) -> tuple[Tensor, Tensor]:
+    def sequence(self, left: Read, right: Read) -> tuple[Tensor, Tensor]:
+        """What its layers read, (B, S_left + S_right, H), and which positions are present."""
         state_BSH = torch.cat([left.state_BSH + self.side_2H[0], right.state_BSH + self.side_2H[1]], 1)
         return self.norm(state_BSH), torch.cat([left.present_BS, right.present_BS], 1)
 
@@ -138,17 +139,25 @@ class PretrainingTowers(TwoTower):
             without: "text" or "images": as if no item had any.
             hidden_BS: positions of patches that are masked, bool; elsewhere False.
         """
-        tower, table = self.product, self.product.table
+        tower = self.product
+        state_BSH, present_BS, weight_BS = self.item_sequence(inputs, without, hidden_BS)
+        state_BSH = through(tower.text.layers(tower.text_layers), state_BSH, present_BS)
+        pooled_BH = state_BSH[:, 0] if tower.text.pooling == "cls" else (state_BSH * weight_BS.unsqueeze(-1)).sum(1)
+        return Read(state_BSH, present_BS, F.normalize(tower.text.projection(pooled_BH).float(), dim=-1))
+
+    def item_sequence(
+        self, inputs: Inputs, without: str | None = None, hidden_BS: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the item tower's layers read, as `FusionSequence` makes it; arguments as for `read_items`."""
+        tower = self.product
         channels = tower.encode(inputs)
         if hidden_BS is not None and hidden_BS.any():
             channels = channels._replace(vectors_BSE=self._hide(channels, hidden_BS))
         if without is not None:
-            gone = [n for n, name in enumerate(tower.channels) if table[name].modality == without]
+            gone = [n for n, name in enumerate(tower.channels) if tower.table[name].modality == without]
             channels = channels.without(gone)
-        state_BSH, present_BS, weight_BS = tower.fusion(channels)
-        state_BSH = through(tower.text.layers(tower.text_layers), state_BSH, present_BS)
-        pooled_BH = state_BSH[:, 0] if tower.text.pooling == "cls" else (state_BSH * weight_BS.unsqueeze(-1)).sum(1)
-        return Read(state_BSH, present_BS, F.normalize(tower.text.projection(pooled_BH).float(), dim=-1))
+        sequence: tuple[Tensor, Tensor, Tensor] = tower.fusion(channels)
+        return sequence
 
     def _hide(self, channels: Channels, hidden_BS: Tensor) -> Tensor:
         """The vectors with masked patches in place of some: where they are is known, what they show is not."""

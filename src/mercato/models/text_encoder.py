@@ -153,6 +153,21 @@ def _through(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> Tensor:
     return state_BSH
 
 
+def attended(layers: Any, state_BSH: Tensor, present_BS: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """`through`, with what each layer's A heads look at, (B, A, S, S), of which gradients can be taken."""
+    weights: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        weights.append(outputs[1])
+
+    hooks = [layer.attention.self.register_forward_hook(keep) for layer in layers]
+    try:
+        return _through(layers, state_BSH, present_BS), weights
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def scratch_config(encoder: config.TextEncoder, vocabulary: int, pad_id: int, positions: int) -> PretrainedConfig:
     """The transformer of an encoder from scratch (the paper's XLM: 2 layers, 4 heads, 128-d, feed-forward 3×)."""
     return BertConfig(

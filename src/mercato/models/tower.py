@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mercato.features.featurizer import Features
 from mercato.fields import Channel
 from mercato.models.channels import ChannelEncoder, Channels
 from mercato.models.fusion import AttentionFusion, ConcatFusion
@@ -19,6 +21,16 @@ from mercato.models.text_encoder import TextEncoder
 from mercato.models.vision import Vision
 
 Inputs = dict[str, Tensor]
+
+
+def tensors(features: Features) -> Inputs:
+    """Features as torch tensors (int64, float32, bool)."""
+    return {
+        name: torch.from_numpy(array.astype(np.int64) if array.dtype.kind == "i" else array)
+        if array.dtype != np.float16
+        else torch.from_numpy(array).float()
+        for name, array in features.items()
+    }
 
 
 class Tower(nn.Module):

@@ -103,7 +103,7 @@ def _write_figures(
         title=f"{model.recipe.name} on {evaluation.market.config.name}",
         recipe_text=model.recipe.toml(),
         history=read_history(run),
-        pretraining=read_history(run, PRETRAINING),
+        pretraining=read_history(run / PRETRAINING),
         details=collect_details(evaluation),
         examples=collect_examples(evaluation),
         predicted=collect_predictions(prediction) if prediction else (),

@@ -68,7 +68,7 @@ def write_report(
         recipe_text: the resolved recipe, as TOML.
         history: the rows of `history.jsonl`, one an epoch: `stage`, `epoch` (0: before it), `loss`, `losses` by name,
             the validation ROC AUC, `seconds`.
-        pretraining: the rows of `pretraining.jsonl`.
+        pretraining: the rows of its pretraining's history.
         details: from `collect_details`.
         examples: from `collect_examples`.
         predicted: from `collect_predictions`.

@@ -16,6 +16,8 @@ from mercato.files import write_atomic
 from mercato.reports.charts import decimal
 from mercato.reports.explanation_page import write_explain_report
 from mercato.reports.html import percent
+from mercato.reports.photos_section import photo_squares
+from mercato.runs.folder import load_image_encoder
 
 JSON, HTML = "explain.json", "explain.html"
 
@@ -24,7 +26,9 @@ def explain(run: Path, market: Market, seed: int = 0) -> Explanation:
     """Explain a run, as `explain_run`, and write what was found into its folder."""
     explanation = explain_run(run, market, seed)
     write_atomic(run / JSON, json.dumps(explanation.as_dict(), indent=2) + "\n")
-    write_explain_report(explanation, run / HTML)
+    encoder = load_image_encoder(run)
+    squares = photo_squares(market, explanation.photos, encoder.spec) if explanation.photos and encoder else {}
+    write_explain_report(explanation, run / HTML, squares)
     return explanation
 
 

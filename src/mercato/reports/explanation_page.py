@@ -16,15 +16,17 @@ from mercato.reports import charts
 from mercato.reports.charts import decimal
 from mercato.reports.evaluation_page import UNITS
 from mercato.reports.html import document, legend, percent, signed, today
+from mercato.reports.photos_section import photos_section
 
 COLOURS = {"text": "s0", "trigrams": "s1", "country": "s2"}
 TOWERS = {"query": "The query", "product": "The product"}
 FEWEST = 3  # queries of a length that the chart shows
 
 
-def write_explain_report(result: Explanation, path: Path) -> None:
-    """Write an explanation as one HTML file that needs nothing beside it."""
-    sections = [_head(result), _attention(result), _importance(result), _method(result)]
+def write_explain_report(result: Explanation, path: Path, squares: Mapping[str, str] = {}) -> None:
+    """Write an explanation as one HTML file that needs nothing beside it; `squares` are its photos by product."""
+    seen = photos_section(result.photos, squares) if result.photos else ""
+    sections = [_head(result), seen, _attention(result), _importance(result), _method(result)]
     style = files("mercato.reports").joinpath("explain.css").read_text()
     title = f"What {result.recipe} looks at on {result.market}"
     write_atomic(path, document(title, sections, style))

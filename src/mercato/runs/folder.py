@@ -21,7 +21,7 @@ from mercato.runs.query_head import QueryHead
 
 RECIPE, SPEC, TOKENIZER, WEIGHTS = "recipe.toml", "features.json", "tokenizer.json", "model.safetensors"
 RETRIEVAL, QUERIES, HISTORY, IDS = "retrieval.json", "queries.json", "history.jsonl", "ids.safetensors"
-PRETRAINING = "pretraining.jsonl"  # the history of what came before the stages
+PRETRAINING = "pretraining"  # a folder: what came before the stages, as `mercato.training.pretrain` leaves it
 QUERY_TOWER, PRODUCT_TOWER = "query_tower.onnx", "product_tower.onnx"
 MONITOR = "validation/roc_auc"  # its name in the history of a run, which early stopping goes by
 
@@ -90,9 +90,9 @@ def monitored(row: Mapping[str, Any]) -> tuple[str, float] | None:
     return (monitor["name"], float(row[monitor["metric"]])) if monitor["metric"] in row else None
 
 
-def read_history(run: Path, file: str = HISTORY) -> list[dict[str, Any]]:
+def read_history(run: Path) -> list[dict[str, Any]]:
     """What training logged, or pretraining, a row an epoch (`mercato.training.history`); nothing before it began."""
-    log = run / file
+    log = run / HISTORY
     return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
 
 

@@ -17,7 +17,7 @@ from mercato.config import Recipe
 from mercato.features.featurizer import Features, Featurizer
 from mercato.features.ids import save_ids
 from mercato.models.build import TextConfigs, build_towers
-from mercato.models.tower import TwoTower
+from mercato.models.tower import TwoTower, tensors
 from mercato.runs.encoder import RunEncoder
 from mercato.runs.folder import (
     IDS,
@@ -56,11 +56,7 @@ class TorchEncoder(RunEncoder):
             MercatoError: the folder is not a run.
         """
         recipe, featurizer = load_recipe_and_featurizer(run)
-        configs: TextConfigs = {
-            tower: AutoConfig.from_pretrained(run / file)
-            for tower in ("query", "product")
-            if (run / (file := f"{tower}_text.json")).is_file()
-        }
+        configs = load_text_configs(run)
         queries = json.loads((run / QUERIES).read_text()) if (run / QUERIES).is_file() else []
         towers = build_towers(recipe, featurizer.spec, configs, len(queries), new=False)
         load_model(towers, run / WEIGHTS)
@@ -73,9 +69,7 @@ class TorchEncoder(RunEncoder):
         self.featurizer.tokenizer.save(str(run / TOKENIZER))
         if self.featurizer.known_ids:
             save_ids(self.featurizer.known_ids, run / IDS)
-        for tower, part in (("query", self.towers.query), ("product", self.towers.product)):
-            if part.text is not None:
-                part.text.backbone.config.to_json_file(run / f"{tower}_text.json")  # type: ignore[union-attr,operator]
+        save_text_configs(self.towers, run)
         if self.head_queries:
             (run / QUERIES).write_text(json.dumps(self.head_queries, ensure_ascii=False) + "\n")
         save_model(self.towers, str(run / WEIGHTS))
@@ -92,13 +86,13 @@ class TorchEncoder(RunEncoder):
     @torch.inference_mode()
     def query_vectors(self, features: Features) -> NDArray[np.float32]:
         """The query tower on a batch of features → (B, D)."""
-        vectors: NDArray[np.float32] = self.towers.query(_tensors(features))[0].numpy()
+        vectors: NDArray[np.float32] = self.towers.query(tensors(features))[0].numpy()
         return vectors
 
     @torch.inference_mode()
     def product_vectors(self, features: Features) -> NDArray[np.float32]:
         """The product tower on a batch of features → (B, D)."""
-        vectors: NDArray[np.float32] = self.towers.product(_tensors(features))[0].numpy()
+        vectors: NDArray[np.float32] = self.towers.product(tensors(features))[0].numpy()
         return vectors
 
 
@@ -109,5 +103,17 @@ def load(run: str | Path, market: str | Path | None = None) -> TorchEncoder:
     return model
 
 
-def _tensors(features: Features) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array) for name, array in features.items()}
+def save_text_configs(towers: TwoTower, folder: Path) -> None:
+    """Write the transformers' configuration of each tower that reads text."""
+    for tower, part in (("query", towers.query), ("product", towers.product)):
+        if part.text is not None:
+            part.text.backbone.config.to_json_file(folder / f"{tower}_text.json")  # type: ignore[union-attr,operator]
+
+
+def load_text_configs(folder: Path) -> TextConfigs:
+    """What `save_text_configs` wrote."""
+    return {
+        tower: AutoConfig.from_pretrained(folder / file)
+        for tower in ("query", "product")
+        if (folder / (file := f"{tower}_text.json")).is_file()
+    }

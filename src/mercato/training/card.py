@@ -51,7 +51,7 @@ def _pretrained(run: Path, recipe: Recipe) -> str:
     if recipe.pretraining is None:
         return ""
     channels = ", ".join(recipe.pretraining.channels)
-    return f"| pretrained | queries and {channels}: {told(best_row(read_history(run, PRETRAINING)))} |\n"
+    return f"| pretrained | queries and {channels}: {told(best_row(read_history(run / PRETRAINING)))} |\n"
 
 
 def _validated(best: dict[str, Any] | None) -> str:

@@ -25,14 +25,14 @@ from mercato.data.pairs import catalogue_split
 from mercato.errors import MercatoError
 from mercato.features.featurizer import FeatureSpec
 from mercato.files import atomic_directory
-from mercato.models.build import build_towers, text_configs
-from mercato.models.que2engage import FusedProductTower
+from mercato.models.build import build_pretraining_towers, text_configs
 from mercato.models.recall import IDS
 from mercato.models.taobao import PretrainingTowers
 from mercato.models.tower import TwoTower
 from mercato.progress import note
 from mercato.runs.folder import HISTORY, RECIPE, SPEC, TOKENIZER, WEIGHTS, read_history
 from mercato.runs.image_vectors import CACHE, image_files
+from mercato.runs.torch_encoder import save_text_configs
 from mercato.training.data.features import catalogue_rows
 from mercato.training.data.learnable import learnable_products
 from mercato.training.data.masking import WordMask
@@ -49,7 +49,7 @@ from mercato.training.tasks.query_item import QueryItemTask
 from mercato.training.tasks.step import PretrainingObjective
 
 MARKS = "product.fusion.mark_NH"  # whose a position of the item tower's sequence is
-VERSION = 2  # of what pretraining does: another one is done again
+VERSION = 3  # of what pretraining does: another one is done again
 PATCHES = 50_000  # that targets are fitted to, at most
 VALIDATED = 1_024  # held-out pairs, or products where there are none, at most
 LEAST_DEVIATION = 0.01  # of a patch's number, of their median
@@ -85,6 +85,7 @@ def pretrained(market: Market, recipe: Recipe) -> Path:
             for name in (SPEC, TOKENIZER, HISTORY):
                 shutil.copyfile(partial / name, fresh / name)
             (fresh / RECIPE).write_text(own.toml())
+            save_text_configs(towers, fresh)
             # An encoder that is shared stands there under both its names, as towers that do not share it look for it.
             save_file({name: tensor.clone() for name, tensor in towers.state_dict().items()}, str(fresh / WEIGHTS))
             (fresh / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
@@ -172,10 +173,7 @@ def _train(market: Market, recipe: Recipe, prepared: Prepared, folder: Path) -> 
     assert stage is not None
     torch.manual_seed(recipe.seed)
     spec = prepared.featurizer.spec
-    base = build_towers(recipe, spec, text_configs(recipe, spec))
-    assert isinstance(base.product, FusedProductTower)
-    outputs = stage.mpm.codes if spec.image_dimension and stage.mpm.target == "codebook" else spec.image_dimension
-    towers = PretrainingTowers(base.query, base.product, stage.cross_layers, outputs)
+    towers = build_pretraining_towers(recipe, spec, text_configs(recipe, spec))
     task = _task(market, recipe, stage, prepared)
     if "mlm" in task.objectives:  # words begin as the unigram model, and learn the rest
         chances_W = _log_chances(task.batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -23,7 +24,6 @@ from mercato.models.tower import TwoTower
 from mercato.progress import note
 from mercato.runs.export import export
 from mercato.runs.folder import (
-    HISTORY,
     PRETRAINING,
     RECIPE,
     SPEC,
@@ -86,7 +86,7 @@ def train(
         read = {"channels": FeatureSpec.load(start_from / SPEC).product_channels}  # those that the market has
         recipe = recipe.model_copy(update={"pretraining": recipe.pretraining.model_copy(update=read)})
         shutil.copyfile(start_from / TOKENIZER, partial / TOKENIZER)
-        shutil.copyfile(start_from / HISTORY, partial / PRETRAINING)
+        shutil.copytree(start_from, partial / PRETRAINING, copy_function=_link, dirs_exist_ok=True)
     prepared = prepare(market, recipe, partial)
     towers = train_towers(recipe, prepared, partial, on_epoch, start_from)
     model = _finish(recipe, prepared, towers, partial)
@@ -149,6 +149,15 @@ def train_towers(
     return towers.cpu()
 
 
+def _link(source: str, target: str) -> None:
+    """The same file under another name, where the file system can: pretrained weights may be large."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def partial_folder(run: Path) -> Path:
     """Where a run in progress stands."""
     return run.parent / f".{run.name}.partial"
@@ -166,7 +175,7 @@ def _finish(recipe: Recipe, prepared: Prepared, towers: TwoTower, partial: Path)
     if towers.head is not None:
         with torch.no_grad():
             towers.head.weight.mul_(HEAD_SCALE)  # from here on it reads plain unit vectors
-    min_cosine = None if prepared.validation is None else prepared.validation.min_cosine(towers)
+    min_cosine = None if prepared.pairs is None else prepared.pairs.min_cosine(towers)
     if towers.vision is not None:  # from here on the run's own image encoder, outside the tower
         write_image_encoder(towers.vision.trunk, towers.vision.spec, partial)
         towers.vision = None

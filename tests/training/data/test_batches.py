@@ -9,8 +9,8 @@ import torch
 from mercato.config.stages import CoSENT, InBatchSoftmax
 from mercato.errors import MercatoError
 from mercato.losses.in_batch_softmax import in_batch_softmax
-from mercato.models.tower import TwoTower
-from mercato.training.data.batches import Examples, FeatureTables, PairBatches, take, tensors
+from mercato.models.tower import TwoTower, tensors
+from mercato.training.data.batches import Examples, FeatureTables, PairBatches, take
 from tests.support.labelled_pairs import SPEC, word_examples, word_tables, word_towers
 
 

@@ -93,3 +93,26 @@ def test_negatives_are_seen_as_the_pairs_are(prepared, negatives):
     }
     for batch in made:
         assert_only_positives_are_excluded(batch, prepared, made.products)
+
+
+@pytest.mark.parametrize("negatives", ["all", 300])
+def test_batches_by_country_are_asked_of_what_their_countries_can_find(prepared, negatives):
+    examples = prepared.examples
+    of_query, of_product = 1 + examples.query_N % 2, np.arange(len(prepared.learnable)) % 3  # 0: of no country
+    apart = replace(prepared, examples=replace(examples, country_N=of_query, country_M=of_product))
+    made = batches(apart, negatives=negatives, batches="by_country")
+    numbers = dict(zip(examples.query_N.tolist(), of_query.tolist(), strict=True))
+    alone = 0
+    for batch in made:
+        assert batch.country_B.tolist() == [numbers[query] for query in batch.query_B.tolist()]
+        assert batch.country_J.tolist() == of_product[batch.column_J % made.products].tolist()
+        countries = set(batch.country_B.tolist())
+        alone += len(countries) == 1
+        sampled = batch.column_J if negatives == "all" else batch.column_J[-300:]
+        found = {int(row) for row in prepared.learnable if of_product[row] in (0, *countries)}
+        assert set(sampled.tolist()) == found if negatives == "all" else set(sampled.tolist()) <= found
+        if negatives != "all":
+            drawn = batch.drawn_J[-300:].numpy()
+            np.testing.assert_allclose(drawn, 300 / len(found), rtol=1e-5)
+    assert alone >= len(made) - 1, "a batch where one country ends and the next begins holds both"
+    assert {tuple(batch.country_J.unique().tolist()) for batch in batches(apart)} == {(0,)}, "shuffled: anywhere"

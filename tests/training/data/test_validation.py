@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from mercato.data.market import Market
 from mercato.data.schema import JUDGMENTS
 from mercato.errors import MercatoError
 from mercato.evaluation.metrics.roc_auc import roc_auc
+from mercato.models.build import build_towers, text_configs
 from mercato.training.data.prepare import prepare
+from mercato.training.data.validation import encode_rows
 from tests.support.tasks import towers
 from tests.support.toys import make_market, pairs, products, toy_recipe
 
@@ -90,3 +95,50 @@ def test_positives_alone_validate_against_random_products(tmp_path):
     positive = {(query, product) for query, product, label in rows if label}
     negative = {(query, product) for query, product, label in rows if not label}
     assert positive and negative and not positive & negative
+
+
+def test_recall_is_of_engaged_pairs_of_the_validation_split_among_the_catalogue(tmp_path):
+    links = pairs(products())
+    prepared = prepare(make_market(tmp_path / "market", links=links), toy_recipe('monitor=["recall"]'), tmp_path)
+    torch.manual_seed(1)
+    recall, spec = prepared.recall, prepared.featurizer.spec
+    model = build_towers(toy_recipe(), spec, text_configs(toy_recipe(), spec))
+    assert prepared.validation is recall and recall.monitor.name == "recall@10"
+    wanted = set(zip(recall.query_N.tolist(), recall.product_N.tolist(), strict=True))
+    assert len(wanted) == sum(row["label"] for row in links if row["split"] == "validation")
+    assert recall.product_M.tolist() == list(range(48))
+
+    tables = prepared.tables
+    with torch.inference_mode():
+        query_QD = encode_rows(model, model.query, tables, recall.query_N)
+        product_PD = encode_rows(model, model.product, tables, recall.product_M)
+    found = []
+    for query in sorted({query for query, _ in wanted}):
+        top = np.argsort(-(product_PD @ query_QD[query]))[:10].tolist()
+        own = [product for other, product in wanted if other == query]
+        found.append(np.mean([product in top for product in own]))
+    scores = recall.scores(model)
+    assert scores["validation/recall@10"] == pytest.approx(np.mean(found)) and scores["validation/recall@100"] == 1
+    assert 0 < np.mean(found) < 1
+    assert scores["validation/roc_auc"] == pytest.approx(recall.beside.roc_auc(model)), "told beside it"
+
+
+def test_recall_is_a_monitor_of_its_own_and_wants_engaged_pairs(tmp_path):
+    with pytest.raises(MercatoError, match=r'monitor.*"recall" is no ROC AUC'):
+        toy_recipe('monitor=["recall", "engagement"]')
+    links = [row for row in pairs(products()) if row["split"] == "train" or not row["label"]]
+    market = make_market(tmp_path / "market", links=links)
+    with pytest.raises(MercatoError, match='monitor: "recall" is of the validation split'):
+        prepare(market, toy_recipe('monitor=["recall"]'), tmp_path)
+
+
+def test_recall_searches_within_a_country_where_nobody_engaged_with_another(tmp_path):
+    goods = [row | {"country": ("us", "mx")[i // 4 % 2]} for i, row in enumerate(products())]
+    links = [row | {"country": goods[int(row["product_id"][1:])]["country"]} for row in pairs(goods)]
+    prepared = prepare(make_market(tmp_path / "market", goods, links), toy_recipe('monitor=["recall"]'), tmp_path)
+    recall = prepared.recall
+    assert set(recall.country_N) == {1, 2} and recall.country_M.tolist() == [2, 2, 2, 2, 1, 1, 1, 1] * 6
+    constant = replace(recall, product_M=np.flatnonzero(recall.country_M == recall.country_N[0]))
+    model = towers(prepared, toy_recipe())
+    scores, alone = recall.scores(model), constant.scores(model)
+    assert scores["validation/recall@100"] == 1 and 0 < alone["validation/recall@100"] < 1

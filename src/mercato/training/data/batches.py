@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mercato.config.stages import PairStage
+from mercato.config.stages import Fitting, PairStage
 from mercato.errors import MercatoError
 from mercato.features.drop import drop_features
 from mercato.features.featurizer import Features, FeatureSpec
 from mercato.fields import FEATURES
-from mercato.models.tower import Inputs
+from mercato.models.tower import Inputs, tensors
 from mercato.models.vision import PIXELS
 from mercato.training.data.images import ProductImages, ahead
 from mercato.training.data.sampling import Pool, QueryPool
@@ -112,7 +112,8 @@ class Examples:
     weight_N: NDArray[np.float64] | None = None  # sessions; None: all alike
     weight_power: float = 0.0  # pairs are drawn by their weight to this power; 0: every engaged pair once an epoch
     position_N: NDArray[np.float64] | None = None  # the mean one at which each was shown, from 1; NaN: unknown
-    country_N: NDArray[np.int64] | None = None  # of the query, numbered; None: all of one
+    country_N: NDArray[np.int64] | None = None  # of the query, numbered from 1, 0 unknown; None: all of one
+    country_M: NDArray[np.int64] | None = None  # of the products, by the same numbers
     days_N: NDArray[np.int64] | None = None  # the listing's age when the pair was last seen, −1 unknown
     classes_MK: NDArray[np.int64] | None = None  # of the head, for every row of the products; -1 = none more
 
@@ -266,6 +267,17 @@ class Examples:
         return known_QM
 
 
+def batches_of(
+    order: NDArray[np.int64], count: int, stage: Fitting, examples: Examples, generator: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """An epoch's pairs, in their order, as so many batches: by country where the stage wants it."""
+    if stage.batches == "shuffled" or examples.country_N is None:
+        return np.array_split(order, count)
+    rank = generator.permutation(examples.country_N.max() + 1)  # another's pairs end up beside it every epoch
+    batches = np.array_split(order[np.argsort(rank[examples.country_N[order]], kind="stable")], count)
+    return [batches[number] for number in generator.permutation(count)]
+
+
 class PairBatches(Epochs[PairBatch]):
     """A stage's epochs: each a shuffled pass over some rows of the examples, in batches of one size (or one less).
 
@@ -306,19 +318,10 @@ class PairBatches(Epochs[PairBatch]):
             order = generator.permutation(self.rows)
         else:
             order = self._pool.draw(len(self.rows), generator)
-        for rows in self._split(order, generator):
+        for rows in batches_of(order, len(self), stage, examples, generator):
             count = max(1, round(stage.unengaged_per_pair * len(rows)))
             unengaged = self._unengaged.draw(count, generator) if stage.learns_engagement else NOTHING
             yield examples.batch(rows, generator, unengaged, self._mixed(rows, generator), self._log_q_M)
-
-    def _split(self, order: NDArray[np.int64], generator: np.random.Generator) -> list[NDArray[np.int64]]:
-        """An epoch's pairs as its batches."""
-        country_N = self.examples.country_N
-        if self.stage.batches == "shuffled" or country_N is None:
-            return np.array_split(order, len(self))
-        rank = generator.permutation(country_N.max() + 1)  # another country's pairs end up beside it every epoch
-        batches = np.array_split(order[np.argsort(rank[country_N[order]], kind="stable")], len(self))
-        return [batches[number] for number in generator.permutation(len(batches))]
 
     def _mixed(self, rows: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
         """Unengaged pairs whose products are negatives of every row."""
@@ -377,13 +380,3 @@ def take(features: Features, rows: NDArray[np.int64], spec: FeatureSpec) -> Feat
             part = part[:, : max(1, int((part != fill).any(0).sum()))]
         taken[name] = part
     return taken
-
-
-def tensors(features: Features) -> dict[str, Tensor]:
-    """Features as torch tensors (int64, float32, bool)."""
-    return {
-        name: torch.from_numpy(array.astype(np.int64) if array.dtype.kind == "i" else array)
-        if array.dtype != np.float16
-        else torch.from_numpy(array).float()
-        for name, array in features.items()
-    }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.data.pairs import recipe_pairs, split_cutoff
+from mercato.evaluation.dataset import within_country
 from mercato.features.featurizer import Featurizer
 from mercato.progress import note
 from mercato.training.data.batches import Examples, FeatureTables
@@ -35,7 +36,15 @@ from mercato.training.data.pairs import (
     positions,
     train_pairs,
 )
-from mercato.training.data.validation import PairValidation, engagement_pairs, validation_pairs
+from mercato.training.data.validation import (
+    RECALL_CATALOGUE,
+    PairValidation,
+    RecallValidation,
+    engagement_pairs,
+    recalled_pairs,
+    validation_pairs,
+)
+from mercato.training.task import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +54,16 @@ class Prepared:
     featurizer: Featurizer
     tables: FeatureTables  # of every query and product
     examples: Examples
-    validation: PairValidation | None
+    pairs: PairValidation | None  # labelled ones that validate
+    recall: RecallValidation | None  # where early stopping goes by it
     image_folder: Path | None  # of the image encoder
     head_queries: tuple[str, ...]  # what the head tells apart, the most common first
     learnable: NDArray[np.int64]  # the rows of the products that may be learned from
+
+    @property
+    def validation(self) -> Validation | None:
+        """What stages are validated on."""
+        return self.recall or self.pairs
 
 
 def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
@@ -65,6 +80,8 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     train = train_pairs(market, known, recipe)
     judged, dropped = validation_pairs(market, known, recipe)
     judged, engagement = keyed(judged), keyed(engagement_pairs(market, known, recipe))
+    recalled, dropped_of_recalled = recalled_pairs(known, recipe)
+    recalled = keyed(recalled)
 
     learnable = learnable_products(market, recipe.pairs)
     source = image_source(market, recipe, products, learnable) if recipe.uses_images else ImageSource()
@@ -81,7 +98,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         folder=folder,
     )
     columns = ["query", *KEY]
-    queries = pl.concat([part.select(columns) for part in (train, judged, engagement)])
+    queries = pl.concat([part.select(columns) for part in (train, judged, engagement, recalled)])
     queries = queries.unique(KEY, keep="first", maintain_order=True)
     own, typos_QK = query_features(featurizer, queries, recipe.typos > 0, recipe.seed)
     tables = FeatureTables(
@@ -92,6 +109,13 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         spec=featurizer.spec,
         images=source.images,
     )
+
+    known_countries = train["country"].drop_nulls().unique().sort().to_list()
+
+    def numbered(countries: pl.Series) -> NDArray[np.int64]:
+        """Of the countries of training queries, from 1; 0 for any other."""
+        numbers = list(range(1, len(known_countries) + 1))
+        return countries.replace_strict(known_countries, numbers, default=0, return_dtype=pl.Int64).to_numpy()
 
     head_queries, classes_MK = head_classes(market, recipe, train=train, pairs=known, products=products)
     drops = train["drop_fields"].unique(maintain_order=True).to_list()
@@ -110,7 +134,8 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         weight_N=train["weight"].fill_null(1.0).to_numpy() if recipe.pairs.weight_power else None,
         weight_power=recipe.pairs.weight_power,
         position_N=positions(train, market) if any(stage.position_power for stage in recipe.pair_stages) else None,
-        country_N=train["country"].rank("dense").fill_null(0).cast(pl.Int64).to_numpy(),
+        country_N=numbered(train["country"]),
+        country_M=numbered(products["country"]),
         days_N=listing_days(train, products, now) if reads_age else None,
         classes_MK=classes_MK,
     )
@@ -128,16 +153,35 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
             monitors_relevance="relevance" in recipe.monitored,
         )
 
+    validation = validate_on(judged, validate_on(engagement))
+    recall = None
+    if len(recalled):
+        product_N = index_of(recalled, products, ["product_id"])
+        local = within_country(products["country"], recalled["country"], product_N)
+        generator = np.random.default_rng(recipe.seed)
+        some = generator.choice(len(products), min(len(products), RECALL_CATALOGUE), replace=False)
+        recall = RecallValidation(
+            tables=tables,
+            query_N=index_of(recalled, queries, KEY),
+            product_N=product_N,
+            product_M=np.union1d(some, product_N),
+            country_N=numbered(recalled["country"]) if local else None,
+            country_M=numbered(products["country"]),
+            drop_fields=dropped_of_recalled,
+            beside=validation,
+        )
+
     others = f" and {len(examples.unengaged):,} others" if len(examples.unengaged) else ""
     note(
         f"  {len(examples.engaged):,} engaged pairs{others} of {train.select(KEY).n_unique():,} queries to learn from,"
-        f" {len(judged) + len(engagement):,} pairs to validate on, {len(products):,} products"
+        f" {len(judged) + len(engagement) + len(recalled):,} pairs to validate on, {len(products):,} products"
     )
     return Prepared(
         featurizer=featurizer,
         tables=tables,
         examples=examples,
-        validation=validate_on(judged, validate_on(engagement)),
+        pairs=validation,
+        recall=recall,
         image_folder=source.folder,
         head_queries=head_queries,
         learnable=np.flatnonzero(products["product_id"].is_in(learnable.implode()).to_numpy()),

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mercato.config.pretraining import TASKS, Pretraining
 from mercato.fields import PRODUCT_CHANNELS
-from mercato.models.tower import Inputs
-from mercato.training.data.batches import Examples, tensors
+from mercato.models.tower import Inputs, tensors
+from mercato.training.data.batches import Examples, batches_of
 from mercato.training.data.masking import WordMask, mask_patches
 from mercato.training.task import Epochs
 
@@ -89,7 +89,8 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
 
     def __iter__(self) -> Iterator[PretrainingBatch]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        for rows in np.array_split(generator.permutation(self.pairs), len(self)):
+        order = generator.permutation(self.pairs)
+        for rows in batches_of(order, len(self), self.stage, self.examples, generator):
             tasks = [name for name, rate in self.tasks.items() if generator.random() < rate]
             asked = round(self.stage.unpaired * len(rows)) if len(rows) else self.stage.batch_size
             products, queries = (_draw(pool, asked, generator) for pool in (self.products, self.queries))

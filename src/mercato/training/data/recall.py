@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.config.stages import SampledSoftmax
-from mercato.training.data.batches import Examples, length_of, spread
+from mercato.training.data.batches import Examples, batches_of, length_of, spread
 from mercato.training.data.sampling import Pool
 from mercato.training.task import Epochs
 
@@ -29,6 +29,8 @@ class RecallBatch:
     column_J: Tensor  # the same, of the shared negatives
     drawn_J: Tensor  # float32: how often the sampler is expected to draw each column's product
     excluded_E2: Tensor  # int64: row and column that are no negatives of one another, sorted by column
+    country_B: Tensor  # int64: of the queries, 0 anywhere
+    country_J: Tensor  # of the columns
     classes_BK: Tensor  # int64: which of the head's queries find each product, -1 = none more; K = 0 without a head
 
     def __len__(self) -> int:
@@ -43,7 +45,8 @@ class RecallBatches(Epochs[RecallBatch]):
     """Epochs of engaged pairs, drawn as for any stage of pairs, each batch with its negatives.
 
     They are the whole catalogue that may be learned from, or the batch's own products and a sample of the catalogue,
-    uniform or partly by how often each product was engaged.
+    uniform or partly by how often each product was engaged. Of batches by country they are those that a search in its
+    country can find.
     """
 
     def __init__(self, examples: Examples, learnable: NDArray[np.int64], stage: SampledSoftmax, seed: int) -> None:
@@ -61,10 +64,13 @@ class RecallBatches(Epochs[RecallBatch]):
         self._view_N = np.zeros(len(examples), np.int64)
         self._view_N[examples.engaged] = view_K
         self._share_V = count_V / count_V.sum()
-        self.sampler = self._sampler()
-        self.drawn_M = np.zeros(self.products, np.float32)
-        if stage.negatives != "all":
-            self.drawn_M[learnable] = stage.negatives * self.sampler.chances()
+        self._country_N, self._country_M = np.zeros(len(examples), np.int64), np.zeros(self.products, np.int64)
+        if stage.batches == "by_country" and examples.country_N is not None and examples.country_M is not None:
+            self._country_N, self._country_M = examples.country_N, examples.country_M
+        count_C = np.bincount(self._country_N[examples.engaged], minlength=1 + self._country_M.max(initial=0))
+        self.share_C = np.maximum(count_C, 1) / len(examples.engaged)  # of the batches that hold a country's pairs
+        self.share_C[0] = 1.0
+        self._samplers: dict[tuple[int, ...], tuple[Pool, NDArray[np.float32]]] = {}
 
     def __len__(self) -> int:
         return max(1, -(-len(self.examples.engaged) // self.batch_size))
@@ -75,37 +81,55 @@ class RecallBatches(Epochs[RecallBatch]):
             order = generator.permutation(self.examples.engaged)
         else:
             order = self._pool.draw(len(self.examples.engaged), generator)
-        for rows in np.array_split(order, len(self)):
+        for rows in batches_of(order, len(self), self.stage, self.examples, generator):
             yield self._batch(rows, generator)
 
     def rows(self) -> NDArray[np.int64]:
         """The rows of all products that a batch may hold."""
         return np.union1d(self.learnable, self.examples.product_N[self.examples.engaged])
 
-    def _sampler(self) -> Pool:
-        share = self.stage.popularity_share
-        if not share:
-            return Pool.of(self.learnable, None)
-        engaged = self.examples.product_N[self.examples.engaged]
-        count_L = np.bincount(engaged, minlength=self.products)[self.learnable]
-        return Pool.of(self.learnable, (1 - share) / len(self.learnable) + share * count_L / count_L.sum())
+    def sampler(self, countries: tuple[int, ...], negatives: int) -> tuple[Pool, NDArray[np.float32]]:
+        """Draws products that a search in any of these countries can find; and how often it is expected to, (M,)."""
+        if countries not in self._samplers:
+            share, found = self.stage.popularity_share, self._found(countries)
+            chance_L = None
+            if share:
+                engaged = self.examples.product_N[self.examples.engaged]
+                count_L = np.bincount(engaged, minlength=self.products)[found]
+                chance_L = (1 - share) / len(found) + share * count_L / max(1, count_L.sum())
+            pool, drawn_M = Pool.of(found, chance_L), np.zeros(self.products, np.float32)
+            drawn_M[found] = negatives * pool.chances()
+            self._samplers[countries] = pool, drawn_M
+        return self._samplers[countries]
+
+    def _found(self, countries: tuple[int, ...]) -> NDArray[np.int64]:
+        """The rows of products to learn from that a search in any of these countries can find."""
+        if 0 in countries:
+            return self.learnable
+        return self.learnable[np.isin(self._country_M[self.learnable], (0, *countries))]
 
     def _batch(self, rows: NDArray[np.int64], generator: np.random.Generator) -> RecallBatch:
         examples = self.examples
         query_B = examples.spelt(rows, generator)
         product_B = self._view_N[rows] * self.products + examples.product_N[rows]
+        countries = tuple(np.unique(self._country_N[rows]).tolist())
         if self.stage.negatives == "all":
-            column_J = self._seen(self.learnable, generator)
+            column_J = self._seen(self._found(countries), generator)
+            drawn_J = np.zeros(len(column_J), np.float32)
         else:
-            sample = self._seen(self.sampler.draw(self.stage.negatives, generator), generator)
+            pool, drawn_M = self.sampler(countries, self.stage.negatives)
+            sample = self._seen(pool.draw(self.stage.negatives, generator), generator)
             column_J = np.concatenate([np.unique(product_B), sample])
+            drawn_J = drawn_M[column_J % self.products]
         classes_MK = examples.classes_MK
         return RecallBatch(
             query_B=torch.from_numpy(query_B),
             product_B=torch.from_numpy(product_B),
             column_J=torch.from_numpy(column_J),
-            drawn_J=torch.from_numpy(self.drawn_M[column_J % self.products]),
+            drawn_J=torch.from_numpy(drawn_J),
             excluded_E2=torch.from_numpy(self._excluded(rows, column_J % self.products)),
+            country_B=torch.from_numpy(self._country_N[rows]),
+            country_J=torch.from_numpy(self._country_M[column_J % self.products]),
             classes_BK=torch.from_numpy(
                 np.zeros((len(rows), 0), np.int64) if classes_MK is None else classes_MK[examples.product_N[rows]]
             ),

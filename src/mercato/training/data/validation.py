@@ -1,4 +1,4 @@
-"""Validation: the labelled pairs that early stopping goes by, and the ROC AUC of their cosines."""
+"""Validation: what early stopping goes by, the ROC AUC of labelled pairs or the recall of engaged ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.evaluation.exact_search import nearest
+from mercato.evaluation.metrics.knn import recall_and_precision
 from mercato.evaluation.metrics.roc_auc import roc_auc
 from mercato.models.tower import Tower, TwoTower
 from mercato.progress import note
@@ -22,6 +24,10 @@ from mercato.training.task import Monitor
 
 COLUMNS = ["query", "country", "product_id", "label"]
 UNENGAGED_PAIRS = 1_500  # that validate, and as many engaged ones
+RECALLED_PAIRS = 1_500  # engaged ones whose recall validates, at most
+RECALL_CATALOGUE = 10_000  # products that they are found among, at most
+RECALL_DEPTHS = (10, 100)  # the first decides
+RECALL = f"validation/recall@{RECALL_DEPTHS[0]}"
 RANDOM_NEGATIVES = 10  # a validation pair, where the market has no judged or unengaged ones
 
 
@@ -60,8 +66,10 @@ class PairValidation:
         """The cosine of every pair, (N,) float32; the towers' training mode is restored."""
         training = towers.training
         towers.eval()
-        query_QD = self._encode(towers, towers.query, device, batch)
-        product_MD = self._encode(towers, towers.product, device, batch)
+        query_QD = encode_rows(towers, towers.query, self.tables, self.query_N, device, batch)
+        product_MD = encode_rows(
+            towers, towers.product, self.tables, self.product_N, device, batch, drop_fields=self.drop_fields
+        )
         towers.train(training)
         cosine_N: NDArray[np.float32] = (query_QD[self.query_N] * product_MD[self.product_N]).sum(1)
         return cosine_N
@@ -70,29 +78,82 @@ class PairValidation:
         """The cosine that all but one in twenty relevant pairs reach: a start for retrieval (Que2Search §6.3)."""
         return float(np.percentile(self.cosines(towers)[self.label_N == 1], 5))
 
-    def _encode(self, towers: TwoTower, tower: Tower, device: torch.device | str, batch: int) -> NDArray[np.float32]:
-        """The vector of every row that a pair names, (Q, D) or (P, D), and zeros elsewhere."""
-        products = tower is towers.product
-        vision = towers.vision if products else None
-        table, rows = (self.tables.products, self.product_N) if products else (self.tables.queries, self.query_N)
-        wanted = np.unique(rows)
-        # By length, so that a batch pads little.
-        lengths = sum((table[name][wanted] != 0).sum(1) for name in table if name.endswith("trigrams"))
-        wanted = wanted[np.argsort(lengths, kind="stable")] if isinstance(lengths, np.ndarray) else wanted
-        result: NDArray[np.float32] | None = None
-        parts = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
-        made = (
-            self.tables.product_inputs(part, self.drop_fields) if products else self.tables.query_inputs(part)
-            for part in parts
+
+@dataclass(frozen=True, kw_only=True)
+class RecallValidation:
+    """Engaged pairs of later days: how many come back among the first products of a catalogue."""
+
+    tables: FeatureTables
+    query_N: NDArray[np.int64]
+    product_N: NDArray[np.int64]
+    product_M: NDArray[np.int64]  # the catalogue, in which every engaged product is
+    country_M: NDArray[np.int64]  # of every product of the tables, numbered, 0 unknown
+    country_N: NDArray[np.int64] | None = None  # of the queries; None: a search is not within a country
+    drop_fields: tuple[str, ...] = ()  # of every product
+    beside: PairValidation | None = None  # which is told too, and decides nothing
+
+    @property
+    def monitor(self) -> Monitor:
+        """Recall@10 as `mercato evaluate` has it: the mean over queries, by exact search."""
+        return Monitor(RECALL, "max", f"recall@{RECALL_DEPTHS[0]}")
+
+    @torch.inference_mode()
+    def scores(self, towers: TwoTower, device: torch.device | str = "cpu") -> dict[str, float]:
+        """See `Validation`."""
+        training = towers.training
+        towers.eval()
+        queries, first_Q, place_N = np.unique(self.query_N, return_index=True, return_inverse=True)
+        query_QD = encode_rows(towers, towers.query, self.tables, queries, device)[queries]
+        product_PD = encode_rows(
+            towers, towers.product, self.tables, self.product_M, device, drop_fields=self.drop_fields
         )
-        for part, found in zip(parts, made if vision is None else ahead(made), strict=True):
-            inputs = {k: v.to(device) for k, v in found.items()}
-            vectors = tower(inputs if vision is None else vision.look(inputs))[0].float().cpu().numpy()
-            if result is None:
-                result = np.zeros((len(next(iter(table.values()))), vectors.shape[1]), np.float32)
-            result[part] = vectors
-        assert result is not None
-        return result
+        towers.train(training)
+        deepest = max(RECALL_DEPTHS)
+        top_QK = np.full((len(queries), deepest), -1)
+        country_Q = np.zeros(len(queries), np.int64) if self.country_N is None else self.country_N[first_Q]
+        for country in np.unique(country_Q):
+            own_Q, among_M = country_Q == country, self.product_M
+            if country:  # as evaluation searches
+                among_M = among_M[self.country_M[among_M] == country]
+            if not len(among_M):
+                continue
+            found_QK = nearest(query_QD[own_Q], product_PD[among_M], min(deepest, len(among_M)))
+            top_QK[own_Q, : found_QK.shape[1]] = among_M[found_QK]
+        scores = {}
+        for depth in RECALL_DEPTHS:
+            recall_Q, _ = recall_and_precision(top_QK, place_N, self.product_N, len(product_PD), depth)
+            scores[f"validation/recall@{depth}"] = float(recall_Q.mean())
+        return scores if self.beside is None else scores | self.beside.scores(towers, device)
+
+
+def encode_rows(
+    towers: TwoTower,
+    tower: Tower,
+    tables: FeatureTables,
+    rows_N: NDArray[np.int64],
+    device: torch.device | str = "cpu",
+    batch: int = 256,
+    drop_fields: tuple[str, ...] = (),
+) -> NDArray[np.float32]:
+    """The vectors of these rows of a tower's table, (Q, D) or (P, D), and zeros elsewhere."""
+    products = tower is towers.product
+    vision = towers.vision if products else None
+    table = tables.products if products else tables.queries
+    wanted = np.unique(rows_N)
+    # By length, so that a batch pads little.
+    lengths = sum((table[name][wanted] != 0).sum(1) for name in table if name.endswith("trigrams"))
+    wanted = wanted[np.argsort(lengths, kind="stable")] if isinstance(lengths, np.ndarray) else wanted
+    result: NDArray[np.float32] | None = None
+    parts = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
+    made = (tables.product_inputs(part, drop_fields) if products else tables.query_inputs(part) for part in parts)
+    for part, found in zip(parts, made if vision is None else ahead(made), strict=True):
+        inputs = {k: v.to(device) for k, v in found.items()}
+        vectors = tower(inputs if vision is None else vision.look(inputs))[0].float().cpu().numpy()
+        if result is None:
+            result = np.zeros((len(next(iter(table.values()))), vectors.shape[1]), np.float32)
+        result[part] = vectors
+    assert result is not None
+    return result
 
 
 def validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tuple[pl.DataFrame, tuple[str, ...]]:
@@ -109,11 +170,7 @@ def validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tup
             if judged["label"].n_unique() == 2:
                 return judged.select(COLUMNS), ()
             note("  [yellow]the validation judgments are all of one kind: pairs validate instead[/]")
-    held = pairs.filter(pl.col("split") == "validation")
-    # What people did, where there is any of it; else the kind of catalogue pairs that the recipe names first.
-    kinds = held["drop_fields"].unique(maintain_order=True).to_list()
-    dropped = tuple(kinds[0].split()) if kinds else ()
-    held = held.filter(pl.col("drop_fields") == " ".join(dropped))
+    held, dropped = _held_out(pairs)
     if len(held) and held["label"].min() == 1:
         generator = np.random.default_rng(recipe.seed)
         rows = generator.integers(0, len(held), (len(held), RANDOM_NEGATIVES)).ravel()
@@ -124,6 +181,35 @@ def validation_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> tup
         negatives = negatives.join(true, on=["query", "country", "product_id"], how="anti", nulls_equal=True)
         held = pl.concat([held.select(COLUMNS), negatives.select(COLUMNS)])
     return held.select(COLUMNS), dropped
+
+
+def recalled_pairs(pairs: pl.DataFrame, recipe: Recipe) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Engaged pairs of the validation split, where early stopping goes by their recall.
+
+    Also returns the fields dropped from the products of catalogue pairs.
+
+    Raises:
+        MercatoError: the recipe's `monitor` names recall, and there are none.
+    """
+    if "recall" not in recipe.monitored:
+        return pairs.clear().select(COLUMNS), ()
+    held, dropped = _held_out(pairs)
+    held = held.filter(pl.col("label") == 1)
+    if held.is_empty():
+        raise MercatoError(
+            'monitor: "recall" is of the validation split\'s engaged pairs, and there are none: leave it out'
+        )
+    return held.sample(min(len(held), RECALLED_PAIRS), seed=recipe.seed).select(COLUMNS), dropped
+
+
+def _held_out(pairs: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The validation split of what people did, where there is any of it; else of the catalogue pairs that the recipe
+    names first, with the fields that are dropped from their products.
+    """
+    held = pairs.filter(pl.col("split") == "validation")
+    kinds = held["drop_fields"].unique(maintain_order=True).to_list()
+    dropped = tuple(kinds[0].split()) if kinds else ()
+    return held.filter(pl.col("drop_fields") == " ".join(dropped)), dropped
 
 
 def engagement_pairs(market: Market, pairs: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:

@@ -84,6 +84,8 @@ class Recall(nn.Module):
                 scale=scale,
                 log_q_J=self._log_q(batch),
                 excluded_E2=batch.excluded_E2,
+                country_B=batch.country_B,
+                country_J=batch.country_J,
                 chunk=self.stage.micro_batch,
             )
             own_B = scale * (query_BD * product_BD).sum(1)
@@ -103,7 +105,9 @@ class Recall(nn.Module):
         self.frequency.update(batch.product_B % self.batches.products)
         if not self.stage.log_q:
             return torch.zeros_like(batch.drawn_J)
-        return (batch.drawn_J + self.frequency.probability(batch.column_J % self.batches.products)).log()
+        share_J = torch.from_numpy(self.batches.share_C).to(batch.drawn_J)[batch.country_J]
+        brought_J = self.frequency.probability(batch.column_J % self.batches.products) / share_J
+        return (batch.drawn_J + brought_J.clamp(max=1)).log()
 
     @torch.no_grad()
     def _frozen(self, towers: TwoTower, device: torch.device) -> tuple[Content, Content]:

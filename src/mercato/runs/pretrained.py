@@ -1,0 +1,25 @@
+"""What pretraining left in a run: its towers with the cross encoder, as they were before the stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from mercato.features.featurizer import Featurizer
+from mercato.models.build import build_pretraining_towers
+from mercato.models.taobao import PretrainingTowers
+from mercato.runs.folder import WEIGHTS, load_recipe_and_featurizer
+from mercato.runs.torch_encoder import load_text_configs
+
+
+def load_pretrained(folder: Path) -> tuple[PretrainingTowers, Featurizer]:
+    """Load a folder of `mercato.training.pretrain`, in evaluation mode.
+
+    Raises:
+        MercatoError: the folder is none.
+    """
+    recipe, featurizer = load_recipe_and_featurizer(folder)
+    towers = build_pretraining_towers(recipe, featurizer.spec, load_text_configs(folder), new=False)
+    towers.load_state_dict(load_file(str(folder / WEIGHTS)))  # an encoder that is shared is there twice
+    return towers.eval(), featurizer
