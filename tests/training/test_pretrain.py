@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.models.taobao import PretrainingTowers
+from mercato.reports.explanation import explain
 from mercato.runs.folder import PRETRAINING, read_history
 from mercato.runs.torch_encoder import load
 from mercato.training import pretrain
@@ -22,7 +26,7 @@ from mercato.training.pretrain import pretrained
 from mercato.training.task import Losses
 from mercato.training.tasks.pretraining import PretrainingTask
 from mercato.training.train import train
-from tests.support.toys import make_market, products, toy_recipe, with_photos
+from tests.support.toys import make_market, pairs, products, toy_recipe, with_photos
 
 TEXT = 'pretraining={epochs=3, batch_size=16, channels=["title_text"], held_out=0.2, learning_rate=1e-2}'
 PATCHES = ('pretraining.channels=["title_text", "patches"]', "images.size=16", "images.patch_size=8")
@@ -245,3 +249,39 @@ def test_what_is_told_of_a_patch(tmp_path: Path, target: str) -> None:
 def test_words_may_be_told_by_the_cross_encoder(market: Market, where: str) -> None:
     rows = read_history(pretrained(market, toy_recipe(TEXT, f"pretraining.mlm.where='{where}'")))
     assert np.isfinite([row["mlm/loss"] for row in rows]).all()
+
+
+def test_a_run_explains_what_its_queries_look_at_in_photos(tmp_path: Path) -> None:
+    goods = with_photos(products())
+    market = make_market(tmp_path / "market", goods, [row | {"split": "future"} for row in pairs(goods)] + pairs(goods))
+    single_stream = ("product_tower.fusion='transformer'", "product_tower.channels=['title_text', 'patches']")
+    recipe = toy_recipe(TEXT, *PATCHES, *single_stream, "images.max_images=1", "stages.0.epochs=1")
+    run = tmp_path / "run"
+    train(recipe, market, run, onnx=False)
+    found = explain(run, market).photos
+    assert found is not None and found.head == "qim2" and not found.visual
+    with_a_photo = {row["product_id"] for row in goods if row["images"]}
+    assert found.pairs > 0 and {example.product_id for example in found.examples} <= with_a_photo
+    for example in found.examples:
+        assert example.own.query != example.other.query
+        assert len(example.own.patches) == 4
+        assert sum(example.own.patches) in (0, pytest.approx(1, abs=1e-3)), "nothing may have spoken for it"
+    page = (run / "explain.html").read_text()
+    assert page.count("<figure>") == 2 * len(found.examples)
+    assert json.loads((run / "explain.json").read_text())["photos"]["pairs"] == found.pairs
+    shutil.rmtree(run / PRETRAINING)
+    assert explain(run, market).photos is None
+
+
+def test_few_pairs_are_no_reason_to_see_few_products(tmp_path: Path) -> None:
+    goods = products(120)
+    links = [row for row in pairs(goods) if row["split"] == "train"]
+    few = make_market(tmp_path / "few", goods, links[:6])
+    batches = _task_of(few, toy_recipe(TEXT, "pretraining.unpaired=0.5")).batches
+    steps = list(batches)
+    assert len(steps) == len(batches) == math.ceil((len(batches.pairs) + len(batches.products)) / 24)
+    assert sum(len(step.query_B) for step in steps) == len(batches.pairs) < 7
+    for step in steps:
+        assert len(step.unpaired_U) + len(step.product_B.unique()) > 20, "a batch is as large as one of pairs"
+    many = _task_of(make_market(tmp_path / "many", goods, links), toy_recipe(TEXT, "pretraining.unpaired=3")).batches
+    assert len(many) == math.ceil(len(many.pairs) / 16)

@@ -58,6 +58,10 @@ class QueryItem(PretrainingTask):
 class Matching(PretrainingTask):
     """QIM and QIM2: whether a query and an item, or an image, match, by the cross encoder."""
 
+    scale: float = Field(20.0, ge=0)
+    """Negatives are drawn in the batch as exp(scale · cos) of the towers' vectors: the higher, the harder (Li et al.
+    2021, §3.2); 0: any of them."""
+
 
 class Pretraining(Fitting):
     """One encoder for queries and single-stream items, and a cross encoder on top, on five tasks at once.

@@ -42,7 +42,7 @@ def photos_section(found: Photos, squares: Mapping[str, str]) -> str:
     if high < 0:
         verdict = "<b>less than any other does</b>"
     cards = "".join(
-        f'<div class="panel photo">{_seen(squares[example.product_id], example.own)}'
+        f'<div class="panel look">{_seen(squares[example.product_id], example.own)}'
         f"{_seen(squares[example.product_id], example.other)}<p>{escape(example.title)}</p></div>"
         for example in found.examples
         if example.product_id in squares
@@ -54,7 +54,7 @@ def photos_section(found: Photos, squares: Mapping[str, str]) -> str:
         f" {MASKED:.0%} of the patches the match's logit falls by {_mean(found.drop)}, without {MASKED:.0%} at random"
         f" by {_mean(found.drop_random)}: what is bright counts {verdict}. The photo matches its own query better"
         f" than another pair's for {found.matched:.0%} of the pairs.</p>"
-        f'<div class="photos">{cards}</div>'
+        f'<div class="looks">{cards}</div>'
     )
 
 

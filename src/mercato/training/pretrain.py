@@ -239,7 +239,7 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
     for name in ("qim", "qim2"):
         if name in batches.tasks:
             own = getattr(stage, name)
-            told[name] = (own.weight, MatchingTask(own, name, stage.qic.scale))
+            told[name] = (own.weight, MatchingTask(own, name))
     held = generator.permutation(engaged[held_K])[:VALIDATED]
     lone = generator.permutation(np.flatnonzero(learnable_P & held_P))[:VALIDATED]
     count = max(1, -(-max(len(held), len(lone)) // stage.batch_size))

@@ -6,6 +6,7 @@ I images, P patches of one, S = I · P.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -59,7 +60,8 @@ class PretrainingBatch:
 class PretrainingBatches(Epochs[PretrainingBatch]):
     """Epochs of pretraining: each a shuffled pass over the engaged pairs, with products and queries of no pair.
 
-    Where every pair is held out, products are drawn alone.
+    It has steps enough to see about as many products beside them as there are: a market with few pairs learns of its
+    products all the same, and one whose every pair is held out of them alone.
     """
 
     def __init__(
@@ -85,15 +87,18 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         self.tasks = {name: task.rate for name in TASKS if (task := getattr(stage, name)).weight > 0}
 
     def __len__(self) -> int:
-        return max(1, -(-(len(self.pairs) or len(self.products)) // self.stage.batch_size))
+        whole = self.stage.batch_size * (1 + self.stage.unpaired)
+        by_pairs = len(self.pairs) / self.stage.batch_size
+        return max(1, math.ceil(max(by_pairs, (len(self.pairs) + len(self.products)) / whole)))
 
     def __iter__(self) -> Iterator[PretrainingBatch]:
         generator = np.random.default_rng((self.seed, self.epoch))
         order = generator.permutation(self.pairs)
         for rows in batches_of(order, len(self), self.stage, self.examples, generator):
             tasks = [name for name, rate in self.tasks.items() if generator.random() < rate]
-            asked = round(self.stage.unpaired * len(rows)) if len(rows) else self.stage.batch_size
-            products, queries = (_draw(pool, asked, generator) for pool in (self.products, self.queries))
+            beside = round(self.stage.unpaired * self.stage.batch_size)
+            alone = beside + max(0, self.stage.batch_size - len(rows))  # few pairs are no reason for small batches
+            products, queries = _draw(self.products, alone, generator), _draw(self.queries, beside, generator)
             yield self.batch(rows, products, queries, generator, tasks)
 
     def batch(

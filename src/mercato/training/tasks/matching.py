@@ -27,7 +27,6 @@ class MatchingTask:
 
     stage: Matching
     name: Literal["qim", "qim2"]
-    scale: float  # of the cosines by which negatives are drawn: that of QIC
 
     def outcome(self, step: Step) -> Outcome | None:
         """See `PretrainingObjective`; a product without a query stands with its own title against images."""
@@ -48,7 +47,7 @@ class MatchingTask:
             return None
         is_title_T = torch.arange(len(known_TI), device=known_TI.device) >= len(batch.known_QM)
         head = towers.matches[self.name]
-        return matching(towers.cross, head, texts, items, pair_2N, known_TI, self.scale, is_title_T)
+        return matching(towers.cross, head, texts, items, pair_2N, known_TI, self.stage.scale, is_title_T)
 
 
 def matching(
