@@ -72,7 +72,7 @@ WRONG = {
     'name = "x"\nstages = [{ loss = "hinge" }]': "stages.0.loss: hinge is none of 'in_batch_softmax'",
     'name = "x"\nstages = [{ relevance_weight = 0 }]': "nothing is left to learn",
     'name = "x"\n[product_tower]\nmissing = "token"': "of the fusion transformer",
-    'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["images"]': "name a text channel",
+    'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["images"]': "name a text channel or patches",
     'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["images", "text"]': "name a text channel first",
     'name = "x"\n[product_tower]\nfusion = "transformer"\nfusion_layers = 7': "text.layers has only 6",
     'name = "x"\n[product_tower]\nfusion = "transformer"\nchannels = ["title_text", "images", "patches"]': (

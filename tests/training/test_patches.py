@@ -117,3 +117,21 @@ def test_given_vectors_are_images_of_one_patch(tmp_path):
 def test_a_catalogue_without_images_trains_without_the_channel(toys, tmp_path):
     model = train(RECIPE, toys, tmp_path / "run", onnx=False)
     assert model.recipe.product_tower.channels == ("title_text",)
+
+
+def test_photos_alone_are_a_sequence_too(market, tmp_path):
+    recipe = toy_recipe(
+        "product_tower.channels=['patches']",
+        "product_tower.fusion=transformer",
+        "product_tower.text.pooling=mean",
+        "images.patch_size=8",
+        "stages.0.epochs=1",
+    )
+    model = train(recipe, market, tmp_path / "run")
+    served = OnnxEncoder(tmp_path / "run", market_path=market.path)
+    rows = products_with_vectors(market, model, tmp_path / "run").slice(0, 6).to_pylist()
+    torch_vectors, onnx_vectors = model.encode_products(rows), served.encode_products(rows)
+    np.testing.assert_allclose(torch_vectors, onnx_vectors, atol=1e-5)
+    titled = [row | {"title": "another"} for row in rows]
+    np.testing.assert_array_equal(model.encode_products(titled), torch_vectors)
+    assert not np.allclose(torch_vectors[1], torch_vectors[2])

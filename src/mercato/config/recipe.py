@@ -155,8 +155,8 @@ class Recipe(Frozen):
         tower = self.product_tower
         if tower.fusion == "transformer":
             texts = [channel for channel in tower.channels if PRODUCT_CHANNELS[channel].kind == "text"]
-            if not texts:
-                raise ValueError("product_tower.fusion: a transformer fuses text with the rest; name a text channel")
+            if not texts and "patches" not in tower.channels:
+                raise ValueError("product_tower.fusion: a transformer reads a sequence; name a text channel or patches")
             if tower.text.pooling == "cls" and tower.channels[0] not in texts:
                 raise ValueError("product_tower.channels: [CLS] is the first token read; name a text channel first")
             if (tower.fusion_layers or 0) > tower.text.layers:

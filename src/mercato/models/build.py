@@ -30,7 +30,8 @@ def text_configs(recipe: Recipe, spec: FeatureSpec) -> TextConfigs:
     longest = {"query": spec.query_tokens, "product": spec.title_tokens + spec.description_tokens}
     towers = {"query": recipe.query_tower.text, "product": recipe.product_tower.text}
     for tower, encoder in towers.items():
-        if not _reads_text(spec, tower):
+        fuses = tower == "product" and recipe.product_tower.fusion == "transformer"
+        if not fuses and not _reads_text(spec, tower):
             continue
         if recipe.text.pretrained is not None:
             configs[tower] = pretrained_config(recipe.text.pretrained, encoder, longest[tower])
