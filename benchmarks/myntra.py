@@ -4,11 +4,11 @@
 
 Takes the market that `mercato import` makes of Myntra. A copy of it loses every word that names a colour or a pattern
 from titles and descriptions, be it of a value of the catalogue or of the general list (`mercato.evaluation.looks`):
-nothing but the photo is left to tell a colour. The recipe, with and without its channel `images`, learns from the
-products that it does not hold out, and nothing of it from the others; these are then searched by attribute and
-category. All of them that have both are relevant to a query, whichever it was made of. Recall is given apart for
-products whose text had named what is asked for, before it was withheld, and for those whose text never did. What has
-finished is kept in OUT: the same command goes on where it was stopped.
+nothing but the photo is left to tell a colour. The recipe, with and without its photos, and where it has
+`[pretraining]` also without that, learns from the products that it does not hold out, and nothing of it from the
+others; these are then searched by attribute and category. All of them that have both are relevant to a query, whichever
+it was made of. Recall is given apart for products whose text had named what is asked for, before it was withheld, and
+for those whose text never did. What has finished is kept in OUT: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -58,11 +58,13 @@ TITLES = {
     "bm25_worded": "BM25, the words left in",
     "without": "`{}` without photos",
     "with": "`{}`",
+    "scratch": "`{}`, not pretrained",
     "perfect": "a perfect ranking",
 }
 TEXTS = {"all": "all", "named": "once named in the text", "silent": "never named"}
 K = 10  # of the figures by kind, value and crowd
 DEPTHS = (10, 100)  # of those by what texts had named
+ADDED = {"photos add": ("with", "without"), "pretraining adds": ("with", "scratch")}  # the first less the second
 CROWDS = (1, 11, 41)  # the fewest held-out products of a query's category, for the figures by size
 
 Recalls = dict[str, FloatArray]  # by depth and text, see `Questions.by_text`: (Q,), NaN where a query has no such pair
@@ -74,17 +76,20 @@ def main() -> None:
     parser.add_argument("--market", type=Path, required=True, help="the imported market; it is only read")
     parser.add_argument("--out", type=Path, required=True, help="derived market, runs, figures and results")
     parser.add_argument("--recipe", default="myntra-engage", help="a recipe's name or file")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the recipe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--products", type=int, help="only the first so many products, for a trial")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    recipe = load_recipe(given.recipe)
+    recipe = load_recipe(given.recipe, given.set)
     whole = Market.open(given.market)
     products = without_nothing(whole.arrow("products").slice(0, given.products))
     market, removal = _derived(whole, products, given.out / "market")
     questions = Questions.of(market, recipe, named_in_text(products, ASKED))
 
     arms = {"with": recipe, "without": _without_photos(recipe)}
+    if recipe.pretraining is not None:
+        arms["scratch"] = recipe.model_copy(update={"pretraining": None})
     recalls: dict[str, list[Recalls]] = {name: [] for name in TITLES}  # by seed
     plain = without_unread(market.arrow("products", ["product_id", *FIELDS]), recipe)
     worded = plain
@@ -104,7 +109,7 @@ def main() -> None:
             made_of = own.toml() + market.fingerprint()
             known = dict(np.load(file)) if file.is_file() else {}
             if known.get("made_of") != made_of:
-                note(f"[bold]{arm} photos, seed {seed}[/]")
+                note(f"[bold]{TITLES[arm].format(recipe.name)}, seed {seed}[/]")
                 found = questions.recall(_model(own, market, given.out / f"run-{arm}-{seed}", questions))
                 known = {"made_of": np.array(made_of), **found}
                 np.savez(file, **known)
@@ -272,8 +277,12 @@ class Questions:
 
 
 def _without_photos(recipe: Recipe) -> Recipe:
-    channels = tuple(channel for channel in recipe.product_tower.channels if channel != "images")
-    return recipe.model_copy(update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})})
+    def without(own: Any) -> Any:
+        channels = tuple(channel for channel in own.channels if channel not in ("images", "patches"))
+        return own.model_copy(update={"channels": channels})
+
+    pretraining = None if recipe.pretraining is None else without(recipe.pretraining)
+    return recipe.model_copy(update={"product_tower": without(recipe.product_tower), "pretraining": pretraining})
 
 
 def _model(recipe: Recipe, market: Market, run: Path, questions: Questions) -> System:
@@ -291,17 +300,18 @@ def _model(recipe: Recipe, market: Market, run: Path, questions: Questions) -> S
 
 
 def compare(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> dict[str, Any]:
-    """Recall@10 of all queries and of each kind, the mean over seeds, and what photos add; by text, value and crowd.
+    """Recall@10 of all queries and of each kind, the mean over seeds, and what photos and pretraining add; by text,
+    value and crowd.
 
     Intervals are 95 % bootstrap ones over queries, of each query's mean over seeds; the difference is paired.
     """
     kind_Q = questions.queries["kind"].to_numpy()
     parts = {"all": np.ones(len(kind_Q), bool), **{kind: kind_Q == kind for kind in ASKED}}
     parts = {part: chosen_Q for part, chosen_Q in parts.items() if chosen_Q.any()}
-    recalls = {name: [each[_name(K, "all")] for each in own] for name, own in by_seed.items()}
+    recalls = {name: [each[_name(K, "all")] for each in own] for name, own in by_seed.items() if own}
     mean_Q = {name: np.mean(own, axis=0) for name, own in recalls.items()}
     systems: dict[str, Any] = {name: {} for name in mean_Q}
-    added: dict[str, Any] = {}
+    added: dict[str, dict[str, Any]] = {what: {} for what, sides in ADDED.items() if {*sides} <= {*mean_Q}}
     counts = {}
     for part, chosen_Q in parts.items():
         queries = int(chosen_Q.sum())
@@ -315,10 +325,12 @@ def compare(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> d
                 "interval": interval(replicates[name]),
                 "seeds": [float(own[chosen_Q].mean()) for own in recalls[name]],
             }
-        added[part] = {
-            "value": systems["with"][part]["value"] - systems["without"][part]["value"],
-            "interval": paired_interval(replicates["with"], replicates["without"]),
-        }
+        for what, gained in added.items():
+            first, second = ADDED[what]
+            gained[part] = {
+                "value": systems[first][part]["value"] - systems[second][part]["value"],
+                "interval": paired_interval(replicates[first], replicates[second]),
+            }
         counts[part] = {"queries": queries, "pairs": int(chosen_Q[questions.groups].sum())}
     for kind in ASKED:
         counts.get(kind, {})["products"] = len(questions.among[kind])
@@ -332,7 +344,7 @@ def compare(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> d
     return {
         "n": counts,
         "systems": systems,
-        "photos_add": added,
+        **{what.replace(" ", "_"): gained for what, gained in added.items()},
         "by_text": by_text(questions, by_seed),
         "by_value": by_value.sort(["kind", "queries", "value"], descending=[False, True, False]).to_dicts(),
         "by_crowd": by_crowd.sort("kind", "crowd").to_dicts(),
@@ -340,7 +352,7 @@ def compare(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> d
 
 
 def by_text(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> dict[str, Any]:
-    """Recall at each depth, of all products and by what their texts had named: of each system, and what photos add."""
+    """Recall at each depth, of all products and by what their texts had named: of each system, and what is added."""
     tables: dict[str, Any] = {}
     weights_RQ = resample(len(questions.queries), 0)
     for text, own_P in questions.by_text.items():
@@ -351,16 +363,19 @@ def by_text(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> d
             means = {
                 name: QueryMean(np.mean([each[_name(k, text)] for each in own], axis=0))
                 for name, own in by_seed.items()
+                if own
             }
             replicates = {name: statistic(weights_RQ) for name, statistic in means.items()}
             row = {
                 name: {"value": point(statistic, len(questions.queries)), "interval": interval(replicates[name])}
                 for name, statistic in means.items()
             }
-            row["photos add"] = {
-                "value": row["with"]["value"] - row["without"]["value"],
-                "interval": paired_interval(replicates["with"], replicates["without"]),
-            }
+            for what, (first, second) in ADDED.items():
+                if first in means and second in means:
+                    row[what] = {
+                        "value": row[first]["value"] - row[second]["value"],
+                        "interval": paired_interval(replicates[first], replicates[second]),
+                    }
             tables[text][f"recall@{k}"] = row
     return tables
 
@@ -376,16 +391,17 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [f"| recall@{K} | " + " | ".join(heads) + " |", "|---" * (len(counts) + 1) + "|"]
     for system, row in result["systems"].items():
         lines.append(f"| {TITLES[system].format(name)} | " + " | ".join(_cell(row[part]) for part in counts) + " |")
-    cells = " | ".join(_cell(result["photos_add"][part], "+") for part in counts)
-    lines += [f"| what photos add | {cells} |", ""]
+    added = [what for what in ADDED if what.replace(" ", "_") in result]
+    for what in added:
+        cells = " | ".join(_cell(result[what.replace(" ", "_")][part], "+") for part in counts)
+        lines.append(f"| what {what} | {cells} |")
+    lines.append("")
     texts = result["by_text"]
     columns = [(text, f"recall@{k}") for text in texts for k in DEPTHS]
     heads = [f"{metric}, {TEXTS[text]}, n = {texts[text]['pairs']:,}" for text, metric in columns]
     lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for system in (*result["systems"], "photos add"):
-        cells = " | ".join(
-            _cell(texts[text][metric][system], "+" * (system == "photos add")) for text, metric in columns
-        )
+    for system in (*result["systems"], *added):
+        cells = " | ".join(_cell(texts[text][metric][system], "+" * (system in added)) for text, metric in columns)
         lines.append(f"| {TITLES.get(system, f'what {system}').format(name)} | {cells} |")
     return "\n".join(lines) + "\n"
 

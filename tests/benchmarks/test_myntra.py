@@ -214,8 +214,15 @@ def test_what_photos_add_is_paired_and_of_the_seeds_mean(myntra):
     }
     assert texts["named"]["recall@100"]["with"]["value"] == 1
     assert texts["silent"]["recall@10"]["photos add"]["value"] == pytest.approx(0.25)
+    assert "pretraining_adds" not in result
+    scratch = [recalls(0.0, 1.0, 0.0), recalls(0.0, 0.0, 0.0)]
+    pretrained = myntra.compare(questions, {"with": with_photos, "without": without, "scratch": scratch})
+    assert pretrained["pretraining_adds"]["colour"]["value"] == pytest.approx(0.5)
+    assert pretrained["by_text"]["silent"]["recall@10"]["pretraining adds"]["value"] == 0
+    table = myntra.markdown({**pretrained, "recipe": {"name": "ours"}})
+    assert "| what pretraining adds | +0.333" in table and "| `ours`, not pretrained |" in table
     rendered = myntra.markdown({**result, "recipe": {"name": "ours"}})
-    assert "| what photos add | +0.333" in rendered
+    assert "pretrain" not in rendered and "| what photos add | +0.333" in rendered
     assert "| `ours` without photos |" in rendered
     assert "recall@100, never named, n = 2" in rendered
 
@@ -233,3 +240,10 @@ def test_a_derived_market_of_other_products_is_refused(myntra, tmp_path):
     (out / "removal.json").write_text('{"products": 60}')
     with pytest.raises(MercatoError, match="withheld fewer words"):
         myntra._derived(market, table(*rows[:60]), out)
+
+
+def test_without_photos_nothing_reads_them_before_the_stages_either(myntra):
+    recipe = load_recipe("myntra-taobao")
+    plain = myntra._without_photos(recipe)
+    assert plain.product_tower.channels == ("title_text",) and plain.pretraining.channels == ("title_text",)
+    assert plain.pretraining.qic == recipe.pretraining.qic and plain.stages == recipe.stages
