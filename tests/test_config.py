@@ -82,6 +82,7 @@ WRONG = {
     'name = "x"\n[pretraining]\n[images]\npatch_size = 9': r"images.size: 48 is not a multiple of images.patch_size",
     'name = "x"\n[pretraining]\nchannels = ["title_text", "text"]': "would tell what is masked",
     'name = "x"\n[pretraining]\nchannels = ["title_text", "title_text"]': "one is named twice",
+    'name = "x"\n[pretraining]\nmicro_batch = 64': "pretraining reads a batch whole",
     'name = "x"\ntext = { shared = true }\nproduct_tower = { text = { layers = 2 } }\n'
     "pretraining = { shared = false }": "pretraining.shared: text.shared has one encoder",
     'name = "x"\n[pretraining]\nchannels = ["images"]': "'images' cannot be pretrained; there are title_text,",

@@ -179,7 +179,7 @@ def ablate(
 
 @app.command()
 def explain(run: Annotated[Path, typer.Argument(metavar="RUN")], market: MarketDir, as_json: Json = False) -> None:
-    """Interpret a run: attention by query length, importance of each channel; writes explain.html and explain.json."""
+    """Interpret a run: attention, importance of channels, what queries see in photos; writes explain.html and .json."""
     from mercato.data.market import Market
     from mercato.reports.explanation import explain, summary
 

@@ -95,6 +95,8 @@ class Pretraining(Fitting):
             raise ValueError("channels: text joins title and description, and would tell what is masked in them")
         if self.channels[0] == "patches":
             raise ValueError("channels: a sequence begins with text; name a text channel first")
+        if self.micro_batch is not None:
+            raise ValueError("micro_batch: pretraining reads a batch whole; lower its batch_size")
         if not any(getattr(self, task).weight for task in TASKS):
             raise ValueError("every task has weight 0: nothing is left to learn")
         return self
