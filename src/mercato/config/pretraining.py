@@ -53,6 +53,8 @@ class QueryItem(PretrainingTask):
     loss: Literal["am_softmax", "arcface", "softmax"] = "am_softmax"
     scale: float = Field(20.0, gt=0)  # s
     margin: float = Field(0.1, ge=0, lt=1)  # m, of a cosine (am_softmax) or an angle in radians (arcface)
+    photo_alone: float = Field(0.0, ge=0, lt=1)
+    """Share of the items with an image of which nothing else is read: else a title that says enough hides it."""
 
 
 class Matching(PretrainingTask):

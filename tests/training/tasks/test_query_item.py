@@ -18,12 +18,14 @@ from mercato.training.tasks.query_item import QueryItemTask
 QUERIES = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), dim=1)
 ITEMS = F.normalize(torch.tensor([[0.9, 0.1], [1.0, 0.05], [0.2, 1.0]]), dim=1)
 QUERY_B, PRODUCT_B = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2])  # the first query engaged two items
+NOBODY = torch.zeros(0, dtype=torch.int64)
 KNOWN = torch.tensor([[True, True, False], [False, False, True]])
 
 
 def _step(known: torch.Tensor = KNOWN) -> Any:
     return SimpleNamespace(
-        batch=SimpleNamespace(query_B=QUERY_B, product_B=PRODUCT_B, known_QM=known),
+        batch=SimpleNamespace(query_B=QUERY_B, product_B=PRODUCT_B, unpaired_U=NOBODY, known_QM=known),
+        towers=SimpleNamespace(training=True),
         queries=SimpleNamespace(vector_BD=QUERIES),
         items=SimpleNamespace(vector_BD=ITEMS),
     )
@@ -55,3 +57,32 @@ def test_a_single_pair_has_no_negative() -> None:
     step = _step()
     step.batch.query_B, step.batch.product_B = QUERY_B[:1], PRODUCT_B[:1]
     assert QueryItemTask(QueryItem()).outcome(step) is None
+
+
+def test_items_without_a_query_are_negatives_of_all() -> None:
+    step = _step(torch.tensor([[True, False, False], [False, True, False]]))
+    step.batch.query_B, step.batch.product_B = torch.tensor([0, 1]), torch.tensor([0, 2])
+    step.batch.unpaired_U = torch.tensor([1])
+    outcome = QueryItemTask(QueryItem(loss="softmax", scale=10.0)).outcome(step)
+    assert outcome is not None
+    excluded = torch.tensor([[False, False, False], [False, False, True]])
+    expected = in_batch_softmax(QUERIES @ ITEMS[[0, 2, 1]].T, excluded, 10)
+    torch.testing.assert_close(outcome.loss, expected)
+    step.batch.query_B, step.batch.product_B = torch.tensor([0]), torch.tensor([0])
+    assert QueryItemTask(QueryItem()).outcome(step) is not None, "of a single pair, too"
+
+
+def test_of_some_items_the_photo_alone_is_read_in_training() -> None:
+    step = _step()
+    step.has_images = torch.tensor([True, False, True])
+    step.images = SimpleNamespace(vector_BD=-ITEMS)
+    stage = QueryItem(loss="softmax", scale=10.0, photo_alone=1 - 1e-9)
+    excluded = torch.tensor([[False, True, False], [True, False, False], [False, False, False]])
+    seen = torch.stack([-ITEMS[0], ITEMS[1], -ITEMS[2]])
+    outcome = QueryItemTask(stage).outcome(step)
+    assert outcome is not None
+    torch.testing.assert_close(outcome.loss, in_batch_softmax(QUERIES[QUERY_B] @ seen.T, excluded, 10))
+    step.towers.training = False
+    whole = QueryItemTask(stage).outcome(step)
+    assert whole is not None
+    torch.testing.assert_close(whole.loss, in_batch_softmax(QUERIES[QUERY_B] @ ITEMS.T, excluded, 10))

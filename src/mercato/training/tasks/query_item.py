@@ -17,19 +17,24 @@ from mercato.training.tasks.step import Outcome, Step
 
 @dataclass(frozen=True)
 class QueryItemTask:
-    """A softmax over the batch's items with a margin; a query's other engaged items are no negatives of it."""
+    """A softmax over all of the batch's items with a margin; a query's other engaged items are no negatives of it."""
 
     stage: QueryItem
 
     def outcome(self, step: Step) -> Outcome | None:
         """See `PretrainingObjective`."""
         batch, stage = step.batch, self.stage
-        if len(batch.query_B) < 2:
+        if not len(batch.query_B) or len(batch.query_B) + len(batch.unpaired_U) < 2:
             return None
-        queries, items = step.queries, step.items
+        item_MD = step.items.vector_BD
+        if stage.photo_alone and step.towers.training:
+            alone_M = step.has_images & (torch.rand(len(item_MD), device=item_MD.device) < stage.photo_alone)
+            if alone_M.any():
+                item_MD = torch.where(alone_M.unsqueeze(1), step.images.vector_BD, item_MD)
+        column_J = torch.cat([batch.product_B, batch.unpaired_U])
         with torch.autocast(batch.query_B.device.type, enabled=False):  # in bfloat16 cosines are off by thousandths
-            cosine_BJ = queries.vector_BD[batch.query_B] @ items.vector_BD[batch.product_B].T
-        excluded_BJ = batch.known_QM[batch.query_B][:, batch.product_B].clone().fill_diagonal_(False)
+            cosine_BJ = step.queries.vector_BD[batch.query_B] @ item_MD[column_J].T
+        excluded_BJ = batch.known_QM[batch.query_B][:, column_J].clone().fill_diagonal_(False)
         match stage.loss:
             case "softmax":
                 loss = in_batch_softmax(cosine_BJ, excluded_BJ, stage.scale)
