@@ -170,6 +170,14 @@ def test_id_dropout_hides_ids_in_training_alone():
         assert hidden(tower, inputs) == pytest.approx(0.3, abs=0.06)
 
 
+def test_where_a_stage_of_their_own_learns_ids_the_others_never_see_them():
+    model = make(stages=RECALL, dropout=0.3)
+    for tower, inputs in ((model.towers.product, rows(model, KNOWN)), (model.towers.query, queries(model, "sofa 0"))):
+        assert hidden(tower, inputs) == 0, "once trained they are read"
+        tower.train()
+        assert hidden(tower, inputs) == 1
+
+
 @pytest.mark.parametrize(("length", "width", "count"), [(8, 8, 1), (5, 8, 1), (12, 8, 2), (17, 8, 3)])
 def test_a_vector_at_positions_of_another_width(length, width, count):
     vectors = torch.randn(3, length)

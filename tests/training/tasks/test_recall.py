@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,31 @@ def test_a_sample_is_corrected_by_what_is_drawn_and_what_the_batches_bring(ready
             for product, drawn in zip(batch.column_J.tolist(), batch.drawn_J.tolist(), strict=True)
         ]
         np.testing.assert_allclose(seen["log_q_J"].exp(), expected, rtol=1e-5)
+
+
+def test_what_a_country_s_batches_bring_is_estimated_of_them_alone(ready, monkeypatch):
+    """A country has half of the batches: how often one of them holds a product is twice how often any does."""
+    of = without_dropout(recipe(', negatives = 30, batches = "by_country"'))
+    examples = ready.examples
+    halves = np.zeros(len(examples), np.int64)
+    order = examples.engaged[np.argsort(examples.query_N[examples.engaged], kind="stable")]
+    halves[order[: len(order) // 2]], halves[order[len(order) // 2 :]] = 1, 2
+    of_product = np.full(len(examples.tables.products["title_tokens"]), 2)
+    of_product[examples.product_N[order[: len(order) // 2]]] = 1
+    apart = replace(ready, examples=replace(examples, country_N=halves, country_M=of_product))
+    task, seen = task_of(apart, of), {}
+    monkeypatch.setattr(
+        "mercato.training.tasks.recall.log_sum",
+        lambda query_BD, _, *, log_q_J, **more: seen.update(log_q_J=log_q_J) or query_BD.sum(1),
+    )
+    batch = next(iter(task.batches))
+    task.losses(towers(apart, of), batch)
+    brought = task.frequency.probability(batch.column_J)
+    share = len(order) // 2 / len(order)
+    shares = torch.where(batch.country_J == 1, share, 1 - share)
+    expected = batch.drawn_J + (brought / shares).clamp(max=1)
+    torch.testing.assert_close(seen["log_q_J"].exp(), expected, rtol=1e-5, atol=1e-7)
+    assert brought.max() > 0
 
 
 def test_content_stays_and_the_rest_learns(ready):
