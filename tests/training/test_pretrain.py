@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from mercato.models.build import build_pretraining_towers, text_configs
 from mercato.models.taobao import PretrainingTowers
 from mercato.reports.explanation import explain
 from mercato.runs.folder import PRETRAINING, read_history
@@ -24,7 +25,9 @@ from mercato.training import pretrain
 from mercato.training.data.pretraining import PretrainingBatch
 from mercato.training.pretrain import pretrained
 from mercato.training.task import Losses
+from mercato.training.tasks import pretraining as tasks_of_pretraining
 from mercato.training.tasks.pretraining import PretrainingTask
+from mercato.training.tasks.step import Outcome
 from mercato.training.train import train
 from tests.support.toys import make_market, pairs, products, toy_recipe, with_photos
 
@@ -285,3 +288,24 @@ def test_few_pairs_are_no_reason_to_see_few_products(tmp_path: Path) -> None:
         assert len(step.unpaired_U) + len(step.product_B.unique()) > 20, "a batch is as large as one of pairs"
     many = _task_of(make_market(tmp_path / "many", goods, links), toy_recipe(TEXT, "pretraining.unpaired=3")).batches
     assert len(many) == math.ceil(len(many.pairs) / 16)
+
+
+def test_a_task_that_knows_less_than_nothing_counts_as_one_that_guesses(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = toy_recipe(TEXT, "pretraining.mlm.weight=3")
+    task, own = _task_of(market, recipe), pretrain.pretraining_recipe(recipe)
+    spec = task.batches.examples.tables.spec
+    towers = build_pretraining_towers(own, spec, text_configs(own, spec))
+
+    def scored(**losses: float) -> float:
+        made = {
+            name: Outcome(torch.tensor(loss), torch.tensor(0.5), torch.tensor(4.0)) for name, loss in losses.items()
+        }
+        monkeypatch.setattr(tasks_of_pretraining, "outcomes", lambda *_: made)
+        return task.validation.scores(towers)["validation/loss"]
+
+    assert scored(mlm=2.0, qic=3.0) == pytest.approx((3 * 0.5 + 0.75) / 4)
+    assert scored(mlm=2.0, qic=40.0) == pytest.approx((3 * 0.5 + 1) / 4)
+    assert math.isnan(scored(mlm=2.0, qic=math.nan)), "and what is no number is never the best"
+    assert scored() == 1

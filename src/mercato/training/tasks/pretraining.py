@@ -59,8 +59,12 @@ class PretrainingValidation:
 
     @property
     def monitor(self) -> Monitor:
-        """The weighted sum of the tasks' losses, the lower the better."""
-        return Monitor(MONITOR, "min", "loss")
+        """The tasks' losses as shares of a guess's, their weighted mean, the lower the better.
+
+        A share is at most 1: of a handful of held-out pairs a task may know less than nothing, and would outweigh what
+        the others learn.
+        """
+        return Monitor(MONITOR, "min", "share of a guess's loss")
 
     @torch.inference_mode()
     def scores(self, towers: TwoTower, device: torch.device | str = "cpu") -> dict[str, float]:
@@ -82,19 +86,21 @@ class PretrainingValidation:
                     found[name].append((float(outcome.loss), float(outcome.accuracy), float(outcome.trivial)))
                 vectors.append(towers.read_items(own.product).vector_BD.cpu())
         towers.train(training)
-        scores: dict[str, float] = {MONITOR: 0.0}
+        scores: dict[str, float] = {}
+        shares: list[tuple[float, float]] = []
         for name, rows in found.items():
             if rows:
                 weight = self.objectives[name][0]
                 loss, accuracy, trivial = np.mean(rows, 0).tolist()
-                scores[MONITOR] += weight * loss
+                shares.append((weight, min(1.0, loss / trivial) if math.isfinite(loss) and trivial else loss))
                 scores |= {
                     f"{name}/weight": weight,
                     f"{name}/loss": loss,
                     f"{name}/accuracy": accuracy,
                     f"{name}/trivial": trivial,
                 }
-        return scores | spread(torch.cat(vectors))
+        weights, told = zip(*shares, strict=True) if shares else ((1.0,), (1.0,))
+        return {MONITOR: float(np.average(told, weights=weights))} | scores | spread(torch.cat(vectors))
 
 
 def spread(vector_MD: Tensor) -> dict[str, float]:
