@@ -27,7 +27,8 @@ from mercato.runs.torch_encoder import TorchEncoder
 HEADS: tuple[Head, ...] = ("qim2", "qim")  # the first that was learned is asked
 MOST_PAIRS = 512
 EXAMPLES = 12  # pairs of as many queries
-MASKED = 0.25  # of a product's patches
+MASKED = 0.25  # of a product's patches, rounded down
+FEWEST_PATCHES = 4  # of an image, for a quarter to be one
 DRAWS = 4  # of patches at random
 BATCH = 64
 
@@ -83,23 +84,29 @@ def photos(run: Path, model: TorchEncoder, market: Market, dataset: EvaluationSe
     towers, featurizer = load_pretrained(folder)
     stage = model.recipe.pretraining
     head = next((name for name in HEADS if stage is not None and getattr(stage, name).weight), None)
-    if head is None or "patches" not in towers.product.channels:
+    shape = featurizer.spec.image_shape
+    if head is None or "patches" not in towers.product.channels or len(shape) < 2 or shape[0] < FEWEST_PATCHES:
+        return None
+    if model.featurizer.spec.image_shape != shape:  # the run's towers read photos in another way, or not at all
         return None
     pairs, least = dataset.visual or dataset.engaged, 1.0
     if pairs is None:
         pairs, least = dataset.relevance, market.config.relevant_grade
-    found = _with_photos(market, pairs, least, seed) if pairs is not None else []
-    if not found:
+    drawn = _with_photos(market, pairs, least, seed) if pairs is not None else []
+    asked = _with_others(drawn, dataset, market.config.relevant_grade)
+    products = market.arrow("products").take(np.array([pair.product for pair in asked], np.int64)).to_pylist()
+    vectors = model.image_vectors(products) or []
+    kept = [place for place, own in enumerate(vectors) if own is not None]  # the others' photos cannot be read
+    if not kept:
         return None
+    products, vectors = [products[place] for place in kept], [vectors[place] for place in kept]
+    own_N, other_N = [asked[place].query for place in kept], [asked[place].other for place in kept]
     texts, countries = dataset.queries["query"].to_list(), dataset.queries["country"].to_list()
-    own_N = [query for query, _ in found]
-    other_N = _others(found)
-    products = market.arrow("products").take(np.array([product for _, product in found])).to_pylist()
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for start in track(range(0, len(found), BATCH), "what queries look at in photos"):
+    for start in track(range(0, len(kept), BATCH), "what queries look at in photos"):
         some = slice(start, start + BATCH)
-        product = tensors(featurizer.products(products[some], model.image_vectors(products[some])))
+        product = tensors(featurizer.products(products[some], vectors[some]))
         own, other = (
             tensors(featurizer.queries([texts[q] for q in queries], [countries[q] for q in queries]))
             for queries in (own_N[some], other_N[some])
@@ -117,7 +124,7 @@ def photos(run: Path, model: TorchEncoder, market: Market, dataset: EvaluationSe
     return Photos(
         head=head,
         visual=dataset.visual is not None,
-        pairs=len(found),
+        pairs=len(kept),
         queries=len(set(own_N)),
         drop=Mean.of(drop_N, units_N),
         drop_random=Mean.of(random_N, units_N),
@@ -126,7 +133,7 @@ def photos(run: Path, model: TorchEncoder, market: Market, dataset: EvaluationSe
         examples=[
             PhotoExample(
                 product_id=products[pair]["product_id"],
-                title=products[pair]["title"],
+                title=products[pair]["title"] or "",
                 own=look(pair, 0, own_N[pair]),
                 other=look(pair, 1, other_N[pair]),
             )
@@ -152,7 +159,7 @@ def _looked(
     def drop(order_BP: Tensor) -> Tensor:
         """What the match loses where the first of the patches by this order are masked, (B,)."""
         ranks_BP = order_BP.masked_fill(~there_BP, -1).argsort(1, descending=True).argsort(1)
-        count_B = (MASKED * there_BP.sum(1)).ceil()
+        count_B = (MASKED * there_BP.sum(1)).floor()
         return logit_B - matches(towers, head, own, product, ranks_BP < count_B.unsqueeze(1))
 
     draws = [drop(torch.rand(share_BP.shape, generator=generator)) for _ in range(DRAWS)]
@@ -173,10 +180,23 @@ def _with_photos(market: Market, pairs: LabelledPairs, least: float, seed: int) 
     return [(int(pairs.queries[pair]), int(pairs.products[pair])) for pair in drawn]
 
 
-def _others(found: Sequence[tuple[int, int]]) -> list[int]:
-    """For each pair the next one's query that is another, and that no pair has with this product."""
-    known, others = set(found), []
+class _Pair(NamedTuple):
+    query: int  # place among the evaluation's queries
+    product: int  # row of the table
+    other: int  # a query of another pair, of another unit, that is not known to find the product
+
+
+def _with_others(found: Sequence[tuple[int, int]], dataset: EvaluationSet, relevant_grade: float) -> list[_Pair]:
+    """Each pair with the next one's query that may be asked beside its own; those that have none are left out."""
+    known = set(found)
+    for pairs, least in ((dataset.engaged, 1.0), (dataset.relevance, relevant_grade)):
+        if pairs is not None:
+            good_P = pairs.grades >= least
+            known |= set(zip(pairs.queries[good_P].tolist(), pairs.products[good_P].tolist(), strict=True))
+    units, asked = dataset.units_Q, []
     for place, (query, product) in enumerate(found):
         following = (other for other, _ in (*found[place:], *found[:place]))
-        others.append(next((other for other in following if other != query and (other, product) not in known), query))
-    return others
+        others = (other for other in following if units[other] != units[query] and (other, product) not in known)
+        if (other := next(others, None)) is not None:
+            asked.append(_Pair(query, product, other))
+    return asked

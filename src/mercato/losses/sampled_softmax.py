@@ -58,7 +58,8 @@ def log_sum(
         scale: s.
         log_q_J: float32, (J,).
         excluded_E2: rows and columns that are no negatives of one another, int64, (E, 2), sorted by column.
-        country_B, country_J: int64; what a search in a row's country cannot find is no negative of it. 0 is anywhere.
+        country_B, country_J: int64; what a search in a row's country cannot find is no negative of it. A row of country
+            0 is searched anywhere, a column of 0 is of no country.
         chunk: columns at a time; None: all.
     """
     count = len(log_q_J)
@@ -74,7 +75,7 @@ def log_sum(
         logits_BK[row_E[own], column_E[own] - start] = EXCLUDED
         if country_B is not None and country_J is not None:
             here_B1, there_K = country_B.unsqueeze(1), country_J[start:stop]
-            elsewhere_BK = (here_B1 != there_K) & (here_B1 != 0) & (there_K != 0)
+            elsewhere_BK = (here_B1 != there_K) & (here_B1 != 0)
             logits_BK = logits_BK.masked_fill(elsewhere_BK, EXCLUDED)
         return logits_BK.logsumexp(1)
 

@@ -72,6 +72,7 @@ class ProductTower(Tower):
         for kind in ENCODERS:
             for name, encoder in built(kind).items() if kind not in ("trigrams", "category") else ():
                 self.add_module(name, encoder)
+        self.ids_apart = recipe.recalls and IDS in self.channels
         dropout = recipe.product_tower.modality_dropout
         rates = dropout.model_dump() | {"ids": id_dropout(recipe, dropout.ids)}
         self.modality_dropout = [
@@ -102,6 +103,8 @@ class ProductTower(Tower):
             for rate, members in self.modality_dropout:
                 gone_B = torch.rand(len(whole.present_BS), device=whole.present_BS.device) < rate
                 channels = channels.without(members, gone_B)
+            if self.ids_apart:
+                whole = whole.without([self.channels.index(IDS)])
             left_B1 = channels.present_BS.any(1, keepdim=True)  # a row of nothing would teach nothing
             channels = channels._replace(present_BS=torch.where(left_B1, channels.present_BS, whole.present_BS))
         return channels

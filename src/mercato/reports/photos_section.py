@@ -13,7 +13,7 @@ import polars as pl
 from mercato.data.images import load_images
 from mercato.data.market import Market
 from mercato.evaluation.attention import Mean
-from mercato.evaluation.photos import MASKED, Look, Photos
+from mercato.evaluation.photos import Look, Photos
 from mercato.features.images import ImageSpec, middle_square
 
 SIDE = 176  # pixels of a photo
@@ -51,8 +51,8 @@ def photos_section(found: Photos, squares: Mapping[str, str]) -> str:
     return (
         '<h2>What a query looks at in a photo</h2><p class="soft">The pretrained cross encoder is asked whether a query'
         f" and {asked} match, for {counted} {whose}. Bright is what spoke for it. Without the brightest"
-        f" {MASKED:.0%} of the patches the match's logit falls by {_mean(found.drop)}, without {MASKED:.0%} at random"
-        f" by {_mean(found.drop_random)}: what is bright counts {verdict}. The photo matches its own query better"
+        f" quarter of the patches the match's logit falls by {_mean(found.drop)}, without as many at random by"
+        f" {_mean(found.drop_random)}: what is bright counts {verdict}. The photo matches its own query better"
         f" than another pair's for {found.matched:.0%} of the pairs.</p>"
         f'<div class="looks">{cards}</div>'
     )

@@ -109,10 +109,35 @@ def test_batches_by_country_are_asked_of_what_their_countries_can_find(prepared,
         countries = set(batch.country_B.tolist())
         alone += len(countries) == 1
         sampled = batch.column_J if negatives == "all" else batch.column_J[-300:]
-        found = {int(row) for row in prepared.learnable if of_product[row] in (0, *countries)}
+        found = {int(row) for row in prepared.learnable if of_product[row] in countries}
         assert set(sampled.tolist()) == found if negatives == "all" else set(sampled.tolist()) <= found
         if negatives != "all":
             drawn = batch.drawn_J[-300:].numpy()
             np.testing.assert_allclose(drawn, 300 / len(found), rtol=1e-5)
     assert alone >= len(made) - 1, "a batch where one country ends and the next begins holds both"
     assert {tuple(batch.country_J.unique().tolist()) for batch in batches(apart)} == {(0,)}, "shuffled: anywhere"
+
+
+@pytest.mark.parametrize(("negatives", "share"), [("all", 0.0), (20, 0.0), (20, 1.0)])
+def test_a_country_without_products_is_searched_anywhere(prepared, negatives, share):
+    examples = prepared.examples
+    of_query = np.full(len(examples), 7)
+    nowhere = replace(examples, country_N=of_query, country_M=np.ones(len(prepared.learnable), np.int64))
+    made = batches(
+        replace(prepared, examples=nowhere), negatives=negatives, batches="by_country", popularity_share=share
+    )
+    batch = next(iter(made))
+    assert set(batch.country_B.tolist()) == {0} and len(batch.column_J) >= 20
+
+
+def test_a_countrys_share_is_that_of_the_pairs_that_are_drawn(prepared):
+    examples = prepared.examples
+    of_query = 1 + examples.query_N % 2
+    weight = np.where(of_query == 1, 100.0, 1.0)
+    uneven = replace(
+        examples, country_N=of_query, country_M=1 + np.arange(len(prepared.learnable)) % 2, weight_N=weight,
+        weight_power=0.5,
+    )  # fmt: skip
+    made = batches(replace(prepared, examples=uneven), batches="by_country")
+    drawn = np.concatenate([batch.country_B.numpy() for made.epoch in range(40) for batch in made])
+    assert made.share_C[1:] == pytest.approx([(drawn == 1).mean(), (drawn == 2).mean()], abs=0.02)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_recall_is_of_engaged_pairs_of_the_validation_split_among_the_catalogue(
     prepared = prepare(make_market(tmp_path / "market", links=links), toy_recipe('monitor=["recall"]'), tmp_path)
     torch.manual_seed(1)
     recall, spec = prepared.recall, prepared.featurizer.spec
-    model = build_towers(toy_recipe(), spec, text_configs(toy_recipe(), spec))
+    model = build_towers(toy_recipe(), spec, text_configs(toy_recipe(), spec)).eval()
     assert prepared.validation is recall and recall.monitor.name == "recall@10"
     wanted = set(zip(recall.query_N.tolist(), recall.product_N.tolist(), strict=True))
     assert len(wanted) == sum(row["label"] for row in links if row["split"] == "validation")
@@ -138,7 +139,29 @@ def test_recall_searches_within_a_country_where_nobody_engaged_with_another(tmp_
     prepared = prepare(make_market(tmp_path / "market", goods, links), toy_recipe('monitor=["recall"]'), tmp_path)
     recall = prepared.recall
     assert set(recall.country_N) == {1, 2} and recall.country_M.tolist() == [2, 2, 2, 2, 1, 1, 1, 1] * 6
-    constant = replace(recall, product_M=np.flatnonzero(recall.country_M == recall.country_N[0]))
-    model = towers(prepared, toy_recipe())
-    scores, alone = recall.scores(model), constant.scores(model)
-    assert scores["validation/recall@100"] == 1 and 0 < alone["validation/recall@100"] < 1
+    model = towers(prepared, toy_recipe()).eval()
+    with torch.inference_mode():
+        query_QD = encode_rows(model, model.query, prepared.tables, recall.query_N)
+        product_PD = encode_rows(model, model.product, prepared.tables, recall.product_M)
+    by_query: dict[int, list[float]] = {}
+    for query, product, country in zip(recall.query_N, recall.product_N, recall.country_N, strict=True):
+        here = np.flatnonzero(recall.country_M == country)
+        top = here[np.argsort(-(product_PD[here] @ query_QD[query]))[:10]]
+        by_query.setdefault(int(query), []).append(float(product in top))
+    expected = np.mean([np.mean(found) for found in by_query.values()])
+    assert recall.scores(model)["validation/recall@10"] == pytest.approx(expected)
+    assert replace(recall, country_N=None).scores(model)["validation/recall@10"] != pytest.approx(expected)
+    elsewhere = replace(recall, product_M=np.flatnonzero(recall.country_M == 3))
+    assert elsewhere.scores(model)["validation/recall@10"] == 0, "a country of no product finds none"
+
+
+def test_of_too_many_pairs_whole_queries_validate_recall(tmp_path, monkeypatch):
+    monkeypatch.setattr("mercato.training.data.validation.RECALLED_PAIRS", 5)
+    monkeypatch.setattr("mercato.training.data.prepare.RECALL_CATALOGUE", 20)
+    links = pairs(products())
+    prepared = prepare(make_market(tmp_path / "market", links=links), toy_recipe('monitor=["recall"]'), tmp_path)
+    recall = prepared.recall
+    whole = Counter(row["query"] for row in links if row["split"] == "validation" and row["label"])
+    counts = np.bincount(recall.query_N)
+    assert 5 <= len(recall.query_N) < sum(whole.values()) and set(counts[counts > 0]) <= set(whole.values())
+    assert len(recall.product_M) == 20 and set(recall.product_N) <= set(recall.product_M)

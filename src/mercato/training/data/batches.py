@@ -112,8 +112,8 @@ class Examples:
     weight_N: NDArray[np.float64] | None = None  # sessions; None: all alike
     weight_power: float = 0.0  # pairs are drawn by their weight to this power; 0: every engaged pair once an epoch
     position_N: NDArray[np.float64] | None = None  # the mean one at which each was shown, from 1; NaN: unknown
-    country_N: NDArray[np.int64] | None = None  # of the query, numbered from 1, 0 unknown; None: all of one
-    country_M: NDArray[np.int64] | None = None  # of the products, by the same numbers
+    country_N: NDArray[np.int64] | None = None  # of the query, numbered from 1, 0 for none; None: all of one
+    country_M: NDArray[np.int64] | None = None  # of the products, where pairs stay within a country
     days_N: NDArray[np.int64] | None = None  # the listing's age when the pair was last seen, −1 unknown
     classes_MK: NDArray[np.int64] | None = None  # of the head, for every row of the products; -1 = none more
 

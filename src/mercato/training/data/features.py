@@ -116,8 +116,9 @@ def without_images(market: Market, recipe: Recipe) -> Recipe:
     channels = tuple(c for c in recipe.product_tower.channels if "images" not in PRODUCT_CHANNELS[c].fields)
     left_out = ", ".join(c for c in recipe.product_tower.channels if c not in channels)
     note(f"  [yellow]the channel {left_out} is left out[/]")
-    if not set(channels) - {"ids"}:
-        raise MercatoError(f"{market.path}: no images to read, and product_tower.channels names nothing else")
+    texts = any(PRODUCT_CHANNELS[channel].kind == "text" for channel in channels)
+    if not set(channels) - {"ids"} or (recipe.product_tower.fusion == "transformer" and not texts):
+        raise MercatoError(f"{market.path}: no images to read, and product_tower.channels names no text beside them")
     return recipe.model_copy(update={"product_tower": recipe.product_tower.model_copy(update={"channels": channels})})
 
 

@@ -110,22 +110,26 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         images=source.images,
     )
 
-    known_countries = train["country"].drop_nulls().unique().sort().to_list()
+    every = pl.concat([train["country"], recalled["country"], products["country"]])
+    known_countries = every.drop_nulls().unique().sort().to_list()
 
     def numbered(countries: pl.Series) -> NDArray[np.int64]:
-        """Of the countries of training queries, from 1; 0 for any other."""
+        """Countries as numbers from 1; 0 for none."""
         numbers = list(range(1, len(known_countries) + 1))
         return countries.replace_strict(known_countries, numbers, default=0, return_dtype=pl.Int64).to_numpy()
 
     head_queries, classes_MK = head_classes(market, recipe, train=train, pairs=known, products=products)
+    product_N = index_of(train, products, ["product_id"])
+    engaged_N = (train["label"] == 1).to_numpy()
+    local = within_country(products["country"], train["country"].filter(engaged_N), product_N[engaged_N])
     drops = train["drop_fields"].unique(maintain_order=True).to_list()
     reads_age = featurizer.spec.context is not None and bool(featurizer.spec.context.age_columns)
     examples = Examples(
         tables=tables,
         query_N=index_of(train, queries, KEY),
-        product_N=index_of(train, products, ["product_id"]),
+        product_N=product_N,
         grade_N=train["grade"].fill_null(train["label"].cast(pl.Float64)).cast(pl.Float32).to_numpy(),
-        engaged_N=(train["label"] == 1).to_numpy(),
+        engaged_N=engaged_N,
         target_N=engagement_targets(train),
         drop_fields=[tuple(fields.split()) for fields in drops],
         drop_N=train["drop_fields"].replace_strict(drops, list(range(len(drops))), return_dtype=pl.Int64).to_numpy(),
@@ -135,7 +139,7 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
         weight_power=recipe.pairs.weight_power,
         position_N=positions(train, market) if any(stage.position_power for stage in recipe.pair_stages) else None,
         country_N=numbered(train["country"]),
-        country_M=numbered(products["country"]),
+        country_M=numbered(products["country"]) if local else None,
         days_N=listing_days(train, products, now) if reads_age else None,
         classes_MK=classes_MK,
     )
@@ -156,15 +160,16 @@ def prepare(market: Market, recipe: Recipe, folder: Path) -> Prepared:
     validation = validate_on(judged, validate_on(engagement))
     recall = None
     if len(recalled):
-        product_N = index_of(recalled, products, ["product_id"])
-        local = within_country(products["country"], recalled["country"], product_N)
+        found_N = index_of(recalled, products, ["product_id"])
         generator = np.random.default_rng(recipe.seed)
-        some = generator.choice(len(products), min(len(products), RECALL_CATALOGUE), replace=False)
+        beside = np.setdiff1d(np.arange(len(products)), found_N)
+        room = max(0, RECALL_CATALOGUE - (len(products) - len(beside)))
+        some = generator.choice(beside, min(len(beside), room), replace=False)
         recall = RecallValidation(
             tables=tables,
             query_N=index_of(recalled, queries, KEY),
-            product_N=product_N,
-            product_M=np.union1d(some, product_N),
+            product_N=found_N,
+            product_M=np.union1d(some, found_N),
             country_N=numbered(recalled["country"]) if local else None,
             country_M=numbered(products["country"]),
             drop_fields=dropped_of_recalled,

@@ -87,8 +87,10 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         self.tasks = {name: task.rate for name in TASKS if (task := getattr(stage, name)).weight > 0}
 
     def __len__(self) -> int:
-        whole = self.stage.batch_size * (1 + self.stage.unpaired)
         by_pairs = len(self.pairs) / self.stage.batch_size
+        if len(self.pairs) and not self.stage.unpaired:
+            return max(1, math.ceil(by_pairs))
+        whole = self.stage.batch_size * (1 + self.stage.unpaired)
         return max(1, math.ceil(max(by_pairs, (len(self.pairs) + len(self.products)) / whole)))
 
     def __iter__(self) -> Iterator[PretrainingBatch]:
@@ -97,7 +99,9 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         for rows in batches_of(order, len(self), self.stage, self.examples, generator):
             tasks = [name for name, rate in self.tasks.items() if generator.random() < rate]
             beside = round(self.stage.unpaired * self.stage.batch_size)
-            alone = beside + max(0, self.stage.batch_size - len(rows))  # few pairs are no reason for small batches
+            alone = beside
+            if self.stage.unpaired or not len(rows):  # few pairs are no reason for small batches
+                alone += max(0, self.stage.batch_size - len(rows))
             products, queries = _draw(self.products, alone, generator), _draw(self.queries, beside, generator)
             yield self.batch(rows, products, queries, generator, tasks)
 

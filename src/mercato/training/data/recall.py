@@ -29,8 +29,8 @@ class RecallBatch:
     column_J: Tensor  # the same, of the shared negatives
     drawn_J: Tensor  # float32: how often the sampler is expected to draw each column's product
     excluded_E2: Tensor  # int64: row and column that are no negatives of one another, sorted by column
-    country_B: Tensor  # int64: of the queries, 0 anywhere
-    country_J: Tensor  # of the columns
+    country_B: Tensor  # int64: of the queries; 0: searched is anywhere
+    country_J: Tensor  # of the columns; 0: of none
     classes_BK: Tensor  # int64: which of the head's queries find each product, -1 = none more; K = 0 without a head
 
     def __len__(self) -> int:
@@ -67,10 +67,12 @@ class RecallBatches(Epochs[RecallBatch]):
         self._country_N, self._country_M = np.zeros(len(examples), np.int64), np.zeros(self.products, np.int64)
         if stage.batches == "by_country" and examples.country_N is not None and examples.country_M is not None:
             self._country_N, self._country_M = examples.country_N, examples.country_M
-        count_C = np.bincount(self._country_N[examples.engaged], minlength=1 + self._country_M.max(initial=0))
-        self.share_C = np.maximum(count_C, 1) / len(examples.engaged)  # of the batches that hold a country's pairs
-        self.share_C[0] = 1.0
-        self._samplers: dict[tuple[int, ...], tuple[Pool, NDArray[np.float32]]] = {}
+        self._engaged_M = np.bincount(examples.product_N[examples.engaged], minlength=self.products)
+        listed = np.unique(self._country_M[learnable])  # elsewhere nothing is found, and everything is a negative
+        self._country_N = np.where(np.isin(self._country_N, listed), self._country_N, 0)
+        drawn, countries = self._pool.rows_K, 1 + max(self._country_N.max(initial=0), self._country_M.max(initial=0))
+        share_C = np.bincount(self._country_N[drawn], self._pool.chances(), minlength=countries)
+        self.share_C = np.where((share_C > 0) & (np.arange(countries) > 0), share_C, 1.0)  # of all pairs that are drawn
 
     def __len__(self) -> int:
         return max(1, -(-len(self.examples.engaged) // self.batch_size))
@@ -90,23 +92,19 @@ class RecallBatches(Epochs[RecallBatch]):
 
     def sampler(self, countries: tuple[int, ...], negatives: int) -> tuple[Pool, NDArray[np.float32]]:
         """Draws products that a search in any of these countries can find; and how often it is expected to, (M,)."""
-        if countries not in self._samplers:
-            share, found = self.stage.popularity_share, self._found(countries)
-            chance_L = None
-            if share:
-                engaged = self.examples.product_N[self.examples.engaged]
-                count_L = np.bincount(engaged, minlength=self.products)[found]
-                chance_L = (1 - share) / len(found) + share * count_L / max(1, count_L.sum())
-            pool, drawn_M = Pool.of(found, chance_L), np.zeros(self.products, np.float32)
-            drawn_M[found] = negatives * pool.chances()
-            self._samplers[countries] = pool, drawn_M
-        return self._samplers[countries]
+        share, found = self.stage.popularity_share, self._found(countries)
+        chance_L = None
+        if share and (engaged := self._engaged_M[found].sum()):
+            chance_L = (1 - share) / len(found) + share * self._engaged_M[found] / engaged
+        pool, drawn_M = Pool.of(found, chance_L), np.zeros(self.products, np.float32)
+        drawn_M[found] = negatives * pool.chances()
+        return pool, drawn_M
 
     def _found(self, countries: tuple[int, ...]) -> NDArray[np.int64]:
         """The rows of products to learn from that a search in any of these countries can find."""
         if 0 in countries:
             return self.learnable
-        return self.learnable[np.isin(self._country_M[self.learnable], (0, *countries))]
+        return self.learnable[np.isin(self._country_M[self.learnable], countries)]
 
     def _batch(self, rows: NDArray[np.int64], generator: np.random.Generator) -> RecallBatch:
         examples = self.examples
