@@ -300,10 +300,10 @@ def _model(recipe: Recipe, market: Market, run: Path, questions: Questions) -> S
 
 
 def compare(questions: Questions, by_seed: Mapping[str, Sequence[Recalls]]) -> dict[str, Any]:
-    """Recall@10 of all queries and of each kind, the mean over seeds, and what photos and pretraining add; by text,
-    value and crowd.
+    """Recall@10 of all queries and of each kind, the mean over seeds, and what photos and pretraining add; by text.
 
-    Intervals are 95 % bootstrap ones over queries, of each query's mean over seeds; the difference is paired.
+    With and without photos also by value and crowd. Intervals are 95 % bootstrap ones over queries, of each query's
+    mean over seeds; differences are paired.
     """
     kind_Q = questions.queries["kind"].to_numpy()
     parts = {"all": np.ones(len(kind_Q), bool), **{kind: kind_Q == kind for kind in ASKED}}

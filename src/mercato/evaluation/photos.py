@@ -30,7 +30,7 @@ EXAMPLES = 12  # pairs of as many queries
 MASKED = 0.25  # of a product's patches, rounded down
 FEWEST_PATCHES = 4  # of an image, for a quarter to be one
 DRAWS = 4  # of patches at random
-BATCH = 64
+BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ from mercato.training.tasks.query_item import QueryItemTask
 from mercato.training.tasks.step import PretrainingObjective
 
 MARKS = "product.fusion.mark_NH"  # whose a position of the item tower's sequence is
-VERSION = 4  # of what pretraining does: another one is done again
+VERSION = 5  # of what pretraining does: another one is done again
 PATCHES = 50_000  # that targets are fitted to, at most
 VALIDATED = 1_024  # held-out pairs, or products where there are none, at most
 LEAST_DEVIATION = 0.01  # of a patch's number, of their median
