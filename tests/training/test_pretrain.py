@@ -276,6 +276,34 @@ def test_a_run_explains_what_its_queries_look_at_in_photos(tmp_path: Path) -> No
     assert explain(run, market).photos is None
 
 
+def test_what_the_towers_of_a_run_do_not_read_is_not_explained(tmp_path: Path) -> None:
+    goods = with_photos(products())
+    market = make_market(tmp_path / "market", goods, [row | {"split": "future"} for row in pairs(goods)] + pairs(goods))
+    for channels in ("['title_text']", "['title_text', 'images']"):
+        recipe = toy_recipe(TEXT, *PATCHES, "stages.0.epochs=1", f"product_tower.channels={channels}")
+        run = tmp_path / f"run-{len(channels)}"
+        train(recipe, market, run, onnx=False)
+        assert (run / PRETRAINING / "model.safetensors").is_file()
+        assert explain(run, market).photos is None
+
+
+def test_photos_that_cannot_be_read_and_titles_that_lack_stop_no_explanation(tmp_path: Path) -> None:
+    goods = with_photos(products())
+    links = pairs(goods)
+    broken = [{"bytes": b"GIF89a nonsense", "path": None}]
+    goods = [
+        row | ({"images": broken} if number % 3 == 1 else {"title": None} if number % 2 else {})
+        for number, row in enumerate(goods)
+    ]
+    market = make_market(tmp_path / "market", goods, [row | {"split": "future"} for row in links] + links)
+    single_stream = ("product_tower.fusion='transformer'", "product_tower.channels=['title_text', 'patches']")
+    run = tmp_path / "run"
+    train(toy_recipe(TEXT, *PATCHES, *single_stream, "stages.0.epochs=1"), market, run, onnx=False)
+    found = explain(run, market).photos
+    assert found is not None and {int(example.product_id[1:]) % 3 for example in found.examples} == {2}
+    assert "" in {example.title for example in found.examples}
+
+
 def test_few_pairs_are_no_reason_to_see_few_products(tmp_path: Path) -> None:
     goods = products(120)
     links = [row for row in pairs(goods) if row["split"] == "train"]
