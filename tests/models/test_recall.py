@@ -176,6 +176,10 @@ def test_where_a_stage_of_their_own_learns_ids_the_others_never_see_them():
         assert hidden(tower, inputs) == 0, "once trained they are read"
         tower.train()
         assert hidden(tower, inputs) == 1
+        if tower is model.towers.product:  # nor where all else is dropped, and the row is read whole again
+            everything = [n for n, name in enumerate(tower.channels) if name != "ids"]
+            tower.modality_dropout = [*tower.modality_dropout, (1.0, everything)]
+            assert hidden(tower, inputs) == 1
 
 
 @pytest.mark.parametrize(("length", "width", "count"), [(8, 8, 1), (5, 8, 1), (12, 8, 2), (17, 8, 3)])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mercato.data.market import Market
+from mercato.errors import MercatoError
 from mercato.evaluation.encoded import encode_products
 from mercato.features.drop import drop_fields
 from mercato.runs.image_vectors import products_with_vectors
@@ -132,6 +133,8 @@ def test_photos_alone_are_a_sequence_too(market, tmp_path):
     rows = products_with_vectors(market, model, tmp_path / "run").slice(0, 6).to_pylist()
     torch_vectors, onnx_vectors = model.encode_products(rows), served.encode_products(rows)
     np.testing.assert_allclose(torch_vectors, onnx_vectors, atol=1e-5)
+    with pytest.raises(MercatoError, match="names no text beside them"):
+        train(recipe, make_market(tmp_path / "bare"), tmp_path / "none")
     titled = [row | {"title": "another"} for row in rows]
     np.testing.assert_array_equal(model.encode_products(titled), torch_vectors)
     assert not np.allclose(torch_vectors[1], torch_vectors[2])

@@ -316,6 +316,8 @@ def test_few_pairs_are_no_reason_to_see_few_products(tmp_path: Path) -> None:
         assert len(step.unpaired_U) + len(step.product_B.unique()) > 20, "a batch is as large as one of pairs"
     many = _task_of(make_market(tmp_path / "many", goods, links), toy_recipe(TEXT, "pretraining.unpaired=3")).batches
     assert len(many) == math.ceil(len(many.pairs) / 16)
+    alone = _task_of(few, toy_recipe(TEXT, "pretraining.unpaired=0")).batches
+    assert len(alone) == 1 and not any(len(step.unpaired_U) for step in alone)
 
 
 def test_a_task_that_knows_less_than_nothing_counts_as_one_that_guesses(
