@@ -61,7 +61,7 @@ def measure(negatives: int, chunk: int | None, known: float = 1.0) -> dict[str, 
     product_J[torch.randperm(negatives)[:own]] = torch.arange(own) + 1
     others = [torch.randint(1, count + 1, (negatives,)) for count in FIELDS.values()]
     ids_JK = torch.stack([product_J, *others], dim=1)
-    optimizer = adam(model, stage)  # type: ignore[arg-type]
+    optimizer = adam(model, stage)
     excluded_E2 = torch.zeros(0, 2, dtype=torch.int64)
 
     def vectors(start: int, stop: int) -> Tensor:
@@ -77,7 +77,7 @@ def measure(negatives: int, chunk: int | None, known: float = 1.0) -> dict[str, 
         )
         loss = sampled_softmax(20.0 * (query_BD * product_BD).sum(1), others_B)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         clip(model.parameters(), stage.clip)
         optimizer.step()
 

@@ -14,7 +14,7 @@ from mercato.fields import PRODUCT_CHANNELS, QUERY_CHANNELS
 from mercato.models.channels import ChannelEncoder, Channels
 from mercato.models.encoders import ENCODERS
 from mercato.models.fusion import late_fusion
-from mercato.models.recall import IDS, fused_channels, id_dropout, make_join
+from mercato.models.recall import IDS, fused_channels, make_join
 from mercato.models.text_encoder import TextEncoder
 from mercato.models.tower import Inputs, Tower
 
@@ -28,7 +28,8 @@ class QueryTower(Tower):
         kind, channels = recipe.query_tower.fusion, spec.query_channels
         fusion = late_fusion(kind, len(fused_channels(recipe, kind, channels)), recipe.dimension)
         super().__init__(channels, fusion, recipe.dropout, make_join(recipe, kind, channels, recipe.dimension))
-        self.text, self.id_dropout = text, id_dropout(recipe, recipe.query_tower.id_dropout)
+        self.ids_apart = recipe.recalls and IDS in self.channels
+        self.text, self.id_dropout = text, recipe.query_tower.id_dropout
         for name, channel in self.table.items():
             if channel.kind != "text" and name in self.channels:
                 self.add_module(name, ENCODERS[channel.kind](channel, spec, recipe, recipe.dimension))
@@ -73,11 +74,9 @@ class ProductTower(Tower):
             for name, encoder in built(kind).items() if kind not in ("trigrams", "category") else ():
                 self.add_module(name, encoder)
         self.ids_apart = recipe.recalls and IDS in self.channels
-        dropout = recipe.product_tower.modality_dropout
-        rates = dropout.model_dump() | {"ids": id_dropout(recipe, dropout.ids)}
         self.modality_dropout = [
             (rate, [n for n, channel in enumerate(self.channels) if self.table[channel].modality == modality])
-            for modality, rate in rates.items()
+            for modality, rate in recipe.product_tower.modality_dropout.model_dump().items()
             if rate
         ]
 
@@ -103,8 +102,6 @@ class ProductTower(Tower):
             for rate, members in self.modality_dropout:
                 gone_B = torch.rand(len(whole.present_BS), device=whole.present_BS.device) < rate
                 channels = channels.without(members, gone_B)
-            if self.ids_apart:
-                whole = whole.without([self.channels.index(IDS)])
             left_B1 = channels.present_BS.any(1, keepdim=True)  # a row of nothing would teach nothing
             channels = channels._replace(present_BS=torch.where(left_B1, channels.present_BS, whole.present_BS))
         return channels

@@ -68,14 +68,6 @@ def make_join(recipe: Recipe, fusion: str, channels: tuple[str, ...], width: int
     return Join(recipe.dimension, _positions(recipe.dimension, width) if IDS in channels else 0)
 
 
-def id_dropout(recipe: Recipe, rate: float) -> float:
-    """How often a tower in training hides its ids: always where a stage of their own learns them.
-
-    Content that learns beside them leaves to them what it should say itself, and says less of what has none.
-    """
-    return 1.0 if recipe.recalls else rate
-
-
 def as_positions(vectors_BD: Tensor, present_B: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """A vector of any length at positions of `width` numbers, filled up with zeros: (B, P, E) and (B, P) bool."""
     count = _positions(vectors_BD.shape[1], width)

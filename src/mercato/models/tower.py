@@ -41,6 +41,7 @@ class Tower(nn.Module):
 
     table: Mapping[str, Channel]  # of `mercato.fields`: what its channels are
     text: TextEncoder | None  # None where no channel is text
+    ids_apart = False  # whether a stage of their own learns the ids (`mercato.models.recall`)
 
     def __init__(self, channels: tuple[str, ...], fusion: nn.Module, dropout: float, join: Join | None = None) -> None:
         super().__init__()
@@ -54,8 +55,14 @@ class Tower(nn.Module):
         return self.fuse(self.encode(inputs))
 
     def encode(self, inputs: Inputs) -> Channels:
-        """Features as tensors → every channel's own vectors."""
+        """Features as tensors → every channel's own vectors.
+
+        In training without ids where a stage of their own learns them: content that learns beside them would leave to
+        them what it should say itself, and say less of what has none.
+        """
         found = Channels.of([self.encode_channel(channel, inputs) for channel in self.channels])
+        if self.training and self.ids_apart:
+            found = found.without([self.channels.index(IDS)])
         return found._replace(vectors_BSE=self.dropout(found.vectors_BSE))
 
     def fuse(self, channels: Channels, only: Collection[str] | None = None) -> tuple[Tensor, Tensor | None]:

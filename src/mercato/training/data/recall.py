@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -18,6 +19,8 @@ from mercato.config.stages import SampledSoftmax
 from mercato.training.data.batches import Examples, batches_of, length_of, spread
 from mercato.training.data.sampling import Pool
 from mercato.training.task import Epochs
+
+SAMPLERS = 8  # kept, each of some countries: a number for every product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class RecallBatches(Epochs[RecallBatch]):
         self._country_N = np.where(np.isin(self._country_N, listed), self._country_N, 0)
         drawn, countries = self._pool.rows_K, 1 + max(self._country_N.max(initial=0), self._country_M.max(initial=0))
         share_C = np.bincount(self._country_N[drawn], self._pool.chances(), minlength=countries)
+        self.sampler = lru_cache(SAMPLERS)(self._sampler)
         self.share_C = np.where((share_C > 0) & (np.arange(countries) > 0), share_C, 1.0)  # of all pairs that are drawn
 
     def __len__(self) -> int:
@@ -90,7 +94,7 @@ class RecallBatches(Epochs[RecallBatch]):
         """The rows of all products that a batch may hold."""
         return np.union1d(self.learnable, self.examples.product_N[self.examples.engaged])
 
-    def sampler(self, countries: tuple[int, ...], negatives: int) -> tuple[Pool, NDArray[np.float32]]:
+    def _sampler(self, countries: tuple[int, ...], negatives: int) -> tuple[Pool, NDArray[np.float32]]:
         """Draws products that a search in any of these countries can find; and how often it is expected to, (M,)."""
         share, found = self.stage.popularity_share, self._found(countries)
         chance_L = None
