@@ -18,8 +18,10 @@ from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.models.build import build_pretraining_towers, text_configs
 from mercato.models.taobao import PretrainingTowers
+from mercato.models.tower import tensors
 from mercato.reports.explanation import explain
 from mercato.runs.folder import PRETRAINING, read_history
+from mercato.runs.pretrained import load_pretrained
 from mercato.runs.torch_encoder import load
 from mercato.training import pretrain
 from mercato.training.data.pretraining import PretrainingBatch
@@ -119,6 +121,34 @@ def test_towers_start_from_what_was_pretrained(market: Market, tmp_path: Path) -
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| pretrained | queries and title_text: mlm " in card
     assert read_history(tmp_path / "run" / PRETRAINING) == read_history(pretrained(market, recipe))
+
+
+@pytest.mark.parametrize("missing", ["zeros", "token"])
+def test_channels_that_were_not_pretrained_do_not_disturb_the_others(tmp_path: Path, missing: str) -> None:
+    market = make_market(tmp_path / "market")
+    recipe = toy_recipe(
+        TEXT,
+        MEAN,
+        "query_tower.text.pooling='mean'",
+        "query_tower.fusion='wide_and_deep'",
+        'query_tower.channels=["text", "trigrams", "country"]',
+        "product_tower.fusion='transformer'",
+        f"product_tower.missing='{missing}'",
+        'product_tower.channels=["title_trigrams", "title_text", "language", "context"]',
+        "stages.0.epochs=1",
+        "stages.0.learning_rate=1e-12",
+        "stages.0.text_learning_rate=1e-12",
+    )
+    model = train(recipe, market, tmp_path / "run", onnx=False)
+    before, featurizer = load_pretrained(pretrained(market, recipe))
+    goods, queries, country = products(), ["table number 7", "a good chair", "silla"], ["us"] * 3
+    with torch.inference_mode():
+        read = before.read_items(tensors(featurizer.products(goods)))
+        vector_BD, _ = model.towers.product(tensors(model.featurizer.products(goods)))
+        torch.testing.assert_close(vector_BD, read.vector_BD, atol=1e-4, rtol=0)
+        read = before.read_queries(tensors(featurizer.queries(queries, country)))
+        vector_BD, _ = model.towers.query(tensors(model.featurizer.queries(queries, country)))
+        torch.testing.assert_close(vector_BD, read.vector_BD, atol=1e-4, rtol=0)
 
 
 def test_held_out_products_and_what_is_listed_later_teach_nothing(

@@ -12,7 +12,7 @@ from mercato.config.stages import Fitting
 Where = Literal["tower", "cross", "both"]
 """Where masked words or patches are told: from the states of the towers, of the cross encoder, or of both."""
 
-TASKS = ("mlm", "mpm", "qic", "qim", "qim2")
+TASKS = ("mlm", "mpm", "qic", "qim", "qim2", "ict")
 READABLE = ("title_text", "description_text", "text", "patches")  # what the single-stream encoder can read
 
 
@@ -47,14 +47,31 @@ class MaskedPatches(PretrainingTask):
     codes: int = Field(256, ge=2)  # of the codebook
 
 
-class QueryItem(PretrainingTask):
-    """QIC: query–item classification by the inner product of the two towers, among the batch's items."""
+class Classification(PretrainingTask):
+    """Telling a query's own item among the batch's by the inner product of the two towers."""
 
     loss: Literal["am_softmax", "arcface", "softmax"] = "am_softmax"
     scale: float = Field(20.0, gt=0)  # s
     margin: float = Field(0.1, ge=0, lt=1)  # m, of a cosine (am_softmax) or an angle in radians (arcface)
+
+
+class QueryItem(Classification):
+    """QIC: query–item classification of engaged pairs."""
+
     photo_alone: float = Field(0.0, ge=0, lt=1)
     """Share of the items with an image of which nothing else is read: else a title that says enough hides it."""
+
+
+class InverseCloze(Classification):
+    """ICT: an item told by a few words in sequence of its own title (inverse cloze task, Lee et al. 2019).
+
+    It asks for what nobody has asked for yet. An item that has lost the words must be told by its other words and its
+    photo; one that keeps them, by the words.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    words: int = Field(3, ge=1)  # at most
+    kept: float = Field(0.5, ge=0, le=1)  # share of the items that keep the words
 
 
 class Matching(PretrainingTask):
@@ -87,6 +104,7 @@ class Pretraining(Fitting):
     qic: QueryItem = QueryItem()
     qim: Matching = Matching()
     qim2: Matching = Matching()
+    ict: InverseCloze = InverseCloze()
     held_out: float = Field(0.05, gt=0, lt=0.5)  # share of products whose masked words and patches validate
 
     @model_validator(mode="after")

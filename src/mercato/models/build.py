@@ -42,7 +42,7 @@ def text_configs(recipe: Recipe, spec: FeatureSpec) -> TextConfigs:
 
 
 def build_towers(
-    recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, queries: int = 0, new: bool = True
+    recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, queries: int = 0, new: bool = True, unread: int = 0
 ) -> TwoTower:
     """Towers with fresh weights, and a classification head over that many `queries` (0: none).
 
@@ -69,7 +69,7 @@ def build_towers(
         if not can_pack(product_text.backbone):
             name = type(product_text.backbone).__name__
             raise MercatoError(f"product_tower.fusion: the layers of a {name} cannot fuse; BERT's and XLM-R's kind can")
-        product = FusedProductTower(spec, recipe, product_text)
+        product = FusedProductTower(spec, recipe, product_text, unread)
     else:
         fused = fused_channels(recipe, kind, spec.product_channels)
         fusion = late_fusion(kind, len(fused), recipe.dimension)
@@ -92,10 +92,13 @@ def build_towers(
 
 
 def build_pretraining_towers(
-    recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, new: bool = True
+    recipe: Recipe, spec: FeatureSpec, configs: TextConfigs, new: bool = True, unread: int = 0
 ) -> PretrainingTowers:
-    """The towers of a recipe that pretraining made of another (`mercato.training.pretrain`), with its heads."""
-    stage, base = recipe.pretraining, build_towers(recipe, spec, configs, new=new)
+    """The towers of a recipe that pretraining made of another (`mercato.training.pretrain`), with its heads.
+
+    `unread`: how many channels of that one's item tower are not pretrained, and stand in the sequence as zeros.
+    """
+    stage, base = recipe.pretraining, build_towers(recipe, spec, configs, new=new, unread=unread)
     assert stage is not None and isinstance(base.product, FusedProductTower)
     outputs = stage.mpm.codes if spec.image_dimension and stage.mpm.target == "codebook" else spec.image_dimension
     return PretrainingTowers(base.query, base.product, stage.cross_layers, outputs)

@@ -50,6 +50,15 @@ class Channels(NamedTuple):
         """Whether a row has any of these channels: (B,) bool."""
         return (self.present_BS & self._of(wanted)).any(1)
 
+    def with_zeros(self, count: int) -> Channels:
+        """And so many more channels, each a position of zeros that every row has."""
+        after = torch.arange(1, count + 1, device=self.channel_S.device) + self.channel_S[-1]
+        return Channels(
+            F.pad(self.vectors_BSE, (0, 0, 0, count)),
+            F.pad(self.present_BS, (0, count), value=True),
+            torch.cat([self.channel_S, after]),
+        )
+
     def without(self, unwanted: Iterable[int], rows_B: Tensor | None = None) -> Channels:
         """As if (some) rows lacked these channels."""
         gone_BS = self._of(unwanted) if rows_B is None else self._of(unwanted) & rows_B.unsqueeze(1)

@@ -28,12 +28,14 @@ class FusedProductTower(ProductTower):
     """
 
     text: TextEncoder
+    fusion: FusionSequence
 
-    def __init__(self, spec: FeatureSpec, recipe: Recipe, text: TextEncoder) -> None:
+    def __init__(self, spec: FeatureSpec, recipe: Recipe, text: TextEncoder, unread: int = 0) -> None:
+        """`unread` as for `FusionSequence`."""
         own = recipe.product_tower
         hidden = text.projection.in_features
         fused = fused_channels(recipe, own.fusion, spec.product_channels)
-        sequence = FusionSequence(len(fused), hidden, learned=own.missing == "token")
+        sequence = FusionSequence(len(fused), hidden, own.missing == "token", unread)
         super().__init__(spec, recipe, sequence, hidden, text)
         self.width = hidden
         self.dropout = nn.Dropout(0)  # the transformer has its own
@@ -59,13 +61,15 @@ class FusedProductTower(ProductTower):
         return (self.norms[channel](vectors) if channel in self.norms else vectors), present
 
     def zero_init(self) -> None:
-        """Begin with zero tokens in all channels that have a norm, by it.
+        """Begin with zero tokens in all channels but text: those that have a norm by it.
 
         Not by what it reads: of zeros they would make full-size tokens after one step, and 300-fold gradients.
         """
         with torch.no_grad():
             for parameter in self.norms.parameters():
                 parameter.zero_()
+        if "context" in self.channels:
+            self.encoder("context").zero_init()
 
     def mix(self, channels: Channels) -> tuple[Tensor, None]:
         """See `Tower`; the fusion transformer has no one weight a channel."""
@@ -80,8 +84,11 @@ class FusionSequence(nn.Module):
     in training and to lack it afterwards is the same thing.
     """
 
-    def __init__(self, channels: int, hidden: int, learned: bool) -> None:
+    def __init__(self, channels: int, hidden: int, learned: bool, unread: int = 0) -> None:
+        """`unread` positions of zeros stand behind the channels, in place of others that come later."""
         super().__init__()
+        self.unread = unread
+        channels += unread
         # Whose a position is. Not zero at the start: a row of zeros alone would blow up in the layers' normalisation.
         self.mark_NH = nn.Parameter(0.02 * torch.randn(channels, hidden))
         self.missing_NH = nn.Parameter(torch.randn(channels, hidden)) if learned else None
@@ -91,6 +98,7 @@ class FusionSequence(nn.Module):
 
         In the mean every channel that a row has counts alike: an image is not one word among forty.
         """
+        channels = channels.with_zeros(self.unread)
         vectors_BSH, present_BS, channel_S = channels
         member_SC = nn.functional.one_hot(channel_S, len(self.mark_NH)).to(vectors_BSH.dtype)
         count_BC = present_BS.to(vectors_BSH.dtype) @ member_SC

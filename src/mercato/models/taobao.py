@@ -24,6 +24,8 @@ from mercato.models.que2engage import FusedProductTower
 from mercato.models.text_encoder import build_backbone, first_through, scratch_config, through
 from mercato.models.tower import Inputs, Tower, TwoTower
 
+MARKS = "product.fusion.mark_NH"  # whose a position of the item tower's sequence is
+
 
 class Read(NamedTuple):
     """What a tower makes of its inputs: every state, and the unit vector that they are pooled to."""
@@ -168,4 +170,5 @@ class PretrainingTowers(TwoTower):
         images = int(of_patches_S.sum()) // len(encoder.place_PH)
         masked_SH = channels.vectors_BSE.new_zeros(len(of_patches_S), len(self.hidden_patch_H))
         masked_SH[of_patches_S] = (self.hidden_patch_H + encoder.place_PH).repeat(images, 1)
+        hidden_BS = hidden_BS[:, : len(of_patches_S)]  # behind them stand channels that nobody reads
         return torch.where(hidden_BS.unsqueeze(-1), tower.norms["patches"](masked_SH), channels.vectors_BSE)

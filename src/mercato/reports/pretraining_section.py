@@ -15,6 +15,7 @@ NAMES = {
     "qic": "query–item classification",
     "qim": "query–item matching",
     "qim2": "query–image matching",
+    "ict": "titles' own words",
 }
 
 
@@ -27,7 +28,7 @@ def pretraining_section(history: Sequence[Mapping[str, Any]]) -> str:
     series = [
         (
             NAMES[name],
-            f"s{place % 5}",
+            f"s{place}",
             [(float(row["epoch"]), row[f"{name}/loss"] / row[f"{name}/trivial"]) for row in history],
         )
         for place, name in enumerate(tasks)

@@ -10,13 +10,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mercato.errors import MercatoError
 from mercato.features.tokenizer import train_tokenizer
-from mercato.training.data.masking import WordMask, mask_patches
+from mercato.training.data.masking import WordMask, Words, mask_patches
 
 PIECES = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", "▁red", "▁so", "fa", "▁lamp", "s"]
 MASK = PIECES.index("<mask>")
 MASKS = WordMask(
-    begins_W=np.array([piece.startswith("▁") for piece in PIECES]),
-    words_W=np.array([not piece.startswith("<") for piece in PIECES]),
+    Words(
+        begins_W=np.array([piece.startswith("▁") for piece in PIECES]),
+        words_W=np.array([not piece.startswith("<") for piece in PIECES]),
+    ),
     mask_id=MASK,
 )
 TEXT = [1, 5, 6, 7, 8, 9, 2, 0]  # <s> red so·fa lamp·s </s> <pad>
@@ -44,7 +46,7 @@ def test_of_what_is_chosen_most_is_masked_some_random_and_some_left() -> None:
     # A random word is the own one every fifth time, of five that there are.
     assert (read == MASK).mean() == pytest.approx(0.8, abs=0.02)
     assert (read == own).mean() == pytest.approx(0.1 + 0.1 / 5, abs=0.02)
-    assert MASKS.words_W[read[read != MASK]].all()
+    assert MASKS.words.words_W[read[read != MASK]].all()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_of_what_is_chosen_most_is_masked_some_random_and_some_left() -> None:
 def test_words_begin_where_the_tokenizer_says(pieces: list[str], begins: list[bool]) -> None:
     tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token=pieces[0]))
     tokenizer.add_special_tokens([piece for piece in pieces if piece[0] in "[<"])
-    assert WordMask.of(tokenizer).begins_W.tolist() == begins
+    assert Words.of(tokenizer).begins_W.tolist() == begins
 
 
 def test_a_market_s_own_tokenizer_masks() -> None:
@@ -67,7 +69,7 @@ def test_a_market_s_own_tokenizer_masks() -> None:
     mask = WordMask.of(tokenizer)
     assert mask.mask_id == tokenizer.token_to_id("<mask>")
     ids = np.array([tokenizer.encode("red sofa").ids])
-    assert mask.words_W[ids].tolist() == [[False, *[True] * (ids.shape[1] - 2), False]]
+    assert mask.words.words_W[ids].tolist() == [[False, *[True] * (ids.shape[1] - 2), False]]
 
 
 def test_a_tokenizer_without_a_mask_is_refused() -> None:

@@ -19,26 +19,18 @@ MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens: the rest stays as it is (Devl
 
 
 @dataclass(frozen=True, eq=False)
-class WordMask:
-    """Masks whole words of token ids (BERT's "whole word masking"): of a word all tokens are chosen or none."""
+class Words:
+    """Tells where in a row of token ids words are."""
 
     begins_W: NDArray[np.bool_]  # whether a token begins a word
     words_W: NDArray[np.bool_]  # whether it is part of a word at all, and not <s> and the like
-    mask_id: int
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
-        """From a tokenizer's vocabulary, which tells words in SentencePiece's, WordPiece's or byte-level BPE's way.
-
-        Raises:
-            MercatoError: it has no token for what is masked.
-        """
+        """From a tokenizer's vocabulary, which tells words in SentencePiece's, WordPiece's or byte-level BPE's way."""
         pieces = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
-        mask = next((name for name in MASKS if name in pieces), None)
-        if mask is None:
-            raise MercatoError(f"pretraining.mlm: the tokenizer has none of {', '.join(MASKS)}; set its weight to 0")
         special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-        special |= {"<pad>", "<s>", "</s>", "<unk>", mask}
+        special |= {"<pad>", "<s>", "</s>", "<unk>", *MASKS}
         counts = {mark: sum(piece.startswith(mark) for piece in pieces) for mark in ("▁", "Ġ", "##")}
         mark = max(counts, key=lambda mark: counts[mark])  # the others may occur in a text
         if not counts[mark]:
@@ -46,7 +38,37 @@ class WordMask:
         else:
             begins = [piece.startswith(mark) != (mark == "##") for piece in pieces]
         words = np.array([piece not in special for piece in pieces])
-        return cls(np.array(begins) & words, words, pieces.index(mask))
+        return cls(np.array(begins) & words, words)
+
+    def numbers(self, tokens_BL: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which word of its text a token is part of, from 1, and 0 where it is part of none: (B, L)."""
+        part_BL = self.words_W[tokens_BL]
+        after_BL = np.zeros_like(part_BL)  # a word may also begin where the one before it is no part of one
+        after_BL[:, 1:] = part_BL[:, :-1]
+        first_BL = part_BL & (self.begins_W[tokens_BL] | ~after_BL)
+        word_BL: NDArray[np.int64] = np.where(part_BL, np.cumsum(first_BL, axis=1), 0)
+        return word_BL
+
+
+@dataclass(frozen=True, eq=False)
+class WordMask:
+    """Masks whole words of token ids (BERT's "whole word masking"): of a word all tokens are chosen or none."""
+
+    words: Words
+    mask_id: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self:
+        """From a tokenizer.
+
+        Raises:
+            MercatoError: it has no token for what is masked.
+        """
+        known = tokenizer.get_vocab(with_added_tokens=True)
+        mask = next((known[name] for name in MASKS if name in known), None)
+        if mask is None:
+            raise MercatoError(f"pretraining.mlm: the tokenizer has none of {', '.join(MASKS)}; set its weight to 0")
+        return cls(Words.of(tokenizer), mask)
 
     def apply(
         self, tokens_BL: NDArray[np.int64], share: float, generator: np.random.Generator
@@ -59,14 +81,11 @@ class WordMask:
         Returns:
             The tokens as the model reads them, (B, L), and which are to be told, (B, L).
         """
-        part_BL = self.words_W[tokens_BL]
-        after_BL = np.zeros_like(part_BL)  # a word may also begin where the one before it is no part of one
-        after_BL[:, 1:] = part_BL[:, :-1]
-        word_BL = np.where(part_BL, np.cumsum(part_BL & (self.begins_W[tokens_BL] | ~after_BL), axis=1), 0)
+        word_BL = self.words.numbers(tokens_BL)
         chosen_BN = _some(word_BL.max(1, initial=0), share, generator)
-        chosen_BL = part_BL & np.take_along_axis(chosen_BN, np.maximum(word_BL - 1, 0), axis=1)
+        chosen_BL = (word_BL > 0) & np.take_along_axis(chosen_BN, np.maximum(word_BL - 1, 0), axis=1)
         draw_BL = generator.random(tokens_BL.shape)
-        random_BL = generator.choice(np.flatnonzero(self.words_W), tokens_BL.shape)
+        random_BL = generator.choice(np.flatnonzero(self.words.words_W), tokens_BL.shape)
         read_BL = np.where(draw_BL < MASKED, self.mask_id, np.where(draw_BL < MASKED + RANDOM, random_BL, tokens_BL))
         return np.where(chosen_BL, read_BL, tokens_BL), chosen_BL
 

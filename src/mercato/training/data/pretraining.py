@@ -20,7 +20,8 @@ from mercato.config.pretraining import TASKS, Pretraining
 from mercato.fields import PRODUCT_CHANNELS
 from mercato.models.tower import Inputs, tensors
 from mercato.training.data.batches import Examples, batches_of
-from mercato.training.data.masking import WordMask, mask_patches
+from mercato.training.data.crops import Cropper, Crops
+from mercato.training.data.masking import WordMask, Words, mask_patches
 from mercato.training.task import Epochs
 
 WORDS_OR_PATCHES = 0.5  # of the products that have both, those of which words are masked, of the others patches
@@ -43,6 +44,7 @@ class PretrainingBatch:
     product_M: Tensor  # int64: their rows in the table; one that is seen in two ways is there twice
     unpaired_U: Tensor  # which of the M have no pair here
     known_QM: Tensor  # bool: the query is known to have engaged the product
+    crops: Crops  # of those without a pair, where ICT is on
 
     def __len__(self) -> int:
         return max(1, len(self.query_B))
@@ -72,12 +74,14 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         products: NDArray[np.int64],
         queries: NDArray[np.int64],
         stage: Pretraining,
+        words: Words,
         mask: WordMask | None,
+        pad_id: int,
         seed: int,
     ) -> None:
         """`pairs` are rows of the examples; `products` and `queries`, rows of the tables, are drawn beside them.
 
-        Without a `mask` no words are masked.
+        `words` and `pad_id` are the tokenizer's; without a `mask` no words are masked.
         """
         super().__init__(seed)
         self.examples, self.stage, self.mask = examples, stage, mask
@@ -85,6 +89,7 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         channels = [PRODUCT_CHANNELS[name] for name in examples.tables.spec.product_channels]
         self.text = [channel.features[0].name for channel in channels if channel.kind == "text"]
         self.tasks = {name: task.rate for name in TASKS if (task := getattr(stage, name)).weight > 0}
+        self.cropper = Cropper(stage.ict, words, self.text, pad_id)
 
     def __len__(self) -> int:
         by_pairs = len(self.pairs) / self.stage.batch_size
@@ -128,8 +133,11 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
             told[name] = torch.from_numpy(told_ML & words_M[:, None])
         read_QL, told_QL = self._masked(query["tokens"].numpy(), generator)
         hidden_MS = mask_patches(present_MS & ~words_M[:, None], self.stage.mpm.share, generator)
+        tasks_here = frozenset(self.tasks if tasks is None else tasks)
+        unpaired_U = np.setdiff1d(np.arange(len(place_M)), product_B)
+        cropped_C = unpaired_U if "ict" in tasks_here else unpaired_U[:0]
         return PretrainingBatch(
-            tasks=frozenset(self.tasks if tasks is None else tasks),
+            tasks=tasks_here,
             query=query,
             product=tensors(features),
             masked_query=query | {"tokens": torch.from_numpy(read_QL)},
@@ -140,8 +148,9 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
             query_B=torch.from_numpy(query_P[: len(rows)]),
             product_B=torch.from_numpy(product_B),
             product_M=torch.from_numpy(place_M),
-            unpaired_U=torch.from_numpy(np.setdiff1d(np.arange(len(place_M)), product_B)),
+            unpaired_U=torch.from_numpy(unpaired_U),
             known_QM=torch.from_numpy(examples.known(place_Q, place_M)),
+            crops=self.cropper.crops(features, place_M, cropped_C, generator),
         )
 
     def _masked(
@@ -159,7 +168,7 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         mask = self.mask
         if mask is None:
             return np.zeros(len(present_MS), bool)
-        has_words_M = np.any([mask.words_W[features[name]].any(1) for name in self.text], axis=0)
+        has_words_M = np.any([mask.words.words_W[features[name]].any(1) for name in self.text], axis=0)
         by_chance_M = generator.random(len(present_MS)) < WORDS_OR_PATCHES
         has_patches_M = present_MS.any(1) & ("mpm" in self.tasks)
         words_M: NDArray[np.bool_] = has_words_M & (by_chance_M | ~has_patches_M)

@@ -9,7 +9,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from mercato.config.pretraining import QueryItem
+from mercato.config.pretraining import Classification, QueryItem
 from mercato.losses.am_softmax import am_softmax
 from mercato.losses.arcface import arcface
 from mercato.losses.in_batch_softmax import in_batch_softmax
@@ -33,24 +33,33 @@ class QueryItemTask:
             if alone_M.any():
                 item_MD = torch.where(alone_M.unsqueeze(1), step.images.vector_BD, item_MD)
         column_J = torch.cat([batch.product_B, batch.unpaired_U])
-        with torch.autocast(batch.query_B.device.type, enabled=False):  # in bfloat16 cosines are off by thousandths
-            cosine_BJ = step.queries.vector_BD[batch.query_B] @ item_MD[column_J].T
-        excluded_BJ = batch.known_QM[batch.query_B][:, column_J].clone().fill_diagonal_(False)
-        match stage.loss:
-            case "softmax":
-                loss = in_batch_softmax(cosine_BJ, excluded_BJ, stage.scale)
-            case "am_softmax":
-                loss = am_softmax(cosine_BJ, excluded_BJ, stage.scale, stage.margin)
-            case "arcface":
-                loss = arcface(cosine_BJ, excluded_BJ, stage.scale, stage.margin)
-            case _:
-                assert_never(stage.loss)
-        best_B = cosine_BJ.masked_fill(excluded_BJ, -math.inf).argmax(1)
-        right = (best_B == torch.arange(len(best_B), device=best_B.device)).float().mean()
-        return Outcome(loss, right, self._guess((~excluded_BJ).sum(1).float()).mean())
+        excluded_BJ = batch.known_QM[batch.query_B][:, column_J]
+        return classified(step.queries.vector_BD[batch.query_B], item_MD[column_J], excluded_BJ, stage)
 
-    def _guess(self, choices_B: Tensor) -> Tensor:
-        """The loss of who gives all of a query's items the same cosine, 0: the margin makes it the higher."""
-        stage = self.stage
-        margin = {"softmax": 0.0, "am_softmax": stage.margin, "arcface": math.sin(stage.margin)}[stage.loss]
-        return torch.log1p((choices_B - 1) * math.exp(stage.scale * margin))
+
+def classified(text_BD: Tensor, item_JD: Tensor, excluded_BJ: Tensor, stage: Classification) -> Outcome:
+    """The outcome of texts whose own items are the first B of J, in the same order.
+
+    Args:
+        text_BD, item_JD: unit vectors, float32.
+        excluded_BJ: bool: items that are no negatives of a text; its own is told all the same.
+        stage: the loss, its scale and margin.
+    """
+    with torch.autocast(text_BD.device.type, enabled=False):  # in bfloat16 cosines are off by thousandths
+        cosine_BJ = text_BD @ item_JD.T
+    excluded_BJ = excluded_BJ.clone().fill_diagonal_(False)
+    match stage.loss:
+        case "softmax":
+            loss = in_batch_softmax(cosine_BJ, excluded_BJ, stage.scale)
+        case "am_softmax":
+            loss = am_softmax(cosine_BJ, excluded_BJ, stage.scale, stage.margin)
+        case "arcface":
+            loss = arcface(cosine_BJ, excluded_BJ, stage.scale, stage.margin)
+        case _:
+            assert_never(stage.loss)
+    best_B = cosine_BJ.masked_fill(excluded_BJ, -math.inf).argmax(1)
+    right = (best_B == torch.arange(len(best_B), device=best_B.device)).float().mean()
+    # Who gives all of a text's items the same cosine loses the more for the margin.
+    margin = {"softmax": 0.0, "am_softmax": stage.margin, "arcface": math.sin(stage.margin)}[stage.loss]
+    others_B = (~excluded_BJ).sum(1).float() - 1
+    return Outcome(loss, right, torch.log1p(others_B * math.exp(stage.scale * margin)).mean())

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mercato.models.taobao import PretrainingTowers, Read
@@ -55,6 +56,16 @@ class Step:
     def images(self) -> Read:
         """The M items without titles: a state of `items` would give the title away."""
         return self.towers.read_items(self.batch.product, without="text")
+
+    @cached_property
+    def crops(self) -> Read:
+        """The C crops of titles, as queries."""
+        return self.towers.read_queries({"tokens": self.batch.crops.tokens_CL})
+
+    @cached_property
+    def cropped_items(self) -> Read:
+        """The C items that they are of, some without the crop's words."""
+        return self.towers.read_items(self.batch.crops.product)
 
     @cached_property
     def masked_queries(self) -> Read:
@@ -107,4 +118,4 @@ class Step:
                 feature = channel.features[0].name
                 own = text.get(feature)
                 parts.append(patches_MS.new_zeros(self.batch.product[feature].shape) if own is None else own)
-        return torch.cat(parts, 1)
+        return F.pad(torch.cat(parts, 1), (0, tower.fusion.unread))
