@@ -242,6 +242,29 @@ def test_a_task_that_is_off_has_no_loss(market: Market) -> None:
     assert not any(name.startswith(("mlm", "qim")) for row in rows for name in {**row, **row.get("losses", {})})
 
 
+def test_few_pairs_weigh_no_more_than_as_many_products(market: Market) -> None:
+    task = _task_of(market, toy_recipe(TEXT, "pairs.fraction=0.3", "pretraining.qic.weight=2"))
+    share = len(task.batches.pairs) / len(task.batches.products)
+    assert 0 < share < 0.5
+    assert {name: weight for name, (weight, _) in task.objectives.items()} == {
+        "mlm": 1,
+        "qic": pytest.approx(2 * share),
+        "qim": pytest.approx(share),
+        "qim2": 1,
+    }
+    alone = _task_of(market, toy_recipe(TEXT, "pairs.fraction=0.3", "pretraining.unpaired=0"))
+    assert {weight for weight, _ in alone.objectives.values()} == {1}, "where nothing stands beside them"
+
+
+def test_many_pairs_weigh_what_the_recipe_says(tmp_path: Path) -> None:
+    goods = products()
+    others = [row | {"query": f"{row['query']} {i}"} for row in pairs(goods) for i in range(2)]
+    market = make_market(tmp_path / "market", goods, [*pairs(goods), *others])
+    task = _task_of(market, toy_recipe(TEXT))
+    assert len(task.batches.pairs) > len(task.batches.products)
+    assert {weight for weight, _ in task.objectives.values()} == {1}
+
+
 def test_an_encoder_of_each_side_when_it_is_not_shared(market: Market) -> None:
     apart = _state(pretrained(market, toy_recipe(TEXT, "pretraining.shared=false")))
     name = "text.backbone.encoder.layer.0.output.dense.weight"

@@ -50,7 +50,7 @@ from mercato.training.tasks.pretraining import COLLAPSED, PretrainingTask, Pretr
 from mercato.training.tasks.query_item import QueryItemTask
 from mercato.training.tasks.step import PretrainingObjective
 
-VERSION = 5  # of what pretraining does: another one is done again
+VERSION = 6  # of what pretraining does: another one is done again
 PATCHES = 50_000  # that targets are fitted to, at most
 VALIDATED = 1_024  # held-out pairs, or products where there are none, at most
 LEAST_DEVIATION = 0.01  # of a patch's number, of their median
@@ -253,12 +253,15 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
     masks = examples.tables.products.get("patch_mask")
     if "mpm" in batches.tasks and masks is not None and masks[batches.products].any():
         told["mpm"] = (stage.mpm.weight, MaskedPatchesTask(stage.mpm, _patch_targets(batches, generator)))
+    # The mean over a handful of pairs must not count as much as that over all products beside them: the towers would
+    # know these pairs by heart and find nothing else.
+    share = min(1.0, len(pairs) / len(batches.products)) if stage.unpaired and len(batches.products) else 1.0
     if "qic" in batches.tasks:
-        told["qic"] = (stage.qic.weight, QueryItemTask(stage.qic))
-    for name in ("qim", "qim2"):
-        if name in batches.tasks:
-            own = getattr(stage, name)
-            told[name] = (own.weight, MatchingTask(own, name))
+        told["qic"] = (share * stage.qic.weight, QueryItemTask(stage.qic))
+    if "qim" in batches.tasks:
+        told["qim"] = (share * stage.qim.weight, MatchingTask(stage.qim, "qim"))
+    if "qim2" in batches.tasks:  # of products without a pair too
+        told["qim2"] = (stage.qim2.weight, MatchingTask(stage.qim2, "qim2"))
     if "ict" in batches.tasks:
         told["ict"] = (stage.ict.weight, InverseClozeTask(stage.ict))
     held = generator.permutation(engaged[held_K])[:VALIDATED]
