@@ -376,7 +376,7 @@ def test_few_pairs_are_no_reason_to_see_few_products(tmp_path: Path) -> None:
 def test_a_task_that_knows_less_than_nothing_counts_as_one_that_guesses(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = toy_recipe(TEXT, "pretraining.mlm.weight=3")
+    recipe = toy_recipe(TEXT, "pretraining.mlm.weight=3", "pretraining.unpaired=0")
     task, own = _task_of(market, recipe), pretrain.pretraining_recipe(recipe)
     spec = task.batches.examples.tables.spec
     towers = build_pretraining_towers(own, spec, text_configs(own, spec))
