@@ -86,6 +86,9 @@ WRONG = {
     'name = "x"\n[pretraining]\nmicro_batch = 64': "pretraining reads a batch whole",
     'name = "x"\ntext = { shared = true }\nproduct_tower = { text = { layers = 2 } }\n'
     "pretraining = { shared = false }": "pretraining.shared: text.shared has one encoder",
+    'name = "x"\n[pretraining]\nunpaired = 0\nict = { weight = 1 }': "ict: of products beside the pairs",
+    'name = "x"\nproduct_tower = { text = { layers = 2, prefix = "passage: " } }\n'
+    "pretraining = { ict = { weight = 1 } }": "cannot be told from product_tower.text.prefix",
     'name = "x"\n[pretraining]\nchannels = ["images"]': "'images' cannot be pretrained; there are title_text,",
     'name = "x"\n[pretraining]\nchannels = ["patches", "title_text"]': "a sequence begins with text",
     'name = "x"\n[pretraining]\n'

@@ -33,14 +33,17 @@ PATCHES = 4
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainingTowers, Inputs, Inputs]:
+    return _made(tmp_path_factory.mktemp("rollout"))
+
+
+def _made(folder: Path, unread: int = 0) -> tuple[PretrainingTowers, Inputs, Inputs]:
     """Untrained towers, and 24 queries and products that all have a photo."""
-    folder: Path = tmp_path_factory.mktemp("rollout")
     market: Market = make_market(folder / "market", with_photos(products()))
     recipe = pretraining_recipe(toy_recipe(*READS))
     prepared = prepare(market, recipe, folder)
     spec = prepared.featurizer.spec
     torch.manual_seed(0)
-    towers = build_pretraining_towers(recipe, spec, text_configs(recipe, spec)).eval()
+    towers = build_pretraining_towers(recipe, spec, text_configs(recipe, spec), unread=unread).eval()
     rows = np.flatnonzero(prepared.tables.products["patch_mask"].any(1))[:24]
     query = tensors(prepared.featurizer.queries(["mesa", "silla"] * 12, [None] * 24))
     return towers, query, prepared.tables.product_inputs(rows)
@@ -102,3 +105,14 @@ def test_a_product_without_a_photo_has_nothing_to_look_at(made: tuple[Pretrainin
     none = product | {"patch_mask": torch.zeros_like(product["patch_mask"])}
     share_BP, logit_B = patches_looked_at(towers, "qim", query, none)
     assert not share_BP.any() and logit_B.isfinite().all()
+
+
+def test_channels_that_were_not_read_are_not_looked_at(tmp_path: Path) -> None:
+    towers, query, product = _made(tmp_path, unread=2)
+    share_BP, logit_B = patches_looked_at(towers, "qim2", query, product)
+    torch.testing.assert_close(logit_B, _logit(towers, "qim2", query, product).detach())
+    assert share_BP.shape == (24, PATCHES)
+    hidden_BP = torch.zeros(24, PATCHES, dtype=torch.bool)
+    torch.testing.assert_close(matches(towers, "qim2", query, product, hidden_BP), logit_B)
+    hidden_BP[:, 1] = True
+    assert not torch.allclose(matches(towers, "qim2", query, product, hidden_BP), logit_B)

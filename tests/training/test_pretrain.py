@@ -17,6 +17,7 @@ from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.models.build import build_pretraining_towers, text_configs
+from mercato.models.que2engage import FusionSequence
 from mercato.models.taobao import PretrainingTowers
 from mercato.models.tower import tensors
 from mercato.reports.explanation import explain
@@ -67,8 +68,12 @@ def test_recipes_whose_pretraining_is_alike_share_it(market: Market, monkeypatch
     monkeypatch.setattr(pretrain, "_train", lambda *_: pytest.fail("trained again"))
     assert pretrained(market, toy_recipe(TEXT, "name='other'", "stages.0.epochs=9", "head.queries=3")) == folder
     assert pretrained(market, toy_recipe(TEXT, "query_tower.ids.least=3", "product_tower.fusion='concat'")) == folder
-    with pytest.raises(pytest.fail.Exception):
-        pretrained(market, toy_recipe(TEXT, "pretraining.qic.margin=0.3"))
+    alone = ("product_tower.fusion='transformer'", 'product_tower.channels=["title_text"]')
+    assert pretrained(market, toy_recipe(TEXT, *alone)) == folder
+    beside = ("product_tower.fusion='transformer'", 'product_tower.channels=["title_text", "language"]')
+    for other in (("pretraining.qic.margin=0.3",), beside):
+        with pytest.raises(pytest.fail.Exception):
+            pretrained(market, toy_recipe(TEXT, *other))
 
 
 def test_it_is_the_same_each_time_and_goes_on_where_it_stopped(
@@ -125,7 +130,8 @@ def test_towers_start_from_what_was_pretrained(market: Market, tmp_path: Path) -
 
 @pytest.mark.parametrize("missing", ["zeros", "token"])
 def test_channels_that_were_not_pretrained_do_not_disturb_the_others(tmp_path: Path, missing: str) -> None:
-    market = make_market(tmp_path / "market")
+    goods = products()
+    market = make_market(tmp_path / "market", goods)  # without photos
     recipe = toy_recipe(
         TEXT,
         MEAN,
@@ -134,14 +140,17 @@ def test_channels_that_were_not_pretrained_do_not_disturb_the_others(tmp_path: P
         'query_tower.channels=["text", "trigrams", "country"]',
         "product_tower.fusion='transformer'",
         f"product_tower.missing='{missing}'",
-        'product_tower.channels=["title_trigrams", "title_text", "language", "context"]',
+        'product_tower.channels=["title_trigrams", "title_text", "language", "images", "context"]',
         "stages.0.epochs=1",
         "stages.0.learning_rate=1e-12",
         "stages.0.text_learning_rate=1e-12",
     )
     model = train(recipe, market, tmp_path / "run", onnx=False)
     before, featurizer = load_pretrained(pretrained(market, recipe))
-    goods, queries, country = products(), ["table number 7", "a good chair", "silla"], ["us"] * 3
+    fusion = model.towers.product.fusion
+    assert isinstance(fusion, FusionSequence)
+    assert fusion.missing_NH is None or fusion.missing_NH.abs().max() < 1e-6
+    queries, country = ["table number 7", "a good chair", "silla"], ["us"] * 3
     with torch.inference_mode():
         read = before.read_items(tensors(featurizer.products(goods)))
         vector_BD, _ = model.towers.product(tensors(model.featurizer.products(goods)))

@@ -66,7 +66,7 @@ class InverseCloze(Classification):
     """ICT: an item told by a few words in sequence of its own title (inverse cloze task, Lee et al. 2019).
 
     It asks for what nobody has asked for yet. An item that has lost the words must be told by its other words and its
-    photo; one that keeps them, by the words.
+    photo; one that keeps them, by the words. It is of the products that stand beside the pairs (`unpaired`).
     """
 
     weight: float = Field(0.0, ge=0)
@@ -83,7 +83,7 @@ class Matching(PretrainingTask):
 
 
 class Pretraining(Fitting):
-    """One encoder for queries and single-stream items, and a cross encoder on top, on five tasks at once.
+    """One encoder for queries and single-stream items, and a cross encoder on top, on several tasks at once.
 
     Its text encoder is the product tower's (`product_tower.text`), or a pretrained one that the recipe names.
     """
@@ -117,6 +117,8 @@ class Pretraining(Fitting):
             raise ValueError("channels: a sequence begins with text; name a text channel first")
         if self.micro_batch is not None:
             raise ValueError("micro_batch: pretraining reads a batch whole; lower its batch_size")
+        if self.ict.weight and not self.unpaired:
+            raise ValueError("ict: of products beside the pairs, and unpaired = 0 has none")
         if not any(getattr(self, task).weight for task in TASKS):
             raise ValueError("every task has weight 0: nothing is left to learn")
         return self

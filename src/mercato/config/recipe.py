@@ -144,6 +144,8 @@ class Recipe(Frozen):
         read = {*self.product_tower.channels, *(self.pretraining.channels if self.pretraining else ())}
         if self.pretraining and self.text.shared and not self.pretraining.shared:
             raise ValueError("pretraining.shared: text.shared has one encoder for both towers, which pretrains as one")
+        if self.pretraining and self.pretraining.ict.weight and product.prefix:
+            raise ValueError("pretraining.ict: a title's words cannot be told from product_tower.text.prefix")
         if hidden and "text" in read:
             raise ValueError(
                 "pairs.catalogue.drop_fields: the channel text joins title and description; use title_text"

@@ -61,7 +61,8 @@ def patches_looked_at(towers: PretrainingTowers, head: Head, query: Inputs, prod
     for own_BTT in relevance:
         below_BTT = below_BTT + own_BTT @ below_BTT
     there_BP = product["patch_mask"].repeat_interleave(product["patches"].shape[2], 1)
-    seen_BP = below_BTT[:, 0, length:][:, patch_positions(towers, product)].detach() * there_BP
+    place_P = patch_positions(towers, product).nonzero().squeeze(1)
+    seen_BP = below_BTT[:, 0, length + place_P].detach() * there_BP
     return seen_BP / seen_BP.sum(1, keepdim=True).clamp(min=1e-12), logit_B.detach()
 
 

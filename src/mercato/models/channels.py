@@ -52,6 +52,8 @@ class Channels(NamedTuple):
 
     def with_zeros(self, count: int) -> Channels:
         """And so many more channels, each a position of zeros that every row has."""
+        if not count:
+            return self
         after = torch.arange(1, count + 1, device=self.channel_S.device) + self.channel_S[-1]
         return Channels(
             F.pad(self.vectors_BSE, (0, 0, 0, count)),

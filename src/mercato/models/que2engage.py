@@ -68,6 +68,8 @@ class FusedProductTower(ProductTower):
         with torch.no_grad():
             for parameter in self.norms.parameters():
                 parameter.zero_()
+            if self.fusion.missing_NH is not None:
+                self.fusion.missing_NH.zero_()
         if "context" in self.channels:
             self.encoder("context").zero_init()
 

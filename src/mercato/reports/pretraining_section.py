@@ -29,7 +29,7 @@ def pretraining_section(history: Sequence[Mapping[str, Any]]) -> str:
         (
             NAMES[name],
             f"s{place}",
-            [(float(row["epoch"]), row[f"{name}/loss"] / row[f"{name}/trivial"]) for row in history],
+            [(float(row["epoch"]), row[f"{name}/loss"] / (row[f"{name}/trivial"] or 1.0)) for row in history],
         )
         for place, name in enumerate(tasks)
     ]

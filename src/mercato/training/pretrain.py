@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from faiss import Kmeans
 from filelock import FileLock
@@ -27,6 +28,7 @@ from mercato.features.featurizer import FeatureSpec
 from mercato.fields import PRODUCT_CHANNELS
 from mercato.files import atomic_directory
 from mercato.models.build import build_pretraining_towers, text_configs
+from mercato.models.que2engage import FusedProductTower
 from mercato.models.recall import IDS
 from mercato.models.taobao import MARKS, PretrainingTowers
 from mercato.models.tower import TwoTower
@@ -65,7 +67,7 @@ def pretrained(market: Market, recipe: Recipe) -> Path:
     Raises:
         MercatoError: the market lacks what it wants, a loss is not finite, or somebody pressed Ctrl-C.
     """
-    own, unread = pretraining_recipe(recipe), unread_channels(recipe)
+    own, unread = pretraining_recipe(recipe), unread_channels(market, recipe)
     read = f"{own.toml()}\n# market {market.fingerprint()}\n{_read_beside(market, own)}"
     identity = f"{VERSION} {half_precision(own)} {unread}\n{read}"
     cache = market.path / CACHE
@@ -128,23 +130,27 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
     )
 
 
-def unread_channels(recipe: Recipe) -> int:
-    """How many positions of the item tower's sequence hold no channel that is pretrained.
+def unread_channels(market: Market, recipe: Recipe) -> int:
+    """How many channels of a fusion transformer are not pretrained.
 
-    Pretraining reads them as zeros, which is what the towers begin with: to a transformer that never saw them they
-    would be a seventh of what it pools (demo market, no pairs: recall@10 .19 in place of .44).
+    Pretraining reads a zero in place of each, which is what the towers begin with: to a transformer that never saw such
+    positions they would be most of what it pools, and none of it means anything.
     """
     own = recipe.product_tower
     assert recipe.pretraining is not None
-    return own.fusion == "transformer" and sum(
-        PRODUCT_CHANNELS[name].kind not in ("text", "ids")
-        for name in set(own.channels) - set(recipe.pretraining.channels)
+    if own.fusion != "transformer":
+        return 0
+    others = [PRODUCT_CHANNELS[name] for name in set(own.channels) - set(recipe.pretraining.channels)]
+    photos = pc.sum(pc.list_value_length(market.arrow("products", ["images"])["images"])).as_py()
+    return sum(
+        channel.kind not in ("text", "ids") and bool(photos or "images" not in channel.fields) for channel in others
     )
 
 
 def initialise(towers: TwoTower, folder: Path) -> int:
-    """Take what was pretrained into towers: every parameter of the same name and shape; other channels begin at zero.
+    """Take what was pretrained into towers: every parameter of the same name and shape.
 
+    All other channels of a fusion transformer, and of the queries beside it, begin as zeros: see `unread_channels`.
     Of positions, whose tables are as long as the longest text, as many are taken as both have; of a channel's mark in
     the sequence that of the same channel. A text encoder of the description's own starts as the items' does.
 
@@ -156,8 +162,9 @@ def initialise(towers: TwoTower, folder: Path) -> int:
     here = [name for name in towers.product.channels if name != IDS]
     others = [name for name in here if name not in before and PRODUCT_CHANNELS[name].kind != "text"]
     rows = [(here.index(name), row) for row, name in enumerate((*before, *others)) if name in here]
-    towers.query.zero_init()
-    towers.product.zero_init()
+    if isinstance(towers.product, FusedProductTower):
+        towers.query.zero_init()
+        towers.product.zero_init()
     with torch.no_grad():
         for name, parameter in towers.named_parameters():
             source = known.get(name.replace("product.description_text.", "product.text."))
@@ -243,7 +250,7 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
         stage=stage,
         words=Words.of(tokenizer),
         mask=WordMask.of(tokenizer) if stage.mlm.weight else None,
-        pad_id=prepared.featurizer.spec.pad_id,
+        spec=prepared.featurizer.spec,
         seed=recipe.seed,
     )
     generator = np.random.default_rng(recipe.seed)
@@ -255,11 +262,11 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
         told["mpm"] = (stage.mpm.weight, MaskedPatchesTask(stage.mpm, _patch_targets(batches, generator)))
     # The mean over a handful of pairs must not count as much as that over all products beside them: the towers would
     # know these pairs by heart and find nothing else.
-    share = min(1.0, len(pairs) / len(batches.products)) if stage.unpaired and len(batches.products) else 1.0
-    if "qic" in batches.tasks:
-        told["qic"] = (share * stage.qic.weight, QueryItemTask(stage.qic))
-    if "qim" in batches.tasks:
-        told["qim"] = (share * stage.qim.weight, MatchingTask(stage.qim, "qim"))
+    of_products = min(1.0, len(pairs) / len(batches.products)) if stage.unpaired and len(batches.products) else 1.0
+    if "qic" in batches.tasks and of_products:
+        told["qic"] = (of_products * stage.qic.weight, QueryItemTask(stage.qic))
+    if "qim" in batches.tasks and of_products:
+        told["qim"] = (of_products * stage.qim.weight, MatchingTask(stage.qim, "qim"))
     if "qim2" in batches.tasks:  # of products without a pair too
         told["qim2"] = (stage.qim2.weight, MatchingTask(stage.qim2, "qim2"))
     if "ict" in batches.tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,13 +31,20 @@ def crops_of(
     products: list[int] | None = None,
     words: int = 3,
     kept: float = 0.0,
+    longest: int = 99,
+    photos: list[bool] | None = None,
+    named: list[list[int]] | None = None,
     seed: int = 0,
 ) -> tuple[Crops, dict[str, NDArray[np.int64]]]:
-    features = {"title": padded(titles)} | ({} if descriptions is None else {"description": padded(descriptions)})
-    cropper = Cropper(InverseCloze(words=words, kept=kept), WORDS, list(features), PAD)
+    texts = {"title": padded(titles)} | ({} if descriptions is None else {"description": padded(descriptions)})
+    features: dict[str, NDArray[Any]] = {**texts}
+    if photos is not None:
+        features["patch_mask"] = np.array(photos)[:, None]
+    whole = texts if named is None else {"title": padded(named)}
+    cropper = Cropper(InverseCloze(words=words, kept=kept), WORDS, list(texts), PAD, longest)
     rows_C = np.arange(len(titles)) if rows is None else np.array(rows, np.int64)
     product_M = np.arange(len(titles)) if products is None else np.array(products)
-    return cropper.crops(features, product_M, rows_C, np.random.default_rng(seed)), features
+    return cropper.crops(features, whole, product_M, rows_C, np.random.default_rng(seed)), texts
 
 
 def padded(texts: list[list[int]]) -> NDArray[np.int64]:
@@ -78,17 +86,34 @@ def test_every_length_and_place_is_drawn() -> None:
     assert found == {(RED,), (SO, FA), (LAMP,), (RED, SO, FA), (SO, FA, LAMP)}
 
 
-def test_an_item_loses_the_words_wherever_it_says_them() -> None:
+def test_an_item_loses_the_words_wherever_it_says_them_and_no_gap_tells_where() -> None:
     crops, _ = crops_of([[START, RED, END]], descriptions=[[START, BIG, RED, LAMP, RED, END]])
-    assert read(crops.tokens_CL.numpy()[0]) == [START, RED, END]
-    assert read(crops.product["title"].numpy()[0]) == [START, END]
-    assert read(crops.product["description"].numpy()[0]) == [START, BIG, LAMP, END]
+    assert crops.tokens_CL.tolist() == [[START, RED, END]]
+    assert crops.product["title"].tolist() == [[START, END]]
+    assert crops.product["description"].tolist() == [[START, BIG, LAMP, END]]
+
+
+def test_what_would_have_nothing_left_keeps_its_words() -> None:
+    titles = [[START, RED, END], [START, RED, END], [START, UNKNOWN, RED, END]]
+    crops, features = crops_of(titles, photos=[False, True, False])
+    assert crops.product["title"].tolist() == [[*features["title"][0]], [START, END, PAD, PAD], [*features["title"][2]]]
+    crops, _ = crops_of(titles[:2], descriptions=[[BIG], [RED]])
+    assert crops.product["title"].tolist() == [[START, END, PAD], titles[1]], "another text is something"
+    assert crops.product["description"].tolist() == [[BIG], [RED]]
+
+
+def test_a_crop_is_no_longer_than_a_query() -> None:
+    crops, _ = crops_of([[START, SO, FA, FA, FA, FA, LAMP, END]] * 200, longest=5)
+    found = {tuple(read(tokens)) for tokens in crops.tokens_CL.numpy()}
+    assert found == {(START, SO, FA, FA, END), (START, LAMP, END)}
+    lost = {tuple(read(tokens)) for tokens in crops.product["title"].numpy()}
+    assert lost == {(START, LAMP, END), (START, SO, FA, FA, FA, FA, END)}, "what is cut off is not asked for"
 
 
 @pytest.mark.parametrize(("kept", "whole"), [(0.0, 0), (0.5, 500), (1.0, 1000)])
 def test_a_share_of_the_items_keeps_them(kept: float, whole: int) -> None:
-    crops, features = crops_of([[RED, LAMP]] * 1000, words=1, kept=kept)
-    same = int((crops.product["title"].numpy() == features["title"]).all(1).sum())
+    crops, _ = crops_of([[RED, LAMP]] * 1000, words=1, kept=kept)
+    same = sum(len(read(tokens)) == 2 for tokens in crops.product["title"].numpy())
     assert same == pytest.approx(whole, abs=65)  # four standard errors
     if kept in (0.0, 1.0):
         assert same == whole
@@ -105,6 +130,12 @@ def test_who_has_the_crop_s_words_is_no_mismatch_of_it() -> None:
 
 def test_words_in_the_description_count() -> None:
     crops, _ = crops_of([[LAMP], [RED], [BIG]], descriptions=[[RED], [LAMP], [RED]], rows=[0])
+    assert crops.holds_CM.tolist() == [[True, True, False]]
+
+
+def test_what_is_dropped_here_counts_too() -> None:
+    """A shirt whose title is withheld is blue all the same."""
+    crops, _ = crops_of([[RED, LAMP], [], [BIG]], named=[[RED, LAMP], [LAMP, RED], [BIG]], rows=[0])
     assert crops.holds_CM.tolist() == [[True, True, False]]
 
 

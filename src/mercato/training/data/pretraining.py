@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.config.pretraining import TASKS, Pretraining
+from mercato.features.featurizer import FeatureSpec
 from mercato.fields import PRODUCT_CHANNELS
 from mercato.models.tower import Inputs, tensors
 from mercato.training.data.batches import Examples, batches_of
@@ -24,6 +25,7 @@ from mercato.training.data.crops import Cropper, Crops
 from mercato.training.data.masking import WordMask, Words, mask_patches
 from mercato.training.task import Epochs
 
+TITLE = "title_tokens"
 WORDS_OR_PATCHES = 0.5  # of the products that have both, those of which words are masked, of the others patches
 
 
@@ -76,12 +78,12 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         stage: Pretraining,
         words: Words,
         mask: WordMask | None,
-        pad_id: int,
+        spec: FeatureSpec,
         seed: int,
     ) -> None:
         """`pairs` are rows of the examples; `products` and `queries`, rows of the tables, are drawn beside them.
 
-        `words` and `pad_id` are the tokenizer's; without a `mask` no words are masked.
+        `words` tells those of the tokenizer, `spec` what it makes of texts; without a `mask` no words are masked.
         """
         super().__init__(seed)
         self.examples, self.stage, self.mask = examples, stage, mask
@@ -89,7 +91,8 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         channels = [PRODUCT_CHANNELS[name] for name in examples.tables.spec.product_channels]
         self.text = [channel.features[0].name for channel in channels if channel.kind == "text"]
         self.tasks = {name: task.rate for name in TASKS if (task := getattr(stage, name)).weight > 0}
-        self.cropper = Cropper(stage.ict, words, self.text, pad_id)
+        title_first = sorted(self.text, key=lambda name: name != TITLE)
+        self.cropper = Cropper(stage.ict, words, title_first, spec.pad_id, spec.query_tokens)
 
     def __len__(self) -> int:
         by_pairs = len(self.pairs) / self.stage.batch_size
@@ -150,7 +153,9 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
             product_M=torch.from_numpy(place_M),
             unpaired_U=torch.from_numpy(unpaired_U),
             known_QM=torch.from_numpy(examples.known(place_Q, place_M)),
-            crops=self.cropper.crops(features, place_M, cropped_C, generator),
+            crops=self.cropper.crops(
+                features, {name: tables.products[name][place_M] for name in self.text}, place_M, cropped_C, generator
+            ),
         )
 
     def _masked(
