@@ -106,6 +106,8 @@ def test_a_crop_is_no_longer_than_a_query() -> None:
     crops, _ = crops_of([[START, SO, FA, FA, FA, FA, LAMP, END]] * 200, longest=5)
     found = {tuple(read(tokens)) for tokens in crops.tokens_CL.numpy()}
     assert found == {(START, SO, FA, FA, END), (START, LAMP, END)}
+    padded_up, _ = crops_of([[START, SO, FA, FA, END], [START, *[SO] * 20, END]], rows=[0], longest=5)
+    assert padded_up.tokens_CL.tolist() == [[START, SO, FA, FA, END]]
     lost = {tuple(read(tokens)) for tokens in crops.product["title"].numpy()}
     assert lost == {(START, LAMP, END), (START, SO, FA, FA, FA, FA, END)}, "what is cut off is not asked for"
 
@@ -126,6 +128,12 @@ def test_who_has_the_crop_s_words_is_no_mismatch_of_it() -> None:
     assert crops.holds_CM.tolist() == [[said <= set(title) for title in titles]]
     of_lamp = crops_of([[LAMP], *titles], rows=[0])[0]
     assert of_lamp.holds_CM.tolist() == [[True, True, True, False, True]]
+
+
+def test_a_text_as_long_as_any_holds_a_crop_that_is_padded() -> None:
+    for seed in range(9):
+        crops, _ = crops_of([[LAMP], [BIG, RED], [RED, LAMP]], rows=[0, 1], words=2, seed=seed)
+        assert crops.holds_CM[0].tolist() == [True, False, True], seed
 
 
 def test_words_in_the_description_count() -> None:

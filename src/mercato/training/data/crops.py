@@ -100,7 +100,6 @@ class Cropper:
 
     def _together(self, tokens_CL: NDArray[np.int64], chosen_CL: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The chosen tokens of each row in their order, padded to the longest."""
-        chosen_CL = chosen_CL & (tokens_CL != self.pad_id)
         longest = max(1, int(chosen_CL.sum(1).max(initial=0)))
         order_CL = np.argsort(~chosen_CL, axis=1, kind="stable")[:, :longest]
         chosen_CL = np.take_along_axis(chosen_CL, order_CL, 1)
