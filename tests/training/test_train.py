@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,32 @@ def test_an_interrupted_run_resumes_to_the_same_weights(toys, unbroken, tmp_path
     assert learned(run) == learned(unbroken)
     assert same(resumed, load(unbroken))
     assert not list(tmp_path.glob(".*"))
+
+
+class Planted:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.pt"])
+def test_a_checkpoint_runs_no_code(toys, tmp_path, name):
+    run, executed = tmp_path / "run", tmp_path / "executed"
+    with pytest.raises(PowerCutError):
+        train(toy_recipe(), toys, run, onnx=False, on_epoch=cut_at(2))
+    stage = next(partial_folder(run).rglob(name)).parent
+    torch.save({"state_dict": {}, "planted": Planted(executed)}, stage / name)
+    if name == "best.pt":
+        (stage / "done").touch()
+    with pytest.raises(MercatoError, match=rf"{name} holds more than weights, or is broken.*delete .*stage-1 to go on"):
+        train(toy_recipe(), toys, run, onnx=False)
+    assert not executed.exists()
+    shutil.rmtree(stage)
+    train(toy_recipe(), toys, run, onnx=False)
 
 
 def test_ctrl_c_says_how_to_go_on(toys, unbroken, tmp_path):

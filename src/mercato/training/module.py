@@ -103,7 +103,7 @@ class StageModule(L.LightningModule):
         sign = -1 if validation is not None and validation.monitor.mode == "min" else 1
         if np.isnan(score) or (best is not None and sign * score <= sign * best):
             return False
-        self.best_score = score
+        self.best_score = float(score)  # as a checkpoint may hold it, which is read without running any code
         torch.save(self.towers.state_dict(), self.best_file)
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import signal
 import warnings
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def run_stage(
         log_epoch: called with each epoch's row of the history.
 
     Raises:
-        MercatoError: the loss is not finite, or somebody pressed Ctrl-C.
+        MercatoError: the loss is not finite, a checkpoint cannot be read, or somebody pressed Ctrl-C.
     """
     best_file, last = folder / "best.pt", folder / "last.ckpt"
     folder.mkdir(exist_ok=True)
@@ -77,8 +78,10 @@ def run_stage(
                 module,
                 DataLoader(task.batches, batch_size=None),
                 ckpt_path=str(last) if last.is_file() else None,
-                weights_only=False,
+                weights_only=True,  # no file of a run may run code
             )
+        except pickle.UnpicklingError as error:
+            raise _unreadable(last) from error
         except SystemExit:  # how Lightning ends on Ctrl-C, deaf to any further one
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise MercatoError("interrupted: the same command picks up at the last finished epoch") from None
@@ -92,5 +95,17 @@ def is_done(folder: Path) -> bool:
 
 
 def finish_stage(towers: TwoTower, folder: Path) -> None:
-    """Put the towers at the stage's best epoch."""
-    towers.load_state_dict(torch.load(folder / "best.pt", weights_only=True, map_location="cpu"))
+    """Put the towers at the stage's best epoch.
+
+    Raises:
+        MercatoError: its checkpoint cannot be read.
+    """
+    best = folder / "best.pt"
+    try:
+        towers.load_state_dict(torch.load(best, weights_only=True, map_location="cpu"))
+    except pickle.UnpicklingError as error:
+        raise _unreadable(best) from error
+
+
+def _unreadable(file: Path) -> MercatoError:
+    return MercatoError(f"{file} holds more than weights, or is broken: it was not read; delete {file.parent} to go on")
