@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
+from mercato.catalogue import outbox
 from mercato.catalogue.store import Catalogue
 from tests.support.stored import stored
 
@@ -50,6 +52,43 @@ def test_an_expired_lease_is_anyones_and_a_heartbeat_extends_it(catalogue):
     (job,) = catalogue.outbox.claim("other", 9, lease_seconds=0)
     catalogue.outbox.heartbeat([job])
     assert catalogue.outbox.claim("alive", 9) == []
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What the outbox reads: a number of seconds that a test sets."""
+    clock = SimpleNamespace(now=1e9)
+    monkeypatch.setattr(outbox, "time", SimpleNamespace(time=lambda: clock.now))
+    return clock
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_clock_that_was_set_back_holds_up_nobody(catalogue, clock, restarted):
+    for name in ("held", "failed", "new"):
+        catalogue.products.upsert([stored(name)])
+    catalogue.outbox.claim("dead", 1)
+    (job,) = catalogue.outbox.claim("server", 1)
+    catalogue.outbox.retry(job, "RuntimeError: no", delay_seconds=1e9)
+    clock.now -= 30 * 86_400
+    if restarted:
+        catalogue.outbox.release("server")
+    assert sorted(ids(catalogue.outbox.claim("server", 9))) == ["failed", "held", "new"]
+    assert catalogue.outbox.claim("other", 9) == [], "and what is claimed now is held"
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_second_back_changes_no_lease_and_no_retry(catalogue, clock, restarted):
+    for name in ("held", "failed", "new"):
+        catalogue.products.upsert([stored(name)])
+    catalogue.outbox.claim("other", 1)
+    (job,) = catalogue.outbox.claim("server", 1)
+    catalogue.outbox.retry(job, "RuntimeError: no", delay_seconds=60)
+    clock.now -= 1
+    if restarted:
+        catalogue.outbox.release("server")
+    assert ids(catalogue.outbox.claim("server", 9)) == ["new"]
+    clock.now += 3
+    assert catalogue.outbox.claim("server", 9) == []
 
 
 def test_a_worker_that_starts_again_has_its_jobs_at_once(catalogue):

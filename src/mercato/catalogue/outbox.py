@@ -19,6 +19,7 @@ from mercato.catalogue.database import Database
 from mercato.catalogue.tables import OUTBOX, PRODUCTS
 
 LEASE_SECONDS = 60.0
+LONGEST_WAIT = 3600.0  # seconds, of a lease or a retry: who waits for longer was written by a clock that was set back
 _NO_LEASE = {"worker": None, "lease_expires_at": None, "leased_version": None}
 _CHUNK = 500  # products named in one statement
 
@@ -39,6 +40,7 @@ class Outbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._latest = 0.0  # moment at which jobs were claimed
 
     def claim(self, worker: str, limit: int, lease_seconds: float = LEASE_SECONDS) -> list[OutboxJob]:
         """Lease up to `limit` due jobs to a worker, oldest first; they stay in the outbox until `ack`.
@@ -60,6 +62,9 @@ class Outbox:
             .with_for_update(skip_locked=True)  # PostgreSQL; in SQLite writers take turns
         )
         with self._database.write() as connection:
+            if now < self._latest:
+                _set_right(connection, now)
+            self._latest = now
             jobs = [OutboxJob(*row, worker) for row in connection.execute(due)]
             if jobs:
                 lease = {"worker": worker, "lease_expires_at": now + lease_seconds, "leased_version": OUTBOX.c.version}
@@ -84,12 +89,16 @@ class Outbox:
                 _change(connection, jobs, sa.update(OUTBOX).values(_NO_LEASE | {"since": OUTBOX.c.version}))
 
     def retry(self, job: OutboxJob, reason: str, delay_seconds: float) -> None:
-        """Put a job that failed back, with the reason, to be claimed again after a while.
+        """Put a job that failed back, with the reason, to be claimed again after a while, of an hour at most.
 
         Where its product was written again since, the new version keeps its own chance, and waits since that write. A
         lost lease changes nothing.
         """
-        later = {"attempts": OUTBOX.c.attempts + 1, "reason": reason, "not_before": time.time() + delay_seconds}
+        later = {
+            "attempts": OUTBOX.c.attempts + 1,
+            "reason": reason,
+            "not_before": time.time() + min(delay_seconds, LONGEST_WAIT),
+        }
         with self._database.write() as connection:
             failed = sa.update(OUTBOX).where(OUTBOX.c.version == job.version).values(later)
             _change(connection, [job], failed)
@@ -100,9 +109,11 @@ class Outbox:
     def release(self, worker: str) -> None:
         """Drop every lease of a worker that is known not to run: its jobs can be claimed at once.
 
-        A worker calls it for its own name as it starts (what an earlier life of it held) and as it ends.
+        A worker calls it for its own name as it starts (what an earlier life of it held) and as it ends. What waits
+        for a moment that only a clock since set back could have named (or that of a backup's machine) is due at once.
         """
         with self._database.write() as connection:
+            _set_right(connection, time.time())
             connection.execute(sa.update(OUTBOX).where(OUTBOX.c.worker == worker).values(_NO_LEASE))
 
     def depth(self) -> int:
@@ -185,6 +196,16 @@ class Outbox:
         if jobs:
             with self._database.write() as connection:
                 _change(connection, jobs, change)
+
+
+def _set_right(connection: sa.Connection, now: float) -> None:
+    """Free what waits for a moment that nobody who reads this clock would have named."""
+    never_tried = (OUTBOX.c.not_before > now, OUTBOX.c.attempts == 0)
+    put_off = (OUTBOX.c.not_before > now + LONGEST_WAIT,)
+    for waiting in (never_tried, put_off):
+        connection.execute(sa.update(OUTBOX).where(*waiting).values(not_before=now))
+    leased = (OUTBOX.c.worker > "", OUTBOX.c.lease_expires_at > now + LONGEST_WAIT)
+    connection.execute(sa.update(OUTBOX).where(*leased).values(_NO_LEASE))
 
 
 def _lost(connection: sa.Connection, jobs: Sequence[OutboxJob]) -> list[str]:
