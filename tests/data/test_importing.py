@@ -471,3 +471,25 @@ def test_a_market_without_a_map_has_the_currency_of_its_products(tmp_path):
     file.write_text("product_id,title,price,currency\na,Lamp,3,INR\nb,Chair,5,INR\nc,Table,5,EUR\n")
     import_market(tmp_path / "market", [file])
     assert Market.open(tmp_path / "market").config.currency == "INR"
+
+
+def test_a_map_says_what_is_no_value(tmp_path: Path) -> None:
+    file = tmp_path / "products.csv"
+    file.write_text("product_id,title,brand,colour\na,Lamp,NULL,-\nb,Rug,-,NULL\n")
+    text = '[products]\nattributes = ["colour"]\n{}\n["products"."products.csv"]\n{}\n'
+    read = {}
+    for name, of_all, of_file in (
+        ("usual", "", ""),
+        ("own", 'missing = ["-"]', ""),
+        ("none", "missing = []", ""),
+        ("file", 'missing = ["NULL"]', 'missing = ["-"]'),
+        ("file_none", 'missing = ["NULL"]', "missing = []"),
+    ):
+        plan = tmp_path / f"{name}.toml"
+        plan.write_text(text.format(of_all, of_file))
+        import_market(tmp_path / name, [file], mapping=plan)
+        rows = pq.read_table(tmp_path / name / "products.parquet").to_pylist()
+        read[name] = [(row.get("brand"), dict(row["attributes"] or ()).get("colour")) for row in rows]
+    assert read["usual"] == [(None, "-"), ("-", None)]
+    assert read["own"] == read["file"] == [("NULL", None), (None, "NULL")]
+    assert read["none"] == read["file_none"] == [("NULL", "-"), ("-", "NULL")]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,13 @@ from mercato.data.schema import IMAGE, TIMESTAMP
 
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 CURRENCY = "$€£¥₹₩₽₺₫₴₦ \u00a0"
+MISSING = ("NULL", "Null", "null", "(null)", r"\N", "None", "nan", "NaN", "NAN", "N/A", "n/a", "#N/A", "undefined")
+"""How dumps, spreadsheets and programs write that there is no value. A country's NA is Namibia."""
+UNTYPED = ("NULL", r"\N")  # of these, what nobody searches for: nan is bread
+TYPED_BY_PEOPLE = ("query", "user_query")
+ZONE = re.compile(r"(.*\d) ?(?:UTC|GMT)", re.IGNORECASE)
+SLASHES = re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})")
+COMPACT = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}  # whole numbers of so many digits that are dates
 JOINED_BY = {"category": " > "}  # a list of names in a text column; elsewhere it is one line each
 
 
@@ -30,12 +38,14 @@ class Bad(NamedTuple):
     value: str
 
 
-def coerce(column: str, kind: pa.DataType, values: Values) -> tuple[pa.ChunkedArray, list[Bad]]:
+def coerce(
+    column: str, kind: pa.DataType, values: Values, missing: Sequence[str] = MISSING
+) -> tuple[pa.ChunkedArray, list[Bad]]:
     """Turn a column into the schema's type, leniently.
 
-    Numbers may be text ("1,299.00", "$5"), times may be ISO 8601 (UTC where no zone is given) or an epoch in s, ms, µs
-    or ns, text is trimmed and empty text is null, attributes may be objects, JSON text or key/value pairs, images may
-    be bytes, paths, or lists of them.
+    Numbers may be text ("1,299.00", "$5"), times what `parse_time` reads, text is trimmed, and null where it is empty,
+    attributes may be objects, JSON text or key/value pairs, images may be bytes, paths, or lists of them. A text that
+    is one of `missing` is null; of queries, which people type, those alone that nobody would.
 
     Returns:
         The column, null where a value could not be understood, and those values.
@@ -43,6 +53,7 @@ def coerce(column: str, kind: pa.DataType, values: Values) -> tuple[pa.ChunkedAr
     Raises:
         MercatoError: the file's type cannot be read at all.
     """
+    values = _present(values, [word for word in missing if column not in TYPED_BY_PEOPLE or word in UNTYPED])
     if isinstance(values, pa.ChunkedArray):
         fast = _fast(kind, values)
         if fast is not None:
@@ -59,20 +70,16 @@ def coerce(column: str, kind: pa.DataType, values: Values) -> tuple[pa.ChunkedAr
 
 
 def parse_time(value: Any) -> datetime:
-    """ISO 8601 text (UTC where it has no zone), a date, or an epoch in s, ms, µs or ns by its size → UTC datetime.
+    """A time as exports write it → UTC datetime.
+
+    ISO 8601 (UTC where it has no zone), BigQuery's "2026-11-01 10:00:00 UTC", a year-first date with slashes, RFC 2822,
+    a date, a whole number that is one (20261101, 20261101100000), or an epoch in s, ms, µs or ns by its size.
 
     Raises:
         ValueError: it is none of these, or outside the years 1 to 9999.
     """
     if isinstance(value, str):
-        text = value.strip()
-        try:
-            value = datetime.fromisoformat(text)
-        except ValueError:
-            try:
-                value = float(text)
-            except ValueError:
-                raise ValueError("is not an ISO 8601 time or an epoch") from None
+        value = _time_of_text(value.strip())
     if isinstance(value, datetime):
         try:
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -82,12 +89,37 @@ def parse_time(value: Any) -> datetime:
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
         raise ValueError("is not an ISO 8601 time or an epoch")
+    if (format_ := COMPACT.get(len(str(int(value))))) is not None and value == int(value):
+        try:
+            return datetime.strptime(str(int(value)), format_).replace(tzinfo=UTC)
+        except ValueError:
+            pass
     size = abs(float(value))
     unit = 1 if size < 1e11 else 1e3 if size < 1e14 else 1e6 if size < 1e17 else 1e9
     try:
         return datetime.fromtimestamp(float(value) / unit, UTC)
     except (ValueError, OverflowError, OSError):
         raise ValueError("is not a time in the years 1 to 9999") from None
+
+
+def _time_of_text(text: str) -> datetime | float:
+    zoned = ZONE.fullmatch(text)
+    try:
+        return datetime.fromisoformat(SLASHES.sub(_dashed, f"{zoned[1]}+00:00" if zoned else text, count=1))
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(text)
+    except ValueError:
+        raise ValueError("is not an ISO 8601 time or an epoch") from None
+
+
+def _dashed(date: re.Match[str]) -> str:
+    return f"{date[1]}-{date[2]:0>2}-{date[3]:0>2}"
 
 
 def shorten(value: Any) -> str:
@@ -103,6 +135,18 @@ def shorten_at(values: pa.ChunkedArray, row: int) -> str:
         return shorten(values[row].as_py())
     except (ValueError, OverflowError):
         return "a value out of range"
+
+
+def _present(values: Values, missing: Sequence[str]) -> Values:
+    """The column with nulls in place of what says that there is no value."""
+    if isinstance(values, pa.ChunkedArray):
+        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+            return values
+        values = values.cast(pa.string())
+        said = pc.is_in(pc.utf8_trim_whitespace(values), pa.array(missing, pa.string()))
+        return pc.if_else(said, pa.scalar(None, pa.string()), values)
+    return [None if isinstance(value, str) and value.strip() in missing else value for value in values]
 
 
 def _fast(kind: pa.DataType, values: pa.ChunkedArray) -> pa.ChunkedArray | None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from mercato.data.coercion import coerce, shorten, shorten_at
+from mercato.data.coercion import MISSING, coerce, shorten, shorten_at
 from mercato.data.images import inside
 from mercato.data.mapping import ImportMap, Section, missing_column
 from mercato.data.market import MarketConfig, atomic_market, write_market_toml
@@ -204,7 +205,7 @@ class _File:
         """One column of the schema, and the values that had to be dropped: row → (why, value)."""
         name = column.name
         try:
-            result, bad = coerce(name, column.type, self._given(source, column))
+            result, bad = coerce(name, column.type, self._given(source, column), self._missing)
         except MercatoError as error:
             raise MercatoError(f"{self.path}, column {name}: {error}") from None
         dropped = {one.row: (one.why, one.value) for one in bad}
@@ -226,6 +227,10 @@ class _File:
                 raise MercatoError(f"the map's constant {name} = {constant!r} cannot be a {self.table} {name}")
             result = pc.fill_null(result, filler[0])
         return result, dropped
+
+    @property
+    def _missing(self) -> Sequence[str]:
+        return MISSING if self.section.missing is None else self.section.missing
 
     def _given(self, source: Source, column: pa.Field) -> Values:
         """What the file has for one of our columns, all nulls where it has none."""
@@ -252,14 +257,14 @@ class _File:
         """The attributes map from its own column, if any, and the columns that the map names."""
         gathered: list[dict[str, Any]] = [{} for _ in source.numbers]
         if own is not None:
-            given, _ = coerce("attributes", TABLES["products"].field("attributes").type, own)
+            given, _ = coerce("attributes", TABLES["products"].field("attributes").type, own, self._missing)
             gathered = [dict(value or ()) for value in given.to_pylist()]
         for name in self.section.attributes:
             values = source.objects(name)
             if values is None:
                 raise missing_column(source, name)
             for attributes, value in zip(gathered, values, strict=True):
-                if value is not None:
+                if value is not None and not (isinstance(value, str) and value.strip() in self._missing):
                     attributes[name.rpartition(".")[2]] = value
         return gathered
 

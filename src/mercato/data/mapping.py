@@ -48,13 +48,15 @@ class Section(BaseModel):
     attributes: tuple[str, ...] = ()  # their columns to gather into the attributes map
     where: dict[str, Scalar | list[Scalar]] = {}  # their column = the value(s) of the rows to keep
     sample: Sample | None = None
+    missing: tuple[str, ...] | None = None  # texts that say that there is no value; None: the usual ones
 
     def over(self, base: Section) -> Section:
         """This section laid over a more general one."""
         merged: dict[str, Any] = {}
         for name in Section.model_fields:
             mine, theirs = getattr(self, name), getattr(base, name)
-            merged[name] = {**theirs, **mine} if isinstance(mine, dict) else mine or theirs
+            given = mine or (name == "missing" and mine is not None)  # none at all is an answer
+            merged[name] = {**theirs, **mine} if isinstance(mine, dict) else mine if given else theirs
         return Section.model_construct(**merged)
 
     def source_of(self, column: str) -> str:
