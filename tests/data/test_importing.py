@@ -443,7 +443,8 @@ def test_values_are_understood_leniently(column: str, value: Any, expected: Any)
     ("column", "value"),
     [
         ("title", {"en": "lamp"}),
-        ("price", "12,5"),
+        ("price", "12;5"),
+        ("seller_rating", "4,5"),
         ("price", [3]),
         ("attributes", "colour"),
         ("attributes", [1, 2]),

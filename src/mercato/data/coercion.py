@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mercato.data.prices import DecimalMark, decimal_mark, price_number
 from mercato.data.reading import Values, python_values
 from mercato.data.schema import IMAGE, TIMESTAMP
 
@@ -39,11 +40,16 @@ class Bad(NamedTuple):
 
 
 def coerce(
-    column: str, kind: pa.DataType, values: Values, missing: Sequence[str] = MISSING
+    column: str,
+    kind: pa.DataType,
+    values: Values,
+    missing: Sequence[str] = MISSING,
+    decimal: DecimalMark | None = None,
 ) -> tuple[pa.ChunkedArray, list[Bad]]:
     """Turn a column into the schema's type, leniently.
 
-    Numbers may be text ("1,299.00", "$5"), times what `parse_time` reads, text is trimmed, and null where it is empty,
+    Numbers may be text ("1,299.00", "$5"), prices what `mercato.data.prices` reads, with this `decimal` mark or that of
+    the column's other prices, times what `parse_time` reads, text is trimmed, and null where it is empty,
     attributes may be objects, JSON text or key/value pairs, images may be bytes, paths, or lists of them. A text that
     is one of `missing` is null; of queries, which people type, those alone that nobody would.
 
@@ -58,9 +64,10 @@ def coerce(
         fast = _fast(kind, values)
         if fast is not None:
             return _lower(column, fast), []
-    parse = _parser(column, kind)
+    given = python_values(values)
+    parse = _price_parser(given, decimal) if column == "price" else _parser(column, kind)
     result, bad = [], []
-    for row, value in enumerate(python_values(values)):
+    for row, value in enumerate(given):
         try:
             result.append(None if value is None else parse(value))
         except (ValueError, TypeError, OverflowError, ArithmeticError) as error:
@@ -191,6 +198,17 @@ def _parser(column: str, kind: pa.DataType) -> Callable[[Any], Any]:
     if kind == TIMESTAMP:
         return parse_time
     return _whole if kind == pa.int64() else _number
+
+
+def _price_parser(values: Sequence[Any], decimal: DecimalMark | None) -> Callable[[Any], Any]:
+    marks = {decimal} if decimal else decimal_mark(values)
+
+    def parse(value: Any) -> float | None:
+        if isinstance(value, str):
+            return price_number(value, marks) if value.strip() else None
+        return _number(value)
+
+    return parse
 
 
 def _lower(column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:

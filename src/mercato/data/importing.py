@@ -22,6 +22,7 @@ from mercato.data.coercion import MISSING, coerce, shorten, shorten_at
 from mercato.data.images import inside
 from mercato.data.mapping import ImportMap, Section, missing_column
 from mercato.data.market import MarketConfig, atomic_market, write_market_toml
+from mercato.data.prices import price_currency
 from mercato.data.reading import Source, Values, read_source
 from mercato.data.rules import violations
 from mercato.data.schema import IMAGE, REQUIRED, TABLES
@@ -205,10 +206,12 @@ class _File:
         """One column of the schema, and the values that had to be dropped: row → (why, value)."""
         name = column.name
         try:
-            result, bad = coerce(name, column.type, self._given(source, column), self._missing)
+            result, bad = coerce(name, column.type, self._given(source, column), self._missing, self.section.decimal)
         except MercatoError as error:
             raise MercatoError(f"{self.path}, column {name}: {error}") from None
         dropped = {one.row: (one.why, one.value) for one in bad}
+        if name == "currency" and (prices := source.objects(self.section.source_of("price"))) is not None:
+            result = pc.coalesce(result, pa.array(map(price_currency, prices), pa.string()))
         if name in self.section.scale:
             result = pc.multiply(result, self.section.scale[name])
         if name == "images":

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mercato.data.market import MarketConfig
 from mercato.data.normalize import normalize
+from mercato.data.prices import DecimalMark
 from mercato.data.reading import Source
 from mercato.data.schema import IMPORTED, TABLES
 from mercato.errors import MercatoError
@@ -48,6 +49,7 @@ class Section(BaseModel):
     attributes: tuple[str, ...] = ()  # their columns to gather into the attributes map
     where: dict[str, Scalar | list[Scalar]] = {}  # their column = the value(s) of the rows to keep
     sample: Sample | None = None
+    decimal: DecimalMark | None = None  # of prices; None: that of the column's other prices
     missing: tuple[str, ...] | None = None  # texts that say that there is no value; None: the usual ones
 
     def over(self, base: Section) -> Section:
