@@ -62,27 +62,28 @@ def clock(monkeypatch):
     return clock
 
 
-@pytest.mark.parametrize("restarted", [True, False])
-def test_a_clock_that_was_set_back_holds_up_nobody(catalogue, clock, restarted):
-    for name in ("held", "failed", "new"):
-        catalogue.products.upsert([stored(name)])
-    catalogue.outbox.claim("dead", 1)
-    (job,) = catalogue.outbox.claim("server", 1)
-    catalogue.outbox.retry(job, "RuntimeError: no", delay_seconds=1e9)
-    clock.now -= 30 * 86_400
-    if restarted:
-        catalogue.outbox.release("server")
-    assert sorted(ids(catalogue.outbox.claim("server", 9))) == ["failed", "held", "new"]
-    assert catalogue.outbox.claim("other", 9) == [], "and what is claimed now is held"
-
-
-@pytest.mark.parametrize("restarted", [True, False])
-def test_a_second_back_changes_no_lease_and_no_retry(catalogue, clock, restarted):
+def wait(catalogue, delay_seconds: float) -> None:
+    """Write three products: of one another worker holds the job, one job failed, one is new."""
     for name in ("held", "failed", "new"):
         catalogue.products.upsert([stored(name)])
     catalogue.outbox.claim("other", 1)
     (job,) = catalogue.outbox.claim("server", 1)
-    catalogue.outbox.retry(job, "RuntimeError: no", delay_seconds=60)
+    catalogue.outbox.retry(job, "RuntimeError: no", delay_seconds)
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_clock_that_was_set_back_holds_up_nobody(catalogue, clock, restarted):
+    wait(catalogue, delay_seconds=1e9)
+    clock.now -= 30 * 86_400
+    if restarted:
+        catalogue.outbox.release("server")
+    assert sorted(ids(catalogue.outbox.claim("server", 9))) == ["failed", "held", "new"]
+    assert catalogue.outbox.claim("third", 9) == [], "and what is claimed now is held"
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_second_back_changes_no_lease_and_no_retry(catalogue, clock, restarted):
+    wait(catalogue, delay_seconds=60)
     clock.now -= 1
     if restarted:
         catalogue.outbox.release("server")

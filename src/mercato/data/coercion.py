@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mercato.data.prices import DecimalMark, decimal_mark, price_number
+from mercato.data.prices import DecimalMark, decimal_marks, price_number
 from mercato.data.reading import Values, python_values
 from mercato.data.schema import IMAGE, TIMESTAMP
 
@@ -201,7 +201,7 @@ def _parser(column: str, kind: pa.DataType) -> Callable[[Any], Any]:
 
 
 def _price_parser(values: Sequence[Any], decimal: DecimalMark | None) -> Callable[[Any], Any]:
-    marks = {decimal} if decimal else decimal_mark(values)
+    marks = {decimal} if decimal else decimal_marks(values)
 
     def parse(value: Any) -> float | None:
         if isinstance(value, str):

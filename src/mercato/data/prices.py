@@ -1,6 +1,6 @@
 """Prices as people and shops write them: currencies before or behind, thousands in groups, decimal points or commas.
 
-"1.299" alone is one and a third, or a thousand: whoever writes "19,99" elsewhere in the column means a thousand.
+"1.299" alone may be 1.299 or 1299: whoever writes "19,99" elsewhere in the column means the latter.
 """
 
 from __future__ import annotations
@@ -13,9 +13,22 @@ DecimalMark = Literal[".", ","]
 
 LONGEST = 60  # characters of a price
 SYMBOLS = {
-    "€": "EUR", "£": "GBP", "R$": "BRL", "zł": "PLN", "₹": "INR", "₩": "KRW", "₽": "RUB", "₺": "TRY", "₫": "VND",
-    "₴": "UAH", "₦": "NGN", "₪": "ILS", "฿": "THB", "Kč": "CZK", "Ft": "HUF",
-}  # fmt: skip
+    "€": "EUR",
+    "£": "GBP",
+    "R$": "BRL",
+    "zł": "PLN",
+    "₹": "INR",
+    "₩": "KRW",
+    "₽": "RUB",
+    "₺": "TRY",
+    "₫": "VND",
+    "₴": "UAH",
+    "₦": "NGN",
+    "₪": "ILS",
+    "฿": "THB",
+    "Kč": "CZK",
+    "Ft": "HUF",
+}
 ISO_4217 = """
 AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP CNY
 COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR
@@ -65,7 +78,7 @@ def written_price(text: str) -> Written:
     return Written(match["number"], currency, bool(WHOLE & {*marks, currency}), first == match["number"])
 
 
-def decimal_mark(values: Sequence[Any]) -> set[DecimalMark]:
+def decimal_marks(values: Sequence[Any]) -> set[DecimalMark]:
     """The decimal marks that prices of a column show beyond doubt."""
     found: set[DecimalMark] = set()
     for value in values:

@@ -141,10 +141,11 @@ def unread_channels(market: Market, recipe: Recipe) -> int:
     if own.fusion != "transformer":
         return 0
     others = [PRODUCT_CHANNELS[name] for name in set(own.channels) - set(recipe.pretraining.channels)]
-    photos = pc.sum(pc.list_value_length(market.arrow("products", ["images"])["images"])).as_py()
-    return sum(
-        channel.kind not in ("text", "ids") and bool(photos or "images" not in channel.fields) for channel in others
-    )
+    others = [channel for channel in others if channel.kind not in ("text", "ids")]
+    of_photos = [channel for channel in others if "images" in channel.fields]
+    if of_photos and not pc.sum(pc.list_value_length(market.arrow("products", ["images"])["images"])).as_py():
+        return len(others) - len(of_photos)  # which the towers leave out too
+    return len(others)
 
 
 def initialise(towers: TwoTower, folder: Path) -> int:
