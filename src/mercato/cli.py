@@ -17,6 +17,7 @@ from mercato.benchmarks.verbs import bench
 from mercato.errors import MercatoError
 from mercato.extras import train_extra
 from mercato.parameters import Json, MarketDir, print_result
+from mercato.serving.verbs import keys
 from mercato.version import __version__
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Marketplace search that you own: from a catalogue and a log to a search page, measured at every step.",
 )
 app.add_typer(bench, name="bench")
+app.add_typer(keys, name="keys")
 
 
 def _version(wanted: bool) -> None:
@@ -349,12 +351,16 @@ def serve(
     log_features: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the searches whose hits' features are kept to learn from.")
     ] = 0.1,
+    opened: Annotated[
+        str, typer.Option("--open", metavar="AREAS", help="What needs no key; all else does, writes always.")
+    ] = "search,embed,events,metrics,docs",
 ) -> None:
-    """Serve the API (OpenAPI at /docs) and the page. MERCATO_API_KEY is the key for writes; else one is made."""
+    """Serve the API (OpenAPI at /docs) and the page, with the keys of `mercato keys` or the one in MERCATO_API_KEY."""
     from mercato.data.market import Market
     from mercato.serving.server import serve_run
 
-    serve_run(run, Market.open(market), index, host, port, workers, log_features)
+    areas = [area.strip() for area in opened.split(",") if area.strip()]
+    serve_run(run, Market.open(market), index, host, port, workers, log_features, areas)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from mercato.data.mining import mine
 from mercato.data.query_rules import RULES
 from mercato.data.schema import PRODUCTS
 from mercato.search.policy import Effort, RetrievalPolicy
+from mercato.serving.access import AREAS, KeyRing
 from mercato.serving.guard import RequestGuard
 from mercato.serving.prometheus import Metrics
 from tests.support.served import WRITE, event, ids, search, server, wait_until
@@ -290,7 +291,7 @@ def test_large_bodies_are_let_in_a_few_at_a_time():
     inside, release, statuses = [], asyncio.Event(), []
 
     async def app(scope, receive, send):
-        inside.append(scope["keyed"])
+        inside.append(scope["caller"] is not None)
         await release.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
@@ -307,7 +308,7 @@ def test_large_bodies_are_let_in_a_few_at_a_time():
         await guard({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
 
     async def crowd():
-        guard = RequestGuard(app, KEY, Metrics())
+        guard = RequestGuard(app, KeyRing(list, KEY), AREAS, Metrics())
         posts = [post(guard, size, keyed=False) for size in [500_000] * 20 + [None] * 3 + [100] * 30]
         posts += [post(guard, 30_000_000, keyed=True, path="/v1/products") for _ in range(6)]
         waiting = [asyncio.create_task(one) for one in posts]

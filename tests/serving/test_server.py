@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+from contextlib import closing
 from unittest.mock import Mock
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from uvicorn.supervisors import multiprocess
 
 from mercato import progress
 from mercato.catalogue import indexing
+from mercato.catalogue.store import Catalogue
 from mercato.data.market import CATALOGUE
 from mercato.data.query_rules import RULES
 from mercato.data.schema import PRODUCTS
@@ -73,6 +75,28 @@ def test_broken_rules_are_refused_at_the_start_and_serve_afterwards(serve, marke
         serve()
     (market.path / RULES).write_text('[[rules]]\nquery = "red chair"\npin = ["p40"]')
     serve(lambda client: ids(search(client, query="red chair"))[0] == "p40" or pytest.fail("it is not pinned"))
+
+
+def test_where_somebody_has_a_key_that_may_write_none_is_made(serve, market):
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        _, key = catalogue.keys.add("shop", ["write"])
+        revoked, _ = catalogue.keys.add("old", ["write"])
+        catalogue.keys.revoke(revoked.key_id)
+    (market.path / KEY_FILE).write_text("of an earlier start")
+
+    def write(client):
+        assert not (market.path / KEY_FILE).exists()
+        body = {"products": [{"product_id": "n", "title": "t"}]}
+        for wrong in ("of an earlier start", "None", ""):
+            assert client.post("/v1/products", json=body, headers={"X-API-Key": wrong}).status_code == 401
+        assert client.post("/v1/products", json=body, headers={"X-API-Key": key}).status_code == 200
+
+    serve(write)
+
+
+def test_what_is_to_be_open_must_be_known(run, market, tmp_path):
+    with pytest.raises(MercatoError, match="--open: 'serach' is no area; there are search, embed, events"):
+        serve_run(run, market, str(tmp_path / "index"), "127.0.0.1", 8300, open_areas=["serach", "docs"])
 
 
 def test_the_address_is_said_in_quiet_too_and_the_key_only_in_its_file(serve, market, capfd):

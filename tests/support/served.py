@@ -46,7 +46,7 @@ def application(
         deployments = Deployments(Deployment(encoder, index, catalogue, **own))
         targets = [Target(encoder, index)]
         with IngestionWorker(catalogue, targets, market.path, "server", flush_seconds=flush_seconds) as ingestion:
-            settings = Settings(api_key=KEY, **settings)
+            settings = Settings(**{"api_key": KEY} | settings)
             yield create_app(Services(market, info, deployments, catalogue, ingestion.wake, settings))
 
 

@@ -104,9 +104,18 @@ def _to_4(_connection: sa.Connection) -> None:
     """Version 4: the log of features, a new table, which is made with whatever else there is not."""
 
 
+def _to_5(_connection: sa.Connection) -> None:
+    """Version 5: keys, a new table."""
+
+
 def _run(connection: sa.Connection, *statements: str) -> None:
     for statement in statements:
         connection.execute(sa.text(statement))
 
 
-_STEPS: Sequence[Callable[[sa.Connection], None]] = (_to_2, _to_3, _to_4)  # the n-th step leads from version n to n + 1
+_STEPS: Sequence[Callable[[sa.Connection], None]] = (
+    _to_2,
+    _to_3,
+    _to_4,
+    _to_5,
+)  # the n-th leads from version n to n + 1

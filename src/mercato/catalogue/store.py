@@ -1,4 +1,4 @@
-"""The catalogue of record: one database of products and their images, the outbox, what was logged, and settings.
+"""The catalogue of record: one database of products and their images, the outbox, what was logged, settings, keys.
 
 What a write acknowledges is on disk; a product and its outbox row are one transaction.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from mercato.catalogue.database import Database
+from mercato.catalogue.keys import KeyStore
 from mercato.catalogue.outbox import Outbox
 from mercato.catalogue.products import ProductStore
 from mercato.catalogue.row_log import RowLog
@@ -24,7 +25,7 @@ class Catalogue:
         self.outbox = Outbox(database)
         self.products = ProductStore(database, self.outbox)
         self.events, self.features = RowLog(database, EVENTS), RowLog(database, FEATURES)
-        self.settings = SettingStore(database)
+        self.settings, self.keys = SettingStore(database), KeyStore(database)
 
     @classmethod
     def open(cls, where: str | Path) -> Self:

@@ -77,6 +77,18 @@ def _row_log(name: str) -> sa.Table:
 
 EVENTS, FEATURES = _row_log("events"), _row_log("features")
 
+KEYS = sa.Table(
+    "keys",
+    METADATA,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),  # parted by spaces
+    sa.Column("rate", sa.Float),  # requests a second; null: unlimited
+    sa.Column("digest", sa.Text, nullable=False),  # SHA-256 of the secret, in hex
+    sa.Column("made_at", sa.Float, nullable=False),
+    sa.Column("revoked_at", sa.Float),
+)
+
 SETTINGS = sa.Table(
     "settings",
     METADATA,

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, MutableHeaders
 
+from mercato.serving.access import KeyRing
 from mercato.serving.docs_page import docs_page
 from mercato.serving.guard import RequestGuard
 from mercato.serving.problems import add_handlers
@@ -18,7 +19,7 @@ from mercato.serving.routes import router
 from mercato.serving.services import Services
 
 _PAGE = Path(__file__).parent / "page"
-_DESCRIPTION = "Search of one marketplace: (ANN ∨ text) ∧ filters. Writes need the header X-API-Key."
+_DESCRIPTION = "Search of one marketplace: (ANN ∨ text) ∧ filters. Writes need a key in the header X-API-Key."
 
 
 def create_app(services: Services, opened: ExitStack | None = None) -> FastAPI:
@@ -35,7 +36,8 @@ def create_app(services: Services, opened: ExitStack | None = None) -> FastAPI:
         title="Mercato", version="1", description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.services = services
-    app.add_middleware(RequestGuard, api_key=services.settings.api_key, metrics=services.metrics)
+    keys = KeyRing(services.catalogue.keys.all, services.settings.api_key)
+    app.add_middleware(RequestGuard, keys=keys, opened=services.settings.opened, metrics=services.metrics)
     add_handlers(app)
     app.include_router(router)
     _add_pages(app)

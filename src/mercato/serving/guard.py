@@ -1,15 +1,18 @@
-"""The request guard, an ASGI middleware: body limits, the API key, security headers, metrics."""
+"""The request guard, an ASGI middleware: body limits, API keys, security headers, metrics, the audit log."""
 
 from __future__ import annotations
 
-import hmac
+import math
 import time
+from collections.abc import Collection
 from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mercato.serving.access import AREAS, Area, Caller, KeyRing, needed
+from mercato.serving.audit import audit
 from mercato.serving.prometheus import Metrics
 
 AT_CAPACITY = "at capacity"  # in a request's state: it came over more connections than the process has places for
@@ -34,16 +37,16 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 
 
 class RequestGuard:
-    """Middleware that refuses writes without the API key and bodies over their limit before they are read.
+    """Middleware that refuses what a request's key does not allow, and bodies over their limit before they are read.
 
     It adds the security headers to every response and counts it. Large bodies are admitted a few at a time, so that
-    memory is bounded, those without the key apart from those with it.
-    `scope["keyed"]` tells the routes whether the key came with the request.
+    memory is bounded, those of keys that may write apart from the others.
+    `scope["caller"]` tells the routes whose key came with the request, `scope["written"]` tells it how much they wrote.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str, metrics: Metrics) -> None:
-        self._app, self._key, self._metrics = app, api_key.encode(), metrics
-        self._inside = {True: 0, False: 0}  # large bodies, with the key and without
+    def __init__(self, app: ASGIApp, keys: KeyRing, opened: Collection[Area], metrics: Metrics) -> None:
+        self._app, self._keys, self._opened, self._metrics = app, keys, opened, metrics
+        self._inside = {True: 0, False: 0}  # large bodies, of those who may write and of others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -51,6 +54,7 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
+        caller: Caller | None = None
 
         async def secured(message: Message) -> None:
             nonlocal status
@@ -61,13 +65,21 @@ class RequestGuard:
 
         try:
             headers = dict(scope["headers"])
-            keyed = scope["keyed"] = hmac.compare_digest(headers.get(b"x-api-key", b""), self._key)
+            key = headers.get(b"x-api-key")
+            caller = scope["caller"] = await self._keys.caller(key) if key else None
+            wanted = needed(scope["method"], scope["path"], self._opened)
+            keyed = caller is not None and caller.may("write")
             limit = (_KEYED_LIMITS if keyed else _LIMITS).get(scope["path"], _LIMIT)
             large = limit > _LIMIT and _may_exceed(headers, _LIMIT)
             if scope.get("state", {}).get(AT_CAPACITY):
                 await _answer(secured, 503, "too many connections at once; try again in a second", close=True)
-            elif _is_write(scope) and not keyed:
-                await _refuse(receive, secured, 401, "X-API-Key: missing or wrong; writes need the server's key")
+            elif wanted and caller is None:
+                await _refuse(receive, secured, 401, f"X-API-Key: missing or wrong; this needs a key that may {wanted}")
+            elif wanted and caller and not caller.may(wanted):
+                await _refuse(receive, secured, 403, f"X-API-Key: this needs a key that may {wanted}; yours may not")
+            elif caller and caller.bucket and (wait := caller.bucket.take()):
+                why = f"X-API-Key: more than this key's {caller.bucket.rate:g} requests a second"
+                await _refuse(receive, secured, 429, why, retry_after=math.ceil(wait))
             elif _declared(headers) > limit:
                 await _refuse(receive, secured, 413, _too_large(limit))
             elif large and self._inside[keyed] >= _LARGE[keyed]:
@@ -82,11 +94,8 @@ class RequestGuard:
             route = str(getattr(scope.get("route"), "path_format", "other"))
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.request(route, method, status, time.perf_counter() - start)
-
-
-def _is_write(scope: Scope) -> bool:
-    products = scope["path"] == "/v1/products" or scope["path"].startswith("/v1/products/")
-    return products and scope["method"] in ("POST", "PUT", "PATCH", "DELETE")
+            if caller and needed(method, scope["path"], AREAS):
+                audit(key_id=caller.key_id, method=method, route=route, status=status, count=scope.get("written", 0))
 
 
 def _declared(headers: dict[bytes, bytes]) -> int:
@@ -117,7 +126,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
     return counting
 
 
-async def _refuse(receive: Receive, send: Send, status: int, why: str) -> None:
+async def _refuse(receive: Receive, send: Send, status: int, why: str, retry_after: int = 1) -> None:
     """Answer without the body; a moderate one is read and dropped, so that the client gets to read the response."""
     left = _DRAINED
     while left > 0:
@@ -125,14 +134,14 @@ async def _refuse(receive: Receive, send: Send, status: int, why: str) -> None:
         left -= len(message.get("body", b"")) or 1
         if not message.get("more_body", False):
             break
-    await _answer(send, status, why)
+    await _answer(send, status, why, retry_after=retry_after)
 
 
-async def _answer(send: Send, status: int, why: str, close: bool = False) -> None:
+async def _answer(send: Send, status: int, why: str, close: bool = False, retry_after: int = 1) -> None:
     body = orjson.dumps({"detail": why})
     headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 503:
-        headers.append((b"retry-after", b"1"))
+    if status in (429, 503):
+        headers.append((b"retry-after", str(retry_after).encode()))
     if close:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -16,10 +16,12 @@ from mercato.serving.executor import OverloadError
 _MEANINGS = {
     400: "The request cannot be done as it stands",
     401: "The API key is missing or wrong",
+    403: "The API key may not do this",
     404: "There is no such thing",
     410: "The cursor is too old",
     413: "The body is too large",
     422: "A field is wrong",
+    429: "More than is allowed in a second; Retry-After says when to come back",
     503: "At capacity; Retry-After says when to come back",
 }
 

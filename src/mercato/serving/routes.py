@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from mercato.serving.problems import problems
 from mercato.serving.serialize import json_response, market_json, page_json, product_json, stored_products
 from mercato.serving.services import Served
 
-router = APIRouter()
+router = APIRouter(responses=problems(401, 403, 429))  # any but a few may be closed to those without a key
 _KEY = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]  # for OpenAPI; the request guard checks it
 _IMAGES: dict[int | str, dict[str, Any]] = {200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}}}
 
@@ -56,9 +57,9 @@ async def explain(body: bodies.ExplainIn, served: Served) -> Response:
     "/v1/products",
     response_model=bodies.AcceptedOut,
     dependencies=_KEY,
-    responses=problems(400, 401, 413, 422, 503),
+    responses=problems(400, 413, 422, 503),
 )
-async def upsert(body: bodies.ProductsIn, served: Served) -> Response:
+async def upsert(body: bodies.ProductsIn, request: Request, served: Served) -> Response:
     """Write products. They are on disk when this answers, and searchable about a second later."""
 
     def write() -> Response:
@@ -68,7 +69,9 @@ async def upsert(body: bodies.ProductsIn, served: Served) -> Response:
         served.wake()
         return json_response({"accepted": len(body.products)})
 
-    return await served.writing.run(write)
+    response = await served.writing.run(write)
+    request.scope["written"] = len(body.products)
+    return response
 
 
 @router.get(
@@ -123,9 +126,9 @@ async def product(product_id: bodies.Word, served: Served) -> Response:
     "/v1/products/{product_id:path}",
     response_model=bodies.AcceptedOut,
     dependencies=_KEY,
-    responses=problems(401, 404, 422, 503),
+    responses=problems(404, 422, 503),
 )
-async def delete(product_id: bodies.Word, served: Served) -> Response:
+async def delete(product_id: bodies.Word, request: Request, served: Served) -> Response:
     """Delete a product; no search shows it from now on."""
 
     def write() -> Response:
@@ -134,7 +137,9 @@ async def delete(product_id: bodies.Word, served: Served) -> Response:
         served.wake()
         return json_response({"accepted": 1})
 
-    return await served.writing.run(write)
+    response = await served.writing.run(write)
+    request.scope["written"] = 1
+    return response
 
 
 @router.post("/v1/events", response_model=bodies.AcceptedOut, responses=problems(400, 413, 422, 503))
@@ -148,13 +153,15 @@ async def events(body: bodies.EventsIn, served: Served) -> Response:
     return await served.writing.run(write)
 
 
-@router.post(
-    "/v1/embed", response_model=bodies.VectorsOut, dependencies=_KEY, responses=problems(400, 401, 413, 422, 503)
-)
+@router.post("/v1/embed", response_model=bodies.VectorsOut, dependencies=_KEY, responses=problems(400, 413, 422, 503))
 async def embed(body: bodies.EmbedIn, request: Request, served: Served) -> Response:
-    """The vectors of queries or, with the key, of products."""
-    if body.products is not None and not request.scope["keyed"]:
-        raise HTTPException(401, "X-API-Key: missing or wrong; embedding products needs the server's key")
+    """The vectors of queries or, with a key that may write, of products."""
+    caller = request.scope["caller"]
+    if body.products is not None and not (caller and caller.may("write")):
+        raise HTTPException(401, "X-API-Key: missing or wrong; embedding products needs a key that may write")
+    if caller is None and (wait := served.open_embeddings.take(len(body.queries or []))):
+        why = f"without a key {served.open_embeddings.rate:g} queries a second are embedded, for all together"
+        raise HTTPException(429, why, {"retry-after": str(math.ceil(wait))})
 
     def encode() -> Response:
         with served.deployments.using() as deployment:

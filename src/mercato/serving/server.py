@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,9 @@ from mercato.files import market_lock
 from mercato.retrieval.open import generations
 from mercato.runs.image_vectors import CACHE
 from mercato.search.market_info import MarketInfo, market_info
+from mercato.serving.access import AREAS
 from mercato.serving.app import create_app
+from mercato.serving.audit import show_audit
 from mercato.serving.process import listen, serve, serve_with_workers
 from mercato.serving.rollout import Rollout
 from mercato.serving.services import Services, Settings
@@ -35,37 +38,52 @@ KEY = "MERCATO_API_KEY"
 KEY_FILE = ".api-key"
 
 
-def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers: int = 0, logged: float = 0.1) -> None:
+def serve_run(
+    run: Path,
+    market: Market,
+    url: str,
+    host: str,
+    port: int,
+    workers: int = 0,
+    logged: float = 0.1,
+    open_areas: Sequence[str] = AREAS,
+) -> None:
     """Serve until interrupted.
 
     This process holds the market: it writes the index and moves what is logged. Without workers it answers as well;
     workers are processes of their own, which read the index and share what the catalogue holds.
 
-    Where MERCATO_API_KEY is not set, a key for writes is made and left in the market's folder (`.api-key`, mode 0600).
+    Keys are the catalogue's (`mercato keys`) and that in MERCATO_API_KEY, which may do everything. Where there is
+    neither, one is made for this run and left in the market's folder (`.api-key`, mode 0600). What is in
+    `open_areas` needs none.
 
     What serves is the index's served generation with the run that made it: `run`, or after a swap another that is known
     to the catalogue. Swaps are followed. Of the share `logged` of the searches, the features that their hits were
     ordered by are kept in the market's table `features`.
 
     Raises:
-        MercatoError: the market is served already, its `rules.toml` is not valid, or the index was made by another run
-            that is not known.
+        MercatoError: the market is served already, its `rules.toml` is not valid, the index was made by another run
+            that is not known, or there is no such area to open.
     """
+    if unknown := set(open_areas) - set(AREAS):
+        raise MercatoError(f"--open: {', '.join(sorted(unknown))!r} is no area; there are {', '.join(AREAS)}")
+    areas = tuple(area for area in AREAS if area in open_areas)
+    show_audit()
     read_rules(market.path)  # while it serves, a broken one changes nothing; at its start somebody is there to mend it
     with market_lock(market.path), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue, ExitStack() as opened:
         _check_served(run, market, url, GenerationLedger(catalogue))
         seed(catalogue, market)
         rollout = opened.enter_context(closing(Rollout(url, market, catalogue, writes=True)))
-        key = os.environ.get(KEY)
-        settings = Settings(api_key=key or secrets.token_urlsafe(24), logged=logged)
+        file = market.path / KEY_FILE
+        made = _key_for_this_run(catalogue, file)
+        settings = Settings(api_key=os.environ.get(KEY) or made, logged=logged, opened=areas)
         info = market_info(market, catalogue.products.documents(most=SAMPLED))
         # The market's lock allows one server: what a killed one held on the outbox is this one's.
         ingestion = IngestionWorker(catalogue, rollout.targets, market.path, "server")
         with listen(port, host) as listening, ingestion, rollout.watching(ingestion.retarget):
-            if not key:
-                file = market.path / KEY_FILE
-                _write_private(file, settings.api_key)
-                _say(f"key for writes, made for this run: in {file} ({KEY} sets your own)")
+            if made:
+                _write_private(file, made)
+                _say(f"key for writes, made for this run: in {file} (`mercato keys add` makes your own)")
             address = f"[{host}]" if ":" in host else host
             at = f"http://{address}:{listening.getsockname()[1]}/"
             _say(f"serving {market.config.name}: {at}  (API: /docs; stop with Ctrl-C)")
@@ -80,6 +98,7 @@ def serve_run(run: Path, market: Market, url: str, host: str, port: int, workers
 
 def worker_app(market_path: Path, info: MarketInfo, url: str, wake: WakeSender, settings: Settings) -> FastAPI:
     """The application of a worker process: it reads the index that the server writes."""
+    show_audit()
     market = Market.open(market_path)
     with ExitStack() as opened:
         catalogue = opened.enter_context(closing(Catalogue.open(market.path / CATALOGUE)))
@@ -110,7 +129,14 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _key_for_this_run(catalogue: Catalogue, file: Path) -> str | None:
+    """A new key where nobody has one that may write; a file with an earlier one is removed."""
+    file.unlink(missing_ok=True)
+    if os.environ.get(KEY) or any("write" in key.scopes and not key.revoked_at for key in catalogue.keys.all()):
+        return None
+    return secrets.token_urlsafe(24)
+
+
 def _write_private(file: Path, text: str) -> None:
-    file.unlink(missing_ok=True)  # one with other rights, or a link
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(text + "\n")

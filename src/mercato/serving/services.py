@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -13,6 +12,7 @@ from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
 from mercato.search.market_info import MarketInfo
+from mercato.serving.access import AREAS, Area, TokenBucket
 from mercato.serving.deployment import Deployments
 from mercato.serving.executor import BoundedExecutor
 from mercato.serving.prometheus import Metrics
@@ -22,7 +22,9 @@ from mercato.serving.prometheus import Metrics
 class Settings:
     """How a server runs; the defaults suit one small machine."""
 
-    api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)  # for writes
+    api_key: str | None = field(default=None, repr=False)  # the server's own, with every scope; None: it has none
+    opened: tuple[Area, ...] = AREAS  # what needs no key
+    open_embeddings: float = 32.0  # texts a second that are embedded for those without a key, all together
     searches: int = 2  # run at once; more wait for one another, and the loop for them
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
@@ -51,6 +53,7 @@ class Services:
         # Apart: searches must not wait for an embedding, nor an embedding for explanations, which anyone may ask for.
         self.embedding = BoundedExecutor("embed", 1, 8, settings.timeout_seconds)
         self.explaining = BoundedExecutor("explain", 1, 4, settings.timeout_seconds)
+        self.open_embeddings = TokenBucket(settings.open_embeddings)
         self._add_metrics()
 
     def close(self) -> None:
