@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.models.build import build_pretraining_towers, text_configs
@@ -31,9 +32,9 @@ from mercato.training.tasks import pretraining as tasks_of_pretraining
 from mercato.training.tasks.pretraining import PretrainingTask
 from mercato.training.tasks.step import Outcome
 from mercato.training.train import train
-from tests.support.pretraining import TEXT, task_of
 from tests.support.toys import make_market, pairs, products, toy_recipe, with_photos
 
+TEXT = 'pretraining={epochs=3, batch_size=16, channels=["title_text"], held_out=0.2, learning_rate=1e-2}'
 PATCHES = ('pretraining.channels=["title_text", "patches"]', "images.size=16", "images.patch_size=8")
 MEAN = "product_tower.text.pooling='mean'"  # an untrained [CLS] takes longer than a test lasts
 
@@ -97,6 +98,20 @@ def test_it_is_the_same_each_time_and_goes_on_where_it_stopped(
         torch.testing.assert_close(tensor, whole[name], rtol=0, atol=0)
 
 
+def _task_of(market: Market, recipe: Recipe) -> PretrainingTask:
+    """The task as pretraining builds it."""
+    found: list[PretrainingTask] = []
+
+    def stop(towers: PretrainingTowers, *, task: PretrainingTask, **_: Any) -> None:
+        found.append(task)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretrain, "run_stage", stop)
+        pretrained(market, recipe)
+    return found[0]
+
+
 def test_towers_start_from_what_was_pretrained(market: Market, tmp_path: Path) -> None:
     recipe = toy_recipe(TEXT, "stages.0.epochs=1", "stages.0.learning_rate=1e-12", "stages.0.text_learning_rate=1e-12")
     train(recipe, market, tmp_path / "run", onnx=False)
@@ -113,19 +128,13 @@ def test_towers_start_from_what_was_pretrained(market: Market, tmp_path: Path) -
     assert read_history(tmp_path / "run" / PRETRAINING) == read_history(pretrained(market, recipe))
 
 
-@pytest.mark.parametrize(
-    ("channels", "missing"),
-    [(["title_text"], "zeros"), (["title_text"], "token"), (["title_text", "title_trigrams"], "zeros")],
-)
-def test_channels_that_were_not_pretrained_do_not_disturb_the_others(
-    tmp_path: Path, channels: list[str], missing: str
-) -> None:
+@pytest.mark.parametrize("missing", ["zeros", "token"])
+def test_channels_that_were_not_pretrained_do_not_disturb_the_others(tmp_path: Path, missing: str) -> None:
     goods = products()
     market = make_market(tmp_path / "market", goods)  # without photos
     recipe = toy_recipe(
         TEXT,
         MEAN,
-        f"pretraining.channels={channels}",
         "query_tower.text.pooling='mean'",
         "query_tower.fusion='wide_and_deep'",
         'query_tower.channels=["text", "trigrams", "country"]',
@@ -222,13 +231,28 @@ def test_marks_go_by_the_name_of_their_channel(tmp_path: Path) -> None:
     assert not torch.allclose(own[1], known[1])  # language has no mark yet, and not the description's
 
 
+def test_a_product_seen_in_two_ways_is_one(tmp_path: Path) -> None:
+    """Pairs of the catalogue that drop the title read a product in another way than where it stands alone."""
+    market = make_market(tmp_path / "market", with_photos(products()))
+    recipe = toy_recipe(
+        TEXT, *PATCHES, 'pairs={ market = false, catalogue = [{ query = "{title}", drop_fields = ["title"] }] }'
+    )
+    batches = _task_of(market, recipe).batches
+    batch = batches.batch(batches.pairs, batches.products, batches.queries, np.random.default_rng(0))
+    _, counts = np.unique(batch.product_M.numpy(), return_counts=True)
+    assert (counts > 1).any()
+    titled, has_images = (batch.product["title_tokens"] != 0).any(1), batch.product["patch_mask"].any(1)
+    assert batch.hidden_MS.any(1)[has_images & ~titled].all()  # where there are no words to mask, patches always are
+    assert not batch.told_product["title_tokens"][~titled].any()
+
+
 def test_a_task_that_is_off_has_no_loss(market: Market) -> None:
     rows = read_history(pretrained(market, toy_recipe(TEXT, "pretraining.qim.weight=0", "pretraining.mlm.weight=0")))
     assert not any(name.startswith(("mlm", "qim")) for row in rows for name in {**row, **row.get("losses", {})})
 
 
 def test_few_pairs_weigh_no_more_than_as_many_products(market: Market) -> None:
-    task = task_of(market, toy_recipe(TEXT, "pairs.fraction=0.3", "pretraining.qic.weight=2"))
+    task = _task_of(market, toy_recipe(TEXT, "pairs.fraction=0.3", "pretraining.qic.weight=2"))
     share = len(task.batches.pairs) / len(task.batches.products)
     assert 0 < share < 0.5
     assert {name: weight for name, (weight, _) in task.objectives.items()} == {
@@ -237,7 +261,7 @@ def test_few_pairs_weigh_no_more_than_as_many_products(market: Market) -> None:
         "qim": pytest.approx(share),
         "qim2": 1,
     }
-    alone = task_of(market, toy_recipe(TEXT, "pairs.fraction=0.3", "pretraining.unpaired=0"))
+    alone = _task_of(market, toy_recipe(TEXT, "pairs.fraction=0.3", "pretraining.unpaired=0"))
     assert {weight for weight, _ in alone.objectives.values()} == {1}, "where nothing stands beside them"
 
 
@@ -245,7 +269,7 @@ def test_many_pairs_weigh_what_the_recipe_says(tmp_path: Path) -> None:
     goods = products()
     others = [row | {"query": f"{row['query']} {i}"} for row in pairs(goods) for i in range(2)]
     market = make_market(tmp_path / "market", goods, [*pairs(goods), *others])
-    task = task_of(market, toy_recipe(TEXT))
+    task = _task_of(market, toy_recipe(TEXT))
     assert len(task.batches.pairs) > len(task.batches.products)
     assert {weight for weight, _ in task.objectives.values()} == {1}
 
@@ -342,11 +366,27 @@ def test_photos_that_cannot_be_read_and_titles_that_lack_stop_no_explanation(tmp
     assert "" in {example.title for example in found.examples}
 
 
+def test_few_pairs_are_no_reason_to_see_few_products(tmp_path: Path) -> None:
+    goods = products(120)
+    links = [row for row in pairs(goods) if row["split"] == "train"]
+    few = make_market(tmp_path / "few", goods, links[:6])
+    batches = _task_of(few, toy_recipe(TEXT, "pretraining.unpaired=0.5")).batches
+    steps = list(batches)
+    assert len(steps) == len(batches) == math.ceil((len(batches.pairs) + len(batches.products)) / 24)
+    assert sum(len(step.query_B) for step in steps) == len(batches.pairs) < 7
+    for step in steps:
+        assert len(step.unpaired_U) + len(step.product_B.unique()) > 20, "a batch is as large as one of pairs"
+    many = _task_of(make_market(tmp_path / "many", goods, links), toy_recipe(TEXT, "pretraining.unpaired=3")).batches
+    assert len(many) == math.ceil(len(many.pairs) / 16)
+    alone = _task_of(few, toy_recipe(TEXT, "pretraining.unpaired=0")).batches
+    assert len(alone) == 1 and not any(len(step.unpaired_U) for step in alone)
+
+
 def test_a_task_that_knows_less_than_nothing_counts_as_one_that_guesses(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = toy_recipe(TEXT, "pretraining.mlm.weight=3", "pretraining.unpaired=0")
-    task, own = task_of(market, recipe), pretrain.pretraining_recipe(recipe)
+    task, own = _task_of(market, recipe), pretrain.pretraining_recipe(recipe)
     spec = task.batches.examples.tables.spec
     towers = build_pretraining_towers(own, spec, text_configs(own, spec))
 

@@ -13,8 +13,7 @@ Where = Literal["tower", "cross", "both"]
 """Where masked words or patches are told: from the states of the towers, of the cross encoder, or of both."""
 
 TASKS = ("mlm", "mpm", "qic", "qim", "qim2", "ict")
-TEXT, TRIGRAMS = ("title_text", "description_text", "text"), ("title_trigrams", "description_trigrams")
-READABLE = (*TEXT, *TRIGRAMS, "patches")  # what the single-stream encoder can read
+READABLE = ("title_text", "description_text", "text", "patches")  # what the single-stream encoder can read
 
 
 def _readable(name: str) -> str:
@@ -96,7 +95,7 @@ class Pretraining(Fitting):
     warmup: float = Field(0.1, ge=0, le=1)
     decay: bool = True
     channels: tuple[Annotated[str, AfterValidator(_readable)], ...] = Field(("title_text", "patches"), min_length=1)
-    """What the item tower reads in one stream. With trigrams the query tower reads its own, and all that it has."""
+    """What the item tower reads in one stream."""
     shared: bool = True  # one encoder for queries and items
     cross_layers: int = Field(1, ge=1)  # of the cross encoder
     unpaired: float = Field(0.5, ge=0)  # products without a query in a batch, beside each pair; and queries without one
@@ -114,8 +113,8 @@ class Pretraining(Fitting):
             raise ValueError("channels: one is named twice")
         if "text" in self.channels and {"title_text", "description_text"} & set(self.channels):
             raise ValueError("channels: text joins title and description, and would tell what is masked in them")
-        if self.channels[0] not in TEXT:
-            raise ValueError(f"channels: a sequence begins with text; name one of {', '.join(TEXT)} first")
+        if self.channels[0] == "patches":
+            raise ValueError("channels: a sequence begins with text; name a text channel first")
         if self.micro_batch is not None:
             raise ValueError("micro_batch: pretraining reads a batch whole; lower its batch_size")
         if self.ict.weight and not self.unpaired:

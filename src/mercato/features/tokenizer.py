@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from mercato.errors import MercatoError
 
@@ -22,7 +22,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, masks: bool = False) 
     """
     special = [*SPECIAL, MASK] if masks else [*SPECIAL]
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=vocabulary, special_tokens=special, unk_token="<unk>", show_progress=False, max_piece_length=16
     )

@@ -124,18 +124,14 @@ class PretrainingTowers(TwoTower):
         return found
 
     def read_queries(self, inputs: Inputs) -> Read:
-        """The query tower; the states are those of its tokens (B, L)."""
-        tower, text = self.query, self.query.text
+        """The query tower on tokens (B, L)."""
+        text = self.query.text
         assert text is not None
         tokens_BL = inputs["tokens"]
         state_BLH, present_BL = text.states(tokens_BL), tokens_BL != text.pad_id
-        read = text.projection(text.pool(state_BLH, present_BL)), present_BL.any(1)
-        kinds = {name: tower.table[name].kind for name in tower.channels}
-        channels = Channels.of(
-            [read if kind == "text" else tower.encode_channel(name, inputs) for name, kind in kinds.items()]
-        )
-        channels = channels._replace(vectors_BSE=tower.dropout(channels.vectors_BSE))
-        return Read(state_BLH, present_BL, tower.fuse(channels)[0])
+        vector_BD = text.projection(text.pool(state_BLH, present_BL))
+        channels = Channels.of([(self.query.dropout(vector_BD), present_BL.any(1))])
+        return Read(state_BLH, present_BL, self.query.fuse(channels)[0])
 
     def read_items(self, inputs: Inputs, without: str | None = None, hidden_BS: Tensor | None = None) -> Read:
         """The item tower on title and patches.

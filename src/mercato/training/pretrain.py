@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mercato.config import Recipe
-from mercato.config.pretraining import TRIGRAMS, Pretraining
+from mercato.config.pretraining import Pretraining
 from mercato.config.stages import InBatchSoftmax
 from mercato.data.market import Market
 from mercato.data.pairs import catalogue_split
@@ -38,6 +38,7 @@ from mercato.runs.image_vectors import CACHE, image_files
 from mercato.runs.torch_encoder import save_text_configs
 from mercato.training.data.features import catalogue_rows
 from mercato.training.data.learnable import learnable_products
+from mercato.training.data.masking import WordMask, Words
 from mercato.training.data.prepare import Prepared, prepare
 from mercato.training.data.pretraining import PretrainingBatches
 from mercato.training.history import log_row
@@ -51,7 +52,7 @@ from mercato.training.tasks.pretraining import COLLAPSED, PretrainingTask, Pretr
 from mercato.training.tasks.query_item import QueryItemTask
 from mercato.training.tasks.step import PretrainingObjective
 
-VERSION = 7  # of what pretraining does: another one is done again
+VERSION = 6  # of what pretraining does: another one is done again
 PATCHES = 50_000  # that targets are fitted to, at most
 VALIDATED = 1_024  # held-out pairs, or products where there are none, at most
 LEAST_DEVIATION = 0.01  # of a patch's number, of their median
@@ -100,8 +101,6 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
     stage = recipe.pretraining
     assert stage is not None
     query, product = recipe.query_tower, recipe.product_tower
-    beside = set(TRIGRAMS) & set(stage.channels)  # else queries would learn trigrams and products none
-    channels = tuple(name for name in query.channels if name != IDS and (beside or name == "text"))
     images = recipe.images.model_copy(update={"fine_tune": False})
     if images.patches == "pixels":
         images = images.model_copy(update={"encoder": "compact"})  # which none is asked
@@ -110,11 +109,10 @@ def pretraining_recipe(recipe: Recipe) -> Recipe:
         seed=recipe.seed,
         dimension=recipe.dimension,
         text=recipe.text.model_copy(update={"shared": stage.shared}),
-        trigrams=recipe.trigrams if beside else type(recipe.trigrams)(),
         query_tower=type(query)(
-            channels=channels if "text" in channels else ("text", *channels),
+            channels=("text",),
             text=product.text.model_copy(update={"prefix": query.text.prefix}),
-            fusion=query.fusion if beside else "attention",
+            fusion="attention",
             max_tokens=query.max_tokens,
         ),
         product_tower=type(product)(
@@ -244,13 +242,16 @@ def _task(market: Market, recipe: Recipe, stage: Pretraining, prepared: Prepared
     held_K = held_P[examples.product_N[engaged]]
     pairs = engaged[~held_K]
     engaging = np.unique(examples.query_N[examples.engaged])
+    tokenizer = prepared.featurizer.tokenizer
     batches = PretrainingBatches(
         examples,
         pairs=pairs,
         products=np.flatnonzero(learnable_P & ~held_P),
         queries=np.setdiff1d(examples.query_N, engaging),
         stage=stage,
-        featurizer=prepared.featurizer,
+        words=Words.of(tokenizer),
+        mask=WordMask.of(tokenizer) if stage.mlm.weight else None,
+        spec=prepared.featurizer.spec,
         seed=recipe.seed,
     )
     generator = np.random.default_rng(recipe.seed)

@@ -66,7 +66,7 @@ def test_words_begin_where_the_tokenizer_says(pieces: list[str], begins: list[bo
 
 def test_a_market_s_own_tokenizer_masks() -> None:
     tokenizer = train_tokenizer(["red sofa", "blue lamp", "green table"] * 4, 60, masks=True)
-    mask = WordMask.of(tokenizer, Words.of(tokenizer))
+    mask = WordMask.of(tokenizer)
     assert mask.mask_id == tokenizer.token_to_id("<mask>")
     ids = np.array([tokenizer.encode("red sofa").ids])
     assert mask.words.words_W[ids].tolist() == [[False, *[True] * (ids.shape[1] - 2), False]]
@@ -76,7 +76,7 @@ def test_a_tokenizer_without_a_mask_is_refused() -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(MercatoError, match=r"pretraining\.mlm: the tokenizer has none of <mask>"):
-        WordMask.of(tokenizer, Words.of(tokenizer))
+        WordMask.of(tokenizer)
 
 
 @given(

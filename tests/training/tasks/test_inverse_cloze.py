@@ -25,6 +25,7 @@ def _step(pairs: int = 1, crops: int = 2) -> Any:
         batch=SimpleNamespace(
             product_B=torch.tensor([2])[:pairs],
             crops=SimpleNamespace(
+                tokens_CL=torch.ones(crops, 3, dtype=torch.int64),
                 product_C=torch.tensor([0, 1])[:crops],
                 holds_CM=holds_CM[:crops],
             ),

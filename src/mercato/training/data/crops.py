@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.config.pretraining import InverseCloze
-from mercato.features.featurizer import Featurizer
 from mercato.models.tower import Inputs, tensors
-from mercato.training.data.masking import Words, without_trigrams
+from mercato.training.data.masking import Words
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crops:
     """What one step reads of them."""
 
-    query: Inputs  # of the C
+    tokens_CL: Tensor  # int64, as a query's
     product_C: Tensor  # which of the M each is of
     product: Inputs  # of the C products, of some without the crop's words
     holds_CM: Tensor  # bool: a product's text has all tokens of the crop, and so is no mismatch of it
@@ -32,7 +31,7 @@ class Crops:
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
         return type(self)(
-            query={name: value.to(device) for name, value in self.query.items()},
+            tokens_CL=self.tokens_CL.to(device),
             product_C=self.product_C.to(device),
             product={name: value.to(device) for name, value in self.product.items()},
             holds_CM=self.holds_CM.to(device),
@@ -41,15 +40,13 @@ class Crops:
 
 @dataclass(frozen=True)
 class Cropper:
-    """Crops the first of the text features, the title, and takes its tokens out of all of them.
-
-    Where it does, trigrams are dropped: they would say what was taken out.
-    """
+    """Crops the first of the text features, the title, and takes its tokens out of all of them."""
 
     stage: InverseCloze
     words: Words
     text: Sequence[str]
-    featurizer: Featurizer
+    pad_id: int
+    longest: int  # tokens that a query has at most
 
     def crops(
         self,
@@ -72,17 +69,18 @@ class Cropper:
         word_CL = self.words.numbers(title_CL)
         some_C = word_CL.any(1)
         rows_C, title_CL, word_CL = rows_C[some_C], title_CL[some_C], word_CL[some_C]
-        tokenizer, spec = self.featurizer.tokenizer, self.featurizer.spec
         count_C = word_CL.max(1, initial=0)
         length_C = generator.integers(1, np.minimum(count_C, self.stage.words), endpoint=True)
         first_C = generator.integers(1, count_C - length_C + 1, endpoint=True)
         within_CL = (word_CL >= first_C[:, None]) & (word_CL < (first_C + length_C)[:, None])
-        within_CL &= np.cumsum(within_CL, 1) <= spec.query_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
+        # What a tokenizer puts before and after a text belongs to a query too.
+        around_CL = (np.cumsum(word_CL, 1) == 0) | (np.cumsum(word_CL[:, ::-1], 1)[:, ::-1] == 0)
+        around_CL &= title_CL != self.pad_id
+        within_CL &= np.cumsum(within_CL, 1) <= self.longest - around_CL.sum(1, keepdims=True)
         crop_CL = self._together(title_CL, within_CL)
-        texts = tokenizer.decode_batch([row[row != spec.pad_id].tolist() for row in crop_CL])
         lost_C = generator.random(len(rows_C)) >= self.stage.kept
         return Crops(
-            query=tensors(self.featurizer.queries(texts, [None] * len(texts))),
+            tokens_CL=torch.from_numpy(self._together(title_CL, within_CL | around_CL)),
             product_C=torch.from_numpy(rows_C),
             product=tensors(self._without(crop_CL, {name: v[rows_C] for name, v in features.items()}, lost_C)),
             holds_CM=torch.from_numpy(self._held(whole)[crop_CL].all(1) | (product_M[rows_C, None] == product_M)),
@@ -98,20 +96,19 @@ class Cropper:
             left_C |= product["patch_mask"].any(1)
         whole_C1 = ~(lost_C & left_C)[:, None]
         # Closed up: a gap would tell how many tokens are asked for, and where.
-        texts = {name: self._together(product[name], kept[name] | whole_C1) for name in self.text}
-        return without_trigrams(product, ~whole_C1[:, 0]) | texts
+        return product | {name: self._together(product[name], kept[name] | whole_C1) for name in self.text}
 
     def _together(self, tokens_CL: NDArray[np.int64], chosen_CL: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The chosen tokens of each row in their order, padded to the longest."""
         longest = max(1, int(chosen_CL.sum(1).max(initial=0)))
         order_CL = np.argsort(~chosen_CL, axis=1, kind="stable")[:, :longest]
         chosen_CL = np.take_along_axis(chosen_CL, order_CL, 1)
-        return np.where(chosen_CL, np.take_along_axis(tokens_CL, order_CL, 1), self.featurizer.spec.pad_id)
+        return np.where(chosen_CL, np.take_along_axis(tokens_CL, order_CL, 1), self.pad_id)
 
     def _held(self, whole: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
         """Which products have a token in any text, (W, M); all have padding."""
         held_WM = np.zeros((len(self.words.words_W), len(whole[self.text[0]])), bool)
         for tokens_ML in whole.values():
             held_WM[tokens_ML, np.arange(len(tokens_ML))[:, None]] = True
-        held_WM[self.featurizer.spec.pad_id] = True
+        held_WM[self.pad_id] = True
         return held_WM

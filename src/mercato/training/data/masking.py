@@ -5,19 +5,16 @@ Shapes: B texts or products, L tokens, S patches, W the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mercato.errors import MercatoError
-from mercato.fields import PRODUCT_CHANNELS
 
 MASKS = ("<mask>", "[MASK]")  # what tokenizers call it
-TRIGRAMS = [channel.features[0].name for channel in PRODUCT_CHANNELS.values() if channel.kind == "trigrams"]
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens: the rest stays as it is (Devlin et al. 2019, §3.1)
 
 
@@ -61,8 +58,8 @@ class WordMask:
     mask_id: int
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, words: Words) -> Self:
-        """From a tokenizer and its words.
+    def of(cls, tokenizer: Tokenizer) -> Self:
+        """From a tokenizer.
 
         Raises:
             MercatoError: it has no token for what is masked.
@@ -71,7 +68,7 @@ class WordMask:
         mask = next((known[name] for name in MASKS if name in known), None)
         if mask is None:
             raise MercatoError(f"pretraining.mlm: the tokenizer has none of {', '.join(MASKS)}; set its weight to 0")
-        return cls(words, mask)
+        return cls(Words.of(tokenizer), mask)
 
     def apply(
         self, tokens_BL: NDArray[np.int64], share: float, generator: np.random.Generator
@@ -100,12 +97,6 @@ def mask_patches(present_BS: NDArray[np.bool_], share: float, generator: np.rand
     place_BS = np.maximum(np.cumsum(present_BS, axis=1) - 1, 0)
     masked_BS: NDArray[np.bool_] = present_BS & np.take_along_axis(chosen_BN, place_BS, axis=1)
     return masked_BS
-
-
-def without_trigrams(features: Mapping[str, NDArray[Any]], rows_B: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """A product's features, of some rows without trigrams: they spell what is masked in its texts."""
-    own = {name: np.where(rows_B[:, None], 0, features[name]) for name in TRIGRAMS if name in features}
-    return {**features, **own}
 
 
 def _some(count_B: NDArray[np.int64], share: float, generator: np.random.Generator) -> NDArray[np.bool_]:

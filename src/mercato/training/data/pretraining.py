@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mercato.config.pretraining import TASKS, Pretraining
-from mercato.features.featurizer import Featurizer
+from mercato.features.featurizer import FeatureSpec
 from mercato.fields import PRODUCT_CHANNELS
 from mercato.models.tower import Inputs, tensors
 from mercato.training.data.batches import Examples, batches_of
 from mercato.training.data.crops import Cropper, Crops
-from mercato.training.data.masking import WordMask, Words, mask_patches, without_trigrams
+from mercato.training.data.masking import WordMask, Words, mask_patches
 from mercato.training.task import Epochs
 
 TITLE = "title_tokens"
@@ -76,24 +76,23 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         products: NDArray[np.int64],
         queries: NDArray[np.int64],
         stage: Pretraining,
-        featurizer: Featurizer,
+        words: Words,
+        mask: WordMask | None,
+        spec: FeatureSpec,
         seed: int,
     ) -> None:
         """`pairs` are rows of the examples; `products` and `queries`, rows of the tables, are drawn beside them.
 
-        Raises:
-            MercatoError: words are to be masked, and the tokenizer has no token for it.
+        `words` tells those of the tokenizer, `spec` what it makes of texts; without a `mask` no words are masked.
         """
         super().__init__(seed)
-        self.examples, self.stage = examples, stage
-        words = Words.of(featurizer.tokenizer)
-        self.mask = WordMask.of(featurizer.tokenizer, words) if stage.mlm.weight else None
+        self.examples, self.stage, self.mask = examples, stage, mask
         self.pairs, self.products, self.queries = pairs, products, queries
         channels = [PRODUCT_CHANNELS[name] for name in examples.tables.spec.product_channels]
         self.text = [channel.features[0].name for channel in channels if channel.kind == "text"]
         self.tasks = {name: task.rate for name in TASKS if (task := getattr(stage, name)).weight > 0}
         title_first = sorted(self.text, key=lambda name: name != TITLE)
-        self.cropper = Cropper(stage.ict, words, title_first, featurizer)
+        self.cropper = Cropper(stage.ict, words, title_first, spec.pad_id, spec.query_tokens)
 
     def __len__(self) -> int:
         by_pairs = len(self.pairs) / self.stage.batch_size
@@ -130,15 +129,12 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
         product_B = product_P[: len(rows)]
         present_MS = self._patches(features)
         words_M = self._words(features, present_MS, generator)
-        masked, told = without_trigrams(features, words_M), {}
+        masked, told = dict(features), {}
         for name in self.text:
             read_ML, told_ML = self._masked(features[name], generator)
             masked[name] = np.where(words_M[:, None], read_ML, features[name])
             told[name] = torch.from_numpy(told_ML & words_M[:, None])
         read_QL, told_QL = self._masked(query["tokens"].numpy(), generator)
-        masked_query = query | {"tokens": torch.from_numpy(read_QL)}
-        if "trigrams" in query:
-            masked_query["trigrams"] = query["trigrams"] * ~torch.from_numpy(told_QL.any(1, keepdims=True))
         hidden_MS = mask_patches(present_MS & ~words_M[:, None], self.stage.mpm.share, generator)
         tasks_here = frozenset(self.tasks if tasks is None else tasks)
         unpaired_U = np.setdiff1d(np.arange(len(place_M)), product_B)
@@ -147,7 +143,7 @@ class PretrainingBatches(Epochs[PretrainingBatch]):
             tasks=tasks_here,
             query=query,
             product=tensors(features),
-            masked_query=masked_query,
+            masked_query=query | {"tokens": torch.from_numpy(read_QL)},
             masked_product=tensors(masked),
             told_query_QL=torch.from_numpy(told_QL),
             told_product=told,

@@ -20,7 +20,7 @@ class InverseClozeTask:
     def outcome(self, step: Step) -> Outcome | None:
         """See `PretrainingObjective`."""
         crops, product_B = step.batch.crops, step.batch.product_B
-        if len(crops.product_C) + len(product_B) < 2 or not len(crops.product_C):
+        if len(crops.tokens_CL) + len(product_B) < 2 or not len(crops.tokens_CL):
             return None
         item_JD = torch.cat([step.cropped_items.vector_BD, step.items.vector_BD[product_B]])
         excluded_CJ = crops.holds_CM[:, torch.cat([crops.product_C, product_B])]

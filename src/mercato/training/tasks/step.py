@@ -60,7 +60,7 @@ class Step:
     @cached_property
     def crops(self) -> Read:
         """The C crops of titles, as queries."""
-        return self.towers.read_queries(self.batch.crops.query)
+        return self.towers.read_queries({"tokens": self.batch.crops.tokens_CL})
 
     @cached_property
     def cropped_items(self) -> Read:
@@ -112,12 +112,10 @@ class Step:
         parts = []
         for name in tower.channels:
             channel = tower.table[name]
-            feature = channel.features[0].name
             if channel.kind == "patches":
                 parts.append(patches_MS)
-            elif channel.kind == "text":
+            else:
+                feature = channel.features[0].name
                 own = text.get(feature)
                 parts.append(patches_MS.new_zeros(self.batch.product[feature].shape) if own is None else own)
-            else:
-                parts.append(patches_MS.new_zeros(len(patches_MS), 1))
         return F.pad(torch.cat(parts, 1), (0, tower.fusion.unread))
