@@ -174,7 +174,7 @@ def test_ubi_json_is_taken_as_it_is(tmp_path: Path, two: Path) -> None:
         ("search", "s", None),
         ("click", "s", "1"),
     ]
-    assert [(loss.row, loss.reason) for loss in report.losses] == [(2, "timestamp: is missing")]
+    assert [(loss.row, loss.field, loss.reason) for loss in report.losses] == [(2, "timestamp", "is missing")]
 
 
 def test_a_flat_log_keeps_its_clients_and_its_products(tmp_path: Path, two: Path) -> None:

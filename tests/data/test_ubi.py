@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mercato.data.schema import EVENTS
-from mercato.data.ubi import looks_like_ubi, parse_ubi_event, share_sessions
-from mercato.errors import MercatoError
+from mercato.data.ubi import SEVERAL, locate, looks_like_ubi, stand_in
 
 CLICK = {
     "application": "shop",
@@ -21,7 +17,7 @@ CLICK = {
     "user_query": "lamp",
     "event_attributes": {
         "object": {"object_id": "P-1", "object_id_field": "sku"},
-        "position": {"ordinal": 3},
+        "position": {"ordinal": 3, "placed_by": "exploration"},
         "country": "US",
         "latitude": 40.5,
         "longitude": -70,
@@ -29,68 +25,79 @@ CLICK = {
 }
 
 
-def test_an_event_becomes_a_row_of_the_events_table() -> None:
-    assert parse_ubi_event(CLICK) == {
-        "timestamp": datetime(2018, 11, 13, 18, 20, 39, tzinfo=UTC),
-        "query_id": "00112233-4455-6677-8899-aabbccddeeff",
-        "session_id": "s1",
-        "client_id": "browser-7",
-        "action_name": "click",
-        "user_query": "lamp",
-        "product_id": "P-1",
-        "position": 3,
-        "placed_by": None,
-        "country": "us",
-        "latitude": 40.5,
-        "longitude": -70.0,
-    }
+def test_an_event_has_the_columns_of_the_events_table() -> None:
+    assert locate(CLICK) == (
+        {
+            "timestamp": "2018-11-13T20:20:39+02:00",
+            "query_id": "00112233-4455-6677-8899-aabbccddeeff",
+            "session_id": "s1",
+            "client_id": "browser-7",
+            "action_name": "click",
+            "user_query": "lamp",
+            "product_id": "P-1",
+            "position": 3,
+            "placed_by": "exploration",
+            "country": "US",
+            "latitude": 40.5,
+            "longitude": -70,
+        },
+        [],
+    )
 
 
-def test_what_placed_the_product_is_kept() -> None:
-    attributes = {**CLICK["event_attributes"], "position": {"ordinal": 3, "placed_by": "exploration"}}
-    row = parse_ubi_event({**CLICK, "event_attributes": attributes})
-    assert row == parse_ubi_event(CLICK) | {"placed_by": "exploration"}
+def test_a_value_at_the_top_goes_before_one_in_the_attributes() -> None:
+    flat = {"product_id": "P-2", "position": 1, "placed_by": " ", "country": "de"}
+    assert locate(CLICK | flat).values == locate(CLICK).values | flat | {"placed_by": "exploration"}
+    assert locate(CLICK, flat=["product_id"]).values["product_id"] is None
+    assert locate(CLICK | {"product_id": 0}).values["product_id"] == 0
 
 
-def test_a_query_record_is_a_search_and_takes_the_session_of_its_events() -> None:
-    query = {"user_query": "lamp", "query_id": CLICK["query_id"], "client_id": "b", "timestamp": "2018-11-13T18:20:00Z"}
-    rows = share_sessions([(record, parse_ubi_event(record)) for record in (query, CLICK)])
-    assert pa.Table.from_pylist(rows, schema=EVENTS).column_names == EVENTS.names
-    assert [row["action_name"] for row in rows] == ["search", "click"]
-    assert [row["session_id"] for row in rows] == ["s1", "s1"]
-
-
-def test_the_client_then_the_query_stands_for_a_missing_session() -> None:
-    assert parse_ubi_event({**CLICK, "session_id": None})["session_id"] == "browser-7"
-    assert parse_ubi_event({**CLICK, "session_id": None, "client_id": None})["session_id"] == CLICK["query_id"]
+def test_a_query_record_is_a_search() -> None:
+    query = {"user_query": "lamp", "query_id": "q", "query_attributes": {"country": "es", "session_id": "s"}}
+    found = locate(query).values
+    assert (found["action_name"], found["country"], found["session_id"]) == ("search", "es", "s")
+    assert locate(query | {"action_name": " "}).values["action_name"] == "search"
+    assert locate(query | {"action_name": "click"}).values["action_name"] == "click"
+    assert locate(query | {"user_query": " "}).values["action_name"] is None
+    assert locate(query, flat=["action_name"]).values["action_name"] is None
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
+    ("attributes", "product", "position", "aside"),
     [
-        ({"action_name": None, "user_query": None}, "action_name"),
-        ({"action_name": 5}, "action_name"),
-        ({"action_name": "x" * 101}, "action_name"),
-        ({"timestamp": None}, "timestamp"),
-        ({"timestamp": "yesterday"}, "timestamp"),
-        ({"timestamp": True}, "timestamp"),
-        ({"query_id": ["q"]}, "query_id"),
-        ({"session_id": None, "client_id": None, "query_id": None}, "session_id"),
-        ({"user_query": "\ud800"}, "user_query"),
-        ({"event_attributes": "none"}, "event_attributes"),
-        ({"event_attributes": {"object": []}}, "event_attributes.object"),
-        ({"event_attributes": {"object": {"object_id": 1.5}}}, "event_attributes.object.object_id"),
-        ({"event_attributes": {"position": {"ordinal": -1}}}, "event_attributes.position.ordinal"),
-        ({"event_attributes": {"position": {"ordinal": "1"}}}, "event_attributes.position.ordinal"),
-        ({"event_attributes": {"position": {"placed_by": "luck"}}}, "event_attributes.position.placed_by"),
-        ({"event_attributes": {"position": {"placed_by": []}}}, "event_attributes.position.placed_by"),
-        ({"event_attributes": {"latitude": 91}}, "latitude"),
-        ({"event_attributes": {"longitude": float("nan")}}, "longitude"),
+        ('{"object": {"object_id": "1"}}', "1", None, []),
+        ("{", None, None, [("event_attributes", "is not an object", "{")]),
+        ([1], None, None, [("event_attributes", "is not an object", [1])]),
+        ({"object": "1"}, None, None, [("event_attributes.object", "is not an object", "1")]),
+        (
+            {"object": {"object_id": "1"}, "position": 3},
+            "1",
+            None,
+            [("event_attributes.position", "is not an object", 3)],
+        ),
+        ({"object": [{"object_id": "1"}], "position": {"ordinal": 2}}, "1", 2, []),
+        ({"object": {"object_id": ["1", "2"]}}, "1", None, [("event_attributes.object.object_id", SEVERAL, ["2"])]),
+        (
+            {"object": [{"object_id": "1"}, {"object_id": "2"}], "position": {"ordinal": 2}},
+            "1",
+            2,
+            [("event_attributes.object", SEVERAL, [{"object_id": "2"}])],
+        ),
     ],
 )
-def test_a_wrong_field_is_named(change: dict[str, object], field: str) -> None:
-    with pytest.raises(MercatoError, match=f"^{field}: "):
-        parse_ubi_event({**CLICK, **change})
+def test_attributes_that_are_none_cost_themselves(
+    attributes: object, product: str | None, position: int | None, aside: list[tuple[str, str, object]]
+) -> None:
+    found = locate({**CLICK, "event_attributes": attributes})
+    assert (found.values["product_id"], found.values["position"], found.aside) == (product, position, aside)
+    assert found.values["user_query"] == "lamp"
+
+
+def test_another_event_of_the_query_then_the_client_then_the_query_stands_for_a_session() -> None:
+    sessions = ["s", None, None, None, None]
+    clients = ["c", "c", "c", None, None]
+    queries = ["q", "q", "r", "t", None]
+    assert stand_in(sessions, clients, queries) == ["s", "s", "c", "t", None]
 
 
 JSON = st.recursive(
@@ -104,11 +111,8 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*CLICK, "query_attributes", "country", "latitude"]), JSON))
-def test_any_json_is_a_row_or_a_clear_error(record: dict[str, object]) -> None:
-    try:
-        assert list(parse_ubi_event(record)) == EVENTS.names
-    except MercatoError as error:
-        assert ": " in str(error)
+def test_any_json_has_the_columns(record: dict[str, object]) -> None:
+    assert list(locate(record).values) == EVENTS.names
 
 
 FLAT = ["timestamp", "session_id", "query_id", "action_name", "user_query", "product_id"]
@@ -118,12 +122,22 @@ FLAT = ["timestamp", "session_id", "query_id", "action_name", "user_query", "pro
     ("names", "ubi"),
     [
         (CLICK.keys(), True),
+        ([*FLAT, "event_attributes"], True),  # its flat columns are read too
+        (["timestamp", "query_id", "user_query", "query_response_hit_ids", "shop"], True),
         (["timestamp", "query_id", "client_id", "user_query"], True),  # a query record
+        (["timestamp", "query_id", "session_id", "user_query", "application"], True),
         (["timestamp", "query_id", "client_id", "action_name"], True),
+        (["timestamp", "query_id", "action_name"], False),
+        (["timestamp", "client_id", "user_query"], False),
+        (["query_id", "client_id", "user_query"], False),
         (FLAT, False),
         ([*FLAT, "client_id"], False),
         ([*FLAT[:-1], "client_id", "sku"], False),  # a map renames the product
-        (["timestamp", "session_id", "product_id", "client_id"], False),  # and a map gives the action
+        (["timestamp", "query_id", "client_id", "user_query", "sku"], False),  # and gives the action
+        (["timestamp", "query_id", "client_id", "action_name", "product_id"], False),
+        (["timestamp", "session_id", "product_id", "client_id"], False),
+        (["client_id"], False),
+        ([], False),
     ],
 )
 def test_ubi_is_told_from_a_flat_log_that_knows_clients(names: list[str], ubi: bool) -> None:

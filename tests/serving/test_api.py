@@ -483,6 +483,8 @@ def test_times_and_countries_out_of_this_world_do_not_reach_the_log(start, marke
         each["event_attributes"] = each["event_attributes"] | {"country": country}
     answer = client.post("/v1/events", json={"events": events})
     assert answer.status_code == 200, answer.text
+    no_country = "country: is not a two-letter lower-case ISO 3166-1 code"
+    assert answer.json() == {"accepted": 6, "set_aside": [f"events.{n}.{no_country}" for n in (2, 3, 4)]}
     wait_until(lambda: market.has("events"))
     rows = market.frame("events").to_dicts()
     assert [row["timestamp"] for row in rows[:2]] == told

@@ -2,47 +2,86 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from mercato.data.ubi import parse_ubi_event, share_sessions
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mercato.data.coercion import coerce
+from mercato.data.rules import violations
+from mercato.data.schema import EVENTS, REQUIRED
+from mercato.data.ubi import PLACES, locate, stand_in
 from mercato.errors import MercatoError
 
 _AHEAD, _BACK = timedelta(minutes=5), timedelta(hours=24)  # how far a browser's clock is believed
-_COUNTRY = re.compile("[a-z]{2}")
+_LONGEST = {"query_id": 100, "session_id": 100, "client_id": 100, "action_name": 100, "product_id": 256}
+_TOLD = 100  # values that were set aside, one by one
 
 
-def event_rows(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """UBI events as anybody may send them, as rows of the events schema (`timestamp` in ISO 8601).
+class Received(NamedTuple):
+    """Events as rows of the schema (`timestamp` in ISO 8601), and what was set aside: "events.1.latitude: why"."""
 
-    One wrong value must not spoil the log that mining reads: a time more than five minutes ahead or a day back is
-    replaced by the time of receipt, and a country that is not two letters by none.
+    rows: list[dict[str, Any]]
+    set_aside: list[str]
+
+
+def receive(events: Sequence[Mapping[str, Any]]) -> Received:
+    """UBI events as anybody may send them.
+
+    One wrong value must not spoil the log that mining reads, nor cost the event: it is set aside. A time more than five
+    minutes ahead or a day back is replaced by the time of receipt.
 
     Raises:
-        MercatoError: an event is not one; the message begins with its number and field.
+        MercatoError: an event lacks what it must have; the message begins with its number and field.
     """
-    now, rows = datetime.now(UTC), []
-    for number, event in enumerate(events):
-        try:
-            rows.append((event, parse_ubi_event(_without_wrong_countries(event))))
-        except MercatoError as error:
-            raise MercatoError(f"events.{number}.{error}") from None
-    return [row | {"timestamp": _believed(row["timestamp"], now).isoformat()} for row in share_sessions(rows)]
+    now, located = datetime.now(UTC), [locate(event) for event in events]
+    wrong = [{field: why for field, why, _ in one.aside} for one in located]
+    columns: dict[str, list[Any]] = {}
+    for column in EVENTS:
+        given = [one.values[column.name] for one in located]
+        columns[column.name], bad = _read(column, given)
+        for row, why in bad:
+            wrong[row][_place(column.name, events[row])] = why
+    columns["session_id"] = stand_in(columns["session_id"], columns["client_id"], columns["query_id"])
+    for row, reasons in enumerate(wrong):
+        for name in REQUIRED["events"]:
+            if name in reasons or columns[name][row] is None:
+                raise MercatoError(f"events.{row}.{name}: {reasons.get(name, 'is missing')}")
+    columns["timestamp"] = [_believed(moment, now).isoformat() for moment in columns["timestamp"]]
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    told = [f"events.{row}.{field}: {why}" for row, of in enumerate(wrong) for field, why in of.items()]
+    more = [f"and {len(told) - _TOLD:,} more values were set aside"] if len(told) > _TOLD else []
+    return Received(rows, told[:_TOLD] + more)
+
+
+def _read(column: pa.Field, given: list[Any]) -> tuple[list[Any], list[tuple[int, str]]]:
+    """A column's values, null where they are wrong, and why these are."""
+    result, unreadable = coerce(column.name, column.type, given)
+    bad = [(one.row, one.why) for one in unreadable]
+    if column.name == "action_name":  # a number is none that anybody would ask for
+        bad += [(row, "is not text") for row, value in enumerate(given) if not isinstance(value, str | None)]
+    bad += [(row, why) for why, rows in _rules(column.name, result) for row in rows]
+    values: list[Any] = result.to_pylist()
+    for row, _ in bad:
+        values[row] = None
+    return values, bad
+
+
+def _rules(name: str, values: pa.ChunkedArray) -> Iterator[tuple[str, list[int]]]:
+    if name == "timestamp":  # one that cannot be is replaced
+        return
+    for why, rows in violations("events", name, values):
+        yield why, rows.tolist()
+    if longest := _LONGEST.get(name):
+        long = pc.fill_null(pc.greater(pc.utf8_length(values), longest), False).to_pylist()
+        yield f"is longer than {longest} characters", [row for row, is_long in enumerate(long) if is_long]
+
+
+def _place(column: str, event: Mapping[str, Any]) -> str:
+    return column if event.get(column) is not None else PLACES.get(column, column)
 
 
 def _believed(moment: datetime, now: datetime) -> datetime:
     return moment if now - _BACK <= moment <= now + _AHEAD else now
-
-
-def _without_wrong_countries(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    def checked(fields: Any) -> Any:
-        if not isinstance(fields, Mapping) or "country" not in fields:
-            return fields
-        country = fields["country"]
-        right = isinstance(country, str) and _COUNTRY.fullmatch(country.strip().lower())
-        return {**fields, "country": country if right else None}
-
-    nested = {name: checked(event[name]) for name in ("event_attributes", "query_attributes") if name in event}
-    return {**checked(event), **nested}

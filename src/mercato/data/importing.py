@@ -23,10 +23,10 @@ from mercato.data.images import inside
 from mercato.data.mapping import ImportMap, Section, missing_column
 from mercato.data.market import MarketConfig, atomic_market, write_market_toml
 from mercato.data.prices import price_currency
-from mercato.data.reading import Source, Values, read_source
+from mercato.data.reading import Places, Source, Values, read_source
 from mercato.data.rules import violations
 from mercato.data.schema import IMAGE, REQUIRED, TABLES
-from mercato.data.ubi import looks_like_ubi, parse_ubi_event, share_sessions
+from mercato.data.ubi import located_source, looks_like_ubi, stand_in
 from mercato.errors import MercatoError
 from mercato.progress import track
 
@@ -39,6 +39,8 @@ class Loss(NamedTuple):
     table: str
     file: str
     row: int  # in the source file, from 0
+    line: int | None  # that it begins in, from 1, of files that have lines
+    byte: int | None  # that it begins at, from 0
     field: str | None
     reason: str
     value: str | None
@@ -54,6 +56,7 @@ class ImportReport:
     left_out: Counter[str] = field(default_factory=Counter)  # by the map's `where` and `sample`
     kept: Counter[str] = field(default_factory=Counter)
     losses: list[Loss] = field(default_factory=list)
+    read_as: dict[str, str] = field(default_factory=dict)  # events file → "UBI" or "flat columns"
     repeated_in_file: int = 0  # product rows whose id the same file had given before
     repeated_across_files: int = 0  # product rows whose id an earlier file had given
     seconds: float = 0.0
@@ -72,6 +75,7 @@ class ImportReport:
                 for table in TABLES
                 if table in self.read
             },
+            "events_read_as": self.read_as,
             "repeated_products": {"in_one_file": self.repeated_in_file, "across_files": self.repeated_across_files},
             "losses": [
                 {"table": table, "field": name, "reason": reason, "row_kept": kept, "count": count}
@@ -95,7 +99,9 @@ class ImportReport:
             if table == "products" and self.repeated_across_files:
                 lost.append(f"{self.repeated_across_files:,} rows repeat a product of an earlier file")
             grid.add_row(table, f"{self.read[table]:,}", f"{self.kept[table]:,}", escape("\n".join(lost)))
-        grid.caption = f"{self.seconds:.1f} s" + (f"; every loss is in {REJECTED}" if self.losses else "")
+        said = [f"{file}: read as {how}" for file, how in self.read_as.items()]
+        said += [f"{self.seconds:.1f} s" + (f"; every loss is in {REJECTED}" if self.losses else "")]
+        grid.caption = escape("\n".join(said))
         return grid
 
     def _tally(self) -> list[tuple[tuple[str, str | None, str, bool], int]]:
@@ -175,12 +181,20 @@ class _File:
     images: Path
     section: Section
     report: ImportReport
+    places: Places | None = None
 
     def read(self) -> pa.Table:
-        source = self._read_events() if self.table == "events" and not self.section.rename else read_source(self.path)
+        source = read_source(self.path, self.section.quote, self.section.escape is not None)
+        ubi = self.table == "events" and looks_like_ubi(source.columns)
+        if self.table == "events":
+            self.report.read_as[str(self.path)] = "UBI" if ubi else "flat columns"
+        if ubi:
+            source = located_source(source, self.section)
+            self.section = self.section.model_copy(update={"rename": {}})
+        self.places = source.places
         self.report.read[self.table] += len(source.numbers) + len(source.broken)
-        for row, why in source.broken:
-            self._lose(row, None, why, None, kept=False)
+        for row, why, value in source.broken:
+            self._lose(row, None, why, shorten(value), kept=False)
         chosen = self.section.select(source)
         self.report.left_out[self.table] += len(source.numbers) - len(chosen.numbers)
         schema = TABLES[self.table]
@@ -188,6 +202,10 @@ class _File:
         columns: dict[str, pa.ChunkedArray] = {}
         for column in schema:
             columns[column.name], dropped[column.name] = self._column(chosen, column)
+        if ubi:
+            who = [columns[name].to_pylist() for name in ("session_id", "client_id", "query_id")]
+            sessions = [None if n in dropped["session_id"] else one for n, one in enumerate(stand_in(*who))]
+            columns["session_id"] = pa.chunked_array([pa.array(sessions, pa.string())])
         keep = np.ones(len(chosen.numbers), bool)
         for name in REQUIRED[self.table]:
             missing = pc.is_null(columns[name]).combine_chunks().to_numpy(zero_copy_only=False)
@@ -199,6 +217,10 @@ class _File:
             for row, (why, value) in bad.items():
                 if keep[row]:
                     self._lose(chosen.numbers[row], name, why, value, kept=True)
+        kept = {number for number, kept in zip(chosen.numbers, keep, strict=True) if kept} if chosen.aside else ()
+        for number, name, why, value in chosen.aside:
+            if number in kept:
+                self._lose(number, name, why, shorten(value), kept=True)
         whole = pa.table(columns, schema=schema)
         return whole if keep.all() else whole.filter(pa.array(keep))
 
@@ -300,23 +322,9 @@ class _File:
         shutil.copyfile(found, target)
         return {"bytes": None, "path": str(target.relative_to(self.images.parent.parent))}
 
-    def _read_events(self) -> Source:
-        """The events file; UBI records become flat columns first."""
-        source = read_source(self.path)
-        if not looks_like_ubi(source.columns):
-            return source
-        rows, numbers, broken = [], [], list(source.broken)
-        for number, record in zip(source.numbers, source.records(), strict=True):
-            try:
-                rows.append((record, parse_ubi_event(record)))
-                numbers.append(number)
-            except MercatoError as error:
-                broken.append((number, str(error)))
-        flat = pa.Table.from_pylist(share_sessions(rows), schema=TABLES["events"])
-        return Source(self.path, dict(zip(flat.column_names, flat.columns, strict=True)), numbers, broken)
-
     def _lose(self, row: int, name: str | None, why: str, value: str | None, *, kept: bool) -> None:
-        self.report.losses.append(Loss(self.table, self.path.name, int(row), name, why, value, kept))
+        line, byte = self.places.of(int(row)) if self.places else (None, None)
+        self.report.losses.append(Loss(self.table, self.path.name, int(row), line, byte, name, why, value, kept))
 
 
 def _without(values: pa.ChunkedArray, gone: np.ndarray[Any, Any]) -> pa.ChunkedArray:

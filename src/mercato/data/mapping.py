@@ -7,11 +7,12 @@ import tomllib
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mercato.data.delimited import Quote
 from mercato.data.market import MarketConfig
 from mercato.data.normalize import normalize
 from mercato.data.prices import DecimalMark
@@ -51,13 +52,15 @@ class Section(BaseModel):
     sample: Sample | None = None
     decimal: DecimalMark | None = None  # of prices; None: that of the column's other prices
     missing: tuple[str, ...] | None = None  # texts that say that there is no value; None: the usual ones
+    quote: Quote | None = None  # of CSV and TSV: what encloses a field; None: '"', but not over what look like rows
+    escape: Literal["\\"] | None = None  # of CSV and TSV: before a quote within quotes
 
     def over(self, base: Section) -> Section:
         """This section laid over a more general one."""
         merged: dict[str, Any] = {}
         for name in Section.model_fields:
             mine, theirs = getattr(self, name), getattr(base, name)
-            given = mine or (name == "missing" and mine is not None)  # none at all is an answer
+            given = mine or (name in ("missing", "quote") and mine is not None)  # none at all is an answer
             merged[name] = {**theirs, **mine} if isinstance(mine, dict) else mine if given else theirs
         return Section.model_construct(**merged)
 

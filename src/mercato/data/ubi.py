@@ -1,147 +1,141 @@
-"""User Behavior Insights 1.3 (github.com/o19s/ubi, schema/1.3.0): its JSON records ↔ rows of the `events` table."""
+"""User Behavior Insights 1.3 (github.com/o19s/ubi, schema/1.3.0): where its JSON records have the `events` columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from mercato.data.coercion import parse_time
-from mercato.data.rules import PLACED_BY
-from mercato.errors import MercatoError
+from mercato.data.mapping import Section, missing_column
+from mercato.data.reading import Aside, Source, Values
+from mercato.data.schema import EVENTS
 
-
-def parse_ubi_event(record: Mapping[str, Any]) -> dict[str, Any]:
-    """One UBI event, or UBI query, as a row of the `events` table.
-
-    A query record (a `user_query` and no `action_name`) becomes the action "search". The session is `session_id`, else
-    `client_id`, else the `query_id` alone. `country`, `latitude` and `longitude` are Mercato's additions, at the top or
-    in `event_attributes` (the standard lets attributes be extended), and `event_attributes.position.placed_by`.
-
-    Args:
-        record: decoded JSON with `action_name`, `timestamp` (ISO 8601), `query_id`, `client_id`, `session_id`,
-            `user_query`, `event_attributes.object.object_id`, `event_attributes.position.ordinal`; others are ignored.
-
-    Returns:
-        A dictionary with every column of `EVENTS`; `timestamp` is a UTC datetime.
-
-    Raises:
-        MercatoError: a required field is missing, or one has a wrong type or range; the message begins with its name.
-    """
-    if not isinstance(record, Mapping):
-        raise MercatoError("the event is not a JSON object")
-    attributes = _object(record, "event_attributes", "event_attributes") or _object(
-        record, "query_attributes", "query_attributes"
-    )
-    thing = _object(attributes, "object", "event_attributes.object")
-    place = _object(attributes, "position", "event_attributes.position")
-    query = _text(record, "user_query", None)
-    query_id = _text(record, "query_id", 100)
-    action = _text(record, "action_name", 100) or ("search" if query is not None else None)
-    if action is None:
-        raise MercatoError("action_name: is missing (a query record has a user_query instead)")
-    session = _text(record, "session_id", 100) or _text(attributes, "session_id", 100)
-    client = _text(record, "client_id", 100)
-    session = session or client or query_id
-    if session is None:
-        raise MercatoError("session_id: is missing, and there is no client_id or query_id to stand for it")
-    if record.get("timestamp") is None:
-        raise MercatoError("timestamp: is missing")
-    try:
-        timestamp = parse_time(record["timestamp"])
-    except ValueError as error:
-        raise MercatoError(f"timestamp: {error}") from None
-    country = _text(record, "country", 2) or _text(attributes, "country", 2)
-    return {
-        "timestamp": timestamp,
-        "query_id": query_id,
-        "session_id": session,
-        "client_id": client,
-        "action_name": action,
-        "user_query": query,
-        "product_id": _identifier(thing, "object_id", "event_attributes.object.object_id"),
-        "position": _ordinal(place),
-        "placed_by": _placed_by(place),
-        "country": country.lower() if country else None,
-        "latitude": _coordinate(record, attributes, "latitude", 90),
-        "longitude": _coordinate(record, attributes, "longitude", 180),
-    }
+ATTRIBUTES = ("event_attributes", "query_attributes")
+PLACES = {
+    "product_id": "event_attributes.object.object_id",
+    "position": "event_attributes.position.ordinal",
+    "placed_by": "event_attributes.position.placed_by",
+}
+SEVERAL = "are products after the first: log an event of each"
+_OWN = {*ATTRIBUTES, "query_response_id", "query_response_hit_ids", "object_id_field"}
+_SHARED = {"application", "message", "message_type", "query_id", "session_id", "client_id"}
+_SHARED |= {"timestamp", "action_name", "user_query", "country", "latitude", "longitude"}
 
 
-def share_sessions(rows: Sequence[tuple[Mapping[str, Any], dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Give rows whose record names no session that of the same query's other records; returns the rows."""
-    known = {row["query_id"]: row["session_id"] for record, row in rows if record.get("session_id") and row["query_id"]}
-    for record, row in rows:
-        if not record.get("session_id"):
-            row["session_id"] = known.get(row["query_id"], row["session_id"])
-    return [row for _, row in rows]
+class Located(NamedTuple):
+    """A record's values by column, as they are; and what can be none of them: (field, why, value)."""
+
+    values: dict[str, Any]
+    aside: list[tuple[str, str, Any]]
 
 
 def looks_like_ubi(names: Iterable[str]) -> bool:
     """Whether a file's top-level fields are those of UBI records rather than the flat `events` columns.
 
-    A `client_id` tells nothing: both have one. UBI knows a product as an object of the event's attributes alone.
+    They are where one is UBI's own; or where all are UBI's, and as flat columns would lack what every event needs: the
+    action of a query record, the session of an event that a client stands for.
     """
     names = set(names)
-    if "event_attributes" in names or "product_id" in names:
-        return "event_attributes" in names
-    return "action_name" not in names if "user_query" in names else "client_id" in names
+    if names & _OWN:
+        return True
+    if not {"timestamp", "query_id"} <= names <= _SHARED:
+        return False
+    if "action_name" in names:
+        return "client_id" in names and "session_id" not in names
+    return "user_query" in names
 
 
-def _object(record: Mapping[str, Any], name: str, field: str) -> Mapping[str, Any]:
-    value = record.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise MercatoError(f"{field}: is not an object")
-    return value
+def locate(record: Mapping[str, Any], flat: Collection[str] = ()) -> Located:
+    """The values of one UBI event, or UBI query, by columns of `events`; nothing is checked, none is lost unsaid.
+
+    A value at the top goes before one in the attributes, and alone counts for the columns that are `flat`. A query
+    record (a `user_query` and no `action_name`) becomes the action "search". `country`, `latitude` and `longitude` are
+    Mercato's additions, as is `event_attributes.position.placed_by`: the standard lets attributes be extended.
+    """
+    aside: list[tuple[str, str, Any]] = []
+    event, query = (_object(_decoded(record.get(name)), name, aside) for name in ATTRIBUTES)
+    attributes = event or query
+    thing = attributes.get("object")
+    if isinstance(thing, list) and thing:
+        thing = _first(thing, "event_attributes.object", aside)
+    thing = _object(thing, "event_attributes.object", aside)
+    place = _object(attributes.get("position"), "event_attributes.position", aside)
+    product = thing.get("object_id")
+    if isinstance(product, list) and product:
+        product = _first(product, PLACES["product_id"], aside)
+    nested = {
+        "product_id": product,
+        "position": place.get("ordinal"),
+        "placed_by": place.get("placed_by"),
+        **{name: attributes.get(name) for name in ("session_id", "country", "latitude", "longitude")},
+    }
+    values = {name: record.get(name) for name in EVENTS.names}
+    for name, value in nested.items():
+        if name not in flat and _blank(values[name]):
+            values[name] = value
+    if "action_name" not in flat and _blank(values["action_name"]) and not _blank(values["user_query"]):
+        values["action_name"] = "search"
+    return Located(values, aside)
 
 
-def _text(record: Mapping[str, Any], name: str, longest: int | None) -> str | None:
-    value = record.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise MercatoError(f"{name}: is not text")
-    if longest is not None and len(value) > longest:
-        raise MercatoError(f"{name}: has {len(value)} characters, at most {longest} are allowed")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise MercatoError(f"{name}: is not valid Unicode text") from None
-    return value.strip() or None
+def located_source(source: Source, section: Section) -> Source:
+    """A file of UBI records with the `events` columns beside its own, the map's renames among them.
+
+    Raises:
+        MercatoError: the map names what the file lacks.
+    """
+    own = {name: source.objects(name) for name in ATTRIBUTES}
+    nested = {name: [_decoded(value) for value in values] for name, values in own.items() if values is not None}
+    source = replace(source, columns=source.columns | nested)
+    records = source.records()
+    for name, theirs in section.rename.items():
+        values = source.objects(theirs)
+        if values is None:
+            raise missing_column(source, theirs)
+        for record, value in zip(records, values, strict=True):
+            record[name] = value
+    flat = {*section.rename} - {"action_name"} | {*section.constant} & {"action_name"}
+    located = [locate(record, flat) for record in records]
+    columns: dict[str, Values] = {name: [one.values[name] for one in located] for name in EVENTS.names}
+    aside = [Aside(number, *lost) for number, one in zip(source.numbers, located, strict=True) for lost in one.aside]
+    return replace(source, columns=source.columns | columns, aside=aside)
 
 
-def _identifier(record: Mapping[str, Any], name: str, field: str) -> str | None:
-    value = record.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if value is None:
-        return None
-    if not isinstance(value, str) or len(value) > 256:
-        raise MercatoError(f"{field}: is not text of at most 256 characters or a whole number")
-    return _text({name: value}, name, None)
+def _decoded(attributes: Any) -> Any:
+    """Attributes that a file without nested values has as JSON text."""
+    if isinstance(attributes, str) and attributes.lstrip().startswith("{"):
+        try:
+            return json.loads(attributes)
+        except (ValueError, RecursionError):
+            pass
+    return attributes
 
 
-def _ordinal(place: Mapping[str, Any]) -> int | None:
-    value = place.get("ordinal")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise MercatoError("event_attributes.position.ordinal: is not a whole number from 0")
-    return value
+def stand_in(
+    sessions: Sequence[str | None], clients: Sequence[str | None], queries: Sequence[str | None]
+) -> list[str | None]:
+    """The session of each event: its own, else that of another event of its query, else its client, else its query."""
+    known = {query: session for query, session in zip(queries, sessions, strict=True) if query and session}
+    return [
+        session or known.get(query or "") or client or query
+        for session, client, query in zip(sessions, clients, queries, strict=True)
+    ]
 
 
-def _placed_by(place: Mapping[str, Any]) -> str | None:
-    value = place.get("placed_by")
-    if value is not None and value not in PLACED_BY:
-        raise MercatoError(f"event_attributes.position.placed_by: is none of {', '.join(PLACED_BY)}")
-    return value
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _coordinate(record: Mapping[str, Any], attributes: Mapping[str, Any], name: str, bound: int) -> float | None:
-    value = record.get(name, attributes.get(name))
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -bound <= value <= bound:
-        raise MercatoError(f"{name}: is not a number from -{bound} to {bound}")
-    return float(value)
+def _first(several: list[Any], field: str, aside: list[tuple[str, str, Any]]) -> Any:
+    if len(several) > 1:
+        aside.append((field, SEVERAL, several[1:]))
+    return several[0]
+
+
+def _object(value: Any, field: str, aside: list[tuple[str, str, Any]]) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if not _blank(value):
+        aside.append((field, "is not an object", value))
+    return {}

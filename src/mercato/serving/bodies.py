@@ -214,7 +214,8 @@ class ProductsIn(_In):
 class EventsIn(BaseModel):
     """Events in the JSON of the UBI standard (1.3); what Mercato has no column for is ignored.
 
-    A timestamp over five minutes ahead or a day old becomes the time of receipt; an invalid country becomes null.
+    A timestamp over five minutes ahead or a day old becomes the time of receipt; another wrong value is set aside. An
+    event without a timestamp, an action_name or anything that tells its session refuses the whole body.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -334,6 +335,12 @@ class AcceptedOut(BaseModel):
     """How many were accepted: they are on disk."""
 
     accepted: int
+
+
+class EventsOut(AcceptedOut):
+    """How many events were accepted, and what of them was not."""
+
+    set_aside: Annotated[list[str], Field(description='"events.0.latitude: why"; absent where nothing is')] = []
 
 
 class VectorsOut(BaseModel):

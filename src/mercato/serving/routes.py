@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Request, Response, Security
 from fastapi.security import APIKeyHeader
 
-from mercato.catalogue.events import event_rows
+from mercato.catalogue.events import receive
 from mercato.catalogue.images import market_image
 from mercato.errors import NotFoundError
 from mercato.retrieval.expression import Filters
@@ -142,13 +142,15 @@ async def delete(product_id: bodies.Word, request: Request, served: Served) -> R
     return response
 
 
-@router.post("/v1/events", response_model=bodies.AcceptedOut, responses=problems(400, 413, 422, 503))
+@router.post("/v1/events", response_model=bodies.EventsOut, responses=problems(400, 413, 422, 503))
 async def events(body: bodies.EventsIn, served: Served) -> Response:
     """Log what searchers saw and did (UBI 1.3). The events are on disk when this answers."""
 
     def write() -> Response:
-        served.catalogue.events.append(event_rows(body.events))
-        return json_response({"accepted": len(body.events)})
+        received = receive(body.events)
+        served.catalogue.events.append(received.rows)
+        told = {"set_aside": received.set_aside} if received.set_aside else {}
+        return json_response({"accepted": len(body.events)} | told)
 
     return await served.writing.run(write)
 
