@@ -37,6 +37,7 @@ def told(text: str, quote: Quote | None = None, escape: bool = False, delimiter:
         (['2,"Radio,20', "3,Chair,30", '5,Shelf "tall",50'], [STRAY, "3,Chair,30", '5,Shelf "tall",50']),
         (['2,"Radio,20', "3,Chair,30", '5,Screen 27",50'], [SEVERAL, "3,Chair,30", SEVERAL]),
         (['2,"Radio,20', '5,Screen 27",50', "6,Rug,1"], [SEVERAL, SEVERAL, "6,Rug,1"]),
+        (['2,",,20', '3,27",30', "4,Rug,1"], [SEVERAL, SEVERAL, "4,Rug,1"]),
         (['2,"Radio,20', "3,Chair,30", '5,27",x,50'], [STRAY, "3,Chair,30", INSIDE]),
         (['2,"Radio,20', "3,Chair,30,x", '5,27",50'], [SEVERAL, SEVERAL, SEVERAL]),
         (['1,"Retro" clock,3', "2,Rug,4"], [STRAY, "2,Rug,4"]),

@@ -145,7 +145,9 @@ class Delimited:
         return len(fields) == width and not any(field.startswith(b" ") for field in fields)
 
     def _looks_like_several(self, first: int, end: int, width: int) -> bool:
-        return sum(self._looks_like_row(number, width) for number in range(first, end)) > 1
+        """Whether what may be one row holds two whole ones: the second, and the first as far as its quote is text."""
+        whole = sum(self._looks_like_row(number, width) for number in range(first + 1, end))
+        return whole + (self.line(first).count(self._delimiter) >= width - 1) > 1
 
     def _several(self, first: int, end: int, width: int) -> list[Row]:
         """Lines of which the first opens a quote that the last closes, though they look like rows."""

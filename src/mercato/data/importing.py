@@ -353,7 +353,8 @@ def _first_of_each(tables: list[pa.Table], report: ImportReport) -> pa.Table:
 def _why_none(report: ImportReport) -> str:
     for loss in report.losses:
         if loss.table == "products":
-            return f"{loss.file}, row {loss.row}, {loss.field or 'record'}: {loss.reason}"
+            line = f"line {loss.line}, " if loss.line else ""
+            return f"{loss.file}, {line}row {loss.row}, {loss.field or 'record'}: {loss.reason}"
     return "the files have no rows"
 
 
