@@ -15,8 +15,8 @@ from mercato.errors import MercatoError
 Quote = Literal['"', ""]
 
 STRAY = (
-    "has a quote out of place: within quotes write it twice,"
-    ' or set in the map quote = "" (quotes are text) or escape = "\\\\" (\\" is a quote)'
+    "has a quote out of place: within quotes write it twice, or set in the map"
+    r""" quote = "" (quotes are text) or escape = '\' (a backslash before a quote makes it text)"""
 )
 INSIDE = "may be the inside of a row before it that has a quote out of place"
 SEVERAL = (
