@@ -102,7 +102,7 @@ class Delimited:
     def plain(self, row: Row) -> bytes:
         """The text of a row that can be read, with quotes written twice where backslashes escape them."""
         text = self.content[self.starts[row.first] : self.starts[row.end]]
-        if not self._escape or b"\\" not in text:
+        if not self._escape:
             return text
         fields = [
             b'"' + self._value(field).replace(b'"', b'""') + b'"' if field.startswith(b'"') else field
