@@ -152,3 +152,16 @@ def test_a_row_longer_than_any_buffer_is_read(tmp_path: Path) -> None:
     title = "lamp " * 700_000
     (tmp_path / "p.csv").write_text(f'product_id,title\n1,"{title}"\n2,rug\n')
     assert [len(product["title"]) for product in taken(tmp_path, tmp_path / "p.csv")[1]] == [len(title) - 1, 3]
+
+
+def test_a_map_says_how_a_file_means_its_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text('product_id,title\n1,"15\\" laptop"\n2,"C:\\\\"\n')
+    assert [product["title"] for product in taken(tmp_path, file, "[products]\nescape = '\\'\n")[1]] == [
+        '15" laptop',
+        "C:\\",
+    ]
+    assert [product["title"] for product in taken(tmp_path, file, "[products]\nquote = ''\n")[1]] == [
+        '"15\\" laptop"',
+        '"C:\\\\"',
+    ]
