@@ -7,6 +7,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,7 @@ def test_a_search_finds_and_explains(client):
     assert first["product"]["title"] == "red chair" and first["position"] == 1
     assert first["cosine"] == pytest.approx(1, abs=1e-5) and first["bm25"] > 0
     assert first["found_by"] == ["ann", "text"] and first["distance_km"] < 10
-    assert first["product"]["images"] == ["/v1/products/p00/images/0"]
+    assert first["product"]["images"] == ["/v1/images/0/p00"]
     assert page["total"] == 48 and page["query_id"] and page["cursor"] and page["took_ms"] > 0
     assert [hit["cosine"] for hit in page["hits"]] == sorted((h["cosine"] for h in page["hits"]), reverse=True)
 
@@ -232,6 +233,32 @@ def test_a_forged_cursor_is_refused(client):
         assert answer.status_code == 400 and "cursor" in answer.json()["detail"], forged
     answer = client.post("/v1/search", json={"query": "blue chair", "cursor": cursor})
     assert answer.status_code == 400 and "another search" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("product_id", ["a/images/0", "a/queries", "p00/", "1/a", "10 % ?#&", "商品/é"])
+def test_every_id_reaches_its_own_product(start, product_id):
+    client, address = start(), quote(product_id, safe="")
+    image = {"base64": base64.b64encode(picture("red", "PNG")).decode()}
+    body = {"products": [{"product_id": product_id, "title": "red chair", "images": [image]}]}
+    assert client.post("/v1/products", json=body, headers=WRITE).status_code == 200
+    found = client.get(f"/v1/products/{address}").json()
+    assert found["product_id"] == product_id
+    assert client.get(found["images"][0]).headers["content-type"] == "image/png"
+    assert client.delete(f"/v1/products/{address}", headers=WRITE).status_code == 200
+    assert client.get(f"/v1/products/{address}").status_code == 404
+    assert client.get("/v1/products/p00").status_code == 200
+
+
+@pytest.mark.parametrize("product_id", ["a\nb", "a\x00", " a", "a/../b", "x" * 257])
+def test_what_can_be_no_id_is_refused_with_its_place(client, product_id):
+    body = {"products": [{"product_id": "fine", "title": "t"}, {"product_id": product_id, "title": "t"}]}
+    answer = client.post("/v1/products", json=body, headers=WRITE)
+    assert answer.status_code == 422 and answer.json()["detail"].startswith("products.1.product_id: ")
+    assert client.get("/v1/products/fine").status_code == 404
+    thing = {"object": {"object_id": product_id}}
+    answer = client.post("/v1/events", json={"events": [event(event_attributes=thing)]})
+    assert answer.status_code == 200
+    assert (answer.json().get("set_aside") is None) == (product_id == " a"), "events are read as tables are, trimmed"
 
 
 def test_writes_need_the_key(client):
@@ -450,11 +477,11 @@ def test_images_stay_inside_the_market(start, market):
     rows[1]["images"] = [{"bytes": None, "path": "../outside.png"}, {"bytes": None, "path": "/etc/passwd"}]
     pq.write_table(pa.Table.from_pylist(rows, schema=PRODUCTS), market.path / "products.parquet")
     client = start()
-    assert client.get("/v1/products/p00/images/0").headers["content-type"] == "image/jpeg"
-    for address in ("p01/images/0", "p01/images/1"):
-        assert client.get(f"/v1/products/{address}").status_code == 400
-    for address in ("..%2F..%2Fetc%2Fpasswd/images/0", "p00/images/-1", "p00/images/..%2F0", "p00/images/9"):
-        assert client.get(f"/v1/products/{address}").status_code in (404, 422)
+    assert client.get("/v1/images/0/p00").headers["content-type"] == "image/jpeg"
+    for address in ("0/p01", "1/p01"):
+        assert client.get(f"/v1/images/{address}").status_code == 400
+    for address in ("0/..%2F..%2Fetc%2Fpasswd", "-1/p00", "..%2F0/p00", "9/p00"):
+        assert client.get(f"/v1/images/{address}").status_code in (404, 422)
     for address in ("/page/..%2Fapi.py", "/page/%2e%2e/api.py", "/page//etc/passwd"):
         assert client.get(address).status_code == 404
 

@@ -108,7 +108,7 @@ def test_those_without_the_key_cannot_keep_embedding_waiting(start):
         body = {"query": "red chair", "product_id": "p00"}
         waiting = [pool.submit(client.post, "/v1/explain", json=body) for _ in range(12)]
         wait_until(lambda: sum(future.done() for future in waiting) == 7)
-        assert client.get("/v1/products/p00/queries").status_code == 503
+        assert client.get("/v1/predicted-queries/p00").status_code == 503
         assert client.post("/v1/embed", json=own, headers=WRITE).status_code == 200
         release.set()
         answers = [future.result() for future in waiting]

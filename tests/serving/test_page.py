@@ -457,7 +457,7 @@ def test_a_model_without_a_head_is_not_asked_for_likely_searches(visit: Any) -> 
     expect(page.get_by_role("dialog")).to_contain_text("Why this result")
     expect(page.get_by_role("dialog")).not_to_contain_text("People would search")
     page.wait_for_load_state("networkidle")
-    assert not [url for url in asked if "/queries" in url]
+    assert not [url for url in asked if "predicted-queries" in url]
 
 
 @pytest.mark.parametrize("path", ["/", "/?q=red+sofa", "/?q=red+sofa&compare=1", "/?q=red+sofa&product=p%2F003"])

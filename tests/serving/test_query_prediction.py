@@ -14,7 +14,7 @@ def headed(start):
 
 
 def predicted(client, product_id: str, **parameters) -> list[dict]:
-    answer = client.get(f"/v1/products/{product_id}/queries", params=parameters)
+    answer = client.get(f"/v1/predicted-queries/{product_id}", params=parameters)
     assert answer.status_code == 200, answer.text
     return answer.json()["queries"]
 
@@ -40,13 +40,13 @@ def test_a_product_is_read_as_it_was_last_written(headed):
 
 
 def test_what_is_not_there_is_said(headed, client):
-    assert "no such product" in headed.get("/v1/products/nobody/queries").json()["detail"]
-    answer = client.get("/v1/products/p00/queries")  # a server whose model has no head
+    assert "no such product" in headed.get("/v1/predicted-queries/nobody").json()["detail"]
+    answer = client.get("/v1/predicted-queries/p00")  # a server whose model has no head
     assert answer.status_code == 404 and "head.queries" in answer.json()["detail"]
     assert client.get("/v1/market").json()["model"]["queries"] == 0
 
 
 @pytest.mark.parametrize("k", [0, 101, "many"])
 def test_a_wrong_k_is_named(headed, k):
-    answer = headed.get("/v1/products/p00/queries", params={"k": k})
+    answer = headed.get("/v1/predicted-queries/p00", params={"k": k})
     assert answer.status_code == 422 and answer.json()["detail"].startswith("k: ")

@@ -16,7 +16,7 @@ from mercato.data.ubi import PLACES, locate, stand_in
 from mercato.errors import MercatoError
 
 _AHEAD, _BACK = timedelta(minutes=5), timedelta(hours=24)  # how far a browser's clock is believed
-_LONGEST = {"query_id": 100, "session_id": 100, "client_id": 100, "action_name": 100, "product_id": 256}
+_LONGEST = {"action_name": 100, "user_query": 512}  # of a log that anybody writes to
 _TOLD = 100  # values that were set aside, one by one
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mercato.data import ids
 from mercato.data.schema import REQUIRED, TABLES, TIMESTAMP
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,6 +52,9 @@ def _rules(table: str, column: str) -> list[Rule]:
     rules: list[Rule] = []
     if kind == pa.float64():
         rules.append(("is NaN or infinite", lambda v: pc.invert(pc.is_finite(v))))
+    if column.endswith("_id"):
+        rules += [(why, partial(pc.match_substring_regex, pattern=wrong)) for why, wrong in ids.WRONG]
+        rules.append((ids.TOO_LONG, lambda v: pc.greater(pc.utf8_length(v), ids.LONGEST)))
     if column == "weight":
         rules.append(("is not above zero", lambda v: pc.less_equal(v, 0)))
     if column in ("price", "position", "impressions", "clicks", "depth"):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
+from mercato.data import ids
 from mercato.retrieval.expression import Filters, GeoRadius, category_path
 from mercato.search.request import Location, SearchRequest
 
@@ -48,6 +49,8 @@ def _equally_long(vectors: list[list[float]]) -> list[list[float]]:
 
 Name = Annotated[str, Field(max_length=256), AfterValidator(_encodable)]
 Word = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_encodable)]
+ProductId = Annotated[Word, AfterValidator(ids.checked)]
+Query = Annotated[str, Field(max_length=512), AfterValidator(_encodable)]
 QueryCount = Annotated[int, Field(ge=1, le=100, description="how many")]
 ImagePosition = Annotated[int, Field(ge=0, lt=1000)]
 Country = Annotated[str, Field(pattern="^[a-z]{2}$", description="ISO 3166-1 alpha-2, lower case")]
@@ -101,7 +104,7 @@ class FiltersIn(_In):
 class SearchIn(_In):
     """A search, or the next page of one (the same request with the last answer's cursor)."""
 
-    query: Annotated[str, Field(max_length=512), AfterValidator(_encodable)] = ""
+    query: Query = ""
     country: Annotated[Country | None, Field(description="the searcher's country")] = None
     location: LocationIn | None = None
     radius_km: Annotated[float, Field(gt=0, le=20_040, allow_inf_nan=False)] | None = None
@@ -156,14 +159,9 @@ class SearchIn(_In):
 class ExplainIn(_In):
     """A query and a product whose cosine is to be explained."""
 
-    query: Annotated[
-        str,
-        Field(max_length=512, json_schema_extra={"pattern": r"\S"}),
-        AfterValidator(_encodable),
-        AfterValidator(_not_blank),
-    ]
-    country: Annotated[Country | None, Field(description="the searcher's country")] = None
-    product_id: Word
+    query: Annotated[Query, Field(json_schema_extra={"pattern": r"\S"}), AfterValidator(_not_blank)]
+    country: Annotated[Country | None, Field(description="the searcher's")] = None
+    product_id: ProductId
 
 
 class ImageIn(_In):
@@ -175,7 +173,7 @@ class ImageIn(_In):
 class ProductIn(_In):
     """A product as the products table has it."""
 
-    product_id: Word
+    product_id: ProductId
     title: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_encodable)]
     description: Annotated[str, Field(max_length=50_000), AfterValidator(_encodable)] | None = None
     brand: Name | None = None
@@ -188,7 +186,7 @@ class ProductIn(_In):
     language: Language | None = None
     latitude: Latitude | None = None
     longitude: Longitude | None = None
-    seller_id: Name | None = None
+    seller_id: Annotated[Name, AfterValidator(ids.checked)] | None = None
     seller_rating: Finite | None = None
     rating: Finite | None = None
     attributes: Attributes | None = None
@@ -226,12 +224,7 @@ class EventsIn(BaseModel):
 class EmbedIn(_In):
     """Queries or products to embed, one of the two."""
 
-    queries: (
-        Annotated[
-            list[Annotated[str, Field(max_length=512), AfterValidator(_encodable)]], Field(min_length=1, max_length=256)
-        ]
-        | None
-    ) = None
+    queries: Annotated[list[Query], Field(min_length=1, max_length=256)] | None = None
     country: Country | None = None
     products: Annotated[list[ProductIn], Field(min_length=1, max_length=32)] | None = None
 

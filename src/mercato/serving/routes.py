@@ -75,11 +75,11 @@ async def upsert(body: bodies.ProductsIn, request: Request, served: Served) -> R
 
 
 @router.get(
-    "/v1/products/{product_id:path}/images/{position}",
+    "/v1/images/{position}/{product_id:path}",
     response_class=Response,
     responses=problems(400, 404, 422, 503) | _IMAGES,
 )
-async def image(product_id: bodies.Word, position: bodies.ImagePosition, served: Served) -> Response:
+async def image(product_id: bodies.ProductId, position: bodies.ImagePosition, served: Served) -> Response:
     """One of a product's images; 0 is the first."""
 
     def read() -> Response:
@@ -95,11 +95,11 @@ async def image(product_id: bodies.Word, position: bodies.ImagePosition, served:
 
 
 @router.get(
-    "/v1/products/{product_id:path}/queries",
+    "/v1/predicted-queries/{product_id:path}",
     response_model=bodies.PredictedQueriesOut,
     responses=problems(400, 404, 422, 503),
 )
-async def predict_queries(product_id: bodies.Word, served: Served, k: bodies.QueryCount = 10) -> Response:
+async def predict_queries(product_id: bodies.ProductId, served: Served, k: bodies.QueryCount = 10) -> Response:
     """What people would search a product as, most probable first. The model needs a classification head."""
 
     def predict() -> Response:
@@ -110,7 +110,7 @@ async def predict_queries(product_id: bodies.Word, served: Served, k: bodies.Que
 
 
 @router.get("/v1/products/{product_id:path}", response_model=bodies.ProductOut, responses=problems(400, 404, 422, 503))
-async def product(product_id: bodies.Word, served: Served) -> Response:
+async def product(product_id: bodies.ProductId, served: Served) -> Response:
     """One product."""
 
     def read() -> Response:
@@ -128,7 +128,7 @@ async def product(product_id: bodies.Word, served: Served) -> Response:
     dependencies=_KEY,
     responses=problems(404, 422, 503),
 )
-async def delete(product_id: bodies.Word, request: Request, served: Served) -> Response:
+async def delete(product_id: bodies.ProductId, request: Request, served: Served) -> Response:
     """Delete a product; no search shows it from now on."""
 
     def write() -> Response:

@@ -52,9 +52,9 @@ def _hit_json(hit: PageHit) -> dict[str, Any]:
 
 def product_json(product: ProductDocument) -> dict[str, Any]:
     """A catalogue document as `ProductOut`: its images as addresses on this server."""
-    address = f"/v1/products/{quote(product['product_id'], safe='')}/images"
+    product_id = quote(product["product_id"], safe="")
     fields = {name: value for name, value in product.items() if name != "image_count"}
-    return fields | {"images": [f"{address}/{position}" for position in range(product["image_count"])]}
+    return fields | {"images": [f"/v1/images/{position}/{product_id}" for position in range(product["image_count"])]}
 
 
 def market_json(info: MarketInfo) -> dict[str, Any]:

@@ -15,7 +15,7 @@ export const product = (id) => call(`/v1/products/${encodeURIComponent(id)}`);
 
 /** The queries that a product is likely searched as: [{query, probability}], likeliest first. */
 export const likelyQueries = async (id, k) =>
-  (await call(`/v1/products/${encodeURIComponent(id)}/queries?k=${k}`)).queries;
+  (await call(`/v1/predicted-queries/${encodeURIComponent(id)}?k=${k}`)).queries;
 
 /** What brings a query and a product together: {cosine, words, query, product}, each part with its change. */
 export const explain = (query, country, id) => call("/v1/explain", json({ query, country, product_id: id }));
