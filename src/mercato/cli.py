@@ -116,10 +116,12 @@ def check(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json 
 
 @app.command()
 def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
-    """Mine the event log into pairs (engaged, shown, left) and the lists that were displayed."""
+    """Mine the event log into pairs (engaged, shown, left) and displayed lists, of all products that there are by now."""
+    from mercato.catalogue.written import take_written
     from mercato.data.market import Market
     from mercato.data.mining import mine
 
+    take_written(folder)
     report = mine(Market.open(folder))
     print_result(report, report.as_dict(), as_json)
 

@@ -153,6 +153,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def sweep(folder: Path, targets: str) -> None:
+    """Remove what killed processes left of files to be named `targets` (a pattern); none may be being written."""
+    for left in folder.glob(f".{targets}.*"):
+        left.unlink(missing_ok=True)
+
+
 def write_atomic(target: Path, content: bytes | str) -> None:
     """Write a file through a temporary neighbour and one rename: once it returns, it survives a power cut."""
     with atomic_files(target) as (fresh,):
@@ -160,11 +166,12 @@ def write_atomic(target: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_files(*targets: Path) -> Iterator[tuple[Path, ...]]:
+def atomic_files(*targets: Path, mode: int = 0o644) -> Iterator[tuple[Path, ...]]:
     """Yield an empty file beside each target; when the block ends without an error, each is synced and renamed to it.
 
     The renames come last, one right after the other, and then their folders are synced: on an error before them, every
-    target is as it was.
+    target is as it was. `mode` is that of new targets; what is replaced keeps its own. What a killed process leaves is
+    hidden, and `sweep` removes it.
     """
     fresh: list[Path] = []
     try:
@@ -177,7 +184,8 @@ def atomic_files(*targets: Path) -> Iterator[tuple[Path, ...]]:
         for file in fresh:
             with file.open("r+b") as written:
                 os.fsync(written.fileno())
-            file.chmod(0o644)
+        for file, target in zip(fresh, targets, strict=True):
+            file.chmod(target.stat().st_mode & 0o777 if target.is_file() else mode)
         for file, target in zip(fresh, targets, strict=True):
             file.rename(target)
         for folder in {target.parent for target in targets}:

@@ -36,7 +36,7 @@ STEPS = {  # what is called there; a process dies as it is entered or left
     "go on": f"{EDGE}.index:EdgeIndex._go_on_with",
     "remove": f"{EDGE}.generations:_remove_free",
     # a backfill
-    "vectors": "mercato.catalogue.backfill:_vectors",
+    "vectors": "mercato.catalogue.backfill:embed_each",
     "embed": "mercato.catalogue.backfill:_embed",
     "note read": "mercato.catalogue.ledger:GenerationLedger.note_read",
     "built": "mercato.catalogue.backfill:_Work.built",

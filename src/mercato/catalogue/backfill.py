@@ -25,7 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mercato.catalogue.indexing import finite_vectors, products_fingerprint
+from mercato.catalogue.fingerprints import products_fingerprint
+from mercato.catalogue.indexing import embed_each
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.products import Product, StoredProduct
 from mercato.catalogue.seeding import seed
@@ -165,7 +166,7 @@ def _embed(encoder: RunEncoder, catalogue: Catalogue, work: _Work) -> None:
         products = sorted(
             (product.row() for product in catalogue.products.load(ids)), key=lambda row: row["product_id"]
         )
-        kept, vectors = _vectors(encoder, products, work.as_of)
+        kept, vectors = embed_each(encoder, products, work.as_of)
         if products and not kept:
             raise MercatoError(f"none of {len(products)} products could be embedded: see the log")
         names = {product["product_id"] for product in kept}
@@ -185,20 +186,6 @@ def _pages(catalogue: Catalogue, after: str) -> Iterator[list[str]]:
     while ids := catalogue.products.ids(after, PART):
         yield ids
         after = ids[-1]
-
-
-def _vectors(
-    encoder: RunEncoder, products: Sequence[Product], as_of: datetime
-) -> tuple[list[Product], NDArray[np.float32]]:
-    """The products that can be embedded, and their vectors; one that cannot is left out and hinders no other."""
-    try:
-        return [*products], finite_vectors(encoder, products, as_of)
-    except Exception as error:
-        if len(products) == 1:
-            log.warning("product %s is left out: %s: %s", products[0]["product_id"], type(error).__name__, error)
-            return [], np.zeros((0, encoder.dimension), np.float32)
-        each = [_vectors(encoder, [product], as_of) for product in products]
-        return [product for kept, _ in each for product in kept], np.concatenate([vectors for _, vectors in each])
 
 
 def _records(catalogue: Catalogue, work: _Work) -> Iterator[IndexRecord]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from mercato.catalogue.indexing import run_fingerprint
+from mercato.catalogue.fingerprints import run_fingerprint
 from mercato.catalogue.store import Catalogue
 from mercato.errors import MercatoError
 

@@ -131,6 +131,19 @@ class ProductStore:
         with self._database.read() as connection:
             return list(connection.execute(wanted.order_by(PRODUCTS.c.product_id).limit(limit)).scalars())
 
+    def written(self, after: str, limit: int) -> list[str]:
+        """As `ids`, of those that were written or deleted through the API alone."""
+        wanted = sa.select(PRODUCTS.c.product_id).where(PRODUCTS.c.written_via_api.is_(True))
+        wanted = wanted.where(PRODUCTS.c.product_id > after).order_by(PRODUCTS.c.product_id).limit(limit)
+        with self._database.read() as connection:
+            return list(connection.execute(wanted).scalars())
+
+    def last_written(self) -> int:
+        """The number of the last write or deletion through the API that still stands; 0: there is none."""
+        wanted = sa.select(sa.func.max(PRODUCTS.c.version)).where(PRODUCTS.c.written_via_api.is_(True))
+        with self._database.read() as connection:
+            return int(connection.execute(wanted).scalar_one() or 0)
+
     def documents(self, most: int | None = None) -> Iterator[ProductDocument]:
         """Every product's document, in no order; or, where there are more than `most`, every second, third, …"""
         columns = (PRODUCTS.c.document, PRODUCTS.c.image_count, PRODUCTS.c.deleted)

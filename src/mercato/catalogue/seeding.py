@@ -32,7 +32,7 @@ def seed(catalogue: Catalogue, market: Market, batch: int = 500) -> int:
     Raises:
         MercatoError: the table cannot be read in its schema, or a row has no product_id or title.
     """
-    files = market.files("products")
+    files = market.imported_files("products")
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     fingerprint = hashlib.sha256(repr(stats).encode()).hexdigest()
     if catalogue.settings.get(_SEEDED) == fingerprint:
@@ -57,7 +57,7 @@ def seed(catalogue: Catalogue, market: Market, batch: int = 500) -> int:
 
 
 def _rows(market: Market, batch: int) -> Iterator[dict[str, Any]]:
-    for file in market.files("products"):
+    for file in market.imported_files("products"):
         try:
             reader = pq.ParquetFile(file)
             present = [name for name in PRODUCTS.names if name in reader.schema_arrow.names]

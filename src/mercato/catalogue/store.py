@@ -38,6 +38,11 @@ class Catalogue:
         """
         return cls(Database.open(where))
 
+    @property
+    def name(self) -> str:
+        """Tells its live files (`mercato.data.live`) from those of another catalogue of the market."""
+        return self.settings.secret("name").hex()[:8]
+
     def last_number(self) -> int:
         """The number of the last write that was committed; who reads now sees it and all before it."""
         return self._database.last_number()

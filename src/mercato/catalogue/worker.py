@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Self
@@ -16,6 +17,9 @@ from mercato.catalogue.log_mover import LogMover
 from mercato.catalogue.outbox import LEASE_SECONDS, OutboxJob
 from mercato.catalogue.products import Product
 from mercato.catalogue.store import Catalogue
+from mercato.catalogue.tidying import tidy
+from mercato.data.market import Market
+from mercato.data.schema import LOGGED
 from mercato.retrieval.protocol import Index, record_from_product
 from mercato.runs.encoder import Encoder
 
@@ -55,7 +59,7 @@ class IngestionWorker:
         self._catalogue, self._targets, self._batch = catalogue, tuple(targets), batch
         self._ledger = GenerationLedger(catalogue)
         self._name = name
-        self._movers = [LogMover(catalogue, market, table) for table in ("events", "features")]
+        self._market, self._movers = market, [LogMover(catalogue, market, table) for table in LOGGED]
         self._compact_after, self._compact_from = compact_after, 0.0
         self._claimed: list[OutboxJob] = []  # being worked on
         self._searchable: set[OutboxJob] = set()  # in the index but not yet on its disk: acknowledged only then
@@ -63,9 +67,11 @@ class IngestionWorker:
         self._turn = Lock()  # to write to the targets, or to change which these are
         self._products = _Loop("ingestion", self.drain, pause_seconds=1.0)
         self._compaction = _Loop("compaction", self.compact, pause_seconds=2.0)
+        self._tidying = _Loop("tidying", self.tidy, pause_seconds=60.0)
         self._loops = (
             self._products,
             *(_Loop("moving", mover.move, pause_seconds=flush_seconds) for mover in self._movers),
+            self._tidying,
             self._compaction,
             _Loop("settling", self.settle, pause_seconds=2.0, goes_on=False),
             _Loop("heartbeat", self.heartbeat, pause_seconds=LEASE_SECONDS / 4),
@@ -173,6 +179,10 @@ class IngestionWorker:
     def _is_due(self, index: Index) -> bool:
         share = max(_COMPACT_LEAST, _COMPACT_SHARE * len(index))
         return index.uncompacted >= min(self._compact_after, share)
+
+    def tidy(self) -> None:
+        """Merge what was moved into files by hour and day, and remove what is older than the market keeps."""
+        tidy(Market.open(self._market), self._movers, datetime.now(UTC), lambda: self._tidying.ended)
 
     def heartbeat(self) -> None:
         """Extend the leases of all that is claimed and not yet acknowledged."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from mercato.data.live import is_live, product_snapshots, split_merged
 from mercato.data.query_rules import RULES
-from mercato.data.schema import REQUIRED, TABLES
+from mercato.data.schema import LOGGED, REQUIRED, TABLES
 from mercato.errors import MercatoError
 from mercato.files import atomic_directory, ensure_replaceable, market_lock, write_atomic
 
@@ -64,6 +67,7 @@ class MarketConfig(BaseModel):
     name: str = "market"
     currency: str = "USD"
     relevant_grade: float = 1.0  # a judgment of at least this grade is a relevant one (for ROC AUC, recall)
+    retention_days: int | None = Field(default=None, ge=1)  # how long what the server logs is kept; None: for good
     engagement: Engagement = Engagement()
 
 
@@ -94,9 +98,26 @@ class Market:
             raise MercatoError(f"{file}: {problems}") from None
 
     def files(self, table: str) -> list[Path]:
-        """The Parquet files of a table in name order; empty where the market has no such table."""
+        """The Parquet files of a table in name order; empty where the market has no such table.
+
+        Of the products, those that the API wrote come first, for their rows stand for the ones of the same id.
+        """
         single, folder = self.path / f"{table}.parquet", self.path / table
-        return ([single] if single.is_file() else []) + (sorted(folder.glob("*.parquet")) if folder.is_dir() else [])
+        files = ([single] if single.is_file() else []) + (sorted(folder.glob("*.parquet")) if folder.is_dir() else [])
+        if table == "products":
+            written = [self._written] if self._written else []
+            return written + [file for file in files if not is_live(file)]
+        merged = set(split_merged(files)[1])
+        return [file for file in files if file not in merged]
+
+    def imported_files(self, table: str) -> list[Path]:
+        """`files` without those that a server wrote, or that were read from its catalogue."""
+        return [file for file in self.files(table) if not is_live(file)]
+
+    @cached_property
+    def _written(self) -> Path | None:
+        """What the API wrote, as it was read last: of one market all see the same, whatever is read meanwhile."""
+        return next(reversed(product_snapshots(self.path / "products")), None)
 
     def has(self, table: str) -> bool:
         """Whether the market holds this table."""
@@ -105,14 +126,24 @@ class Market:
     def arrow(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """Read a table in its schema (`mercato.data.schema`), optionally some columns only, rows in file order.
 
+        Of a product that the API wrote there is that row alone.
+
         Raises:
             MercatoError: the table is missing, lacks a required column or has a column of another type.
         """
-        wanted = _fields(table, columns)
-        return pa.concat_tables([_read(file, table, wanted) for file in self._present(table)])
+        wanted, files = _fields(table, columns), self._present(table)
+        if table != "products" or self._written is None:
+            return pa.concat_tables([read_file(file, table, wanted) for file in files])
+        written, *others = ((file, read_file(file, table, _fields(table, ["product_id"])).column(0)) for file in files)
+        parts = [read_file(written[0], table, wanted)]
+        for file, ids in others:
+            parts.append(read_file(file, table, wanted).filter(pc.invert(pc.is_in(ids, written[1]))))
+        return pa.concat_tables(parts)
 
     def scan(self, table: str, columns: list[str] | None = None) -> pyarrow.dataset.Dataset:
         """`arrow` for a table that need not fit in memory: nothing but the files' schemas is read yet.
+
+        Of products it has every row; of those with one id the first stands.
 
         Raises:
             MercatoError: as `arrow`; a value that cannot be turned into the schema's type is found by the reader only.
@@ -141,9 +172,12 @@ class Market:
         return files
 
     def fingerprint(self) -> str:
-        """A hash of names, sizes and content digests of every table file, for model cards and caches."""
+        """A hash of names, sizes and content digests of every table file, for model cards and caches.
+
+        Not of what was logged: only mining reads that, and a server adds to it every few seconds.
+        """
         digest = hashlib.sha256((self.path / MARKET).read_bytes())
-        for table in TABLES:
+        for table in (name for name in TABLES if name not in LOGGED):
             for file in self.files(table):
                 digest.update(f"{table} {file.name} {file.stat().st_size} ".encode())
                 with file.open("rb") as content:
@@ -153,7 +187,7 @@ class Market:
 
 def write_market_toml(folder: Path, config: MarketConfig) -> None:
     """Write `market.toml` into a market folder."""
-    write_atomic(folder / MARKET, tomli_w.dumps(config.model_dump(mode="json")))
+    write_atomic(folder / MARKET, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
 
 
 @contextmanager
@@ -174,7 +208,7 @@ def atomic_market(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_written(folder: Path) -> None:
-    live = sum(len(list((folder / table).glob("live-*.parquet"))) for table in ("events", "features"))
+    live = sum(len(list((folder / table).glob("live-*.parquet"))) for table in LOGGED)
     found = [CATALOGUE] * any(folder.glob(f"{CATALOGUE}*")) + [RULES] * (folder / RULES).is_file()
     found += [f"{live} live file{'s' * (live > 1)}"] * bool(live)
     if found:
@@ -188,7 +222,8 @@ def _fields(table: str, columns: list[str] | None) -> list[pa.Field]:
     return [TABLES[table].field(name) for name in (columns or TABLES[table].names)]
 
 
-def _read(file: Path, table: str, wanted: list[pa.Field]) -> pa.Table:
+def read_file(file: Path, table: str, wanted: Sequence[pa.Field]) -> pa.Table:
+    """One file of a table, with these fields of its schema; MercatoError as `Market.arrow`."""
     present = _schema(file, table)
     _check_columns(file, table, wanted, present)
     try:
@@ -211,7 +246,7 @@ def _schema(file: Path, table: str) -> pa.Schema:
         raise MercatoError(f"table {table}: cannot read {file.name}: {error}") from None
 
 
-def _check_columns(file: Path, table: str, wanted: list[pa.Field], present: pa.Schema) -> None:
+def _check_columns(file: Path, table: str, wanted: Sequence[pa.Field], present: pa.Schema) -> None:
     for field in wanted:
         if field.name in REQUIRED[table] and field.name not in present.names:
             raise MercatoError(f"table {table}, column {field.name}: missing from {file.name}")

@@ -21,13 +21,14 @@ import pyarrow.parquet as pq
 from rich.table import Table as RichTable
 
 from mercato.data.lists import list_up, read_features
+from mercato.data.live import rewriting_lock
 from mercato.data.market import Engagement, Market
 from mercato.data.outcomes import follow_chains, pair_up, tell
 from mercato.data.rules import latest_time
 from mercato.data.schema import FEATURES, LISTS, PAIRS
 from mercato.data.searches import COLUMNS, gather_searches, read_log
 from mercato.errors import MercatoError
-from mercato.files import atomic_files
+from mercato.files import atomic_files, sweep
 
 SPLITS = ("train", "validation", "future")
 
@@ -115,7 +116,9 @@ def mine(market: Market) -> MiningReport:
         if (folder := market.path / table).is_dir():
             raise MercatoError(f"{folder} is a folder of {table}; move it away, mine writes {table}.parquet")
     engagement = market.config.engagement
-    with duckdb.connect() as db:
+    with duckdb.connect() as db, rewriting_lock(market.path):
+        for table in ("pairs", "lists"):
+            sweep(market.path, f"{table}.parquet")
         db.execute("SET TimeZone = 'UTC'")
         db.register("events", market.scan("events", COLUMNS))
         with _reading("events"):

@@ -122,6 +122,7 @@ TABLES: dict[str, pa.Schema] = {
     "intents": INTENTS,
 }
 
+LOGGED = ("events", "features")  # by a server, while it serves
 IMPORTED = ("products", "events", "judgments", "pairs")  # from files; lists are mined, features served
 
 REQUIRED: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mercato.catalogue.indexing import run_fingerprint
+from mercato.catalogue.fingerprints import run_fingerprint
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market

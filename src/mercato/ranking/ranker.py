@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, SessionOptions
 
-from mercato.catalogue.indexing import run_fingerprint
+from mercato.catalogue.fingerprints import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.errors import MercatoError
 from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of, without

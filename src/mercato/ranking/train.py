@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mercato.catalogue.indexing import run_fingerprint
+from mercato.catalogue.fingerprints import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.data.market import Market
 from mercato.data.mining import SPLITS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from mercato.catalogue.indexing import products_fingerprint
+from mercato.catalogue.fingerprints import products_fingerprint
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mercato.benchmarks.machine import machine
-from mercato.catalogue.indexing import index_market, products_fingerprint, run_fingerprint
+from mercato.catalogue.fingerprints import products_fingerprint, run_fingerprint
+from mercato.catalogue.indexing import index_market
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.files import write_atomic

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mercato.catalogue.indexing import products_fingerprint
+from mercato.catalogue.fingerprints import products_fingerprint
 from mercato.data.market import Market, write_market_toml
 from mercato.data.schema import PRODUCTS
 from mercato.errors import MercatoError
