@@ -116,7 +116,7 @@ def check(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json 
 
 @app.command()
 def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
-    """Mine the event log into pairs (engaged, shown, left) and displayed lists, of all products that there are by now."""
+    """Mine the event log into pairs (engaged, shown, left) and displayed lists, of all products that there are now."""
     from mercato.catalogue.written import take_written
     from mercato.data.market import Market
     from mercato.data.mining import mine
@@ -127,6 +127,20 @@ def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json =
 
 
 @app.command()
+def erase(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    client: Annotated[str, typer.Option(help="The client_id of the events to remove.")],
+    as_json: Json = False,
+) -> None:
+    """Remove all events of one client from the log, wherever they lie; says how many, and what to make anew."""
+    from mercato.catalogue.erasure import erase
+    from mercato.data.market import Market
+
+    erased = erase(Market.open(folder), client)
+    print_result(escape(str(erased)), erased.as_dict(), as_json)
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships (que2search).")],
     market: MarketDir,
@@ -134,10 +148,13 @@ def train(
     changes: Annotated[list[str] | None, typer.Option("--set", help="Change a field: stages.0.epochs=3.")] = None,
 ) -> None:
     """Train all stages of a recipe; interrupted, the same command resumes."""
+    from mercato.catalogue.written import take_written
     from mercato.config import load_recipe
     from mercato.data.market import Market
-    from mercato.training.train import train
+    from mercato.training.train import partial_folder, train
 
+    if not Market.open(market).has("events") and not partial_folder(run).exists():
+        take_written(market)  # else mining does
     train(load_recipe(recipe, changes or ()), Market.open(market), run)
 
 

@@ -90,5 +90,22 @@ def test_the_fingerprint_changes_with_the_data_only(folder: Path) -> None:
     assert Market.open(folder).fingerprint() != before
 
 
+def test_what_a_server_logs_is_not_of_the_fingerprint(folder: Path) -> None:
+    """Nothing that learns reads it, and a training is resumed while a server logs."""
+    before = Market.open(folder).fingerprint()
+    for table in ("events", "features"):
+        pq.write_table(pa.table({"query_id": ["1"]}), folder / f"{table}.parquet")
+    assert Market.open(folder).fingerprint() == before
+
+
+def test_of_live_files_those_whose_rows_another_one_holds_are_not_read(folder: Path) -> None:
+    names = ["aa-2-3", "aa-1-4", "aa-4-4", "aa-5-6", "bb-1-2", "aa-1-3"]
+    (folder / "events").mkdir()
+    for name in [*(f"live-{name}.parquet" for name in names), "part-1.parquet", "live-of-mine.parquet"]:
+        (folder / "events" / name).touch()
+    read = [file.stem for file in Market.open(folder).files("events")]
+    assert read == ["live-aa-1-4", "live-aa-5-6", "live-bb-1-2", "live-of-mine", "part-1"]
+
+
 def test_every_table_has_a_schema_and_what_it_requires() -> None:
     assert list(TABLES) == ["products", "events", "judgments", "pairs", "lists", "features", "intents"]

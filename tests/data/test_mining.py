@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mercato.data.checking import Problem, check
+from mercato.data.live import rewriting_lock
 from mercato.data.market import Engagement, Market, MarketConfig, write_market_toml
 from mercato.data.mining import MiningReport, mine
 from mercato.data.normalize import normalize
@@ -51,6 +53,18 @@ def full_chain(product: str, *, start: float = 0, step: float = 1, **more: Any) 
         event(start + step * i, action, None if action == "search" else product, **more)
         for i, action in enumerate(CHAIN)
     ]
+
+
+def test_mining_waits_for_who_replaces_files_of_the_log_and_sweeps_up_after_the_killed(tmp_path: Path) -> None:
+    market = market_of(tmp_path, full_chain("A"))
+    (tmp_path / ".lists.parquet.x1").touch()
+    mining = Thread(target=mine, args=[market])
+    with rewriting_lock(tmp_path):
+        mining.start()
+        mining.join(0.5)
+        assert mining.is_alive() and not market.has("pairs")
+    mining.join()
+    assert market.has("pairs") and not (tmp_path / ".lists.parquet.x1").exists()
 
 
 def logged_as(*features: float | None, **more: Any) -> dict[str, Any]:

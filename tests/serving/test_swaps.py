@@ -309,11 +309,23 @@ def test_what_could_not_be_followed_for_a_moment_is_followed_at_the_next_look(se
     serve(session)
 
 
-def test_a_plain_build_is_taken_up_once_it_holds_what_the_api_wrote(serve, market, index, runs):
+@pytest.fixture
+def of_tables(market, index, runs, monkeypatch):
+    """Builds the index without what the API wrote, as if all that had come later."""
+
+    def build() -> None:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(indexing, "CATALOGUE", "not-there.sqlite")
+            indexing.index_market(runs[0], market, index)
+
+    return build
+
+
+def test_a_plain_build_is_taken_up_once_it_holds_what_the_api_wrote(serve, market, of_tables):
     def session(client):
         write(client, "n", "orange hammock")
         wait_until(lambda: nearest(client, "orange hammock") == "n")
-        indexing.index_market(runs[0], market, index)  # knows the tables only
+        of_tables()
 
         def the_old_one_is_gone() -> bool:
             assert nearest(client, "orange hammock") == "n", "at no moment it is not found"
@@ -324,7 +336,7 @@ def test_a_plain_build_is_taken_up_once_it_holds_what_the_api_wrote(serve, marke
     serve(session)
 
 
-def test_a_process_that_begins_meanwhile_answers_from_what_the_others_do(serve, market, index, runs, monkeypatch):
+def test_a_process_that_begins_meanwhile_answers_from_what_the_others_do(serve, market, index, of_tables, monkeypatch):
     whole, may_embed = SaltedEncoder.encode_products, threading.Event()
 
     def held_back(self, products, *, as_of=None):
@@ -336,7 +348,7 @@ def test_a_process_that_begins_meanwhile_answers_from_what_the_others_do(serve, 
         write(client, "n", "orange hammock")
         wait_until(lambda: nearest(client, "orange hammock") == "n")
         monkeypatch.setattr(SaltedEncoder, "encode_products", held_back)
-        indexing.index_market(runs[0], market, index)
+        of_tables()
         request = SearchRequest(query="orange hammock", mode="semantic", page_size=1)
         with (
             closing(Catalogue.open(market.path / CATALOGUE)) as catalogue,

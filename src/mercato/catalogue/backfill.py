@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,12 +23,11 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mercato.catalogue.fingerprints import products_fingerprint
 from mercato.catalogue.indexing import embed_each
 from mercato.catalogue.ledger import GenerationLedger
-from mercato.catalogue.products import Product, StoredProduct
+from mercato.catalogue.products import StoredProduct
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import CATALOGUE, Market

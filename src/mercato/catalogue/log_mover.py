@@ -1,8 +1,9 @@
 """The log mover: from a log of the catalogue, where rows are acknowledged, to the market's table, which is mined.
 
-Each move writes `TABLE/live-CATALOGUE-FIRST-LAST.parquet` whole (later merged: `mercato.catalogue.tidying`), then deletes the rows FIRST … LAST from the log. A
+Each move writes `TABLE/live-CATALOGUE-FIRST-LAST.parquet` whole, then deletes the rows FIRST … LAST from the log. A
 process killed between the two leaves both; `recover` deletes what a file already holds, so a row is in the table
 exactly once. The catalogue's own name is part of the file's: a new catalogue does not mistake old files for its own.
+Later the files are merged (`mercato.catalogue.tidying`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tidying: the files into which logged rows are moved, one every few seconds, become one an hour and then one a day.
 
-A merged file is written beside those that it holds under a name that covers theirs, and from that one rename on they are
+A merged file is written beside those that it holds, under a name that covers theirs. From that one rename on they are
 not read any more (`mercato.data.live`); then they are removed. A process killed in between loses and doubles nothing.
 """
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from mercato.data.coercion import shorten, shorten_at
 from mercato.data.images import read_image
+from mercato.data.live import is_live
 from mercato.data.market import Market
 from mercato.data.normalize import normalize
 from mercato.data.query_rules import RULES, read_rules
@@ -197,14 +198,17 @@ class _Table:
         self.kept.setdefault(name, []).append((start, values if wanted else values.slice(0, 0)))
 
     def check_ids(self) -> None:
-        """Product ids that occur twice."""
-        twice = []
+        """Product ids that occur twice; what the API wrote is no second row, but stands for that of the table."""
+        written = {start for file, start, rows in self.files if rows and is_live(file)}
+        twice, imported = [], set[str]()
         for start, values in self.kept.get("product_id", []):
-            for row, product_id in enumerate(values.to_pylist(), start):
-                if product_id in self.seen_ids:
+            ids = values.to_pylist()
+            self.seen_ids.update(product_id for product_id in ids if product_id is not None)
+            for row, product_id in enumerate(() if start in written else ids, start):
+                if product_id in imported:
                     twice.append((row, product_id))
                 elif product_id is not None:
-                    self.seen_ids.add(product_id)
+                    imported.add(product_id)
         self._list("product_id", "is given to an earlier product too", twice)
 
     def check_known(self, known: set[str]) -> None:

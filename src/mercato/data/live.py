@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
@@ -48,8 +49,11 @@ def moved_at(moment: datetime) -> dict[bytes, bytes]:
 
 
 def when_moved(file: Path) -> datetime:
-    """What `moved_at` says in a live file; of one without, when it was written."""
-    moved = (pq.read_schema(file).metadata or {}).get(_MOVED)
+    """What `moved_at` says in a live file; of one that does not say, when it was written."""
+    try:
+        moved = (pq.read_schema(file).metadata or {}).get(_MOVED)
+    except (pa.ArrowException, OSError, ValueError):  # whoever reads its rows says so
+        moved = None
     return datetime.fromisoformat(moved.decode()) if moved else datetime.fromtimestamp(file.stat().st_mtime, UTC)
 
 
