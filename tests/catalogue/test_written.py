@@ -72,6 +72,7 @@ def test_a_row_that_the_api_wrote_stands_for_that_of_the_table(catalogue, market
         "product_id": "n", "title": "new", "created_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "images": [{"bytes": image.content, "path": None}], "image_embeddings": [[0.5, 1.0]],
     }  # fmt: skip
+    assert titles(now.as_imported()) == titles(market) and "n" in titles(now)
     assert [*titles_scanned(now)].count("written") == 1 and titles_scanned(now)[:2] == ["new", "written"]
 
 

@@ -92,7 +92,7 @@ def _of_tables(
     encoder: OnnxEncoder, market: Market, run: Path, as_of: datetime | None, written: pa.ChunkedArray
 ) -> Iterator[IndexRecord]:
     """The records of the products whose ids are not among `written`."""
-    products = products_with_vectors(market, encoder, run)
+    products = products_with_vectors(market.as_imported(), encoder, run)  # whose image vectors outlast other writes
     products = products.filter(pc.invert(pc.is_in(products["product_id"], written)))
     seen: set[str] = set()
 

@@ -6,7 +6,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -113,6 +113,12 @@ class Market:
     def imported_files(self, table: str) -> list[Path]:
         """`files` without those that a server wrote, or that were read from its catalogue."""
         return [file for file in self.files(table) if not is_live(file)]
+
+    def as_imported(self) -> Self:
+        """The same market without what the API wrote."""
+        imported = replace(self)
+        imported.__dict__["_written"] = None
+        return imported
 
     @cached_property
     def _written(self) -> Path | None:
