@@ -72,7 +72,7 @@ def test_a_row_that_the_api_wrote_stands_for_that_of_the_table(catalogue, market
         "product_id": "n", "title": "new", "created_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "images": [{"bytes": image.content, "path": None}], "image_embeddings": [[0.5, 1.0]],
     }  # fmt: skip
-    assert titles(now.as_imported()) == titles(market) and "n" in titles(now)
+    assert titles(now.as_imported()) == {key: f"{key} of the table" for key in ("t1", "t2", "t3")}
     assert [*titles_scanned(now)].count("written") == 1 and titles_scanned(now)[:2] == ["new", "written"]
 
 
@@ -93,7 +93,7 @@ def test_many_are_read_page_by_page(catalogue, market, monkeypatch):
     monkeypatch.setattr("mercato.catalogue.written.PAGE", 3)
     catalogue.products.upsert([stored(f"n{number}") for number in range(10)])
     assert len(taken(market).arrow("products")) == 14
-    assert pq.read_metadata(market.path / "products" / "live-000001.parquet").num_row_groups == 4
+    assert pq.read_metadata(market.path / "products" / "live-api-000001.parquet").num_row_groups == 4
 
 
 def test_the_fingerprint_follows_what_was_written_and_nothing_else(catalogue, market):
@@ -101,7 +101,7 @@ def test_the_fingerprint_follows_what_was_written_and_nothing_else(catalogue, ma
     prints = [market.fingerprint(), taken(market).fingerprint()]
     seed(catalogue, market)
     catalogue.events.append([{"session_id": "s"}])
-    assert taken(market).fingerprint() == prints[-1] and snapshots(market) == ["live-000001.parquet"]
+    assert taken(market).fingerprint() == prints[-1] and snapshots(market) == ["live-api-000001.parquet"]
     catalogue.products.upsert([stored("n", "other")])
     prints.append(taken(market).fingerprint())
     catalogue.products.delete("n")
@@ -130,22 +130,29 @@ def test_who_reads_a_market_sees_the_same_until_the_end(catalogue, market):
     assert reader.arrow("products", ["product_id"]) == before
     catalogue.products.upsert([stored("o")])
     taken(market)
-    assert snapshots(market) == ["live-000002.parquet", "live-000003.parquet"], "the last and the one before it"
+    assert snapshots(market) == ["live-api-000002.parquet", "live-api-000003.parquet"], "the last and the one before it"
 
 
 def test_what_a_killed_process_left_is_swept(catalogue, market):
     (market.path / "products").mkdir()
-    (market.path / "products" / ".live-000001.parquet.x1").touch()
+    (market.path / "products" / ".live-api-000001.parquet.x1").touch()
     catalogue.products.upsert([stored("n")])
     taken(market)
-    assert snapshots(market) == ["live-000001.parquet"]
-    assert (market.path / "products" / "live-000001.parquet").stat().st_mode & 0o777 == 0o600
+    assert snapshots(market) == ["live-api-000001.parquet"]
+    assert (market.path / "products" / "live-api-000001.parquet").stat().st_mode & 0o777 == 0o600
+
+
+def test_files_of_ones_own_are_of_the_table_whatever_their_names(catalogue, market):
+    catalogue.products.upsert([stored("n")])
+    own = taken(market).path / "products" / "live-2026.parquet"
+    pq.write_table(pa.Table.from_pylist([{"product_id": "o", "title": "own"}], schema=PRODUCTS), own)
+    assert titles(taken(market))["o"] == "own" and own in taken(market).imported_files("products")
 
 
 def test_a_market_without_anything_written_stays_as_it_is(catalogue, market):
     assert taken(market).files("products") == [market.path / "products.parquet"]
     seed(catalogue, market)
-    assert not (taken(market).path / "products" / "live-000001.parquet").exists()
+    assert not (taken(market).path / "products" / "live-api-000001.parquet").exists()
 
 
 def test_neither_the_catalogue_nor_check_mistakes_it_for_the_import(catalogue, market):

@@ -355,6 +355,7 @@ def test_only_a_market_is_ever_replaced_and_never_with_a_source_inside(tmp_path:
         "catalogue.sqlite-wal",
         "events/live-ab-1-2.parquet",
         "features/live-ab-1-2.parquet",
+        "products/live-api-000001.parquet",
         "rules.toml",
     ],
 )

@@ -1,8 +1,8 @@
 """What the API wrote, from the catalogue of record into the market's products table, for what learns and measures.
 
-It is read at one moment, that of mining, into `products/live-N.parquet`, whose rows stand for those that the table has
-of the same products (`Market.files`). So pairs and products are of one moment, a training that is resumed finds what it
-began with, and the market's fingerprint follows. A product that was deleted is none of them: its row in the imported
+It is read at one moment, that of mining, into `products/live-api-N.parquet`, whose rows stand for those that the table
+has of the same products (`Market.files`). So pairs and products are of one moment, a training that is resumed finds
+what it began with, and the market's fingerprint follows. A deleted product is none of them: its row in the imported
 table stays, for what the log says of it stays true; where it was in the catalogue alone, it is gone with its pairs.
 """
 
@@ -43,15 +43,15 @@ def take_written(market: Path) -> None:
         return
     with rewriting_lock(market), closing(Catalogue.open(market / CATALOGUE)) as catalogue:
         folder = market / "products"
-        sweep(folder, "live-*.parquet")
+        sweep(folder, "live-api-*.parquet")
         earlier = product_snapshots(folder)
         last = catalogue.products.last_written()
         of = f"{catalogue.name} {last}".encode()
         if not last or (earlier and (pq.read_schema(earlier[-1]).metadata or {}).get(_OF) == of):
             return
-        number = int(earlier[-1].stem.removeprefix("live-")) + 1 if earlier else 1
+        number = int(earlier[-1].stem.removeprefix("live-api-")) + 1 if earlier else 1
         with (
-            atomic_files(folder / f"live-{number:06}.parquet", mode=0o600) as (fresh,),
+            atomic_files(folder / f"live-api-{number:06}.parquet", mode=0o600) as (fresh,),
             pq.ParquetWriter(fresh, PRODUCTS.with_metadata({_OF: of}), compression="zstd") as writer,
         ):
             count = 0

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 _NAME = re.compile(r"live-([0-9a-f]+)-(\d+)-(\d+)\.parquet")
 _MOVED = b"moved"
-_PRODUCTS = re.compile(r"live-(\d+)\.parquet")
+_PRODUCTS = re.compile(r"live-api-\d+\.parquet")
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def split_merged(files: Iterable[Path]) -> tuple[list[LiveFile], list[Path]]:
 
 def is_live(file: Path) -> bool:
     """Whether a server, or what reads its catalogue, wrote this file of a table."""
-    return file.name.startswith("live-")
+    return bool(_NAME.fullmatch(file.name) or _PRODUCTS.fullmatch(file.name))
 
 
 def product_snapshots(folder: Path) -> list[Path]:
-    """`products/live-N.parquet`: what the API wrote, each as it was read from the catalogue; the newest last."""
-    return sorted(file for file in folder.glob("live-*.parquet") if _PRODUCTS.fullmatch(file.name))
+    """`products/live-api-N.parquet`: what the API wrote, each as it was read from the catalogue; the newest last."""
+    return sorted(file for file in folder.glob("live-api-*.parquet") if _PRODUCTS.fullmatch(file.name))
 
 
 def rewriting_lock(market: Path, timeout: float = -1) -> FileLock:

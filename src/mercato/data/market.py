@@ -214,7 +214,7 @@ def atomic_market(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_written(folder: Path) -> None:
-    live = sum(len(list((folder / table).glob("live-*.parquet"))) for table in LOGGED)
+    live = sum(len(list((folder / table).glob("live-*.parquet"))) for table in (*LOGGED, "products"))
     found = [CATALOGUE] * any(folder.glob(f"{CATALOGUE}*")) + [RULES] * (folder / RULES).is_file()
     found += [f"{live} live file{'s' * (live > 1)}"] * bool(live)
     if found:
