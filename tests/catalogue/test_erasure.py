@@ -43,14 +43,15 @@ def market(tmp_path) -> Market:
 
 def write(market: Market, rows: list[dict[str, Any]], name: str = "events.parquet", schema=EVENTS) -> None:
     (market.path / name).parent.mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), market.path / name, row_group_size=2)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), market.path / name)
 
 
 def sessions(market: Market) -> list[str]:
     return market.arrow("events")["session_id"].to_pylist() if market.has("events") else []
 
 
-def test_a_clients_events_are_removed_wherever_they_lie(catalogue, market):
+def test_a_clients_events_are_removed_wherever_they_lie(catalogue, market, monkeypatch):
+    monkeypatch.setattr(erasure, "_ROWS", 2)
     write(market, [event("a1", "anna"), event("b1", "bo"), event("b2", "bo"), event("a2", "anna"), event("b3")])
     moved = EVENTS.with_metadata(moved_at(TIME))
     file = "events/" + live_file_name("aaaaaaaa", 1, 2)

@@ -25,6 +25,8 @@ CALLS = {
     "products.image": lambda c: c.products.image("p0000001", 0),
     "products.load": lambda c: c.products.load(IDS),
     "products.ids": lambda c: c.products.ids("p0000001", 24),
+    "products.written": lambda c: c.products.written("p0000001", 24),
+    "products.last_written": lambda c: c.products.last_written(),
     "products.documents": lambda c: sum(1 for _ in (*c.products.documents(), *c.products.documents(most=9))),
     "products.count": lambda c: c.products.count(),
     "products.upsert": lambda c: c.products.upsert([stored(name) for name in IDS]),
@@ -64,6 +66,7 @@ MAY_SCAN = {
         "SCAN products USING COVERING INDEX sqlite_autoindex_products_1",  # its pages are counted, not its rows
         "SCAN products USING COVERING INDEX products_deleted",  # holds the deleted products alone
     },
+    "products.last_written": {"SEARCH products USING INDEX products_written_via_api"},  # holds what it asks for alone
     "outbox.oldest": {"SEARCH outbox"},  # where nearly all are what it asks for: asked while a standby catches up
     "outbox.replay": {  # the index holds what it asks for alone
         "SCAN products USING COVERING INDEX products_written_via_api",

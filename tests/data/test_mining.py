@@ -474,7 +474,7 @@ def test_both_tables_are_written_or_neither(tmp_path: Path, monkeypatch: pytest.
         mine(market)
     monkeypatch.undo()
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
-    assert len(list(tmp_path.iterdir())) == 4  # these, the events and market.toml: nothing half written is left
+    assert len(list(tmp_path.iterdir())) == 5  # these, events, market.toml and the lock: nothing half written is left
     mine(market_of(tmp_path, full_chain("P")))
     assert not (tmp_path / "lists.parquet").exists()  # an earlier log's would tell of another one
     for table in ("pairs", "lists"):

@@ -21,6 +21,7 @@ from mercato.errors import MercatoError
 from mercato.files import atomic_files, sweep
 
 MINED = ("pairs", "lists")
+_ROWS = 50_000  # of a file, at a time
 Found = dict[Path, pa.ChunkedArray]  # file → whether each of its rows is to go; of files with such rows
 
 
@@ -114,7 +115,7 @@ def _take_out(found: Found) -> None:
         for (file, mask), target in zip(found.items(), fresh, strict=True):
             source, start = pq.ParquetFile(file), 0
             with pq.ParquetWriter(target, source.schema_arrow, compression="zstd") as writer:
-                for batch in source.iter_batches():
+                for batch in source.iter_batches(_ROWS):
                     kept = pc.invert(mask.slice(start, len(batch))).combine_chunks()
                     writer.write_batch(batch.filter(kept))
                     start += len(batch)
