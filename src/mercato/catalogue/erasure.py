@@ -64,7 +64,6 @@ def erase(market: Market, client: str) -> Erasure:
     if (market.path / CATALOGUE).is_file():
         with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
             for mover in (LogMover(catalogue, market.path, table) for table in LOGGED):
-                mover.recover()
                 while mover.move():
                     pass
     with rewriting_lock(market.path):  # whoever mines is waited for
