@@ -90,7 +90,7 @@ def _events(market: Market, client: str) -> tuple[Found, pa.ChunkedArray]:
         return pc.or_(pc.equal(clients, client), unnamed)
 
     found, rows = _find(market, "events", columns, theirs)
-    return found, rows["query_id"].drop_null()
+    return found, rows["query_id"]
 
 
 def _find(
