@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -40,8 +41,17 @@ def market_of(folder: Path, events: list[dict[str, Any]], engagement: Engagement
 
 def mined(folder: Path, events: list[dict[str, Any]], engagement: Engagement = ONE_SESSION) -> list[dict[str, Any]]:
     market = market_of(folder, events, engagement)
-    mine(market)
-    return market.arrow("pairs").to_pylist()
+    return market.arrow("pairs").to_pylist() if comes_of(market) else []
+
+
+def comes_of(market: Market) -> bool:
+    """Mine; whether anything came of it."""
+    try:
+        mine(market)
+    except MercatoError as error:
+        assert "nothing can be mined" in str(error)
+        return False
+    return True
 
 
 def labels(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
@@ -580,14 +590,30 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
     period = {id(e): min(p for p in range(3) if e["timestamp"] <= ends[p]) for e in events}
     searches: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     clients: dict[str, tuple[int, str]] = {}
-    for e in sorted(events, key=lambda e: e["timestamp"]):
-        query = normalize(e["user_query"] or "")
-        if e["query_id"] or query:
-            searches[e["query_id"] or (e["session_id"], query)].append(e)
+    events = sorted(events, key=lambda e: e["timestamp"])
+    for e in events:
+        if key := belongs_to(e, events, engagement):
+            searches[key].append(e)
             if e["client_id"]:
                 clients.setdefault(e["session_id"], (period[id(e)], e["client_id"]))
+    asked = {key: list(rows) for key, rows in searches.items()}
+    borrowers = set()
+    for (query_id, session), rows in searches.items():
+        own = {period[id(e)] for e in rows if e["user_query"]}
+        if period[id(rows[0])] not in own and (record := record_of(query_id, rows, asked)):
+            borrowers.add((query_id, session))
+            known = period[id(record)]
+            record = {
+                **record,
+                "client_id": None,
+                "action_name": None if record["product_id"] else record["action_name"],
+            }
+            record |= {"session_id": session, "product_id": None}
+            period[id(record)] = known
+            rows.append(record)
+            rows.sort(key=lambda e: e["timestamp"])
     made, outcomes, lists = defaultdict(set), defaultdict(list), defaultdict(list)
-    for number, rows in enumerate(searches.values()):
+    for number, (search, rows) in enumerate(searches.items()):
         session = rows[0]["session_id"]
         texts = [(e["timestamp"], normalize(e["user_query"]), period[id(e)]) for e in rows if e["user_query"]]
         for now in range(3):
@@ -597,7 +623,8 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
                 continue
             query = min(known)[1]
             when, client = clients.get(session, (3, ""))
-            made[query, now].add(("client", client) if when <= now else ("session", session))
+            if search not in borrowers:
+                made[query, now].add(("client", client) if when <= now else ("session", session))
             places = [(e["timestamp"], e["country"]) for e in rows if e["country"] and period[id(e)] <= now]
             key = (now, query, min(places)[1] if places else None)
             for product in {e["product_id"] for e in here} - {None}:
@@ -630,6 +657,42 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
         if len(made[query, now]) >= enough
     ]
     return sorted(pairs, key=repr), sorted(displayed, key=repr)
+
+
+def named(e: dict[str, Any]) -> tuple[Any, Any] | None:
+    """The search that an event names: a query id in a session, or a text in a session."""
+    if e["query_id"]:
+        return e["query_id"], e["session_id"]
+    query = normalize(e["user_query"] or "")
+    return (("text", query), e["session_id"]) if query else None
+
+
+def belongs_to(e: dict[str, Any], events: list[dict[str, Any]], engagement: Engagement) -> tuple[Any, Any] | None:
+    """The search of an event: that of its session's last click on its product, where it is a step without query id."""
+    own, window = named(e), timedelta(hours=engagement.attribution_hours)
+    later = e["action_name"] in engagement.steps and e["action_name"] != "click"
+    if e["query_id"] or not e["product_id"] or not later or not window:
+        return own
+    clicks = [
+        named(c)
+        for c in events
+        if (c["session_id"], c["product_id"]) == (e["session_id"], e["product_id"])
+        and c["action_name"] in ("click", engagement.steps[0])
+        and e["timestamp"] - window <= c["timestamp"] <= e["timestamp"]
+        and named(c)
+    ]
+    return own if own in clicks or not clicks else clicks[-1]
+
+
+def record_of(
+    query_id: Any, rows: list[dict[str, Any]], asked: dict[Any, list[dict[str, Any]]]
+) -> dict[str, Any] | None:
+    """What tells the text of a query id whose own session does not: the last record before the session's events."""
+    records = [e for (of, _), those in asked.items() if of == query_id for e in those if e["user_query"]]
+    before = [e for e in records if e["timestamp"] <= rows[0]["timestamp"]]
+    before = [e for e in before if not e["product_id"]] or before
+    when = itemgetter("timestamp")
+    return max(before, key=when) if before else min(records, key=when, default=None)
 
 
 def one_list(rows: list[tuple[Any, ...]], told_until: datetime) -> tuple[Any, ...]:
@@ -712,6 +775,7 @@ ENGAGEMENT = st.builds(
     ),
     left=st.sampled_from(["negative", "ignored", "graded"]),
     window_hours=st.sampled_from([4.0, 24.0]),
+    attribution_window_hours=st.sampled_from([None, None, 0, 8.0]),
     min_sessions=st.integers(1, 2),
     validation_days=st.integers(0, 2),
     future_days=st.integers(0, 2),
@@ -730,8 +794,10 @@ def test_mining_is_what_its_slow_reference_says(
     tmp_path: Path, events: list[dict[str, Any]], engagement: Engagement
 ) -> None:
     market = market_of(tmp_path, events, engagement)
-    mine(market)
     pairs, lists = reference(events, engagement)
+    if not comes_of(market):
+        assert (pairs, lists) == ([], [])
+        return
     order = ("split", "query", "country", "product_id", "label", "weight", "last_seen", "grade")
     order += ("impressions", "clicks", "depth", "position")
     rows = market.arrow("pairs").to_pylist()
@@ -756,10 +822,11 @@ def test_no_pair_of_a_split_knows_what_came_after_it(tmp_path: Path, events: lis
     tables = []
     for log in ([*events, closing], [*before, closing]):
         market = market_of(tmp_path, log, periods)
-        mine(market)
-        tables += [{name: market.arrow(name).to_pylist() for name in ("pairs", "lists") if market.has(name)}]
+        found = comes_of(market)
+        names = [name for name in ("pairs", "lists") if found and market.has(name)]
+        tables += [{name: market.arrow(name).to_pylist() for name in names}]
     for name in ("pairs", "lists"):
         whole, past = ([row for row in table.get(name, []) if row["split"] == "train"] for table in tables)
         assert whole == past
-    for row in tables[0]["pairs"]:
+    for row in tables[0].get("pairs", ()):
         assert row["last_seen"] <= cut if row["split"] == "train" else row["last_seen"] >= cut

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mercato.data.coercion import shorten, shorten_at
+from mercato.data.id_forms import other_form
 from mercato.data.images import read_image
 from mercato.data.live import is_live
 from mercato.data.market import Market
@@ -219,6 +220,10 @@ class _Table:
             unknown = pc.and_(pc.is_valid(values), pc.invert(pc.is_in(values, catalogue))).combine_chunks()
             rows = np.flatnonzero(unknown.to_numpy(zero_copy_only=False))
             strangers += [(start + int(row), values[int(row)].as_py()) for row in rows]
+        if other := other_form({product_id for _, product_id in strangers}, known):
+            gone = [(row, product_id) for row, product_id in strangers if product_id not in other.ids]
+            self._add(None, "product_id", f"{len(strangers) - len(gone):,} rows have {other}")
+            strangers = gone
         severity: Severity = "warning" if self.name in ("events", "features") else "error"
         self._list("product_id", "is not in the products table", strangers, severity)
 

@@ -131,8 +131,8 @@ def import_market(
         name: the market's name; by default the map's, else the folder's.
 
     Raises:
-        MercatoError: a file or the map cannot be read, or a required column is missing (names file and column); or
-            `folder` may not be replaced.
+        MercatoError: a file or the map cannot be read, a required column is missing (names file and column), or no row
+            of a file can be kept; or `folder` may not be replaced.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -151,9 +151,12 @@ def import_market(
         parts: dict[str, list[pa.Table]] = {}
         for table, number, file in track(jobs, "import"):
             one = _File(table, file, fresh / "images" / str(number), plan.section(table, file), report)
+            rows, losses = report.read[table], len(report.losses)
             parts.setdefault(table, []).append(one.read())
+            if (rows := report.read[table] - rows) and not parts[table][-1].num_rows:
+                _refuse_none(table, file, rows, report.losses[losses:])
         if not sum(part.num_rows for part in parts.get("products", [])):
-            raise MercatoError("no product could be imported: " + _why_none(report))
+            raise MercatoError("no product could be imported: the files have no rows")
         for table, tables in parts.items():
             whole = _first_of_each(tables, report) if table == "products" else pa.concat_tables(tables)
             report.kept[table] = whole.num_rows
@@ -350,12 +353,22 @@ def _first_of_each(tables: list[pa.Table], report: ImportReport) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _why_none(report: ImportReport) -> str:
-    for loss in report.losses:
-        if loss.table == "products":
-            line = f"line {loss.line}, " if loss.line else ""
-            return f"{loss.file}, {line}row {loss.row}, {loss.field or 'record'}: {loss.reason}"
-    return "the files have no rows"
+def _refuse_none(table: str, file: Path, rows: int, losses: Sequence[Loss]) -> None:
+    """Refuse a file none of whose rows was kept; `losses` are this file's."""
+    gone = [loss for loss in losses if not loss.row_kept]
+    if not gone:
+        raise MercatoError(f"{file}: the map's [{table}] (where, sample) leaves out all of its {rows:,} rows")
+    (name, why), count = Counter((loss.field, loss.reason) for loss in gone).most_common(1)[0]
+    first = next(loss for loss in gone if (loss.field, loss.reason) == (name, why))
+    line = f"line {first.line}, byte {first.byte}, " if first.line else ""
+    said = "" if first.value is None else f": {first.value!r}"
+    mend = (
+        f" In a map's [{table}], rename says which column {name} is, constant what stands for it, values what it means"
+    )
+    raise MercatoError(
+        f"{file}: none of its {rows:,} rows can be kept: {line}row {first.row}, {name or 'record'}: {why}{said}"
+        f" ({count:,} such rows).{mend if name else ''}"
+    )
 
 
 def _refuse_sources_inside(folder: Path, sources: list[Path]) -> None:

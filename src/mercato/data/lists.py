@@ -14,7 +14,7 @@ def read_features(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(
         """
         CREATE TEMP TABLE ordered_by AS
-        SELECT hash('id ' || query_id) AS search, product_id, features, features_version
+        SELECT hash(query_id) AS asked, product_id, features, features_version
         FROM features
         QUALIFY row_number() OVER (PARTITION BY query_id, product_id ORDER BY position, features_version, features) = 1
         """
@@ -28,7 +28,7 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
     Its id is a digest of its own content and of a number that tells it from lists of the same content, so that it
     leads to no session, query id, hour or other list. Of a list whose last product was shown less than the window
     before its period's end no `depth` is told: of its chains only those that were walked to the end at once are known.
-    The features that a product was ordered by are those of its search, where they were logged.
+    The features that a product was ordered by are those of its query id, where they were logged.
     """
     db.execute(
         """
@@ -37,7 +37,7 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
                CASE WHEN max(last_shown) OVER (PARTITION BY search, period) + $window <= ends THEN depth END AS depth,
                features, features_version
         FROM told SEMI JOIN catalogue USING (product_id) JOIN cuts USING (period)
-             LEFT JOIN ordered_by USING (search, product_id)
+             LEFT JOIN ordered_by USING (asked, product_id)
         WHERE position IS NOT NULL
         """,
         {"window": timedelta(hours=engagement.window_hours)},

@@ -39,6 +39,7 @@ class Engagement(BaseModel):
 
     chain: tuple[str, ...] = Field(default=("search", "click", "message", "seller_reply"), min_length=1)
     window_hours: float = Field(default=24.0, gt=0)
+    attribution_window_hours: float | None = Field(default=None, ge=0)  # None: window_hours; 0: nothing is attributed
     min_sessions: int = Field(default=3, ge=1)  # of as many people at least (privacy floor): clients, else sessions
     left: Literal["negative", "ignored", "graded"] = "negative"  # what a chain that was begun and left says of a pair
     validation_days: int = Field(default=2, ge=0)
@@ -57,6 +58,11 @@ class Engagement(BaseModel):
     def steps(self) -> tuple[str, ...]:
         """What of the chain a searcher does to a product: all but the search and the display. `depth` counts them."""
         return tuple(action for action in self.chain if action not in _NO_STEPS)
+
+    @property
+    def attribution_hours(self) -> float:
+        """How long after a click a step without a query id is put down to it; 0: never."""
+        return self.window_hours if self.attribution_window_hours is None else self.attribution_window_hours
 
 
 class MarketConfig(BaseModel):

@@ -18,8 +18,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from rich.console import Group
 from rich.table import Table as RichTable
 
+from mercato.data.funnel import Funnel, Lost, trace
+from mercato.data.id_forms import other_form
+from mercato.data.linking import link
 from mercato.data.lists import list_up, read_features
 from mercato.data.live import rewriting_lock
 from mercato.data.market import Engagement, Market
@@ -42,6 +46,10 @@ class MiningReport:
         left: those of the label 0 by split on which a search had taken some of the steps.
         lists: displayed lists by split.
         queries_below_floor: queries of the whole log that too few people made.
+        unknown_products: pairs left out as the catalogue does not have their product.
+        attributed: steps without a query id that were put down to a click.
+        shared_query_ids: query ids that several sessions have.
+        funnel: what of the log came as far as a pair, and what became of the rest.
     """
 
     events: int
@@ -53,14 +61,17 @@ class MiningReport:
     products: int
     queries_below_floor: int
     unknown_products: int
+    attributed: int
+    shared_query_ids: int
     min_sessions: int
+    funnel: Funnel
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
         """The report for `--json`."""
-        return asdict(self)
+        return asdict(self) | {"funnel": self.funnel.as_list()}
 
-    def __rich__(self) -> RichTable:
+    def __rich__(self) -> Group:
         grid = RichTable("split", "engaged", "unengaged", "left", "lists")
         grid.title = f"pairs mined from {self.events:,} events"
         for split, counts in self.pairs.items():
@@ -68,20 +79,22 @@ class MiningReport:
             grid.add_row(split, *(f"{number:,}" for number in numbers))
         grid.caption = (
             f"left: of the unengaged, those clicked and left; {self.queries:,} queries, {self.products:,} products;"
-            f" {self.queries_below_floor:,} queries of fewer than"
-            f" {self.min_sessions} people left out; {self.unknown_products:,} pairs of products that the catalogue"
-            f" no longer has left out; {self.seconds:.1f} s"
+            f" {self.queries_below_floor:,} queries of fewer than {self.min_sessions} people left out;"
+            f" {self.seconds:.1f} s"
         )
-        if self.future_events:
-            grid.caption += f"; {self.future_events:,} events of the future ignored: a clock that logs is wrong"
-        return grid
+        if self.attributed:
+            grid.caption += f"; {self.attributed:,} events without a query id put down to their session's last click"
+        if self.shared_query_ids:
+            grid.caption += f"; {self.shared_query_ids:,} query ids that several sessions have, a search for each"
+        return Group(self.funnel, grid)
 
 
 def mine(market: Market) -> MiningReport:
     """Turn the market's events into `pairs.parquet` and `lists.parquet` (`PAIRS`, `LISTS`), replacing earlier ones.
 
-    - A *search* is the events of one `query_id`; events without one go by session and normalised query. It belongs to
-      the session of its first event, and takes query and country from its first events that have them.
+    - A *search* is the events of one `query_id` in one session; events without one go by session and normalised query.
+      It takes query and country from its first events that have them, or the query from its query id's. What comes
+      from another session (a seller's reply) or without a query id (an order) is linked to it (`mercato.data.linking`).
     - *Engaged* (label 1): in one search, the steps of `engagement.chain` on one product, in time order (equal times
       count as in order), the last within `window_hours` of the first. The first step may be without a product.
     - *Unengaged* (label 0): an impression in a search that took no step of the chain on that product; and a product
@@ -109,7 +122,8 @@ def mine(market: Market) -> MiningReport:
       that the catalogue does not have are left out too.
 
     Raises:
-        MercatoError: there are no events up to now, they lack a required column or cannot be read.
+        MercatoError: there are no events up to now, they lack a required column or cannot be read, or nothing comes of
+            them; earlier tables stay as they are then.
     """
     started = time.perf_counter()
     for table in ("pairs", "lists"):
@@ -134,14 +148,22 @@ def mine(market: Market) -> MiningReport:
         db.register("features", market.scan("features") if market.has("features") else FEATURES.empty_table())
         with _reading("features"):
             read_features(db)
+        links = link(db, engagement)
         gather_searches(db)
         follow_chains(db, engagement)
         tell(db, engagement)
         pair_up(db, engagement)
         list_up(db, engagement)
+        unknown = _unknown(db)
+        funnel = trace(db, engagement, links, unknown)
+        if not funnel.steps[-1].kept and not _scalar(db, "SELECT count(*) FROM lists"):
+            raise MercatoError(
+                f"nothing can be mined from the {events:,} events of {market.path}: {funnel.why_nothing()}"
+            )
         pairs, lists = _write(db, market, engagement)
         below = _scalar(db, f"SELECT count(*) FROM popularity WHERE period = 2 AND people < {engagement.min_sessions}")
-        unknown = _scalar(db, "SELECT count(*) FROM pairs ANTI JOIN catalogue USING (product_id)")
+        ids = "SELECT asked FROM searches WHERE asked IS NOT NULL GROUP BY asked HAVING count(*) > 1"
+        shared = _scalar(db, f"SELECT count(*) FROM ({ids})")
     return MiningReport(
         events=events,
         future_events=future_events,
@@ -151,8 +173,11 @@ def mine(market: Market) -> MiningReport:
         queries=pc.count_distinct(pairs["query"]).as_py(),
         products=pc.count_distinct(pairs["product_id"]).as_py(),
         queries_below_floor=below,
-        unknown_products=unknown,
+        unknown_products=unknown.count,
+        attributed=links.attributed,
+        shared_query_ids=shared,
         min_sessions=engagement.min_sessions,
+        funnel=funnel,
         seconds=time.perf_counter() - started,
     )
 
@@ -163,6 +188,18 @@ def _reading(table: str) -> Iterator[None]:
         yield
     except duckdb.InvalidInputException as error:
         raise MercatoError(f"table {table}: {error} (`mercato check` lists every problem)") from None
+
+
+def _unknown(db: duckdb.DuckDBPyConnection) -> Lost:
+    """The pairs of products that are not in the catalogue: gone, or named otherwise there."""
+    why, gone = "are of products that are not in the products table", "they left it, or `mercato check` tells more"
+    count = _scalar(db, "SELECT count(*) FROM pairs ANTI JOIN catalogue USING (product_id)")
+    if not count:
+        return Lost(0, why, gone)
+    found = db.execute("SELECT DISTINCT product_id FROM pairs ANTI JOIN catalogue USING (product_id)").fetchall()
+    known = db.execute("SELECT product_id FROM catalogue WHERE product_id IS NOT NULL").fetchall()
+    other = other_form((name for (name,) in found), (name for (name,) in known))
+    return Lost(count, why, f"{len(other.ids):,} {other}" if other else gone)
 
 
 def _write(db: duckdb.DuckDBPyConnection, market: Market, engagement: Engagement) -> tuple[pa.Table, dict[str, int]]:

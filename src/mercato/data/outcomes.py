@@ -14,7 +14,7 @@ def follow_chains(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None
 
     `depth` is how many of `engagement.steps` were taken, each after the one before, all of them within the window that
     the chain's first action opens; null where nobody knows yet or any more: the window was still open when the period
-    ended, or the steps are not in order (a cut may have taken the beginning).
+    ended, or the steps are not in order (a cut may have taken the beginning): `astray`.
     """
     chain, steps = engagement.chain, engagement.steps
     # step1 … stepN: the latest time at which a chain that has come as far as this event can have begun (of all starts
@@ -65,7 +65,7 @@ def follow_chains(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None
                    max(time) FILTER (action = 'impression') AS last_shown
             FROM log WHERE product_id IS NOT NULL AND (action = 'impression' OR list_contains($steps, action))
             GROUP BY search, period, product_id)
-        SELECT touched.*, coalesce(walked.time, last_shown) AS time,
+        SELECT touched.*, coalesce(walked.time, last_shown) AS time, stepped AND walked.depth IS NULL AS astray,
                CASE WHEN NOT stepped THEN 0
                     WHEN depth = $all OR began + $window <= ends THEN depth END AS depth
         FROM touched LEFT JOIN walked USING (search, period, product_id) JOIN cuts USING (period)
@@ -85,7 +85,7 @@ def tell(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
     db.execute(
         """
         CREATE TEMP TABLE told AS
-        SELECT outcomes.*, session, query, CASE WHEN country_known <= period THEN country END AS country,
+        SELECT outcomes.*, session, asked, query, CASE WHEN country_known <= period THEN country END AS country,
                ['train', 'validation', 'future'][period + 1] AS split
         FROM outcomes JOIN searches USING (search) JOIN popularity USING (query, period)
         WHERE query_known <= period AND people >= $min_sessions

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import duckdb
 import pyarrow as pa
 
+from mercato.data.linking import lend_queries
 from mercato.data.market import Engagement
 from mercato.data.normalize import normalize
 
@@ -19,7 +20,9 @@ COLUMNS = [
 def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: datetime) -> tuple[int, int]:
     """Turn the view `events` (`COLUMNS`) into `log`: every event up to `latest` with its search and its period.
 
-    Also `cuts`: the periods (0 train, 1 validation, 2 future) and when each ends.
+    A search is one session's events of a query id, or of a query text where they have no id; `asked` is the query id
+    alone. A step on a product that has neither is in `log` without a search. Also `cuts`: the periods (0 train,
+    1 validation, 2 future) and when each ends.
 
     Returns:
         How many events there are, and how many of them are later than `latest`.
@@ -54,14 +57,17 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
         CREATE TEMP TABLE log AS
         SELECT timestamp AS time, action_name AS action, product_id, position, placed_by, session_id AS session, query,
                nullif(client_id, '') AS client, nullif(country, '') AS country,
-               hash(CASE WHEN query_id IS NOT NULL THEN 'id ' || query_id
-                         ELSE 'session ' || length(session_id) || ' ' || session_id || query END) AS search,
+               CASE WHEN query_id IS NOT NULL THEN hash(query_id, session_id)
+                    WHEN query IS NOT NULL THEN hash('no id', session_id, query) END AS search,
+               CASE WHEN query_id IS NOT NULL THEN hash(query_id) END AS asked,
                CASE WHEN timestamp > last_time - $future_days THEN 2
                     WHEN timestamp > last_time - $held_out_days THEN 1 ELSE 0 END::TINYINT AS period
         FROM events CROSS JOIN clock LEFT JOIN spellings USING (user_query)
-        WHERE timestamp <= last_time AND session_id IS NOT NULL AND (query_id IS NOT NULL OR query IS NOT NULL)
+        WHERE timestamp <= last_time AND session_id IS NOT NULL
+              AND (query_id IS NOT NULL OR query IS NOT NULL
+                   OR product_id IS NOT NULL AND list_contains($steps, action_name))
         """,
-        bounds,
+        {**bounds, "steps": list(engagement.steps)},
     )
     events, future_events = db.execute("SELECT events, future_events FROM clock").fetchall()[0]
     return int(events), int(future_events)
@@ -70,20 +76,22 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
 def gather_searches(db: duckdb.DuckDBPyConnection) -> None:
     """Turn `log` into `searches` and `popularity`: how many people had made a query when a period ended.
 
-    Both say from which period on a thing was known, as a later event must not tell an earlier period. A search belongs
-    to the session of its first event; people are clients where any event of the session names one, else sessions.
+    Both say from which period on a thing was known, as a later event must not tell an earlier period. People are
+    clients where any event of the session names one, else sessions. A session that has its query from another's record
+    (`lend_queries`) is not counted among them: the two may be one person.
     """
-    db.execute(
-        """
-        CREATE TEMP TABLE searches AS
-        SELECT search, min_by(session, (time, session)) AS session,
+    gathered = """
+        SELECT search, any_value(session) AS session, max(asked) AS asked,
+               min(time) AS first_time, min(period) AS first_period,
                min_by(query, (time, query)) FILTER (query IS NOT NULL) AS query,
                min(period) FILTER (query IS NOT NULL) AS query_known,
                min_by(country, (time, country)) FILTER (country IS NOT NULL) AS country,
                min(period) FILTER (country IS NOT NULL) AS country_known
-        FROM log GROUP BY search
         """
-    )
+    db.execute(f"CREATE TEMP TABLE searches AS {gathered}, false AS lent FROM log GROUP BY search")
+    if lend_queries(db):
+        db.execute("DELETE FROM searches WHERE search IN (SELECT search FROM lent)")
+        db.execute(f"INSERT INTO searches {gathered}, true FROM log SEMI JOIN lent USING (search) GROUP BY search")
     db.execute(
         """
         CREATE TEMP TABLE popularity AS
@@ -93,7 +101,7 @@ def gather_searches(db: duckdb.DuckDBPyConnection) -> None:
         SELECT query, period,
                count(DISTINCT CASE WHEN client_known <= period THEN 'client ' || client
                                    ELSE 'session ' || session END) AS people
-        FROM searches LEFT JOIN clients USING (session) JOIN cuts ON query_known <= period
+        FROM searches LEFT JOIN clients USING (session) JOIN cuts ON query_known <= period AND NOT lent
         GROUP BY query, period
         """
     )
