@@ -495,3 +495,21 @@ def test_a_map_says_what_is_no_value(tmp_path: Path) -> None:
     assert read["usual"] == [(None, "-"), ("-", None)]
     assert read["own"] == read["file"] == [("NULL", None), (None, "NULL")]
     assert read["none"] == read["file_none"] == [("NULL", "-"), ("-", "NULL")]
+
+
+def test_a_file_of_which_nothing_is_kept_is_refused(tmp_path: Path) -> None:
+    """Beside files of which something is; one without rows has lost nothing."""
+    products = tmp_path / "p.csv"
+    products.write_text("product_id,title\n1,lamp\n")
+    good, bad, empty = (tmp_path / f"{name}.csv" for name in ("good", "bad", "empty"))
+    good.write_text("timestamp,session_id,action_name\n2026-01-01,s,click\n")
+    bad.write_text("timestamp,session_id,action_name\nsoon,s,click\nlate,s,click\n")
+    empty.write_text("timestamp,session_id,action_name\n")
+    with pytest.raises(MercatoError, match=r"bad.csv: none of its 2 rows .* row 0, timestamp: .*'soon' .*\[events\]"):
+        import_market(tmp_path / "m", [products], [good, bad])
+    assert not (tmp_path / "m").exists()
+    assert import_market(tmp_path / "m", [products], [good, empty]).kept["events"] == 1
+    given = tmp_path / "map.toml"
+    given.write_text('[events]\nwhere = { action_name = "purchase" }\n')
+    with pytest.raises(MercatoError, match=r"good.csv: the map's \[events\] .* all of its 1 rows"):
+        import_market(tmp_path / "m", [products], [good], mapping=given)
