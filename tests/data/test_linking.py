@@ -129,6 +129,17 @@ def test_a_seller_is_nobody_who_searched(tmp_path: Path) -> None:
     assert len(mined(tmp_path, [*named, *again, answered], floor)) == 1  # two people, whose clients nobody knows
 
 
+def test_a_seller_s_words_and_later_doings_change_nothing(tmp_path: Path) -> None:
+    reply = event(2, "seller_reply", "P", session_id="seller")
+    silent = [event(0, "click", "P", user_query=None), event(1, "message", "P", user_query=None)]
+    assert mined(tmp_path, [*silent, reply], ASKED) == []  # the text is the seller's alone
+    asking = [event(3, "click", "P", session_id="seller"), event(4, "message", "P", session_id="seller")]
+    assert engaged(mined(tmp_path, [event(0, "click", "P"), event(1, "message", "P"), reply, *asking], ASKED))
+    floor = ASKED.model_copy(update={"min_sessions": 2, "future_days": 1})
+    later = [event(0, "impression", "Q"), reply, event(60, "click", "Z", session_id="seller")]
+    assert "train" not in {row["split"] for row in mined(tmp_path, later, floor)}
+
+
 def test_a_reply_answers_a_search_where_the_chain_has_no_step_before_it(tmp_path: Path) -> None:
     chain = ASKED.model_copy(update={"chain": ("search", "seller_reply")})
     log = [event(0, "search"), event(1, "seller_reply", "P", session_id="seller")]
