@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from mercato import progress
 from mercato.benchmarks.verbs import bench
+from mercato.catalogue.verbs import erase
 from mercato.errors import MercatoError
 from mercato.extras import train_extra
 from mercato.parameters import Json, MarketDir, print_result
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")
+app.command()(erase)
 
 
 def _version(wanted: bool) -> None:
@@ -124,20 +126,6 @@ def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json =
     take_written(folder)
     report = mine(Market.open(folder))
     print_result(report, report.as_dict(), as_json)
-
-
-@app.command()
-def erase(
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    client: Annotated[str, typer.Option(help="The client_id of the events to remove.")],
-    as_json: Json = False,
-) -> None:
-    """Remove all events of one client from the log, wherever they lie; says how many, and what to make anew."""
-    from mercato.catalogue.erasure import erase
-    from mercato.data.market import Market
-
-    erased = erase(Market.open(folder), client)
-    print_result(escape(str(erased)), erased.as_dict(), as_json)
 
 
 @app.command()

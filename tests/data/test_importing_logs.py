@@ -219,7 +219,7 @@ def test_flat_and_ubi_events_in_one_file(tmp_path: Path) -> None:
 
 def test_what_a_log_was_read_as_is_said(tmp_path: Path) -> None:
     report, _ = taken(tmp_path, [ubi()])
-    console = Console(width=200, record=True, file=io.StringIO())
+    console = Console(width=1000, record=True, file=io.StringIO())
     console.print(report)
     assert "log.jsonl: read as UBI" in console.export_text()
     assert report.as_dict()["events_read_as"] == {str(tmp_path / "log.jsonl"): "UBI"}
