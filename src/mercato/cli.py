@@ -30,7 +30,6 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")
-app.command()(erase)
 
 
 def _version(wanted: bool) -> None:
@@ -126,6 +125,9 @@ def mine(folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json =
     take_written(folder)
     report = mine(Market.open(folder))
     print_result(report, report.as_dict(), as_json)
+
+
+app.command()(erase)
 
 
 @app.command()
