@@ -363,13 +363,27 @@ def serve(
     opened: Annotated[
         str, typer.Option("--open", metavar="AREAS", help="What needs no key; all else does, writes always.")
     ] = "search,embed,events,metrics,docs",
+    connections: Annotated[int, typer.Option(min=1, help="At once, of a process.")] = 512,
+    per_address: Annotated[int, typer.Option(min=1, help="Of one address; its requests, through a proxy.")] = 64,
+    request_seconds: Annotated[float, typer.Option(min=0.1, help="For a head to come, and again for a body.")] = 10.0,
+    idle_seconds: Annotated[float, typer.Option(min=0.1, help="Between requests of a connection.")] = 30.0,
+    proxy: Annotated[str, typer.Option(help="Trusted proxies, by commas: their X-Forwarded-For counts.")] = "",
 ) -> None:
     """Serve the API (OpenAPI at /docs) and the page, with the keys of `mercato keys` or the one in MERCATO_API_KEY."""
     from mercato.data.market import Market
+    from mercato.serving.connections import Limits
+    from mercato.serving.proxies import Proxies
     from mercato.serving.server import serve_run
 
     areas = [area.strip() for area in opened.split(",") if area.strip()]
-    serve_run(run, Market.open(market), index, host, port, workers, log_features, areas)
+    limits = Limits(
+        connections=connections,
+        per_address=per_address,
+        request_seconds=request_seconds,
+        idle_seconds=idle_seconds,
+        proxies=Proxies.parse(proxy),
+    )
+    serve_run(run, Market.open(market), index, host, port, workers, log_features, areas, limits)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mercato.catalogue.row_log import RowLog
 from mercato.data.market import Market
+from mercato.serving.connections import Limits
 from mercato.serving.process import listen, serve
 from tests.support.served import application
 
@@ -22,4 +23,4 @@ if __name__ == "__main__":
     with application(Market.open(Path(folder)), flush_seconds=0.1 if faults else 600) as app:
         if "die-before-drop" in faults:  # the events' file is written, the catalogue still has them
             RowLog.delete = die
-        serve(app, listen(int(port)))
+        serve(app, listen(int(port)), Limits())

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mercato.serving.access import AREAS, Area, Caller, KeyRing, needed
 from mercato.serving.audit import audit
+from mercato.serving.large_bodies import LargeBodies
 from mercato.serving.prometheus import Metrics
-
-AT_CAPACITY = "at capacity"  # in a request's state: it came over more connections than the process has places for
+from mercato.serving.protocol import TOO_MANY
 
 _HEADERS = [
     (
@@ -31,7 +31,6 @@ _KILOBYTE = 1024
 _LIMITS = {"/v1/products": 32_768 * _KILOBYTE, "/v1/embed": 1024 * _KILOBYTE, "/v1/events": 1024 * _KILOBYTE}
 _KEYED_LIMITS = _LIMITS | {"/v1/embed": 8192 * _KILOBYTE}
 _LIMIT = 64 * _KILOBYTE  # bytes of a body anywhere else
-_LARGE = {True: 4, False: 16}  # bodies over `_LIMIT` read or worked on at once, those with the key and those without
 _DRAINED = 8192 * _KILOBYTE  # bytes of a refused body that are read and thrown away
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"}
 
@@ -46,7 +45,7 @@ class RequestGuard:
 
     def __init__(self, app: ASGIApp, keys: KeyRing, opened: Collection[Area], metrics: Metrics) -> None:
         self._app, self._keys, self._opened, self._metrics = app, keys, opened, metrics
-        self._inside = {True: 0, False: 0}  # large bodies, of those who may write and of others
+        self._large = LargeBodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -71,8 +70,9 @@ class RequestGuard:
             keyed = caller is not None and caller.may("write")
             limit = (_KEYED_LIMITS if keyed else _LIMITS).get(scope["path"], _LIMIT)
             large = limit > _LIMIT and _may_exceed(headers, _LIMIT)
-            if scope.get("state", {}).get(AT_CAPACITY):
-                await _answer(secured, 503, "too many connections at once; try again in a second", close=True)
+            if scope.get("state", {}).get(TOO_MANY):
+                why = "too many requests at once from one address; try again in a second"
+                await _refuse(receive, secured, 429, why)
             elif wanted and caller is None:
                 await _refuse(receive, secured, 401, f"X-API-Key: missing or wrong; this needs a key that may {wanted}")
             elif wanted and caller and not caller.may(wanted):
@@ -82,14 +82,14 @@ class RequestGuard:
                 await _refuse(receive, secured, 429, why, retry_after=math.ceil(wait))
             elif _declared(headers) > limit:
                 await _refuse(receive, secured, 413, _too_large(limit))
-            elif large and self._inside[keyed] >= _LARGE[keyed]:
-                await _refuse(receive, secured, 503, "too many large bodies at once; try again in a second")
+            elif large:
+                with self._large.place(scope, keyed) as place:
+                    if place:
+                        await self._app(scope, _bounded(receive, limit), secured)
+                    else:
+                        await _refuse(receive, secured, 503, "too many large bodies at once; try again in a second")
             else:
-                self._inside[keyed] += large
-                try:
-                    await self._app(scope, _bounded(receive, limit), secured)
-                finally:
-                    self._inside[keyed] -= large
+                await self._app(scope, _bounded(receive, limit), secured)
         finally:
             route = str(getattr(scope.get("route"), "path_format", "other"))
             method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -137,12 +137,10 @@ async def _refuse(receive: Receive, send: Send, status: int, why: str, retry_aft
     await _answer(send, status, why, retry_after=retry_after)
 
 
-async def _answer(send: Send, status: int, why: str, close: bool = False, retry_after: int = 1) -> None:
+async def _answer(send: Send, status: int, why: str, retry_after: int = 1) -> None:
     body = orjson.dumps({"detail": why})
     headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status in (429, 503):
         headers.append((b"retry-after", str(retry_after).encode()))
-    if close:
-        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -20,17 +21,17 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from mercato.errors import MercatoError
+from mercato.serving.accept import Loop
+from mercato.serving.connections import Limits
 from mercato.serving.garbage import set_apart
-from mercato.serving.guard import AT_CAPACITY
 from mercato.serving.prometheus import FOLDER
+from mercato.serving.protocol import BoundedProtocol
 
 log = logging.getLogger("mercato.serving")
 
-CONNECTIONS = 512  # of a process; beyond them the request guard answers 503 before it reads a body
 _AGAIN_SECONDS = 5.0  # until a worker that could not take another's place is tried again
 _BACKLOG = 1024  # connections that wait to be accepted
 
@@ -60,14 +61,16 @@ def listen(preferred: int, host: str = "127.0.0.1") -> socket.socket:
     raise MercatoError(f"--port: no port from {preferred} to {preferred + 99} is free on {host}")
 
 
-def serve(app: FastAPI, listening: socket.socket) -> None:
+def serve(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
     """Answer requests until SIGINT or SIGTERM; then finish those begun and return. Call it from the main thread."""
     with _signals_kept():
         set_apart()
-        uvicorn.Server(_config(app)).run([listening])
+        uvicorn.Server(_Config(app, limits)).run([listening])
 
 
-def serve_with_workers(app: Callable[[], FastAPI], listening: socket.socket, workers: int, counts: Path) -> None:
+def serve_with_workers(
+    app: Callable[[], FastAPI], listening: socket.socket, limits: Limits, workers: int, counts: Path
+) -> None:
     """As `serve`, with as many processes, each with an application of its own, made there by `app` (it is pickled).
 
     One that dies is started anew, and again after a while where that fails; none outlives this process. The folder
@@ -81,7 +84,7 @@ def serve_with_workers(app: Callable[[], FastAPI], listening: socket.socket, wor
     with _signals_kept():
         os.environ[FOLDER] = str(counts)
         try:
-            supervisor = _Supervisor(_config(_Worker(app), factory=True, workers=workers), [listening])
+            supervisor = _Supervisor(_Config(_Worker(app), limits, factory=True, workers=workers), [listening])
             supervisor.run()
         finally:
             del os.environ[FOLDER]
@@ -128,30 +131,29 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class _Protocol(HttpToolsProtocol):
-    """Uvicorn's, which tells the application of a request for which there is no place. Its own `limit_concurrency`
-    would answer that in plain text, unseen by the metrics.
-    """
+class _Config(uvicorn.Config):
+    """Uvicorn's, for the loop and the protocol that keep the limits."""
 
-    def on_headers_complete(self) -> None:
-        self.scope["state"][AT_CAPACITY] = max(len(self.connections), len(self.tasks)) >= CONNECTIONS
-        super().on_headers_complete()
+    def __init__(self, app: Any, limits: Limits, **workers: Any) -> None:
+        super().__init__(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,  # uvicorn would believe whoever asks from this machine
+            backlog=_BACKLOG,
+            timeout_keep_alive=limits.idle_seconds,  # type: ignore[arg-type]  # any number will do
+            timeout_graceful_shutdown=10,
+            timeout_worker_healthcheck=30,  # one that starts on a busy machine does not answer either
+            **workers,
+        )
+        self._limits = limits
 
-
-def _config(app: Any, **workers: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=_Protocol,
-        loop="uvloop",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-        timeout_worker_healthcheck=30,  # one that starts on a busy machine does not answer either
-        **workers,
-    )
+    def get_loop_factory(self) -> Callable[[], Loop]:
+        """A worker makes its own."""
+        return partial(Loop, self._limits)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from mercato.search.market_info import MarketInfo, market_info
 from mercato.serving.access import AREAS
 from mercato.serving.app import create_app
 from mercato.serving.audit import show_audit
+from mercato.serving.connections import DEFAULTS, Limits
 from mercato.serving.process import listen, serve, serve_with_workers
 from mercato.serving.rollout import Rollout
 from mercato.serving.services import Services, Settings
@@ -47,6 +48,7 @@ def serve_run(
     workers: int = 0,
     logged: float = 0.1,
     open_areas: Sequence[str] = AREAS,
+    limits: Limits = DEFAULTS,
 ) -> None:
     """Serve until interrupted.
 
@@ -89,11 +91,11 @@ def serve_run(
             _say(f"serving {market.config.name}: {at}  (API: /docs; stop with Ctrl-C)")
             if workers == 0:
                 services = Services(market, info, rollout.deployments, catalogue, ingestion.wake, settings)
-                serve(create_app(services), listening)
+                serve(create_app(services), listening, limits)
             else:
                 with WakeReceiver(ingestion.wake) as receiver:
                     worker = partial(worker_app, market.path, info, url, receiver.sender, settings)
-                    serve_with_workers(worker, listening, workers, market.path / CACHE / "metrics")
+                    serve_with_workers(worker, listening, limits, workers, market.path / CACHE / "metrics")
 
 
 def worker_app(market_path: Path, info: MarketInfo, url: str, wake: WakeSender, settings: Settings) -> FastAPI:
