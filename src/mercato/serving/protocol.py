@@ -44,7 +44,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._places = cast(Loop, self.loop).connections
         self._limits = self._places.limits
         self._waits_for: Literal["head", "body", "idle"] | None = "head"
-        self._in_head = self._proxied = self._unwanted = False
+        self._begun = self._in_head = self._proxied = self._unwanted = False
+        self.app = self._ask
         self._untold = 0  # bytes since the parser last told anything but a header
         self._began, self._received = 0.0, 0  # the body: when its head was there, and how much has come
         self.deadline = 0.0
@@ -53,6 +54,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Begin; its place was taken, and its deadline set, when it was accepted."""
         super().connection_made(transport)
         self._proxied = self.client is not None and self.client[0] in self._limits.proxies
+        self._begun = True
         if self._unwanted:
             self.transport.abort()
 
@@ -66,15 +68,15 @@ class BoundedProtocol(HttpToolsProtocol):
         turned_away[f"too slow: {self._waits_for}"] += 1
         if self._in_head or self._waits_for == "body":
             self.drop(408, "the request did not come in time")
-        elif self.transport is not None:
+        elif self._begun:
             self.transport.abort()  # `close` would wait until all is read that was written
 
     def make_room(self) -> None:
         """Close at once: another needs the place."""
-        if self.transport is None:
-            self._unwanted = True
-        else:
+        if self._begun:
             self.transport.abort()
+        else:
+            self._unwanted = True
 
     def drop(self, status: int, why: str) -> None:
         """Close, with an answer where nothing of one has been sent and none is due before."""
@@ -210,6 +212,8 @@ class BoundedProtocol(HttpToolsProtocol):
             raise MalformedError("Content-Length, Transfer-Encoding: at most one of them, once")
         if encodings and (encodings != [b"chunked"] or version == "1.0"):
             raise MalformedError("Transfer-Encoding: it can only be chunked")
+        if self.parser.should_upgrade() and (encodings or lengths not in ([], [b"0"])):
+            raise MalformedError("Upgrade: only HTTP/1.1 is spoken here, and a body is only read without it")
 
     def _take_the_proxys_word(self, scope: Any) -> None:
         said = {b"x-forwarded-for": list[bytes](), b"x-forwarded-proto": list[bytes]()}
@@ -220,10 +224,18 @@ class BoundedProtocol(HttpToolsProtocol):
         scope["client"] = (self._limits.proxies.client(self.client[0], said[b"x-forwarded-for"]), 0)
         if said[b"x-forwarded-proto"][-1:] == [b"https"]:
             scope["scheme"] = "https"
-        self.app = self._forwarded
 
-    async def _forwarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application, with a request that counts as its client's."""
-        with self._places.request(scope["client"][0]) as may:
-            scope["state"][TOO_MANY] = not may
-            await self.config.loaded_app(scope, receive, send)
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application; a proxy's request counts as its client's."""
+        try:
+            if self._proxied:
+                with self._places.request(scope["client"][0]) as may:
+                    scope["state"][TOO_MANY] = not may
+                    await self.config.loaded_app(scope, receive, send)
+            else:
+                await self.config.loaded_app(scope, receive, send)
+        except RuntimeError:
+            if not self.transport.is_closing():
+                raise
+            # Uvloop does not write to a client who has gone; uvicorn would log that, a traceback for whoever wants one
+            receive.__self__.disconnected = True  # type: ignore[attr-defined]  # it is a method of the request's cycle
