@@ -6,6 +6,7 @@ Real processes, each with limits that a user can set.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -133,6 +134,9 @@ def test_who_holds_connections_from_many_addresses_stops_nobody_and_has_no_more_
     assert max(counts) <= 40
     server.client.connect(host=3)
     wait_until(lambda: server.held() == 40)
+    metrics = server.client.answer(request("GET", "/metrics", b"", "connection: close"))[1].decode()
+    counted = re.search(r"^mercato_connections_turned_away_total ([0-9.]+)", metrics, re.M)
+    assert counted and float(counted[1]) >= 280
 
 
 def test_who_takes_too_long_is_let_go(hasty):

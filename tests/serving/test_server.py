@@ -25,6 +25,7 @@ from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import open_index
 from mercato.runs.folder import RETRIEVAL, WEIGHTS
 from mercato.serving import deployment, process, server
+from mercato.serving.connections import DEFAULTS
 from mercato.serving.server import KEY, KEY_FILE, serve_run
 from tests.support.served import event, ids, search, wait_until
 from tests.support.served_run import OnnxEncoder
@@ -55,7 +56,7 @@ def serve(run, market, tmp_path, monkeypatch):
     """Start a server and do something with its client in place of waiting for an interrupt."""
 
     def start(do=lambda client: None):
-        def now(application, listening):
+        def now(application, listening, _):
             with TestClient(application) as client:
                 do(client)
 
@@ -188,7 +189,7 @@ def test_the_garbage_collector_looks_at_what_a_request_leaves_alone(tmp_path, mo
     monkeypatch.setenv(process.FOLDER, str(tmp_path))
     try:
         with process.listen(8300) as listening:
-            process.serve(None, listening)
+            process.serve(None, listening, DEFAULTS)
         gc.unfreeze()
         process._Worker(lambda: "app")()
         assert min(frozen[0], gc.get_freeze_count()) > 10_000
@@ -213,7 +214,7 @@ def test_the_first_worker_that_cannot_start_ends_the_server_and_a_later_one_is_t
 def test_a_worker_that_dies_while_it_is_asked_whether_it_lives_is_replaced_at_once(monkeypatch):
     monkeypatch.setattr(multiprocess, "SIGNALS", {})  # these are pytest's
     with process.listen(8300) as listening:
-        config = process._config("fastapi:FastAPI", factory=True, workers=1)
+        config = process._Config("fastapi:FastAPI", DEFAULTS, factory=True, workers=1)
         config.timeout_worker_healthcheck = 10**6
         supervisor = process._Supervisor(config, [listening])
         supervisor.init_processes()
@@ -241,5 +242,5 @@ def test_what_a_killed_servers_workers_counted_is_gone(tmp_path, monkeypatch):
     counted = []
     supervisor = Mock(processes=[], run=lambda: counted.append([*left.parent.iterdir()]))
     monkeypatch.setattr(process, "_Supervisor", lambda *_: supervisor)
-    process.serve_with_workers(None, None, 2, left.parent)
+    process.serve_with_workers(None, None, DEFAULTS, 2, left.parent)
     assert counted == [[]] and not left.parent.exists()

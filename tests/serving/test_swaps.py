@@ -66,7 +66,7 @@ def serve(market, index, runs, monkeypatch):
     """Start a server and do something with its client in place of waiting for an interrupt."""
 
     def start(do) -> None:
-        def now(application, _):
+        def now(application, *_):
             with TestClient(application) as client:
                 do(client)
 

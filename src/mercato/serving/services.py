@@ -13,6 +13,7 @@ from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
 from mercato.search.market_info import MarketInfo
 from mercato.serving.access import AREAS, Area, TokenBucket
+from mercato.serving.connections import turned_away
 from mercato.serving.deployment import Deployments
 from mercato.serving.executor import BoundedExecutor
 from mercato.serving.prometheus import Metrics
@@ -73,6 +74,8 @@ class Services:
         gauge("mercato_index_size", "Products in the index", self._index_size)
         cached = self.deployments.cached
         self.metrics.count("mercato_query_cache_hits", "Query vectors found in the cache", lambda: cached()[0])
+        away = "mercato_connections_turned_away"
+        self.metrics.count(away, "Connections closed, or not taken, by this side", turned_away.total)
         self.metrics.count("mercato_query_cache_misses", "Query vectors computed", lambda: cached()[1])
 
     def _index_size(self) -> int:
