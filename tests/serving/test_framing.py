@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -66,8 +67,14 @@ REFUSED = {
 
 @pytest.fixture
 def client(start) -> Iterator[Client]:
+    with serving(start().app) as client:
+        yield client
+
+
+@contextmanager
+def serving(app: object) -> Iterator[Client]:
     with process.listen(8300) as listening:
-        config = process._Config(start().app, Limits(), lifespan="off")  # the client has begun it
+        config = process._Config(app, Limits(), lifespan="off")  # the test's client has begun it
         server = process.uvicorn.Server(config)
         serving = threading.Thread(target=server.run, args=[[listening]], daemon=True)
         serving.start()
@@ -93,6 +100,20 @@ def test_what_is_right_is_answered(client):
     trailer = in_chunks(CHUNKS[:-2] + b"X-Api-Key: a\r\n\r\n")
     last = request("GET", "/healthz", b"", "connection: close")
     assert statuses(read_all(client.connect(right + in_chunks(CHUNKS) + trailer + right + last))) == [200] * 5
+
+
+def test_a_field_behind_the_body_is_dropped():
+    async def names_of_fields(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+        names = b" ".join(name for name, _ in scope["headers"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": names})
+
+    with serving(names_of_fields) as client:
+        connection = client.connect(in_chunks(CHUNKS[:-2], b"Connection: close"))
+        connection.sendall(b"X-Api-Key: a\r\n\r\n")
+        assert b"host content-type transfer-encoding connection\r\n" in read_all(connection)
 
 
 def test_an_upgrade_is_not_made_and_what_comes_behind_it_not_read(client):
