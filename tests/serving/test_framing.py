@@ -13,6 +13,7 @@ from mercato.serving import process
 from mercato.serving.connections import Limits
 from tests.support.sockets import SEARCH, Client, read_all, request, status
 
+LIMITS = Limits(request_seconds=600, idle_seconds=600)  # longer than a test waits
 HEAD = b"POST /v1/search HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
 LENGTH = b"%d" % len(SEARCH)
 CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(SEARCH), SEARCH)
@@ -74,7 +75,7 @@ def client(start) -> Iterator[Client]:
 @contextmanager
 def serving(app: object) -> Iterator[Client]:
     with process.listen(8300) as listening:
-        config = process._Config(app, Limits(), lifespan="off")  # the test's client has begun it
+        config = process._Config(app, LIMITS, lifespan="off")  # the test's client has begun it
         server = process.uvicorn.Server(config)
         serving = threading.Thread(target=server.run, args=[[listening]], daemon=True)
         serving.start()

@@ -138,6 +138,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._take_the_proxys_word(scope)
         super().on_headers_complete()
         self._in_head, self._untold = False, 0
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # what comes behind it is of another protocol
         self._began, self._received = self.loop.time(), 0
         self._wait_for("body", self._began + self._limits.request_seconds)
 
