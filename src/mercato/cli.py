@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from mercato import progress
 from mercato.benchmarks.verbs import bench
-from mercato.catalogue.verbs import erase
+from mercato.catalogue.verbs import backfill, drop_standby, erase, swap
 from mercato.errors import MercatoError
 from mercato.extras import train_extra
 from mercato.parameters import Json, MarketDir, print_result
@@ -299,52 +299,9 @@ def tune(
         raise typer.Exit(1)
 
 
-@app.command()
-def backfill(
-    run: Annotated[Path, typer.Argument(metavar="RUN")],
-    market: MarketDir,
-    index: Annotated[str, typer.Option("--index", help="What `mercato index` built.")],
-    as_json: Json = False,
-) -> None:
-    """Embed the catalogue with a run beside what is served, then swap them; interrupted, the same command resumes."""
-    from mercato.catalogue.backfill import backfill
-    from mercato.data.market import Market
-
-    meta = backfill(run, Market.open(market), index)
-    print_result(f"{meta['count']:,} products of {run} are served at {index}; `mercato swap` swaps back", meta, as_json)
-
-
-@app.command()
-def swap(
-    index: Annotated[str, typer.Option("--index", help="What `mercato backfill` swapped.")],
-    as_json: Json = False,
-) -> None:
-    """Swap what is served with the standby, which a running server follows; once more, and it is as before."""
-    from mercato.retrieval.open import swap_index
-
-    swap_index(index)
-    _print_generations(index, as_json)
-
-
-@app.command("drop-standby")
-def drop_standby(
-    index: Annotated[str, typer.Option("--index", help="What `mercato backfill` swapped.")],
-    as_json: Json = False,
-) -> None:
-    """Let the standby go: its files, and what a running server spends on it."""
-    from mercato.retrieval.open import drop_standby
-
-    drop_standby(index)
-    _print_generations(index, as_json)
-
-
-def _print_generations(index: str, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from mercato.retrieval.open import generations
-
-    named = generations(index)
-    print_result(f"served: {named.served}\nstandby: {named.standby or 'none'}", asdict(named), as_json)
+app.command()(backfill)
+app.command()(swap)
+app.command("drop-standby")(drop_standby)
 
 
 @app.command()
