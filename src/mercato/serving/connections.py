@@ -62,7 +62,7 @@ class Connections:
         self._waiting: dict[Connection, None] = {}  # for their clients, the longest first
         self._leaving: set[Connection] = set()
         self._of_address: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._told = turned_away.copy()
 
     def start(self) -> None:
         """See what the process has file descriptors for, and look at deadlines from now on."""
