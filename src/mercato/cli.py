@@ -143,9 +143,10 @@ def train(
     from mercato.data.market import Market
     from mercato.training.train import partial_folder, train
 
+    chosen = load_recipe(recipe, changes or ())
     if not Market.open(market).has("events") and not partial_folder(run).exists():
         take_written(market)  # else mining does
-    train(load_recipe(recipe, changes or ()), Market.open(market), run)
+    train(chosen, Market.open(market), run)
 
 
 @app.command()
