@@ -12,5 +12,9 @@ class NotFoundError(MercatoError):
     """What was asked for is not there; the HTTP API answers it as 404."""
 
 
+class FullError(MercatoError):
+    """There is no room on a disk for what was to be written; the HTTP API answers it as 507."""
+
+
 class ExpiredError(MercatoError):
     """What was asked for is over; the HTTP API answers it as 410."""

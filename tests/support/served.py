@@ -27,7 +27,14 @@ WRITE = {"X-API-Key": KEY}
 
 @contextmanager
 def application(
-    market: Market, encoder=None, flush_seconds=10.0, policy=None, ranker=None, image_dimension=0, **settings
+    market: Market,
+    encoder=None,
+    flush_seconds=10.0,
+    policy=None,
+    ranker=None,
+    image_dimension=0,
+    disks=(),
+    **settings,
 ) -> Iterator[FastAPI]:
     """The application over the market's files; it holds their index until the block ends."""
     encoder = encoder or TrigramEncoder()
@@ -45,9 +52,10 @@ def application(
         }
         deployments = Deployments(Deployment(encoder, index, catalogue, **own))
         targets = [Target(encoder, index)]
-        with IngestionWorker(catalogue, targets, market.path, "server", flush_seconds=flush_seconds) as ingestion:
+        how = {"flush_seconds": flush_seconds, "disks": disks}
+        with IngestionWorker(catalogue, targets, market.path, "server", **how) as ingestion:
             settings = Settings(**{"api_key": KEY} | settings)
-            yield create_app(Services(market, info, deployments, catalogue, ingestion.wake, settings))
+            yield create_app(Services(market, info, deployments, catalogue, ingestion.wake, settings, disks))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from mercato.catalogue.migrations import migrate
 from mercato.catalogue.tables import WRITES
-from mercato.errors import MercatoError
+from mercato.errors import FullError, MercatoError
 
 
 class Database:
@@ -25,12 +25,12 @@ class Database:
 
     def __init__(self, url: str) -> None:
         """Use `Database.open`."""
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(url, hide_parameters=True)  # errors end in logs: no product, no person
         self._writer, self._reader, self._turn = engine, engine, Lock()
         self._insert: Any = postgresql.insert
         if engine.dialect.name == "sqlite":
             self._insert = sqlite.insert
-            self._reader = sa.create_engine(url, pool_size=16)
+            self._reader = sa.create_engine(url, pool_size=16, hide_parameters=True)
             sa.event.listen(self._reader, "connect", _prepare_sqlite)
             sa.event.listen(self._writer, "connect", _prepare_sqlite)
             sa.event.listen(self._writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
@@ -69,9 +69,18 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A write transaction, committed and on disk when the block ends, rolled back where it raises."""
-        with self._turn, self._writer.begin() as connection:
-            yield connection
+        """A write transaction, committed and on disk when the block ends, rolled back where it raises.
+
+        Raises:
+            FullError: the disk has no room for it.
+        """
+        try:
+            with self._turn, self._writer.begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            if "disk is full" in str(error.orig):
+                raise FullError("the catalogue's disk is full") from None
+            raise
 
     def numbers(self, connection: sa.Connection, count: int) -> range:
         """Numbers for so many writes of a transaction, above those of every one that was committed before.

@@ -20,6 +20,7 @@ from mercato.catalogue.store import Catalogue
 from mercato.catalogue.tidying import tidy
 from mercato.data.market import Market
 from mercato.data.schema import LOGGED
+from mercato.disk import Disk
 from mercato.retrieval.protocol import Index, record_from_product
 from mercato.runs.encoder import Encoder
 
@@ -41,9 +42,9 @@ class Target:
 class IngestionWorker:
     """The background worker of a server, a few threads. What it has not done when its process dies, the next one does.
 
-    What is logged goes into tables of the folder `market`. `name` is what it holds leases under, and no other living
-    worker of this catalogue may have it: as it starts, it takes back at once what an earlier life of it held. As a
-    context manager it runs until the block ends.
+    What is logged goes into tables of the folder `market`. Where one of `disks` is full, nothing more is indexed.
+    `name` is what it holds leases under, and no other living worker of this catalogue may have it: as it starts, it
+    takes back at once what an earlier life of it held. As a context manager it runs until the block ends.
     """
 
     def __init__(
@@ -55,10 +56,11 @@ class IngestionWorker:
         batch: int = 32,
         flush_seconds: float = 10.0,
         compact_after: int = 20_000,
+        disks: Sequence[Disk] = (),
     ) -> None:
         self._catalogue, self._targets, self._batch = catalogue, tuple(targets), batch
         self._ledger = GenerationLedger(catalogue)
-        self._name = name
+        self._name, self._disks = name, disks
         self._market, self._movers = market, [LogMover(catalogue, market, table) for table in LOGGED]
         self._compact_after, self._compact_from = compact_after, 0.0
         self._claimed: list[OutboxJob] = []  # being worked on
@@ -129,6 +131,8 @@ class IngestionWorker:
 
     def drain(self) -> int:
         """Make one batch of the outbox searchable; returns how many jobs it worked on."""
+        if not all(disk.has_room() for disk in self._disks):
+            return 0
         with self._turn:
             jobs = self._catalogue.outbox.claim(self._name, self._batch)
             with self._guard:

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from mercato.errors import ExpiredError, MercatoError, NotFoundError
+from mercato.errors import ExpiredError, FullError, MercatoError, NotFoundError
 from mercato.serving import bodies
 from mercato.serving.executor import OverloadError
 
@@ -23,6 +23,7 @@ _MEANINGS = {
     422: "A field is wrong",
     429: "More than is allowed in a second; Retry-After says when to come back",
     503: "At capacity; Retry-After says when to come back",
+    507: "The server's disk is full",
 }
 
 
@@ -41,7 +42,7 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(MercatoError)
     async def refused(_: Request, error: MercatoError) -> Response:
-        statuses = {NotFoundError: 404, ExpiredError: 410}
+        statuses = {NotFoundError: 404, ExpiredError: 410, FullError: 507}
         return _problem(statuses.get(type(error), 400), str(error))
 
     @app.exception_handler(OverloadError)

@@ -19,7 +19,7 @@ from mercato.serving import bodies
 from mercato.serving.executor import OverloadError
 from mercato.serving.problems import problems
 from mercato.serving.serialize import json_response, market_json, page_json, product_json, stored_products
-from mercato.serving.services import Served
+from mercato.serving.services import FULL, Served
 
 router = APIRouter(responses=problems(401, 403, 429))  # any but a few may be closed to those without a key
 _KEY = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]  # for OpenAPI; the request guard checks it
@@ -37,7 +37,7 @@ async def search(body: bodies.SearchIn, served: Served) -> Response:
         return page, json_response(page_json(page))
 
     page, response = await served.reading.run(find)
-    if rows := feature_rows(page):
+    if (rows := feature_rows(page)) and served.has_room:
         served.writing.spare(lambda: served.catalogue.features.append(rows))
     return response
 
@@ -57,12 +57,13 @@ async def explain(body: bodies.ExplainIn, served: Served) -> Response:
     "/v1/products",
     response_model=bodies.AcceptedOut,
     dependencies=_KEY,
-    responses=problems(400, 413, 422, 503),
+    responses=problems(400, 413, 422, 503, 507),
 )
 async def upsert(body: bodies.ProductsIn, request: Request, served: Served) -> Response:
     """Write products. They are on disk when this answers, and searchable about a second later."""
 
     def write() -> Response:
+        served.check_room()
         if served.behind:
             raise OverloadError("too many products wait to be embedded; try again later")
         served.catalogue.products.upsert(stored_products(body.products, served.deployments.served.image_dimension))
@@ -142,11 +143,12 @@ async def delete(product_id: bodies.ProductId, request: Request, served: Served)
     return response
 
 
-@router.post("/v1/events", response_model=bodies.EventsOut, responses=problems(400, 413, 422, 503))
+@router.post("/v1/events", response_model=bodies.EventsOut, responses=problems(400, 413, 422, 503, 507))
 async def events(body: bodies.EventsIn, served: Served) -> Response:
     """Log what searchers saw and did (UBI 1.3). The events are on disk when this answers."""
 
     def write() -> Response:
+        served.check_room()
         received = receive(body.events)
         served.catalogue.events.append(received.rows)
         told = {"set_aside": received.set_aside} if received.set_aside else {}
@@ -199,7 +201,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=bodies.StateOut, responses=problems(503))
 async def readyz(served: Served) -> Response:
-    """The index answers, holds what was written before it was served, and ingestion keeps up."""
+    """The index answers, holds what was written before it was served, ingestion keeps up, and the disks have room."""
 
     def check() -> Response:
         with served.deployments.using() as deployment:
@@ -208,6 +210,8 @@ async def readyz(served: Served) -> Response:
                 raise OverloadError("the index lacks what was written before it was served; it is brought up to date")
         if served.behind:
             raise OverloadError("too many products wait to be embedded")
+        if not served.has_room:
+            raise OverloadError(FULL)
         return json_response({"status": "ready"})
 
     return await served.reading.run(check)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
@@ -19,6 +20,7 @@ from mercato.catalogue.store import Catalogue
 from mercato.catalogue.worker import IngestionWorker
 from mercato.data.market import CATALOGUE, Market
 from mercato.data.query_rules import read_rules
+from mercato.disk import Disk
 from mercato.errors import MercatoError
 from mercato.files import market_lock
 from mercato.retrieval.open import generations
@@ -81,7 +83,8 @@ def serve_run(
         settings = Settings(api_key=os.environ.get(KEY) or made, logged=logged, opened=areas)
         info = market_info(market, catalogue.products.documents(most=SAMPLED))
         # The market's lock allows one server: what a killed one held on the outbox is this one's.
-        ingestion = IngestionWorker(catalogue, rollout.targets, market.path, "server")
+        disks = _disks(market.path, url)
+        ingestion = IngestionWorker(catalogue, rollout.targets, market.path, "server", disks=disks)
         with listen(port, host) as listening, ingestion, rollout.watching(ingestion.retarget):
             if made:
                 _write_private(file, made)
@@ -90,7 +93,7 @@ def serve_run(
             at = f"http://{address}:{listening.getsockname()[1]}/"
             _say(f"serving {market.config.name}: {at}  (API: /docs; stop with Ctrl-C)")
             if workers == 0:
-                services = Services(market, info, rollout.deployments, catalogue, ingestion.wake, settings)
+                services = Services(market, info, rollout.deployments, catalogue, ingestion.wake, settings, disks)
                 serve(create_app(services), listening, limits)
             else:
                 with WakeReceiver(ingestion.wake) as receiver:
@@ -106,8 +109,14 @@ def worker_app(market_path: Path, info: MarketInfo, url: str, wake: WakeSender, 
         catalogue = opened.enter_context(closing(Catalogue.open(market.path / CATALOGUE)))
         rollout = opened.enter_context(closing(Rollout(url, market, catalogue, writes=False)))
         opened.enter_context(rollout.watching())
-        services = Services(market, info, rollout.deployments, catalogue, wake, settings)
+        services = Services(market, info, rollout.deployments, catalogue, wake, settings, _disks(market_path, url))
         return create_app(services, opened.pop_all())
+
+
+def _disks(market: Path, url: str) -> list[Disk]:
+    """The disks that a server writes to: the market's, and that of an embedded index."""
+    index = urlsplit(url)
+    return [Disk(market), *([Disk(Path(index.path))] if index.scheme in ("", "file") else [])]
 
 
 def _check_served(run: Path, market: Market, url: str, ledger: GenerationLedger) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,12 +11,16 @@ from fastapi import Depends, Request
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
+from mercato.disk import Disk
+from mercato.errors import FullError
 from mercato.search.market_info import MarketInfo
 from mercato.serving.access import AREAS, Area, TokenBucket
 from mercato.serving.connections import turned_away
 from mercato.serving.deployment import Deployments
 from mercato.serving.executor import BoundedExecutor
 from mercato.serving.prometheus import Metrics
+
+FULL = "the server's disk is full: nothing is written until there is room again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,10 @@ class Services:
         catalogue: Catalogue,
         wake: Callable[[], None],
         settings: Settings,
+        disks: Sequence[Disk] = (),
     ) -> None:
+        """`disks` are those that writes go to."""
+        self.disks = disks
         self.market, self.market_info = market, info
         self.deployments, self.catalogue = deployments, catalogue
         self.ledger = GenerationLedger(catalogue)
@@ -67,11 +74,24 @@ class Services:
         """Whether more products wait to be embedded than the settings allow."""
         return self.catalogue.outbox.depth() >= self.settings.outbox_bound
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room on every disk that is written to."""
+        return all(disk.has_room() for disk in self.disks)
+
+    def check_room(self) -> None:
+        """Raises a FullError where there is none."""
+        if not self.has_room:
+            raise FullError(FULL)
+
     def _add_metrics(self) -> None:
         gauge, outbox = self.metrics.gauge, self.catalogue.outbox
         gauge("mercato_outbox_depth", "Products not yet in the index and on its disk", outbox.depth)
         gauge("mercato_index_failures", "Products that could not be embedded", lambda: len(outbox.failures()))
         gauge("mercato_index_size", "Products in the index", self._index_size)
+        if self.disks:
+            least = "Bytes free on the fullest of the disks that are written to"
+            gauge("mercato_disk_free_bytes", least, lambda: min(disk.free for disk in self.disks))
         cached = self.deployments.cached
         self.metrics.count("mercato_query_cache_hits", "Query vectors found in the cache", lambda: cached()[0])
         away = "mercato_connections_turned_away"

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from filelock import Timeout
 
+from mercato.disk import Disk, bytes_in
 from mercato.errors import MercatoError
 from mercato.retrieval.engines.qdrant_edge.build import build, compact, seal
 from mercato.retrieval.engines.qdrant_edge.elsewhere import Elsewhere
@@ -189,11 +190,14 @@ class EdgeIndex(HybridIndex):
         What came in since the graph was built is searched row by row, so call this now and then. Another process builds
         the generation from the sealed one and the log, while searches and writes go on here: these lie in the log's
         next segment, which the new generation goes on with. The old generation's files go once nobody holds it.
-        Raises a MercatoError where a newer generation has been built meanwhile: open the index again to get it; and
+        Raises a MercatoError where the disk has no room for a copy of the index; where a newer generation has been
+        built meanwhile: open the index again to get it; and
         where the index is closed meanwhile: that process ends at once, and nothing is left of what it made.
         """
         with self._compacting, ExitStack() as held:
             old = self._open()
+            if not Disk(self._folder).has_room(bytes_in(old.generation)):
+                raise MercatoError(f"{self._folder}: its disk has no room for a copy, which a compaction is")
             if successor(self._folder, old.meta["log"]) == old.generation:  # else the last one could not be opened
                 with next_generation(self._folder, instead_of=old.generation) as fresh:
                     with self._writing:

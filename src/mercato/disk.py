@@ -1,0 +1,34 @@
+"""The room that is left on a disk: writes end while there still is some."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+KEPT_FREE = 1024**3  # bytes
+
+
+class Disk:
+    """Says that a disk is full before it is.
+
+    A full one is a fault wherever it is met, and worse under a file that is mapped into memory, such as an index's: a
+    process that touches a page for which there is no room is ended by the system (SIGBUS), without a word.
+    """
+
+    def __init__(self, folder: Path, kept_free: int = KEPT_FREE) -> None:
+        """The disk of a folder, of which `kept_free` bytes are left for others."""
+        self._folder, self._kept = folder, kept_free
+
+    @property
+    def free(self) -> int:
+        """Bytes."""
+        return shutil.disk_usage(self._folder).free
+
+    def has_room(self, size: int = 0) -> bool:
+        """Whether so many bytes more may be written."""
+        return self.free - size >= self._kept
+
+
+def bytes_in(folder: Path) -> int:
+    """What the files of a folder take on their disk; one that is mapped into memory may say that it is larger."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

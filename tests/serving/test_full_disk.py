@@ -1,0 +1,114 @@
+"""A server whose disk runs full, and has room again."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+
+from mercato.catalogue.store import Catalogue
+from mercato.disk import Disk, bytes_in
+from mercato.errors import FullError, MercatoError
+from mercato.retrieval.engines.qdrant_edge import index as embedded
+from mercato.retrieval.open import open_index
+from tests.support.served import WRITE, event, ids, search, server, wait_until
+
+
+class Filled(Disk):
+    """One that the test fills and empties."""
+
+    full = False
+
+    def has_room(self, size=0):
+        return not self.full
+
+
+def post(client, name="n"):
+    body = {"products": [{"product_id": name, "title": "zweihander sword"}]}
+    return client.post("/v1/products", json=body, headers=WRITE)
+
+
+def test_a_full_disk_refuses_writes_and_searches_go_on_until_there_is_room_again(market):
+    disk = Filled(market.path)
+    with server(market, disks=(Disk(market.path, 0), disk)) as client:
+        assert client.get("/readyz").status_code == 200
+        disk.full = True
+        for answer in (post(client), client.post("/v1/events", json={"events": [event()]})):
+            assert answer.status_code == 507 and "disk is full" in answer.json()["detail"]
+        ready = client.get("/readyz")
+        assert ready.status_code == 503 and "disk is full" in ready.json()["detail"]
+        assert client.get("/healthz").status_code == 200
+        assert search(client, query="red chair")["hits"]
+        assert client.delete("/v1/products/p00", headers=WRITE).status_code == 200, "that makes room"
+        assert "mercato_disk_free_bytes" in client.get("/metrics").text
+        disk.full = False
+        assert post(client).status_code == 200
+        wait_until(lambda: ids(search(client, query="zweihander"))[:1] == ["n"])
+        assert client.get("/readyz").status_code == 200
+
+
+def test_what_was_accepted_waits_for_room_and_is_indexed_then(market):
+    disk = Filled(market.path)
+    with server(market, disks=(disk,)) as client:
+        client.app.state.services.disks = ()  # the route saw room where the worker sees none
+        disk.full = True
+        assert post(client).status_code == 200
+        outbox = client.app.state.services.catalogue.outbox
+        for _ in range(3):
+            client.app.state.services.wake()
+            assert outbox.depth() == 1 and not outbox.failures()
+        disk.full = False
+        client.app.state.services.wake()
+        wait_until(lambda: ids(search(client, query="zweihander"))[:1] == ["n"])
+
+
+def test_a_database_that_cannot_grow_says_so_in_one_line_and_names_no_product(tmp_path):
+    with closing(Catalogue.open(tmp_path / "catalogue.sqlite")) as catalogue:
+        row = {"product_id": "secret", "title": "x" * 500}
+        with catalogue._database.write() as connection:
+            connection.execute(sa.text("PRAGMA max_page_count = 200"))
+        with pytest.raises(FullError, match=r"^the catalogue's disk is full$"):
+            for number in range(2_000):
+                catalogue.events.append([row | {"number": number}] * 50)
+        assert catalogue.events.oldest(1), "what was accepted is there"
+
+
+def test_errors_of_the_database_hide_what_was_written(tmp_path):
+    with closing(Catalogue.open(tmp_path / "catalogue.sqlite")) as catalogue:
+        with catalogue._database.write() as connection:
+            connection.execute(sa.text("DROP TABLE events"))
+        with pytest.raises(sa.exc.OperationalError) as error:
+            catalogue.events.append([{"session_id": "secret"}])
+        assert "secret" not in str(error.value)
+
+
+def test_an_index_is_compacted_only_where_a_copy_has_room(market, monkeypatch):
+    asked = []
+
+    class Small(Disk):
+        def has_room(self, size=0):
+            asked.append(size)
+            return False
+
+    monkeypatch.setattr(embedded, "Disk", Small)
+    with open_index(market.path / "index") as index:
+        with pytest.raises(MercatoError, match="its disk has no room for a copy"):
+            index.compact()
+        assert len(index) > 0
+    assert len(asked) == 1 and asked[0] > 0
+
+
+def test_files_count_as_what_they_take(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "full").write_bytes(b"x" * 100_000)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(10**9)
+    assert 100_000 <= bytes_in(tmp_path) < 10**6
+
+
+def test_a_disk_leaves_what_it_is_told_to(tmp_path):
+    free = Disk(tmp_path).free
+    assert Disk(tmp_path, 0).has_room() and Disk(tmp_path, free // 2).has_room(free // 4)
+    assert not Disk(tmp_path, free * 2).has_room()
+    assert not Disk(tmp_path, 0).has_room(free * 2)
