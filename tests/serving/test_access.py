@@ -12,7 +12,7 @@ import pytest
 
 from mercato.catalogue.store import Catalogue
 from mercato.errors import MercatoError
-from mercato.serving.access import AREAS, KeyRing, TokenBucket, needed
+from mercato.serving.access import AREAS, KeyRing, SharedRate, TokenBucket, needed
 from mercato.serving.audit import show_audit
 from tests.support.served import server, wait_until
 from tests.support.small_market import KEY
@@ -105,6 +105,28 @@ def test_embedding_without_a_key_is_bounded_for_all_together(market, catalogue):
             assert client.post("/v1/embed", json=body, headers={"X-API-Key": key}).status_code == 200
         products = client.post("/v1/embed", json=BODY, headers={"X-API-Key": key})
         assert products.status_code == 401 and "may write" in products.json()["detail"]
+
+
+def test_events_without_a_key_are_bounded_for_one_address_and_for_all(market, catalogue):
+    _, key = catalogue.keys.add("shop", ["write"])
+
+    def post(count, **headers):
+        return client.post("/v1/events", json={"events": [EVENT] * count}, headers=headers)
+
+    with server(market, open_events=(0.01, 1000.0)) as client:
+        assert post(1).status_code == 200
+        refused = post(1)
+        assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 100
+        assert [post(50, **{"X-API-Key": key}).status_code for _ in range(3)] == [200] * 3
+
+
+def test_each_address_has_its_share_until_all_together_have_had_theirs():
+    rate = SharedRate(10.0, 25.0, addresses=2)
+    assert [rate.take("a", 10), rate.take("b", 10)] == [0, 0]
+    assert 0.9 < rate.take("a", 10) <= 1.0, "a has had its own"
+    assert rate.take("2001:db8::1", 4) == 0
+    assert rate.take("2001:db8::2", 9) > 0.2, "of the same /64"
+    assert rate.take("a", 2) > 0, "forgotten, but all have had theirs"
 
 
 def test_writes_leave_a_line_without_content(market, catalogue, monkeypatch):

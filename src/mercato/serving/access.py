@@ -7,12 +7,14 @@ import hmac
 import logging
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mercato.catalogue.keys import PREFIX, SCOPES, ApiKey, Scope
 from mercato.errors import MercatoError
+from mercato.serving.proxies import share
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,6 +77,24 @@ class TokenBucket:
             self._tokens -= count
             return 0.0
         return (count - self._tokens) / self.rate
+
+
+class SharedRate:
+    """Lets through so much in a second of each address, and so much of all of them together."""
+
+    def __init__(self, of_each: float, of_all: float, addresses: int = 10_000) -> None:
+        """`addresses` are remembered, those that came last; the bound on all holds whatever is forgotten."""
+        self._of_each, self._all, self._most = of_each, TokenBucket(of_all), addresses
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def take(self, address: str, count: float) -> float:
+        """As `TokenBucket.take`, of an address and of all."""
+        own = share(address)
+        bucket = self._buckets.setdefault(own, TokenBucket(self._of_each))
+        self._buckets.move_to_end(own)
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+        return bucket.take(count) or self._all.take(count)
 
 
 class KeyRing:

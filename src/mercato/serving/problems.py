@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -30,6 +31,11 @@ _MEANINGS = {
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route, for OpenAPI: the errors that it may answer with."""
     return {status: {"model": bodies.ProblemOut, "description": _MEANINGS[status]} for status in statuses}
+
+
+def too_many(why: str, seconds: float) -> HTTPException:
+    """429, with the time after which to come back."""
+    return HTTPException(429, why, {"retry-after": str(math.ceil(seconds))})
 
 
 def add_handlers(app: FastAPI) -> None:

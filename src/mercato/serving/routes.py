@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from mercato.search.logged import feature_rows
 from mercato.search.pipeline import Page
 from mercato.serving import bodies
 from mercato.serving.executor import OverloadError
-from mercato.serving.problems import problems
+from mercato.serving.problems import problems, too_many
 from mercato.serving.serialize import json_response, market_json, page_json, product_json, stored_products
 from mercato.serving.services import FULL, Served
 
@@ -144,8 +143,11 @@ async def delete(product_id: bodies.ProductId, request: Request, served: Served)
 
 
 @router.post("/v1/events", response_model=bodies.EventsOut, responses=problems(400, 413, 422, 503, 507))
-async def events(body: bodies.EventsIn, served: Served) -> Response:
+async def events(body: bodies.EventsIn, request: Request, served: Served) -> Response:
     """Log what searchers saw and did (UBI 1.3). The events are on disk when this answers."""
+    client = request.client.host if request.client else ""
+    if request.scope["caller"] is None and (wait := served.open_events.take(client, len(body.events))):
+        raise too_many("more events than are taken of one address, or of all together, without a key", wait)
 
     def write() -> Response:
         served.check_room()
@@ -165,7 +167,7 @@ async def embed(body: bodies.EmbedIn, request: Request, served: Served) -> Respo
         raise HTTPException(401, "X-API-Key: missing or wrong; embedding products needs a key that may write")
     if caller is None and (wait := served.open_embeddings.take(len(body.queries or []))):
         why = f"without a key {served.open_embeddings.rate:g} queries a second are embedded, for all together"
-        raise HTTPException(429, why, {"retry-after": str(math.ceil(wait))})
+        raise too_many(why, wait)
 
     def encode() -> Response:
         with served.deployments.using() as deployment:

@@ -14,7 +14,7 @@ from mercato.data.market import Market
 from mercato.disk import Disk
 from mercato.errors import FullError
 from mercato.search.market_info import MarketInfo
-from mercato.serving.access import AREAS, Area, TokenBucket
+from mercato.serving.access import AREAS, Area, SharedRate, TokenBucket
 from mercato.serving.connections import turned_away
 from mercato.serving.deployment import Deployments
 from mercato.serving.executor import BoundedExecutor
@@ -30,6 +30,7 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)  # the server's own, with every scope; None: it has none
     opened: tuple[Area, ...] = AREAS  # what needs no key
     open_embeddings: float = 32.0  # texts a second that are embedded for those without a key, all together
+    open_events: tuple[float, float] = (100.0, 1000.0)  # a second without a key: of one address, and all together
     searches: int = 2  # run at once; more wait for one another, and the loop for them
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
@@ -62,6 +63,7 @@ class Services:
         self.embedding = BoundedExecutor("embed", 1, 8, settings.timeout_seconds)
         self.explaining = BoundedExecutor("explain", 1, 4, settings.timeout_seconds)
         self.open_embeddings = TokenBucket(settings.open_embeddings)
+        self.open_events = SharedRate(*settings.open_events)
         self._add_metrics()
 
     def close(self) -> None:
