@@ -38,7 +38,9 @@ def attributes(**given: Any) -> dict[str, Any]:
             "product_id",
         ),
         (event(product_id={}), "product_id: is not text", "product_id"),
-        (event(client_id="x" * 101), "client_id: is longer than 100 characters", "client_id"),
+        (event(client_id="x" * 257), "client_id: is longer than 256 characters", "client_id"),
+        (event(user_query="x" * 513), "user_query: is longer than 512 characters", "user_query"),
+        (event(query_id="a\nb"), "query_id: has a control character or a line break", "query_id"),
         (event(query_id=[{}]), "query_id: is not text", "query_id"),
         (event(user_query={"text": "lamp"}), "user_query: is not text", "user_query"),
     ],
@@ -61,7 +63,7 @@ def test_a_wrong_value_is_set_aside_and_the_batch_is_kept(wrong: dict[str, Any],
         ({"action_name": 3}, "action_name: is not text"),
         ({"action_name": "x" * 101}, "action_name: is longer than 100"),
         ({"action_name": None, "user_query": None}, "action_name: is missing"),
-        ({"session_id": "x" * 101}, "session_id: is longer than 100"),
+        ({"session_id": "x" * 257}, "session_id: is longer than 256"),
         ({"session_id": None, "client_id": None, "query_id": None}, "session_id: is missing"),
     ],
 )
@@ -71,7 +73,8 @@ def test_an_event_without_what_it_needs_refuses_the_batch_with_its_place(wrong: 
 
 
 def test_the_longest_values_are_kept() -> None:
-    longest = {"query_id": "q" * 100, "session_id": "s" * 100, "client_id": "c" * 100, "action_name": "a" * 100}
+    longest = {"query_id": "q" * 256, "session_id": "s" * 256, "client_id": "c" * 256, "action_name": "a" * 100}
+    longest |= {"user_query": "u" * 512}
     received = receive([event(**longest, product_id="p" * 256)])
     assert received.set_aside == [] and longest.items() <= received.rows[0].items()
     assert received.rows[0]["product_id"] == "p" * 256

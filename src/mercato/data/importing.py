@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -84,8 +85,8 @@ class ImportReport:
             "seconds": round(self.seconds, 2),
         }
 
-    def __rich__(self) -> RichTable:
-        grid = RichTable("table", "read", "kept", "what was lost", title=escape(f"imported into {self.folder}"))
+    def __rich__(self) -> Group:
+        grid = RichTable("table", "read", "kept", "what was lost", title="what was read")
         for table in (name for name in TABLES if name in self.read):
             lost = [
                 f"{count:,} {'values dropped' if kept else 'rows left out'}: {name or 'row'} {reason}"
@@ -99,10 +100,10 @@ class ImportReport:
             if table == "products" and self.repeated_across_files:
                 lost.append(f"{self.repeated_across_files:,} rows repeat a product of an earlier file")
             grid.add_row(table, f"{self.read[table]:,}", f"{self.kept[table]:,}", escape("\n".join(lost)))
-        said = [f"{file}: read as {how}" for file, how in self.read_as.items()]
+        said = [f"imported into {self.folder}"]
+        said += [f"{file}: read as {how}" for file, how in self.read_as.items()]
         said += [f"{self.seconds:.1f} s" + (f"; every loss is in {REJECTED}" if self.losses else "")]
-        grid.caption = escape("\n".join(said))
-        return grid
+        return Group(grid, escape("\n".join(said)))  # no caption: it would be wrapped as narrow as the table
 
     def _tally(self) -> list[tuple[tuple[str, str | None, str, bool], int]]:
         return Counter((loss.table, loss.field, loss.reason, loss.row_kept) for loss in self.losses).most_common()
