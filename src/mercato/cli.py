@@ -306,6 +306,23 @@ app.command("drop-standby")(drop_standby)
 
 
 @app.command()
+def doctor(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Markets, runs, indexes, or folders of them.")],
+    as_json: Json = False,
+) -> None:
+    """Look for damage in markets, catalogues, runs and indexes, and for strangers among them. Exits with 1 if any."""
+    from dataclasses import asdict
+
+    from mercato.doctor import examine
+
+    findings = [*examine(folders)]
+    ok = all(finding.ok for finding in findings)
+    lines = [f"[{'green' if finding.ok else 'red'}]{escape(str(finding))}[/]" for finding in findings]
+    print_result("\n".join(lines), {"ok": ok, "findings": [asdict(finding) for finding in findings]}, as_json)
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
 def serve(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
     market: MarketDir,

@@ -18,3 +18,7 @@ class FullError(MercatoError):
 
 class ExpiredError(MercatoError):
     """What was asked for is over; the HTTP API answers it as 410."""
+
+
+class DamagedError(MercatoError):
+    """A file is not what was written; the message names it and says what to do. The HTTP API answers it as 500."""

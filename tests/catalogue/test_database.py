@@ -6,7 +6,7 @@ import pytest
 
 from mercato.catalogue.database import Database
 from mercato.catalogue.store import Catalogue
-from mercato.errors import MercatoError
+from mercato.errors import DamagedError, MercatoError
 from tests.support.stored import stored
 
 
@@ -19,7 +19,8 @@ def test_sqlite_is_asked_for_full_durability(file):
 
 
 def test_only_its_owner_may_read_a_catalogue(file):
-    file.touch(0o644)
+    Catalogue.open(file).close()
+    file.chmod(0o644)
     for _ in range(2):
         with closing(Catalogue.open(file)) as catalogue:
             catalogue.products.upsert([stored()])
@@ -41,5 +42,23 @@ def test_a_setting_is_the_last_that_was_set(catalogue):
 
 def test_what_is_no_catalogue_is_said_so(file):
     file.write_bytes(b"this is not a database, however long it may be" * 50)
-    with pytest.raises(MercatoError, match=r"catalogue .*catalogue\.sqlite: cannot be opened"):
+    with pytest.raises(MercatoError, match=r"catalogue .*catalogue\.sqlite is damaged: it is no SQLite database"):
         Catalogue.open(file)
+
+
+def test_a_file_that_is_cut_off_is_said_so(file):
+    Catalogue.open(file).close()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4096])
+    with pytest.raises(DamagedError, match=r"catalogue\.sqlite is damaged: .* malformed: put a backup"):
+        Catalogue.open(file)
+
+
+def test_damage_that_a_query_meets_is_said_so(file):
+    with closing(Catalogue.open(file)) as catalogue:
+        catalogue.products.upsert([stored(f"p{number}") for number in range(300)])
+    content = file.read_bytes()
+    file.write_bytes(content[: 2 * 4096] + b"\xff" * (len(content) - 2 * 4096))
+    with pytest.raises(DamagedError, match=r"catalogue\.sqlite is damaged"), closing(Catalogue.open(file)) as catalogue:
+        catalogue.products.count()
+        catalogue.check()

@@ -318,7 +318,7 @@ def test_a_ranker_that_is_broken_is_named(ranked, run, tmp_path, file, content):
         broken.write_text(json.dumps(card | {"settings": card["settings"] | {"diversity": {"per_seller": 0}}}))
     else:
         broken.write_bytes(content)
-    with pytest.raises(MercatoError, match="cannot be read: mend it, or"):
+    with pytest.raises(MercatoError, match=r"(cannot be read|is damaged|is missing).*: mend it, or `mercato rank"):
         Ranker.of_run(copy)
 
 

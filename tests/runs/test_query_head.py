@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.runs import query_head
+from mercato.runs.folder import seal_run
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.query_head import QueryHead
 from mercato.runs.torch_encoder import TorchEncoder
@@ -93,5 +94,6 @@ def test_a_run_without_a_head_says_what_gives_one(tiny_run: Path, load):
 
 def test_queries_of_another_head_are_refused(headed_run: Path):
     (headed_run / "queries.json").write_text(json.dumps(QUERIES[1:]))
+    seal_run(headed_run)
     with pytest.raises(MercatoError, match="lists 4 queries, but the run's head has 5"):
         OnnxEncoder(headed_run).predict_queries([{"title": "red sofa"}])

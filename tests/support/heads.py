@@ -7,7 +7,7 @@ import json
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mercato.runs.folder import load_recipe_and_featurizer
+from mercato.runs.folder import load_recipe_and_featurizer, seal_run
 
 
 def add_head(run, queries):
@@ -18,3 +18,4 @@ def add_head(run, queries):
     weights["head.bias"] = random.normal(size=len(queries)).astype(np.float32)
     save_file(weights, run / "model.safetensors")
     (run / "queries.json").write_text(json.dumps(queries))
+    seal_run(run)

@@ -91,6 +91,10 @@ def drop_standby(url: str) -> None:
     del _GENERATIONS[url][1:]
 
 
+def examine_index(url: str) -> list[str]:
+    return []
+
+
 class MemoryIndex(HybridIndex):
     def __init__(self, generation: _Generation, text: bool) -> None:
         self._generation: _Generation | None = generation

@@ -24,13 +24,15 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mercato.catalogue.belonging import open_catalogue
 from mercato.catalogue.fingerprints import products_fingerprint
+from mercato.catalogue.identity import Made, market_id
 from mercato.catalogue.indexing import embed_each
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.products import StoredProduct
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
-from mercato.data.market import CATALOGUE, Market
+from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.features.values import image_count_of
 from mercato.files import exclusive, is_served, write_atomic
@@ -57,13 +59,13 @@ def backfill(run: Path, market: Market, url: str) -> dict[str, Any]:
 
     Raises:
         MercatoError: there is no index to swap with, another backfill of this market runs, the server cannot load the
-            run, or the standby is dropped while it waits for the server.
+            run, or the standby is dropped while it waits for the server; or they do not belong together.
     """
     generations(url)
     folder = market.path / CACHE / "backfill"
     folder.parent.mkdir(exist_ok=True)
     refusal = f"another `mercato backfill` runs on this market ({market.path})"
-    with exclusive(folder.with_suffix(".lock"), refusal), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+    with exclusive(folder.with_suffix(".lock"), refusal), closing(open_catalogue(market, url)) as catalogue:
         seed(catalogue, market)
         ledger = GenerationLedger(catalogue)
         work = _Work.begin(folder, ledger.note_run(run), market, url, catalogue)
@@ -97,9 +99,9 @@ class _Work:
         """Go on with the one whose state lies in the folder, or begin anew where that is another's."""
         index = url if "://" in url else str(Path(url).absolute())
         table = products_fingerprint(market)
-        key = [made_by, index, catalogue.settings.secret("name").hex()[:8], table, _LAYOUT]
+        key = [made_by, index, catalogue.name, table, _LAYOUT]
         state = folder / "state.json"
-        stored = orjson.loads(state.read_bytes()) if state.is_file() else {}
+        stored = _stored(state)
         is_ours = stored.keys() >= {*_STORED} and stored["key"] == key
         # Killed before it noted so, it was built, too, where a server has followed it: it would seem to lack nothing.
         followed = is_ours and GenerationLedger(catalogue).is_followed(stored["fingerprint"])
@@ -110,7 +112,7 @@ class _Work:
         for part in folder.glob("part-*"):
             part.unlink()
         began = time.time()
-        fingerprint = f"{made_by} {table} {_moment(began).isoformat()}"
+        fingerprint = Made(made_by, table, _moment(began).isoformat(), market_id(market.path)).fingerprint()
         work = cls(folder, key, began, catalogue.last_number(), fingerprint, is_built=False)
         work._save()
         return work
@@ -147,6 +149,15 @@ class _Work:
 
 _LAYOUT = "2"  # of the parts
 _STORED = ("key", "began", "number", "fingerprint", "is_built")
+
+
+def _stored(state: Path) -> dict[str, Any]:
+    """What `_save` wrote; nothing where it did not, or it was damaged since: then it is begun anew."""
+    try:
+        stored: Any = orjson.loads(state.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _dropped(url: str, fingerprint: str) -> bool:

@@ -6,9 +6,11 @@ What a write transaction committed is on disk (SQLite: WAL, synchronous=FULL).
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any, Self
 
@@ -17,7 +19,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from mercato.catalogue.migrations import migrate
 from mercato.catalogue.tables import WRITES
-from mercato.errors import FullError, MercatoError
+from mercato.errors import DamagedError, FullError, MercatoError
+from mercato.files import sync
+from mercato.manifest import AT_START
 
 
 class Database:
@@ -33,6 +37,8 @@ class Database:
             self._reader = sa.create_engine(url, pool_size=16, hide_parameters=True)
             sa.event.listen(self._reader, "connect", _prepare_sqlite)
             sa.event.listen(self._writer, "connect", _prepare_sqlite)
+            for each in (self._reader, self._writer):
+                sa.event.listen(each, "handle_error", _say_damage)
             sa.event.listen(self._writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
     @classmethod
@@ -47,16 +53,55 @@ class Database:
         is_url = "://" in str(where)
         shown = sa.engine.make_url(str(where)).render_as_string(hide_password=True) if is_url else where
         try:
-            if not is_url:
-                _keep_private(Path(where))
-            database = cls(str(where) if is_url else f"sqlite:///{where}")
-            with database.write() as connection:
-                migrate(connection)
+            if is_url:
+                return cls._migrated(str(where))
+            file = Path(where)
+            if not file.exists():
+                cls._create(file)
+            check_file(file)
+            _keep_private(file)
+            return cls._migrated(f"sqlite:///{file}")
+        except DamagedError:
+            raise
         except MercatoError as error:
             raise MercatoError(f"catalogue {shown}: {error}") from None
-        except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, ValueError) as error:
             raise MercatoError(f"catalogue {shown}: cannot be opened: {getattr(error, 'orig', error)}") from None
+
+    @classmethod
+    def _migrated(cls, url: str) -> Self:
+        database = cls(url)
+        try:
+            with database.write() as connection:
+                migrate(connection)
+        except BaseException:
+            database.close()
+            raise
         return database
+
+    @classmethod
+    def _create(cls, file: Path) -> None:
+        """Make a file of empty tables, whole or not at all: one that is empty is never taken for a new one."""
+        with TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            fresh = Path(folder) / file.name
+            _keep_private(fresh)
+            cls._migrated(f"sqlite:///{fresh}").close()
+            with suppress(FileExistsError):  # another process was faster
+                os.link(fresh, file)
+        sync(file.parent)
+
+    def check(self) -> None:
+        """Have SQLite look for damage in its file, where that is no larger than what is digested of others at a start.
+
+        Raises:
+            DamagedError: there is some.
+        """
+        name = self._reader.url.database
+        if self._reader.dialect.name == "sqlite" and name and Path(name).stat().st_size <= AT_START:
+            with self.read() as connection:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if found != "ok":
+                raise damaged(Path(name), str(found))
 
     def close(self) -> None:
         """Close every connection."""
@@ -99,6 +144,56 @@ class Database:
     def insert(self, table: sa.Table) -> Any:
         """The dialect's INSERT, which has `on_conflict_do_update` and `on_conflict_do_nothing`."""
         return self._insert(table)
+
+
+def damaged(file: Path, why: str) -> DamagedError:
+    """The error of a catalogue that is not what was written."""
+    line = " ".join(why.split())
+    return DamagedError(
+        f"catalogue {file} is damaged: {line}: put a backup in its place. Without one, move it away: the next `mercato"
+        " serve` says how to begin anew from the market's tables, without what the API wrote"
+    )
+
+
+def check_file(file: Path) -> None:
+    """Refuse a file that is no SQLite database, not all of one, or one of something else, and change nothing in it.
+
+    Raises:
+        DamagedError: it is that.
+    """
+    with file.open("rb") as content:
+        head = content.read(16)
+    if not head:
+        raise damaged(file, "it is empty")
+    if not head.startswith(b"SQLite format 3\0"):
+        raise damaged(file, "it is no SQLite database")
+    with reading_only(file) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables >= {"products", "outbox", "settings"}:
+        raise damaged(file, "it has no tables of a catalogue's")
+
+
+@contextmanager
+def reading_only(file: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that changes nothing.
+
+    Raises:
+        DamagedError: what is read of it is damaged.
+    """
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            yield connection
+    except sqlite3.OperationalError:  # of a file that may not be read
+        raise
+    except sqlite3.DatabaseError as error:
+        raise damaged(file, str(error)) from None
+
+
+def _say_damage(context: Any) -> None:
+    """Wherever a query meets damage, say so in one line."""
+    error = context.original_exception
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        raise damaged(Path(context.engine.url.database), str(error)) from error
 
 
 def _keep_private(file: Path) -> None:

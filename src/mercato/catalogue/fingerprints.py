@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mercato.data.market import Market
 from mercato.errors import MercatoError
-from mercato.runs.folder import WEIGHTS
+from mercato.runs.folder import WEIGHTS, reading_run
 
 
 def run_fingerprint(run: Path) -> str:
@@ -16,11 +16,10 @@ def run_fingerprint(run: Path) -> str:
     Raises:
         MercatoError: the folder is not a run.
     """
-    try:
-        with (run / WEIGHTS).open("rb") as weights:
-            return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
-    except OSError:
-        raise MercatoError(f"{run} is not a run: it has no {WEIGHTS} (train one with `mercato train`)") from None
+    if not (run / WEIGHTS).is_file():
+        raise MercatoError(f"{run} is not a run: it has no {WEIGHTS} (train one with `mercato train`)")
+    with reading_run(run / WEIGHTS), (run / WEIGHTS).open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
 
 
 def products_fingerprint(market: Market) -> str:

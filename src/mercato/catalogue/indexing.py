@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mercato.catalogue.belonging import open_catalogue
 from mercato.catalogue.fingerprints import products_fingerprint, run_fingerprint
+from mercato.catalogue.identity import Made, market_id
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.products import Product
 from mercato.catalogue.store import Catalogue
@@ -72,12 +74,13 @@ def index_market(run: Path, market: Market, url: str, as_of: datetime | None = N
     as of that moment; None: the clock's.
     """
     encoder = OnnxEncoder(run, market.path, threads=os.cpu_count() or 1)
-    # The moment makes every build another: what the API wrote since must be indexed again, also by the same run.
-    made_by = f"{run_fingerprint(run)} {products_fingerprint(market)} {datetime.now(UTC).isoformat()}"
+    products, now = products_fingerprint(market), datetime.now(UTC).isoformat()
     if not (market.path / CATALOGUE).is_file():
+        made_by = Made(run_fingerprint(run), products, now, market_id(market.path)).fingerprint()
         nothing = pa.chunked_array([], pa.string())
         return build_index(url, _of_tables(encoder, market, run, as_of, nothing), encoder.dimension, made_by)
-    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+    with closing(open_catalogue(market)) as catalogue:
+        made_by = Made(run_fingerprint(run), products, now, market_id(market.path)).fingerprint()
         number, left_out = catalogue.last_number(), list[str]()
         written = pa.chunked_array([pa.array(page) for page in written_pages(catalogue)], pa.string())
         records = chain(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -37,7 +38,7 @@ def seed(catalogue: Catalogue, market: Market, batch: int = 500) -> int:
     fingerprint = hashlib.sha256(repr(stats).encode()).hexdigest()
     if catalogue.settings.get(_SEEDED) == fingerprint:
         return 0
-    total: int = sum(pq.read_metadata(file).num_rows for file in files)
+    total = sum(map(_row_count, files))
     products: list[StoredProduct] = []
     seen: set[str] = set()
     for number, row in enumerate(track(_rows(market, batch), "seeding the catalogue", total)):
@@ -70,9 +71,18 @@ def _rows(market: Market, batch: int) -> Iterator[dict[str, Any]]:
                 ]
                 yield from pa.RecordBatch.from_arrays(columns, schema=PRODUCTS).to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise MercatoError(
-                f"table products: cannot read {file.name}: {error} (`mercato check` says more)"
-            ) from None
+            raise _unreadable(file, error) from None
+
+
+def _row_count(file: Path) -> int:
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> MercatoError:
+    return MercatoError(f"table products: cannot read {file}: {error} (`mercato check` says more)")
 
 
 def _product(row: dict[str, Any]) -> StoredProduct:

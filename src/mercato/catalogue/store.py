@@ -43,6 +43,14 @@ class Catalogue:
         """Tells its live files (`mercato.data.live`) from those of another catalogue of the market."""
         return self.settings.secret("name").hex()[:8]
 
+    def check(self) -> None:
+        """Look for damage in the file of a SQLite database, where it is small enough for that.
+
+        Raises:
+            DamagedError: there is some.
+        """
+        self._database.check()
+
     def last_number(self) -> int:
         """The number of the last write that was committed; who reads now sees it and all before it."""
         return self._database.last_number()

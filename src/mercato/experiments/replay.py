@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mercato.catalogue.fingerprints import run_fingerprint
+from mercato.catalogue.belonging import check_made_by
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
-from mercato.errors import MercatoError
 from mercato.ranking.ranker import Ranker
 from mercato.retrieval.open import open_index
 from mercato.retrieval.protocol import Index
@@ -45,8 +44,7 @@ class Replay:
             closing(Catalogue.open(Path(folder) / "catalogue.sqlite")) as catalogue,
             open_index(url, read_only=True) as index,
         ):
-            if index.fingerprint.split()[:1] != [run_fingerprint(run)]:
-                raise MercatoError(f"{url} was not made by {run}: build it again with `mercato index {run}`")
+            check_made_by(run, market, url, index.fingerprint)
             seed(catalogue, market)
             yield cls(OnnxEncoder(run, market.path), index, catalogue, as_of)
 

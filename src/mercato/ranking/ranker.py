@@ -19,6 +19,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from mercato.catalogue.fingerprints import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.errors import MercatoError
+from mercato.manifest import check, reading
 from mercato.ranking.features import NAMES, VERSION, Asked, features_of, ids_of, without
 from mercato.ranking.statistics import Statistics
 from mercato.retrieval.protocol import Hits
@@ -71,22 +72,18 @@ class Ranker:
         folder = run / FOLDER
         if not (folder / CARD).is_file():
             return None
-        try:
-            return cls._read(run, folder)
-        except MercatoError:
-            raise
-        except Exception as error:  # numpy's, ONNX Runtime's and pydantic's have nothing in common
-            raise MercatoError(f"{folder} cannot be read: mend it, or `mercato rank {run}` again ({error})") from error
+        mend = f"mend it, or `mercato rank {run} --market DIR --index URL` trains it anew"
+        with reading(folder, mend):
+            return cls._read(run, folder, mend)
 
     @classmethod
-    def _read(cls, run: Path, folder: Path) -> Self:
+    def _read(cls, run: Path, folder: Path, mend: str) -> Self:
         card = json.loads((folder / CARD).read_text())
         if card["run"] != run_fingerprint(run):
-            raise MercatoError(f"{folder} was trained for other weights of this run: `mercato rank {run}` again")
+            raise MercatoError(f"{folder} was trained for other weights of this run")
         if (card.get("version"), card["features"]) != (VERSION, list(NAMES)):
-            raise MercatoError(
-                f"{folder} was trained on other features than this version's: `mercato rank {run}` again"
-            )
+            raise MercatoError(f"{folder} was trained on other features than this version's")
+        check(folder, mend)
         models = {name: (folder / name).read_bytes() for name in (TREES, LINEAR, DLRM) if (folder / name).is_file()}
         settings = Ranking.model_validate(card["settings"])
         statistics = Statistics.load(folder / STATISTICS)

@@ -58,7 +58,7 @@ class Statistics:
     @classmethod
     def load(cls, file: Path) -> Self:
         """What `save` wrote."""
-        with np.load(file) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             tables = {name: Lookup(arrays[f"{name}_keys"], arrays[f"{name}_values"]) for name in _TABLES}
             return cls(**tables, mean_words_S=arrays["mean_words_S"], currency=arrays["currency"][()])
 

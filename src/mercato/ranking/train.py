@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mercato.catalogue.belonging import check_made_by
 from mercato.catalogue.fingerprints import run_fingerprint
 from mercato.config.ranking import Ranking
 from mercato.data.market import Market
@@ -35,6 +36,7 @@ from mercato.evaluation.metrics.roc_auc import per_query_roc_auc
 from mercato.evaluation.results import OURS, Metrics
 from mercato.evaluation.systems import System
 from mercato.files import atomic_directory
+from mercato.manifest import write_manifest
 from mercato.progress import note
 from mercato.ranking import dlrm, gbdt, linear
 from mercato.ranking.calibration import StepCalibration, calibrated
@@ -159,8 +161,7 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
     require_features(settings.without)
     encoder = OnnxEncoder(run, market.path)
     with open_index(url, read_only=True) as index:
-        if index.fingerprint.split()[:1] != [run_fingerprint(run)]:
-            raise MercatoError(f"{url} was not made by {run}: build it again with `mercato index {run}`")
+        check_made_by(run, market, url, index.fingerprint)
         lessons = Lessons.of(market, encoder, index, settings.gains)
         learned = lessons.learned(settings, seed)
         if lessons.logged and market.has("judgments"):
@@ -183,6 +184,7 @@ def rank(run: Path, market: Market, url: str, seed: int = 0) -> Ranked:
             (fresh / name).write_bytes(model)
         (fresh / CARD).write_text(json.dumps(card | {"settings": settings.model_dump(mode="json")}, indent=2))
         (fresh / METRICS).write_text(json.dumps(found.measured()))
+        write_manifest(fresh, [STATISTICS, *learned.models])  # the card may be edited
     return found
 
 

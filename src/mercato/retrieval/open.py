@@ -72,6 +72,14 @@ def drop_standby(url: str | Path) -> None:
     _engine(url).drop_standby(str(url))
 
 
+def examine_index(url: str | Path) -> list[str]:
+    """Look all through the index at `url` for damage, what stands by too: every problem, in a line each.
+
+    Nothing is changed, and others may search it and write to it meanwhile.
+    """
+    return _engine(url).examine_index(str(url))
+
+
 def _engine(url: str | Path) -> Engine:
     scheme = urlsplit(str(url)).scheme if "://" in str(url) else "file"
     if scheme in ENGINES:

@@ -365,3 +365,7 @@ class Engine(Protocol):
     def drop_standby(self, url: str) -> None:
         """See `mercato.retrieval.open.drop_standby`."""
         ...
+
+    def examine_index(self, url: str) -> list[str]:
+        """See `mercato.retrieval.open.examine_index`."""
+        ...

@@ -21,6 +21,7 @@ from mercato.errors import MercatoError
 from mercato.features.featurizer import Features
 from mercato.fields import FEATURES
 from mercato.files import write_atomic
+from mercato.manifest import write_manifest
 from mercato.runs.folder import PRODUCT_TOWER, QUERY_TOWER
 from mercato.runs.torch_encoder import TorchEncoder
 
@@ -55,6 +56,7 @@ def export(model: TorchEncoder, run: Path, int8_products: bool = False) -> dict[
         content = onnx_tower(tower, samples[0])
         differences[file.removesuffix("_tower.onnx")] = _difference(file, content, tower, samples)
         write_atomic(run / file, int8(content) if int8_products and file == PRODUCT_TOWER else content)
+    write_manifest(run, [QUERY_TOWER, PRODUCT_TOWER])
     return differences
 
 

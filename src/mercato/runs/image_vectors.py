@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from mercato.data.market import Market
 from mercato.data.schema import PRODUCTS
+from mercato.errors import DamagedError
 from mercato.features.images import SPEC, checked_vectors, packed_vector
-from mercato.progress import track
+from mercato.manifest import reading
+from mercato.progress import note, track
 from mercato.runs.encoder import RunEncoder
 from mercato.runs.image_encoder import MODEL, ImageEncoder
 
@@ -46,11 +48,26 @@ def given_vectors(market: Market, limit: int) -> ImageVectors | None:
 def encoded_vectors(market: Market, encoder_folder: Path, limit: int) -> ImageVectors:
     """The vectors of the catalogue's images by an image encoder, from the cache where they were computed before."""
     file = market.path / CACHE / f"image-vectors-{_key(market, encoder_folder, limit)}.npz"
-    if not file.is_file():
+    stored = _cached(file)
+    if stored is None:
         _embed(market, ImageEncoder(encoder_folder, threads=2), limit, file)
-    stored = np.load(file)
-    rows = np.split(stored["vectors"], np.cumsum(stored["counts"])[:-1])
+        stored = _cached(file)
+        assert stored is not None
+    vectors, counts = stored
+    rows = np.split(vectors, np.cumsum(counts)[:-1])
     return [row if len(row) else None for row in rows]
+
+
+def _cached(file: Path) -> tuple[NDArray[np.floating], NDArray[np.int64]] | None:
+    """All vectors end to end, and how many each product has; None where they are not there, or damaged."""
+    if not file.is_file():
+        return None
+    try:
+        with reading(file, "it is computed again"), np.load(file, allow_pickle=False) as stored:
+            return stored["vectors"], stored["counts"]
+    except DamagedError as error:
+        note(f"  {error}")
+        return None
 
 
 def image_counts(market: Market) -> pa.ChunkedArray:

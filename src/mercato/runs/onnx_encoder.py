@@ -21,6 +21,7 @@ from mercato.runs.folder import (
     load_image_encoder,
     load_query_head,
     load_recipe_and_featurizer,
+    reading_run,
 )
 from mercato.runs.query_head import QueryHead
 
@@ -41,6 +42,8 @@ class OnnxEncoder(RunEncoder):
         self.cache: TTLCache[tuple[str, str | None], NDArray[np.float32]] = TTLCache(CACHED_QUERIES)
         self._run = run
         _check(run / PRODUCT_TOWER)
+        with reading_run(run / PRODUCT_TOWER):
+            pass  # loaded later, but where it was damaged that is told now
         self._query = _session(run / QUERY_TOWER)
 
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
@@ -84,6 +87,11 @@ def _check(tower: Path) -> None:
 
 def _session(file: Path) -> ort.InferenceSession:
     _check(file)
+    with reading_run(file):
+        return _loaded(file)
+
+
+def _loaded(file: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # more pay less than batches beside one another
     return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -24,10 +24,14 @@ from mercato.runs.folder import (
     QUERIES,
     RECIPE,
     SPEC,
+    TEXT_CONFIGS,
     TOKENIZER,
     WEIGHTS,
+    load_head_queries,
     load_image_encoder,
     load_recipe_and_featurizer,
+    reading_run,
+    seal_run,
 )
 from mercato.runs.image_encoder import ImageEncoder
 from mercato.runs.query_head import QueryHead
@@ -57,9 +61,10 @@ class TorchEncoder(RunEncoder):
         """
         recipe, featurizer = load_recipe_and_featurizer(run)
         configs = load_text_configs(run)
-        queries = json.loads((run / QUERIES).read_text()) if (run / QUERIES).is_file() else []
+        queries = load_head_queries(run)
         towers = build_towers(recipe, featurizer.spec, configs, len(queries), new=False)
-        load_model(towers, run / WEIGHTS)
+        with reading_run(run / WEIGHTS):
+            load_model(towers, run / WEIGHTS)
         return cls(recipe, featurizer, load_image_encoder(run), towers, queries)
 
     def save(self, run: Path) -> None:
@@ -74,6 +79,7 @@ class TorchEncoder(RunEncoder):
             (run / QUERIES).write_text(json.dumps(self.head_queries, ensure_ascii=False) + "\n")
         save_model(self.towers, str(run / WEIGHTS))
         (run / WEIGHTS).chmod(0o644)  # safetensors lets only its writer read it
+        seal_run(run)
 
     @property
     def query_head(self) -> QueryHead | None:
@@ -112,8 +118,10 @@ def save_text_configs(towers: TwoTower, folder: Path) -> None:
 
 def load_text_configs(folder: Path) -> TextConfigs:
     """What `save_text_configs` wrote."""
-    return {
-        tower: AutoConfig.from_pretrained(folder / file)
-        for tower in ("query", "product")
-        if (folder / (file := f"{tower}_text.json")).is_file()
-    }
+    configs = {}
+    for name in TEXT_CONFIGS:
+        if (folder / name).is_file():
+            with reading_run(folder / name):
+                tower = name.removesuffix("_text.json")
+                configs[tower] = AutoConfig.from_pretrained(folder / name, trust_remote_code=False)
+    return configs

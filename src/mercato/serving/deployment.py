@@ -13,6 +13,7 @@ from threading import Condition, Lock
 from typing import Self
 
 from mercato.catalogue.store import Catalogue
+from mercato.errors import MercatoError
 from mercato.ranking.ranker import Ranker
 from mercato.retrieval.protocol import Index
 from mercato.runs.cache import TTLCache
@@ -52,9 +53,15 @@ class Deployment:
         """A run's deployment over an open index of its vectors.
 
         Raises:
-            MercatoError: the folder is not a run, it has no exported towers, or its ranker is another's.
+            MercatoError: the folder is not a run, it has no exported towers, its vectors are of another length than the
+                index's, or its ranker is another's.
         """
         encoder = OnnxEncoder(run, market)
+        if encoder.dimension != index.dimension:
+            raise MercatoError(
+                f"the index has vectors of {index.dimension} numbers, and {run} makes vectors of {encoder.dimension}:"
+                f" build it again with `mercato index {run} --market {market} --to URL`"
+            )
         return cls(
             encoder,
             index,

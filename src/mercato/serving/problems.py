@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -10,9 +11,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from mercato.errors import ExpiredError, FullError, MercatoError, NotFoundError
+from mercato.errors import DamagedError, ExpiredError, FullError, MercatoError, NotFoundError
 from mercato.serving import bodies
 from mercato.serving.executor import OverloadError
+
+log = logging.getLogger("mercato.serving")
 
 _MEANINGS = {
     400: "The request cannot be done as it stands",
@@ -48,6 +51,9 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(MercatoError)
     async def refused(_: Request, error: MercatoError) -> Response:
+        if isinstance(error, DamagedError):
+            log.error("%s", error)
+            return await fault(_, error)
         statuses = {NotFoundError: 404, ExpiredError: 410, FullError: 507}
         return _problem(statuses.get(type(error), 400), str(error))
 

@@ -113,8 +113,11 @@ class _Worker:
         started = Path(os.environ[FOLDER]) / "started"
         try:
             app = self._app()
-        except Exception:
-            log.exception("a worker could not start")
+        except Exception as error:
+            if isinstance(error, MercatoError):
+                log.error("a worker could not start: %s", error)
+            else:
+                log.exception("a worker could not start")
             if not started.exists():
                 sys.exit(STARTUP_FAILURE)  # another one would fare no better
             time.sleep(_AGAIN_SECONDS)  # the others go on meanwhile

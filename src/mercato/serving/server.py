@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
+from mercato.catalogue.belonging import open_catalogue
 from mercato.catalogue.fingerprints import products_fingerprint
+from mercato.catalogue.identity import Made
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
@@ -66,15 +68,15 @@ def serve_run(
     ordered by are kept in the market's table `features`.
 
     Raises:
-        MercatoError: the market is served already, its `rules.toml` is not valid, the index was made by another run
-            that is not known, or there is no such area to open.
+        MercatoError: the market is served already, its `rules.toml` is not valid, market, catalogue, index and run do
+            not belong together, a file of theirs is broken, or there is no such area to open.
     """
     if unknown := set(open_areas) - set(AREAS):
         raise MercatoError(f"--open: {', '.join(sorted(unknown))!r} is no area; there are {', '.join(AREAS)}")
     areas = tuple(area for area in AREAS if area in open_areas)
     show_audit()
     read_rules(market.path)  # while it serves, a broken one changes nothing; at its start somebody is there to mend it
-    with market_lock(market.path), closing(Catalogue.open(market.path / CATALOGUE)) as catalogue, ExitStack() as opened:
+    with market_lock(market.path), closing(open_catalogue(market, url)) as catalogue, ExitStack() as opened:
         _check_served(run, market, url, GenerationLedger(catalogue))
         seed(catalogue, market)
         rollout = opened.enter_context(closing(Rollout(url, market, catalogue, writes=True)))
@@ -122,16 +124,19 @@ def _disks(market: Path, url: str) -> list[Disk]:
 def _check_served(run: Path, market: Market, url: str, ledger: GenerationLedger) -> None:
     """Note where the run lies, and say so where another serves in its place or the tables are newer than the index."""
     noted, fingerprint = ledger.note_run(run), generations(url).served
-    made_by, _, rest = fingerprint.partition(" ")
-    if made_by != noted:
+    if not market.imported_files("products"):
+        raise MercatoError(f"{market.path} has no products table: put it back, `mercato check {market.path}` says more")
+    made = Made.of(fingerprint)
+    if made.run != noted:
         try:
             other = ledger.run_of(fingerprint)
         except MercatoError as error:
             raise MercatoError(
-                f"{url} was indexed by another run than {run}: run `mercato index {run} …` again ({error})"
+                f"{url} was indexed by another run than {run}: build it again with `mercato index {run} --market"
+                f" {market.path} --to {url}` ({error})"
             ) from None
         _say(f"note: {url} was swapped, and {other} serves in place of {run}")
-    if rest.split(" ")[0] != products_fingerprint(market):
+    if made.products != products_fingerprint(market):
         _say("warning: the market's tables changed after this index was built: run `mercato index` again")
 
 

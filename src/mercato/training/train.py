@@ -19,6 +19,7 @@ from mercato.config import Recipe
 from mercato.data.market import Market
 from mercato.features.featurizer import FeatureSpec
 from mercato.files import ensure_replaceable, replace_directory, write_atomic
+from mercato.manifest import MANIFEST
 from mercato.models.build import build_towers, text_configs
 from mercato.models.tower import TwoTower
 from mercato.progress import note
@@ -76,6 +77,7 @@ def train(
         note(escape(f"resuming {run.name} from {partial}"))
     partial.mkdir(parents=True, exist_ok=True)
     write_atomic(known, identity)
+    (partial / MANIFEST).unlink(missing_ok=True)  # of files that are about to be written anew
 
     note(f"[bold]{escape(recipe.name)}[/]: reading {escape(market.config.name)}")
     start = time.perf_counter()

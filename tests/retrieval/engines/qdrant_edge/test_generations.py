@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -192,7 +193,7 @@ def test_an_opening_that_fails_leaves_nothing_open(tmp_path, monkeypatch):
     before, files = {*tmp_path.rglob("*")}, open_files()
     monkeypatch.setattr(qdrant.EdgeShard, "load", lambda _: (_ for _ in ()).throw(RuntimeError("too many open files")))
     for _ in range(3):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(MercatoError, match=r"shard cannot be read: too many open files: `mercato index "):
             open_index(tmp_path)
     assert {*tmp_path.rglob("*")} - before <= {*tmp_path.glob("generation-*/lock")}
     assert open_files() == files
@@ -212,7 +213,7 @@ def test_a_compaction_that_takes_up_the_last_opens_nothing_that_was_closed(tmp_p
     build_index(tmp_path, lamps("a"), 2)
     index = open_index(tmp_path)
     with monkeypatch.context() as failing:
-        failing.setattr(opened, "link", lambda *_: (_ for _ in ()).throw(OSError("too many open files")))
+        failing.setattr(opened, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "too many")))
         with pytest.raises(OSError, match="too many"):
             index.compact()
     found, closing = index._successor, threading.Thread(target=index.close)
@@ -233,7 +234,7 @@ def test_a_compaction_whose_result_cannot_be_opened_is_taken_up_by_the_next(tmp_
     with open_index(tmp_path) as index:
         index.upsert(lamps("b"))
         with monkeypatch.context() as failing:
-            failing.setattr(opened, "link", lambda *_: (_ for _ in ()).throw(OSError("too many open files")))
+            failing.setattr(opened, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "too many")))
             with pytest.raises(OSError, match="too many"):
                 index.compact()
         index.upsert(lamps("c"))

@@ -19,7 +19,8 @@ import numpy as np
 import qdrant_edge as qdrant
 
 from mercato.files import sync_tree, write_atomic
-from mercato.retrieval.engines.qdrant_edge.columns import Columns, ColumnsWriter
+from mercato.manifest import write_manifest
+from mercato.retrieval.engines.qdrant_edge.columns import FOLDER, Columns, ColumnsWriter
 from mercato.retrieval.engines.qdrant_edge.elsewhere import end_with
 from mercato.retrieval.engines.qdrant_edge.generations import META, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
@@ -67,6 +68,8 @@ def compact(old: Path, fresh: Path, upto: int) -> None:
 def seal(fresh: Path, meta: Mapping[str, Any]) -> None:
     """Say what a whole generation is, and return once it would survive a power cut: what it was made of may go then."""
     write_atomic(fresh / META, json.dumps(meta, indent=2))
+    sealed = [file for name in (SHARD, FOLDER) for file in (fresh / name).rglob("*") if file.is_file()]
+    write_manifest(fresh, [META, *(file.relative_to(fresh).as_posix() for file in sealed)], sparse=True)
     sync_tree(fresh)
 
 

@@ -151,6 +151,8 @@ class Columns:
         widths = {"vectors": dimension, "centres": dimension, "cell_codes": dimension, "places": 3}
         for name, width in (widths | {"numbers": len(NUMBERS), "keys": len(KEYS)}).items():
             self._arrays[name] = self._arrays[name].reshape(-1, width)
+        if len(self._arrays["vectors"]) != len(self):
+            raise ValueError(f"{len(self._arrays['vectors']):,} vectors of {dimension} numbers for {len(self):,} rows")
 
     def __len__(self) -> int:
         return len(self._arrays["created"])

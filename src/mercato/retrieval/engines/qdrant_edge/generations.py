@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,12 +25,15 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-from mercato.errors import MercatoError
+from mercato.errors import DamagedError, MercatoError
 from mercato.files import atomic_directory, sync, write_atomic
+from mercato.manifest import one_line
 from mercato.retrieval.engines.qdrant_edge.log import segment, segments
 
 META = "meta.json"
 _POINTER, _LOCK = "current", "lock"
+_META = {"engine": str, "fingerprint": str, "log": str, "dimension": int, "count": int, "segment": int}
+_NAME = re.compile("generation-[0-9a-f]{12}")
 
 
 @dataclass
@@ -56,6 +60,8 @@ def current(folder: Path) -> Path:
     while True:
         names = _names(folder)
         if not names:
+            if (folder / _POINTER).exists():
+                raise DamagedError(f"{folder / _POINTER} is damaged: it names no generation: {mend(folder)}")
             raise MercatoError(
                 f"{folder} holds no index: build one with `mercato index RUN --market DIR --to {folder}`"
             )
@@ -63,9 +69,13 @@ def current(folder: Path) -> Path:
         if (generation / META).is_file():
             return generation
         if names == _names(folder):  # else it was removed in between, as another has taken its place
-            raise MercatoError(
-                f"{folder} is broken: its generation {generation.name} is missing. Build the index again"
-            )
+            raise DamagedError(f"{generation / META} is missing, which {folder / _POINTER} names: {mend(folder)}")
+
+
+def generations(folder: Path) -> list[Path]:
+    """Return the served generation's folder and the standby's, as far as there is one."""
+    current(folder)
+    return [folder / name for name in _names(folder)]
 
 
 def named(folder: Path, fingerprint: str) -> Path:
@@ -99,13 +109,30 @@ def fingerprints(folder: Path) -> list[str]:
             return [read_meta(folder / name)["fingerprint"] for name in names]
         except FileNotFoundError:
             if names == _names(folder):
-                raise MercatoError(f"{folder} is broken: a generation is missing. Build the index again") from None
+                missing = next(name for name in names if not (folder / name / META).is_file())
+                raise DamagedError(
+                    f"{folder / missing / META} is missing, which {folder / _POINTER} names: {mend(folder)}"
+                ) from None
 
 
 def read_meta(generation: Path) -> dict[str, Any]:
-    """What `build` wrote of a generation."""
-    meta: dict[str, Any] = json.loads((generation / META).read_text())
-    return meta
+    """What `build` wrote of a generation.
+
+    A DamagedError says that it cannot be that, a FileNotFoundError that it is gone: a generation that is not held may
+    go at any moment, so that only who opens one asks its manifest.
+    """
+    content = (generation / META).read_text(errors="replace")
+    with one_line(generation / META, mend(generation.parent)):
+        meta: dict[str, Any] = json.loads(content)
+        wrong = [name for name, kind in _META.items() if type(meta[name]) is not kind]
+        if wrong or meta["dimension"] < 1:
+            raise ValueError(f"{', '.join(wrong) or 'dimension'} is not what it has to be")
+        return meta
+
+
+def mend(folder: Path) -> str:
+    """What makes an index good again: it is derived."""
+    return f"`mercato index RUN --market DIR --to {folder}` builds it anew"
 
 
 def stamp(folder: Path) -> tuple[int, int]:
@@ -186,6 +213,8 @@ def drop(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove the generations that are neither named nor held, what killed writers have left, and logs nobody reads."""
     with _changing(folder) as names:
+        if not names and (folder / _POINTER).exists():
+            return  # damaged: what it named is not for us to remove
         for left in folder.glob(f".{_POINTER}.*"):  # whoever writes one does so in his turn
             left.unlink()
         for generation in (*folder.glob("generation-*"), *folder.glob(".generation-*")):
@@ -209,9 +238,10 @@ def sweep(folder: Path) -> None:
 def _names(folder: Path) -> list[str]:
     """The served generation and the standby, as far as there are."""
     try:
-        return (folder / _POINTER).read_text().split()
-    except OSError:
+        names = (folder / _POINTER).read_text().split()
+    except (OSError, UnicodeDecodeError):
         return []
+    return names if all(map(_NAME.fullmatch, names)) else []
 
 
 @contextmanager

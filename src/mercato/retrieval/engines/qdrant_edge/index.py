@@ -20,6 +20,7 @@ from mercato.disk import Disk, bytes_in
 from mercato.errors import MercatoError
 from mercato.retrieval.engines.qdrant_edge.build import build, compact, seal
 from mercato.retrieval.engines.qdrant_edge.elsewhere import Elsewhere
+from mercato.retrieval.engines.qdrant_edge.examining import examine
 from mercato.retrieval.engines.qdrant_edge.generations import (
     current,
     drop,
@@ -67,6 +68,11 @@ def swap_index(url: str, fingerprint: str | None) -> None:
 def drop_standby(url: str) -> None:
     """See `mercato.retrieval.open.drop_standby`."""
     drop(_folder(url))
+
+
+def examine_index(url: str) -> list[str]:
+    """See `mercato.retrieval.open.examine_index`."""
+    return examine(_folder(url))
 
 
 def build_index(

@@ -80,6 +80,11 @@ def segments(log: Path) -> list[int]:
     return sorted(int(file.name) for file in log.iterdir() if file.name.isdigit())
 
 
+def whole_bytes(file: Path) -> int:
+    """How many bytes at the beginning of a segment are whole batches."""
+    return sum(_FRAME.size + len(batch) for batch in _batches(file.read_bytes()))
+
+
 class LogWriter:
     """Appends to a log, alone: raises `Timeout` where somebody else has it."""
 
@@ -129,7 +134,7 @@ class LogWriter:
     @staticmethod
     def _found(file: Path) -> tuple[int, int]:
         """The open file of a segment, and the end of what is whole in it: what a killed writer left half is cut off."""
-        whole = sum(_FRAME.size + len(batch) for batch in _batches(file.read_bytes())) if file.is_file() else 0
+        whole = whole_bytes(file) if file.is_file() else 0
         opened = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
         os.ftruncate(opened, whole)
         return opened, whole

@@ -18,9 +18,10 @@ import qdrant_edge as qdrant
 from numpy.typing import NDArray
 
 from mercato.errors import MercatoError
-from mercato.retrieval.engines.qdrant_edge.columns import Columns
+from mercato.manifest import check, one_line
+from mercato.retrieval.engines.qdrant_edge.columns import FOLDER, Columns
 from mercato.retrieval.engines.qdrant_edge.fresh import Fresh
-from mercato.retrieval.engines.qdrant_edge.generations import Held, hold, read_meta
+from mercato.retrieval.engines.qdrant_edge.generations import Held, hold, mend, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.masks import FilterMasks
 from mercato.retrieval.engines.qdrant_edge.shard import ENGINE, Points
@@ -48,8 +49,13 @@ class Opened:
                 raise MercatoError(
                     f"{generation.parent} was built by {self.meta['engine']}, this is {ENGINE}: build the index again"
                 )
-            self.columns, self.fresh = Columns(generation, self.meta["dimension"]), Fresh(self.meta["dimension"])
-            self.shard = closing.enter_context(linked(generation))
+            again = mend(generation.parent)
+            check(generation, again)  # before the engine maps what is not there any more
+            with one_line(generation / FOLDER, again):
+                self.columns = Columns(generation, self.meta["dimension"])
+            self.fresh = Fresh(self.meta["dimension"])
+            with one_line(generation / SHARD, again):
+                self.shard = closing.enter_context(linked(generation))
             self._reader = LogReader(generation.parent / self.meta["log"], self.meta["segment"])
             closing.callback(self._reader.close)
             self.points = Points(self.meta["dimension"], self.meta["mean_tokens"])
