@@ -317,8 +317,10 @@ def doctor(
 
     findings = [*examine(folders)]
     ok = all(finding.ok for finding in findings)
-    lines = [f"[{'green' if finding.ok else 'red'}]{escape(str(finding))}[/]" for finding in findings]
-    print_result("\n".join(lines), {"ok": ok, "findings": [asdict(finding) for finding in findings]}, as_json)
+    if as_json:
+        print_result(None, {"ok": ok, "findings": [asdict(finding) for finding in findings]}, as_json)
+    for finding in findings if not as_json else ():
+        typer.secho(str(finding), fg="green" if finding.ok else "red")  # a line each, however long
     raise typer.Exit(0 if ok else 1)
 
 
@@ -371,7 +373,7 @@ def main() -> None:
         with train_extra():
             app()
     except (MercatoError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}")
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 
 import pytest
@@ -54,11 +55,26 @@ def test_a_file_that_is_cut_off_is_said_so(file):
         Catalogue.open(file)
 
 
-def test_damage_that_a_query_meets_is_said_so(file):
+def test_damage_is_said_where_a_query_meets_it_and_found_where_none_has(file):
     with closing(Catalogue.open(file)) as catalogue:
         catalogue.products.upsert([stored(f"p{number}") for number in range(300)])
-    content = file.read_bytes()
-    file.write_bytes(content[: 2 * 4096] + b"\xff" * (len(content) - 2 * 4096))
-    with pytest.raises(DamagedError, match=r"catalogue\.sqlite is damaged"), closing(Catalogue.open(file)) as catalogue:
-        catalogue.products.count()
         catalogue.check()
+    content = file.read_bytes()
+    whole = len(content) // 8192 * 4096
+    file.write_bytes(content[:whole] + b"\xff" * (len(content) - whole))
+    for meet in (Catalogue.check, lambda catalogue: catalogue.products.load([f"p{number}" for number in range(300)])):
+        with closing(Catalogue.open(file)) as catalogue, pytest.raises(DamagedError, match=r"catalogue\.sqlite is dam"):
+            [*meet(catalogue)]
+
+
+@pytest.mark.parametrize("statement", [None, "CREATE TABLE songs (title TEXT)"])
+def test_a_file_that_holds_no_catalogue_is_not_begun_anew(file, statement):
+    file.touch()
+    if statement:
+        with closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute(statement)
+    before = file.read_bytes()
+    why = "has no tables of a catalogue's" if statement else "is empty"
+    with pytest.raises(DamagedError, match=rf"catalogue\.sqlite is damaged: it {why}"):
+        Catalogue.open(file)
+    assert file.read_bytes() == before
