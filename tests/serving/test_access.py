@@ -121,12 +121,18 @@ def test_events_without_a_key_are_bounded_for_one_address_and_for_all(market, ca
 
 
 def test_each_address_has_its_share_until_all_together_have_had_theirs():
-    rate = SharedRate(10.0, 25.0, addresses=2)
-    assert [rate.take("a", 10), rate.take("b", 10)] == [0, 0]
-    assert 0.9 < rate.take("a", 10) <= 1.0, "a has had its own"
+    rate = SharedRate(10.0, 25.0, addresses=2, now=lambda: 0.0)
+    assert [rate.take("a", 10), rate.take("b", 10), rate.take("a", 10)] == [0, 0, 1.0]
     assert rate.take("2001:db8::1", 4) == 0
-    assert rate.take("2001:db8::2", 9) > 0.2, "of the same /64"
-    assert rate.take("a", 2) > 0, "forgotten, but all have had theirs"
+    assert rate.take("2001:db8::2", 9) == pytest.approx(0.3), "of the same /64, which has 6 left"
+    assert rate.take("c", 2) == pytest.approx(0.04), "its first, but all together have 1 left"
+
+
+def test_only_the_addresses_that_came_last_are_remembered():
+    rate = SharedRate(10.0, 1000.0, addresses=2, now=lambda: 0.0)
+    assert [rate.take(address, 10) for address in ("a", "b", "c")] == [0, 0, 0]
+    assert rate.take("c", 10) == 1.0
+    assert rate.take("a", 10) == 0, "forgotten"
 
 
 def test_writes_leave_a_line_without_content(market, catalogue, monkeypatch):
@@ -157,6 +163,18 @@ def test_a_bucket_fills_with_time_and_never_above_a_second_s_worth():
     assert [bucket.take(), bucket.take()] == [0, 0.5]
     now = 100.0
     assert bucket.take(2) == 0 and bucket.take(9) == 1.0, "who wants more than fit waits for a full one"
+
+
+def test_a_key_that_is_read_anew_has_no_new_share(tmp_path):
+    with closing(Catalogue.open(tmp_path / "catalogue.sqlite")) as catalogue:
+        _, key = catalogue.keys.add("shop", ["read"], rate=1)
+
+        async def asked():
+            ring = KeyRing(catalogue.keys.all, None, fresh=0.0)
+            return [await ring.caller(key.encode()) for _ in range(2)]
+
+        first, second = asyncio.run(asked())
+    assert first.bucket is second.bucket is not None
 
 
 def test_what_was_known_holds_while_the_catalogue_cannot_be_read(tmp_path):

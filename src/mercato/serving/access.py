@@ -82,15 +82,17 @@ class TokenBucket:
 class SharedRate:
     """Lets through so much in a second of each address, and so much of all of them together."""
 
-    def __init__(self, of_each: float, of_all: float, addresses: int = 10_000) -> None:
+    def __init__(
+        self, of_each: float, of_all: float, addresses: int = 10_000, now: Callable[[], float] = time.monotonic
+    ) -> None:
         """`addresses` are remembered, those that came last; the bound on all holds whatever is forgotten."""
-        self._of_each, self._all, self._most = of_each, TokenBucket(of_all), addresses
+        self._of_each, self._all, self._most, self._now = of_each, TokenBucket(of_all, now), addresses, now
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, address: str, count: float) -> float:
         """As `TokenBucket.take`, of an address and of all."""
         own = share(address)
-        bucket = self._buckets.setdefault(own, TokenBucket(self._of_each))
+        bucket = self._buckets.setdefault(own, TokenBucket(self._of_each, self._now))
         self._buckets.move_to_end(own)
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
