@@ -75,6 +75,16 @@ def test_an_area_that_is_open_needs_no_key_and_the_others_do(area):
     assert needed("POST", "/v1/products", AREAS) == needed("DELETE", "/v1/products/a/b", AREAS) == "write"
 
 
+def test_only_a_key_that_may_write_has_a_large_body_read(market, catalogue):
+    keys = {scope: catalogue.keys.add(scope, [scope])[1] for scope in ("read", "write")}
+    body = {"queries": ["x"], "padding": "a" * 2**21}
+    with server(market) as client:
+        answers = {
+            scope: client.post("/v1/embed", json=body, headers={"X-API-Key": key}) for scope, key in keys.items()
+        }
+    assert {scope: answer.status_code for scope, answer in answers.items()} == {"read": 413, "write": 422}
+
+
 def test_keys_are_made_and_revoked_while_it_serves(market, catalogue):
     with server(market) as client:
         made, key = catalogue.keys.add("shop", ["write"])

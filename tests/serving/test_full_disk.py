@@ -7,12 +7,16 @@ from contextlib import closing
 import pytest
 import sqlalchemy as sa
 
+from mercato.catalogue.seeding import seed
 from mercato.catalogue.store import Catalogue
+from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.disk import Disk, bytes_in
 from mercato.errors import FullError, MercatoError
 from mercato.retrieval.engines.qdrant_edge import index as embedded
 from mercato.retrieval.open import open_index
+from mercato.serving import routes
 from tests.support.served import WRITE, event, ids, search, server, wait_until
+from tests.support.small_market import TrigramEncoder
 
 
 class Filled(Disk):
@@ -50,17 +54,32 @@ def test_a_full_disk_refuses_writes_and_searches_go_on_until_there_is_room_again
 
 def test_what_was_accepted_waits_for_room_and_is_indexed_then(market):
     disk = Filled(market.path)
-    with server(market, disks=(disk,)) as client:
-        client.app.state.services.disks = ()  # the route saw room where the worker sees none
+    with (
+        closing(Catalogue.open(market.path / "catalogue.sqlite")) as catalogue,
+        open_index(market.path / "index") as index,
+    ):
+        worker = IngestionWorker(catalogue, [Target(TrigramEncoder(), index)], market.path, "w", disks=[disk])
+        seed(catalogue, market)
+        catalogue.products.delete("p00")
+        before = len(index)
         disk.full = True
-        assert post(client).status_code == 200
-        outbox = client.app.state.services.catalogue.outbox
-        for _ in range(3):
-            client.app.state.services.wake()
-            assert outbox.depth() == 1 and not outbox.failures()
+        assert (worker.drain(), catalogue.outbox.depth(), len(index)) == (0, 1, before)
         disk.full = False
-        client.app.state.services.wake()
-        wait_until(lambda: ids(search(client, query="zweihander"))[:1] == ["n"])
+        assert (worker.drain(), len(index)) == (1, before - 1)
+
+
+def test_features_of_a_search_are_not_logged_onto_a_full_disk(market, monkeypatch):
+    monkeypatch.setattr(routes, "feature_rows", lambda page: [{"query_id": page.query_id}])
+    disk = Filled(market.path)
+    with server(market, disks=(disk,)) as client:
+        kept = []
+        monkeypatch.setattr(client.app.state.services.catalogue.features, "append", kept.extend)
+        disk.full = True
+        search(client, query="red chair")
+        disk.full = False
+        shown = search(client, query="blue chair")["query_id"]
+        wait_until(lambda: kept)
+        assert kept == [{"query_id": shown}]
 
 
 def test_a_database_that_cannot_grow_says_so_in_one_line_and_names_no_product(tmp_path):
