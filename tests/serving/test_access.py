@@ -173,6 +173,10 @@ def test_a_bucket_fills_with_time_and_never_above_a_second_s_worth():
     assert [bucket.take(), bucket.take()] == [0, 0.5]
     now = 100.0
     assert bucket.take(2) == 0 and bucket.take(9) == 1.0, "who wants more than fit waits for a full one"
+    now = 101.0
+    assert bucket.take(9) == 0 and bucket.take() == 4.0, "and owes the rest"
+    now = 104.0
+    assert bucket.take() == 1.0
 
 
 def test_a_key_that_is_read_anew_has_no_new_share(tmp_path):

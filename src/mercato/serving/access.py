@@ -72,11 +72,11 @@ class TokenBucket:
         now = self._now()
         self._tokens = min(self._most, self._tokens + (now - self._at) * self.rate)
         self._at = now
-        count = min(count, self._most)  # more than fit are never there: who wants them waits for a full bucket
-        if self._tokens >= count:
+        wanted = min(count, self._most)  # who takes more than fit waits for a full bucket, and owes the rest
+        if self._tokens >= wanted:
             self._tokens -= count
             return 0.0
-        return (count - self._tokens) / self.rate
+        return (wanted - self._tokens) / self.rate
 
 
 class SharedRate:
