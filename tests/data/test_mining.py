@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
@@ -584,18 +584,21 @@ Rows = list[tuple[Any, ...]]
 def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Rows, Rows]:
     """Mining as its docstring says it, in loops: one search, one product, one choice of start at a time."""
     last = max(e["timestamp"] for e in events)
-    future = last - timedelta(days=engagement.future_days)
-    ends = (future - timedelta(days=engagement.validation_days), future, last)
+    held_out = engagement.future_days + engagement.validation_days
+    ends = (last - days_with_events(events, held_out), last - days_with_events(events, engagement.future_days), last)
     window = timedelta(hours=engagement.window_hours)
     period = {id(e): min(p for p in range(3) if e["timestamp"] <= ends[p]) for e in events}
     searches: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     clients: dict[str, tuple[int, str]] = {}
+    networks: dict[Any, tuple[int, str]] = {}
     events = sorted(events, key=lambda e: e["timestamp"])
     for e in events:
         if key := belongs_to(e, events, engagement):
             searches[key].append(e)
             if e["client_id"]:
                 clients.setdefault(e["session_id"], (period[id(e)], e["client_id"]))
+            if e["network"]:
+                networks.setdefault(key, (period[id(e)], e["network"]))
     asked = {key: list(rows) for key, rows in searches.items()}
     borrowers = set()
     for (query_id, session), rows in searches.items():
@@ -612,7 +615,7 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
             period[id(record)] = known
             rows.append(record)
             rows.sort(key=lambda e: e["timestamp"])
-    made, outcomes, lists = defaultdict(set), defaultdict(list), defaultdict(list)
+    made, outcomes, lists = defaultdict(list), defaultdict(list), defaultdict(list)
     for number, (search, rows) in enumerate(searches.items()):
         session = rows[0]["session_id"]
         texts = [(e["timestamp"], normalize(e["user_query"]), period[id(e)]) for e in rows if e["user_query"]]
@@ -622,9 +625,10 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
             if not known:
                 continue
             query = min(known)[1]
-            when, client = clients.get(session, (3, ""))
+            person = ("client", clients[session][1]) if clients.get(session, (3,))[0] <= now else ("session", session)
+            network = networks[search][1] if networks.get(search, (3,))[0] <= now else None
             if search not in borrowers:
-                made[query, now].add(("client", client) if when <= now else ("session", session))
+                made[query, now].append((person, network))
             places = [(e["timestamp"], e["country"]) for e in rows if e["country"] and period[id(e)] <= now]
             key = (now, query, min(places)[1] if places else None)
             for product in {e["product_id"] for e in here} - {None}:
@@ -640,7 +644,8 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
                     depth, at = 0, shown[-1]["timestamp"]
                 elif begun is None or (depth < len(engagement.steps) and begun + window > ends[now]):
                     depth = None
-                outcomes[*key, product].append((session, depth, stepped, at, own))
+                voice = (person, at and person[0] == "client" and at.date())
+                outcomes[*key, product].append(((voice, network), depth, stepped, at, own))
                 positions = [e["position"] for e in shown if e["position"] is not None]
                 if positions:
                     times = (shown[0]["timestamp"], shown[-1]["timestamp"])
@@ -649,12 +654,12 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
     pairs = [
         (splits[now], query, country, product, *pair)
         for (now, query, country, product), seen in outcomes.items()
-        if len(made[query, now]) >= enough and (pair := one_pair(seen, engagement))
+        if people(made[query, now]) >= enough and (pair := one_pair(seen, engagement))
     ]
     displayed = [
         (splits[now], query, country, *one_list(rows, ends[now] - window))
         for (_, now, query, country), rows in lists.items()
-        if len(made[query, now]) >= enough
+        if people(made[query, now]) >= enough
     ]
     return sorted(pairs, key=repr), sorted(displayed, key=repr)
 
@@ -701,17 +706,37 @@ def one_list(rows: list[tuple[Any, ...]], told_until: datetime) -> tuple[Any, ..
     return first.date(), sorted(((*row, depth if last <= told_until else None) for *row, depth, _ in rows), key=repr)
 
 
+def people(known: list[tuple[Any, str | None]]) -> int:
+    """How many they are, those of networks no more than there are networks."""
+    named, strangers = {who for who, network in known if not network}, {who for who, network in known if network}
+    return min(
+        len(named | strangers), len(named) + min(len(strangers), len({network for _, network in known} - {None}))
+    )
+
+
+def days_with_events(events: list[dict[str, Any]], wanted: int) -> timedelta:
+    """How long before the last event so many days begin, of those that are not next to empty beside the others."""
+    last, begun = max(e["timestamp"] for e in events), 0
+    days = Counter((last - e["timestamp"]).days for e in events)
+    by_size = sorted(days[(last - e["timestamp"]).days] for e in events)
+    typical = by_size[len(by_size) // 2]
+    while wanted:
+        begun += 1
+        wanted -= begun > max(days) + 1 or days[begun - 1] * 10 >= typical
+    return timedelta(days=begun)
+
+
 def one_pair(seen: list[tuple[Any, ...]], engagement: Engagement) -> tuple[Any, ...] | None:
     """label, weight, last_seen, grade, impressions, clicks, depth and position of what all searches did."""
     steps, labelled = len(engagement.steps), []
-    for session, depth, stepped, at, _ in seen:
+    for whose, depth, stepped, at, _ in seen:
         if depth == steps:
-            labelled.append((1, session, at))
+            labelled.append((1, whose, at))
         elif depth is not None and not (stepped and engagement.left == "ignored"):
-            labelled.append((0, session, at))
+            labelled.append((0, whose, at))
     if not labelled:
         return None
-    label = max(labelled)[0]
+    label = max(got for got, *_ in labelled)
     if engagement.left == "ignored" and any(depth and depth < steps for _, depth, *_ in seen) and not label:
         return None
     own = [e for *_, events in seen for e in events]
@@ -721,7 +746,7 @@ def one_pair(seen: list[tuple[Any, ...]], engagement: Engagement) -> tuple[Any, 
     depth = max(depth for _, depth, *_ in seen if depth is not None)
     return (
         label,
-        float(len({session for got, session, _ in labelled if got == label})),
+        float(people([whose for got, whose, _ in labelled if got == label])),
         max(at for got, _, at in labelled if got == label).replace(hour=0, minute=0, second=0, microsecond=0),
         depth / steps if engagement.left == "graded" else None,
         len(shown),
@@ -763,6 +788,7 @@ ROW = st.fixed_dictionaries(  # the commoner values are written twice, so that c
         "product_id": st.sampled_from(["A", "A", "B", None]),
         "position": st.sampled_from([1, 2, 7, None]),
         "country": st.sampled_from(["us", None]),
+        "network": st.sampled_from([None, None, "n1", "n2"]),
     }
 )
 ENGAGEMENT = st.builds(
@@ -817,10 +843,10 @@ def test_no_pair_of_a_split_knows_what_came_after_it(tmp_path: Path, events: lis
     periods = Engagement(chain=chain, window_hours=12, min_sessions=2, validation_days=1, future_days=1)
     end = START + timedelta(days=4)
     cut = end - timedelta(days=2)
-    closing = event(4 * 24, "search", query_id="end", session_id="end")
+    closing = [event(hour, "search", query_id="end", session_id="end") for hour in (4 * 24, 4 * 24 - 1, 3 * 24 - 1) * 3]
     before = [e for e in events if e["timestamp"] <= cut]
     tables = []
-    for log in ([*events, closing], [*before, closing]):
+    for log in ([*events, *closing], [*before, *closing]):
         market = market_of(tmp_path, log, periods)
         found = comes_of(market)
         names = [name for name in ("pairs", "lists") if found and market.has(name)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mercato.catalogue.query_ids import QuerySigner, Search
 from mercato.data.coercion import coerce
 from mercato.data.rules import violations
 from mercato.data.schema import EVENTS, REQUIRED
@@ -17,21 +19,42 @@ from mercato.errors import MercatoError
 
 _AHEAD, _BACK = timedelta(minutes=5), timedelta(hours=24)  # how far a browser's clock is believed
 _LONGEST = {"action_name": 100, "user_query": 512}  # of a log that anybody writes to
+_OURS = ("received", "network")  # columns that no sender fills
 _TOLD = 100  # values that were set aside, one by one
 
 
 class Received(NamedTuple):
-    """Events as rows of the schema (`timestamp` in ISO 8601), and what was set aside: "events.1.latitude: why"."""
+    """Events as rows of the schema (`timestamp` in ISO 8601).
+
+    Attributes:
+        set_aside: what is not in them: "events.1.latitude: why".
+        unsigned: how many of them came without a key and without a signed query id.
+    """
 
     rows: list[dict[str, Any]]
     set_aside: list[str]
+    unsigned: int
 
 
-def receive(events: Sequence[Mapping[str, Any]]) -> Received:
-    """UBI events as anybody may send them.
+@dataclass(frozen=True)
+class Stranger:
+    """Who sends events without a key: from a network, and signed as far as a query id of theirs was."""
 
-    One wrong value must not spoil the log that mining reads, nor cost the event: it is set aside. A time more than five
-    minutes ahead or a day back is replaced by the time of receipt.
+    network: str
+    signer: QuerySigner
+    lifetime: timedelta  # of the query ids
+
+    def read(self, query_id: str | None) -> Search | None:
+        """The search of a signed query id."""
+        return self.signer.read(query_id, self.lifetime)
+
+
+def receive(events: Sequence[Mapping[str, Any]], sender: Stranger | None = None) -> Received:
+    """UBI events as anybody may send them; `sender` is None where they came with a key.
+
+    One wrong value must not spoil the log that mining reads, nor cost the event: it is set aside. So is the query text
+    of a stranger that is not what the search of its query id was for. A time more than five minutes ahead or a day back
+    is replaced by the time of receipt.
 
     Raises:
         MercatoError: an event lacks what it must have; the message begins with its number and field.
@@ -40,11 +63,20 @@ def receive(events: Sequence[Mapping[str, Any]]) -> Received:
     wrong = [{field: why for field, why, _ in one.aside} for one in located]
     columns: dict[str, list[Any]] = {}
     for column in EVENTS:
-        given = [one.values[column.name] for one in located]
+        given = [one.values[column.name] for one in located] if column.name not in _OURS else [None] * len(events)
         columns[column.name], bad = _read(column, given)
         for row, why in bad:
             wrong[row][_place(column.name, events[row])] = why
     columns["session_id"] = stand_in(columns["session_id"], columns["client_id"], columns["query_id"])
+    if sender is None:
+        columns["received"] = ["key"] * len(events)
+    else:
+        searches = [sender.read(query_id) for query_id in columns["query_id"]]
+        columns["received"] = ["signed" if search else "unsigned" for search in searches]
+        columns["network"] = [sender.network] * len(events)
+        for row, (search, query) in enumerate(zip(searches, columns["user_query"], strict=True)):
+            if search and query and not search.asked_for(query):
+                columns["user_query"][row], wrong[row]["user_query"] = None, "is not what its query_id was given for"
     for row, reasons in enumerate(wrong):
         for name in REQUIRED["events"]:
             if name in reasons or columns[name][row] is None:
@@ -53,7 +85,7 @@ def receive(events: Sequence[Mapping[str, Any]]) -> Received:
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     told = [f"events.{row}.{field}: {why}" for row, of in enumerate(wrong) for field, why in of.items()]
     more = [f"and {len(told) - _TOLD:,} more values were set aside"] if len(told) > _TOLD else []
-    return Received(rows, told[:_TOLD] + more)
+    return Received(rows, told[:_TOLD] + more, columns["received"].count("unsigned"))
 
 
 def _read(column: pa.Field, given: list[Any]) -> tuple[list[Any], list[tuple[int, str]]]:

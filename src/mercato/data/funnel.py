@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from mercato.data.caps import Capped
 from mercato.data.linking import Links
 from mercato.data.market import Engagement
 
@@ -20,6 +21,13 @@ class Lost:
     count: int
     why: str
     do: str
+
+
+UNSIGNED = Lost(
+    0,
+    "came without an API key and without a query_id that a server signed",
+    "log the query_id of the search, or send them with a key; engagement.mine_unsigned = true takes them as they are",
+)
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,14 @@ class Funnel:
         return grid
 
 
-def trace(db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links, unknown: Lost) -> Funnel:
-    """The way of a log that has been mined; `unknown` are the pairs of products that the catalogue does not have."""
-    events = _events(db, engagement, links)
+def trace(
+    db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links, capped: Capped, unsigned: int, unknown: Lost
+) -> Funnel:
+    """The way of a log that has been mined.
+
+    Of its events so many were `unsigned`; `unknown` are the pairs of products that the catalogue does not have.
+    """
+    events = _events(db, engagement, links, capped, unsigned)
     return Funnel(
         (
             events,
@@ -83,7 +96,7 @@ def _step(name: str, found: int, *lost: Lost) -> Step:
     return Step(name, found, tuple(one for one in lost if one.count))
 
 
-def _events(db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links) -> Step:
+def _events(db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links, capped: Capped, unsigned: int) -> Step:
     found, future = _one(db, "SELECT events, future_events FROM clock")
     rest = found - future - links.kept - sum(links.unlinked.values()) - links.unanswered
     nobody = (
@@ -93,7 +106,8 @@ def _events(db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links)
     hours = engagement.attribution_hours
     return _step(
         "events",
-        found,
+        found + unsigned,
+        replace(UNSIGNED, count=unsigned),
         Lost(future, "are later than now", "a clock that logs is wrong"),
         Lost(untimed, "have no timestamp", "`mercato check` lists them"),
         Lost(nobody, "have no session", "`mercato check` lists them"),
@@ -113,6 +127,19 @@ def _events(db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links)
         Lost(
             links.unanswered, "(seller_reply) answer to nobody under their query id", "log the query_id of the message"
         ),
+        Lost(
+            capped.own, "are of sellers on products of their own", "nothing: they tell nothing of what others look for"
+        ),
+        Lost(
+            capped.searches,
+            "are of more searches than a client, or an address without a key, may make in a day",
+            "nothing if it is a robot; engagement.caps in market.toml has the numbers",
+        ),
+        Lost(
+            capped.products,
+            "are on more products of one seller than a client, or an address, may step on in a day",
+            "nothing if it is click fraud; engagement.caps in market.toml has the numbers",
+        ),
     )
 
 
@@ -125,12 +152,13 @@ def _sessions(db: duckdb.DuckDBPyConnection, *, complete: bool) -> Step:
 
 
 def _searches(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Step:
-    found, silent, idle, told = _one(
+    found, silent, idle, told, contacts = _one(
         db,
         """
         SELECT count(*), count(*) FILTER (query IS NULL),
                count(*) FILTER (query IS NOT NULL AND touched.search IS NULL),
-               count(*) FILTER (told.search IS NOT NULL)
+               count(*) FILTER (told.search IS NOT NULL),
+               count(*) FILTER (touched.search IS NOT NULL AND query IN (FROM contacts))
         FROM searches LEFT JOIN (SELECT DISTINCT search FROM outcomes) AS touched USING (search)
              LEFT JOIN (SELECT DISTINCT search FROM told) AS told USING (search)
         """,
@@ -140,8 +168,9 @@ def _searches(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Step:
         found,
         Lost(silent, "have no query text", "log user_query with the search of each query_id"),
         Lost(idle, "displayed no product and took no step on one", "log impressions and the steps of engagement.chain"),
+        Lost(contacts, "are of queries that look like an e-mail address or a telephone number", "nothing"),
         Lost(
-            found - silent - idle - told,
+            found - silent - idle - told - contacts,
             f"are of queries that fewer than {engagement.min_sessions} people had made by the end of their split",
             "a longer log has more of them; engagement.min_sessions in market.toml is the floor",
         ),

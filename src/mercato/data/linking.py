@@ -34,11 +34,14 @@ def link(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Links:
     - A *step without a query id*, other than a click, belongs to the search of its session's last click on that product
       within the attribution window: an order system knows no searches. It stays in the search of its own query text
       where its session clicked on the product there. In a chain without clicks the first step counts as one too.
+    Also `replied`: from which sessions and clients such replies came, and on which products.
+
     - A *seller's reply* comes from another session: it belongs to the search whose session took the step before it on
       that product under that query id. Of several the last before the reply claims it, and no other.
 
     An event later than another never decides where that one belongs.
     """
+    db.execute("CREATE TEMP TABLE replied (session VARCHAR, client VARCHAR, product_id VARCHAR, period TINYINT)")
     attributed = _attribute(db, engagement) if engagement.attribution_hours else 0
     unanswered = _answer(db, engagement.chain) if REPLY in engagement.chain[1:] else 0
     unlinked = db.execute("SELECT action, count(*) FROM log WHERE search IS NULL GROUP BY action ORDER BY action")
@@ -152,10 +155,17 @@ def _answer(db: duckdb.DuckDBPyConnection, chain: tuple[str, ...]) -> int:
         """,
         {"before": before},
     )
+    db.execute(
+        """
+        INSERT INTO replied
+        SELECT log.session, client, product_id, period FROM log JOIN answers ON log.rowid = answers.row
+        """
+    )
     # What the reply says of its own session (whose client, where) is the seller's.
     db.execute(
         """
-        UPDATE log SET search = answers.search, session = answers.session, client = NULL, country = NULL, query = NULL
+        UPDATE log SET search = answers.search, session = answers.session,
+                       client = NULL, network = NULL, country = NULL, query = NULL
         FROM answers WHERE log.rowid = answers.row
         """
     )

@@ -32,6 +32,16 @@ CATALOGUE = "catalogue.sqlite"  # what the API acknowledged, beside the tables
 _NO_STEPS = {"search", "impression"}
 
 
+class Caps(BaseModel):
+    """How much of the log one person can make in a day (UTC): more comes of robots and of click fraud."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    client_searches: int = Field(default=500, ge=1)  # of a client, else a session
+    address_searches: int = Field(default=5000, ge=1)  # of an address from which events come without a key
+    seller_products: int = Field(default=20, ge=1)  # of one seller, on which a client or address takes a step
+
+
 class Engagement(BaseModel):
     """What counts as an engagement: a chain of actions of one session and query, in order, within a window."""
 
@@ -41,6 +51,8 @@ class Engagement(BaseModel):
     window_hours: float = Field(default=24.0, gt=0)
     attribution_window_hours: float | None = Field(default=None, ge=0)  # None: window_hours; 0: nothing is attributed
     min_sessions: int = Field(default=3, ge=1)  # of as many people at least (privacy floor): clients, else sessions
+    caps: Caps = Caps()
+    mine_unsigned: bool = False  # events that came without a key and without a query id that a server signed
     left: Literal["negative", "ignored", "graded"] = "negative"  # what a chain that was begun and left says of a pair
     validation_days: int = Field(default=2, ge=0)
     future_days: int = Field(default=3, ge=0)

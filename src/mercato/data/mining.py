@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from rich.console import Group
 from rich.table import Table as RichTable
 
-from mercato.data.funnel import Funnel, Lost, trace
+from mercato.data.caps import cap, name_searchers
+from mercato.data.funnel import UNSIGNED, Funnel, Lost, trace
 from mercato.data.id_forms import other_form
 from mercato.data.linking import link
 from mercato.data.lists import list_up, read_features
@@ -30,7 +31,7 @@ from mercato.data.market import Engagement, Market
 from mercato.data.outcomes import follow_chains, pair_up, tell
 from mercato.data.rules import latest_time
 from mercato.data.schema import FEATURES, LISTS, PAIRS
-from mercato.data.searches import COLUMNS, gather_searches, read_log
+from mercato.data.searches import COLUMNS, gather_searches, leave_out_contacts, read_log
 from mercato.errors import MercatoError
 from mercato.files import atomic_files, sweep
 
@@ -46,6 +47,8 @@ class MiningReport:
         left: those of the label 0 by split on which a search had taken some of the steps.
         lists: displayed lists by split.
         queries_below_floor: queries of the whole log that too few people made.
+        contacts: queries left out as they look like contact data.
+        unsigned: events left out as they came without a key and without a signed query id.
         unknown_products: pairs left out as the catalogue does not have their product.
         attributed: steps without a query id that were put down to a click.
         shared_query_ids: query ids that several sessions have.
@@ -60,6 +63,8 @@ class MiningReport:
     queries: int
     products: int
     queries_below_floor: int
+    contacts: int
+    unsigned: int
     unknown_products: int
     attributed: int
     shared_query_ids: int
@@ -134,28 +139,38 @@ def mine(market: Market) -> MiningReport:
         for table in ("pairs", "lists"):
             sweep(market.path, f"{table}.parquet")
         db.execute("SET TimeZone = 'UTC'")
-        db.register("events", market.scan("events", COLUMNS))
+        db.register("logged", market.scan("events", COLUMNS))
+        trusted = "" if engagement.mine_unsigned else "WHERE received IS DISTINCT FROM 'unsigned'"
+        db.execute(f"CREATE TEMP VIEW events AS FROM logged {trusted}")
         with _reading("events"):
             events, future_events = read_log(db, engagement, latest_time())
+        unsigned = _scalar(db, "SELECT count(*) FROM logged") - events
+        if not events and unsigned:
+            raise MercatoError(
+                f"nothing can be mined from the {unsigned:,} events of {market.path}: all {UNSIGNED.why}: {UNSIGNED.do}"
+            )
         if not events:
             raise MercatoError(f"the events table of {market.path} has no rows; there is nothing to mine")
         if events == future_events:
             raise MercatoError(f"table events, column timestamp: all of {market.path} lies in the future")
         if market.has("products"):
-            db.register("catalogue", market.arrow("products", ["product_id"]))
+            db.register("catalogue", market.arrow("products", ["product_id", "seller_id"]))
         else:
-            db.execute("CREATE TEMP VIEW catalogue AS SELECT DISTINCT product_id FROM log")
+            db.execute("CREATE TEMP VIEW catalogue AS SELECT DISTINCT product_id, NULL::VARCHAR AS seller_id FROM log")
         db.register("features", market.scan("features") if market.has("features") else FEATURES.empty_table())
         with _reading("features"):
             read_features(db)
         links = link(db, engagement)
+        name_searchers(db)
+        capped = cap(db, engagement)
         gather_searches(db)
+        contacts = leave_out_contacts(db, engagement.min_sessions)
         follow_chains(db, engagement)
         tell(db, engagement)
         pair_up(db, engagement)
         list_up(db, engagement)
         unknown = _unknown(db)
-        funnel = trace(db, engagement, links, unknown)
+        funnel = trace(db, engagement, links, capped, unsigned, unknown)
         if not funnel.steps[-1].kept and not _scalar(db, "SELECT count(*) FROM lists"):
             raise MercatoError(
                 f"nothing can be mined from the {events:,} events of {market.path}: {funnel.why_nothing()}"
@@ -173,6 +188,8 @@ def mine(market: Market) -> MiningReport:
         queries=pc.count_distinct(pairs["query"]).as_py(),
         products=pc.count_distinct(pairs["product_id"]).as_py(),
         queries_below_floor=below,
+        contacts=contacts,
+        unsigned=unsigned,
         unknown_products=unknown.count,
         attributed=links.attributed,
         shared_query_ids=shared,

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import duckdb
 
+from mercato.data.caps import NETWORK, VOICE, WHOSE, count_people
 from mercato.data.market import Engagement
 
 
@@ -83,11 +84,13 @@ def follow_chains(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None
 def tell(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
     """Turn `outcomes` into `told`: those of queries that enough people had made, with their query and country."""
     db.execute(
-        """
+        f"""
         CREATE TEMP TABLE told AS
-        SELECT outcomes.*, session, asked, query, CASE WHEN country_known <= period THEN country END AS country,
+        SELECT outcomes.*, asked, query,
+               {VOICE} AS voice, {NETWORK} AS network,
+               CASE WHEN country_known <= period THEN country END AS country,
                ['train', 'validation', 'future'][period + 1] AS split
-        FROM outcomes JOIN searches USING (search) JOIN popularity USING (query, period)
+        FROM outcomes JOIN searches USING (search) JOIN popularity USING (query, period) {WHOSE}
         WHERE query_known <= period AND people >= $min_sessions
         """,
         {"min_sessions": engagement.min_sessions},
@@ -95,18 +98,21 @@ def tell(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
 
 
 def pair_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
-    """Turn `told` into `pairs`: a row a period, query, country and product, labelled as `engagement.left` says."""
+    """Turn `told` into `pairs`: a row a period, query, country and product, labelled as `engagement.left` says.
+
+    A client counts once a day, a session without one once.
+    """
     db.execute(
-        """
+        f"""
         CREATE TEMP TABLE pairs AS
         WITH by_outcome AS (
             SELECT period, split, query, country, product_id,
                    CASE WHEN depth = $all THEN 1
                         WHEN depth IS NOT NULL AND ($left_counts OR NOT stepped) THEN 0 END AS outcome,
-                   count(DISTINCT session) AS sessions, max(time) AS time, max(depth) AS depth,
+                   {count_people(db, "voice")} AS voices, max(time) AS time, max(depth) AS depth,
                    sum(impressions) AS impressions, sum(clicks) AS clicks, sum(places) AS places, sum(placed) AS placed
             FROM told GROUP BY ALL)
-        SELECT query, country, product_id, max(outcome) AS label, max_by(sessions, outcome)::DOUBLE AS weight,
+        SELECT query, country, product_id, max(outcome) AS label, max_by(voices, outcome)::DOUBLE AS weight,
                max_by(date_trunc('day', time), outcome) AS last_seen, split, max(depth) / $all AS grade,
                sum(impressions)::BIGINT AS impressions, sum(clicks)::BIGINT AS clicks, max(depth) AS depth,
                sum(places) / sum(placed) AS position, period

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ _BY_TIME = ("train", "validation", "future")
 SPLITS = {"judgments": ("validation", "test"), "pairs": _BY_TIME, "lists": _BY_TIME}
 
 PLACED_BY = ("pin", "exploration")  # a rule of the market, or a draw among new listings
+RECEIVED = ("key", "signed", "unsigned")  # with an API key; without one, under a query id that a server signed, or not
 
 Rule = tuple[str, Callable[[Any], Any]]  # why it is wrong, and where: Arrow values → Arrow booleans
 
@@ -77,9 +78,14 @@ def _rules(table: str, column: str) -> list[Rule]:
         rules.append(("is neither 0 nor 1", lambda v: pc.invert(pc.is_in(v, pa.array([0, 1])))))
     if column == "split":
         allowed = SPLITS[table]
-        rules.append((f"is none of {', '.join(allowed)}", lambda v: pc.invert(pc.is_in(v, pa.array(allowed)))))
-    if column == "placed_by":
-        rules.append((f"is none of {', '.join(PLACED_BY)}", lambda v: pc.invert(pc.is_in(v, pa.array(PLACED_BY)))))
+        rules.append((f"is none of {', '.join(allowed)}", partial(_is_none_of, known=allowed)))
+    for name, known in (("placed_by", PLACED_BY), ("received", RECEIVED)):
+        if column == name:
+            rules.append((f"is none of {', '.join(known)}", partial(_is_none_of, known=known)))
     if column in REQUIRED[table] and kind == pa.string():
         rules.append(("is empty", lambda v: pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(v)), 0)))
     return rules
+
+
+def _is_none_of(values: Any, known: Sequence[str]) -> Any:
+    return pc.invert(pc.is_in(values, pa.array(known)))

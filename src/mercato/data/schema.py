@@ -45,6 +45,8 @@ EVENTS = pa.schema(
         ("country", pa.string()),
         ("latitude", pa.float64()),
         ("longitude", pa.float64()),
+        ("received", pa.string()),  # by a server: key | signed | unsigned, by its sender; null: imported
+        ("network", pa.string()),  # of who sent it without a key: a keyed hash of the address, another each day
     ]
 )
 

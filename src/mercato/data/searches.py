@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import duckdb
 import pyarrow as pa
 
+from mercato.data.caps import NETWORK, PERSON, WHOSE, count_people
+from mercato.data.contacts import has_contact
 from mercato.data.linking import lend_queries
 from mercato.data.market import Engagement
 from mercato.data.normalize import normalize
 
 COLUMNS = [
     "timestamp", "query_id", "session_id", "client_id", "action_name", "user_query", "product_id", "position",
-    "placed_by", "country",
+    "placed_by", "country", "received", "network",
 ]  # fmt: skip
+
+
+_QUIET = 10  # a day with less than a tenth of what the typical event's day has is no day of its own
 
 
 def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: datetime) -> tuple[int, int]:
@@ -36,9 +42,17 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
         """,
         {"latest": latest},
     )
+    days = dict(
+        db.execute(
+            """
+            SELECT floor(epoch(last_time - timestamp) / 86400)::INTEGER AS ago, count(*)
+            FROM events, clock WHERE timestamp <= last_time GROUP BY ago
+            """
+        ).fetchall()
+    )
     bounds = {
-        "future_days": timedelta(days=engagement.future_days),
-        "held_out_days": timedelta(days=engagement.future_days + engagement.validation_days),
+        "future_days": timedelta(days=days_back(days, engagement.future_days)),
+        "held_out_days": timedelta(days=days_back(days, engagement.future_days + engagement.validation_days)),
     }
     db.execute(
         """
@@ -56,7 +70,7 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
         """
         CREATE TEMP TABLE log AS
         SELECT timestamp AS time, action_name AS action, product_id, position, placed_by, session_id AS session, query,
-               nullif(client_id, '') AS client, nullif(country, '') AS country,
+               nullif(client_id, '') AS client, network, nullif(country, '') AS country,
                CASE WHEN query_id IS NOT NULL THEN hash(query_id, session_id)
                     WHEN query IS NOT NULL THEN hash('no id', session_id, query) END AS search,
                CASE WHEN query_id IS NOT NULL THEN hash(query_id) END AS asked,
@@ -77,8 +91,9 @@ def gather_searches(db: duckdb.DuckDBPyConnection) -> None:
     """Turn `log` into `searches` and `popularity`: how many people had made a query when a period ended.
 
     Both say from which period on a thing was known, as a later event must not tell an earlier period. People are
-    clients where any event of the session names one, else sessions. A session that has its query from another's record
-    (`lend_queries`) is not counted among them: the two may be one person.
+    clients where any event of the session names one, else sessions, of strangers no more than there are networks
+    (`count_people`). A session that has its query from another's record (`lend_queries`) is not counted among them: the
+    two may be one person.
     """
     gathered = """
         SELECT search, any_value(session) AS session, max(asked) AS asked,
@@ -93,18 +108,45 @@ def gather_searches(db: duckdb.DuckDBPyConnection) -> None:
         db.execute("DELETE FROM searches WHERE search IN (SELECT search FROM lent)")
         db.execute(f"INSERT INTO searches {gathered}, true FROM log SEMI JOIN lent USING (search) GROUP BY search")
     db.execute(
-        """
+        f"""
         CREATE TEMP TABLE popularity AS
-        WITH clients AS (
-            SELECT session, min_by(client, (time, client)) AS client, min(period) AS client_known
-            FROM log WHERE client IS NOT NULL GROUP BY session)
-        SELECT query, period,
-               count(DISTINCT CASE WHEN client_known <= period THEN 'client ' || client
-                                   ELSE 'session ' || session END) AS people
-        FROM searches LEFT JOIN clients USING (session) JOIN cuts ON query_known <= period AND NOT lent
-        GROUP BY query, period
+        WITH made AS (
+            SELECT query, period, {PERSON} AS person, {NETWORK} AS network
+            FROM searches JOIN cuts ON query_known <= period AND NOT lent {WHOSE})
+        SELECT query, period, {count_people(db, "person")} AS people FROM made GROUP BY query, period
         """
     )
+
+
+def leave_out_contacts(db: duckdb.DuckDBPyConnection, min_sessions: int) -> int:
+    """Take out of `popularity` the queries that look like contact data; returns how many had been made often enough."""
+    countries = [country for (country,) in db.execute("SELECT DISTINCT country FROM searches").fetchall() if country]
+    often = "SELECT DISTINCT query FROM popularity WHERE people >= ? AND regexp_matches(query, '@|[0-9]')"
+    found = [query for (query,) in db.execute(often, [min_sessions]).fetchall() if has_contact(query, countries)]
+    db.execute("CREATE TEMP TABLE contacts AS SELECT unnest(?::VARCHAR[]) AS query", [found])
+    db.execute("DELETE FROM popularity WHERE query IN (FROM contacts)")
+    return len(found)
+
+
+def days_back(days: Mapping[int, int], wanted: int) -> int:
+    """How many days back from the last event one must go for so many days that have events.
+
+    Args:
+        days: events by how many whole days before the last event they are, from 0.
+        wanted: how many days. Those before the first event count as they are.
+
+    A day counts if it has at least a tenth of the events that the typical event's day has: one that is dated today, a
+    month after the others, is no day to evaluate on.
+    """
+    total, seen, typical = sum(days.values()), 0, 0
+    for events in sorted(days.values(), reverse=True):
+        seen, typical = seen + events, events
+        if 2 * seen >= total:
+            break
+    counted = sorted(ago for ago, events in days.items() if _QUIET * events >= typical)
+    if wanted > len(counted):
+        return counted[-1] + 1 + wanted - len(counted)
+    return counted[wanted - 1] + 1 if wanted else 0
 
 
 def _spellings(queries: pa.ChunkedArray) -> pa.Table:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mercato.catalogue.query_ids import QuerySigner
 from mercato.catalogue.store import Catalogue
 from mercato.ranking.features import Asked
 from mercato.ranking.ranker import LeftOut, Ranker, Stage
@@ -31,6 +32,7 @@ KEPT_BYTES = 32 << 20  # of windows, for their next pages; one that is gone is r
 class Page:
     """A page of results.
 
+    `query_id` is the same on each page of a search, and signed (`mercato.catalogue.query_ids`).
     `cursor` asks for the next one, None on the last; that one is `truncated` where there may be more than a search
     shows (`RetrievalPolicy.deepest`) or looks at. `total` is how many products match the filters, exactly. `ranked_by`
     is the last ranking stage that ordered the hits; None: they are in retrieval's order. `left_out` is why a stage was
@@ -67,6 +69,7 @@ class Searcher:
         self._encoder, self._index, self._catalogue, self._policy = encoder, index, catalogue, policy
         self._ranker, self._rules, self._clock = ranker, rules, clock
         self._signer = CursorSigner(catalogue.settings.secret("cursor"))
+        self._query_ids = QuerySigner(catalogue.settings.secret("query id"))
         self._windows: TTLCache[str, Window] = TTLCache(KEPT_BYTES, CURSOR_SECONDS, size=lambda window: window.memory)
 
     def search(self, request: SearchRequest, logged: float = 0.0) -> Page:
@@ -90,7 +93,7 @@ class Searcher:
         total = self._index.count(request.filters)
         took_ms = round((time.perf_counter() - start) * 1000, 3)
         return Page(
-            query_id=cursor.query_id,
+            query_id=self._query_ids.sign(cursor.query_id, cursor.as_of, request.query),
             hits=hits,
             cursor=self._signer.encode(shown, owner) if more and not truncated else None,
             truncated=truncated,

@@ -334,6 +334,7 @@ class EventsOut(AcceptedOut):
     """How many events were accepted, and what of them was not."""
 
     set_aside: Annotated[list[str], Field(description='"events.0.latitude: why"; absent where nothing is')] = []
+    unsigned: Annotated[int, Field(description="sent without a key and without a query_id of a search; not mined")] = 0
 
 
 class VectorsOut(BaseModel):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
@@ -51,7 +53,19 @@ class Proxies:
         return client
 
 
-def share(address: str) -> str:
+class NetworkNames:
+    """Names for networks that tell no address: keyed hashes, others each day (UTC)."""
+
+    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._key, self._clock = key, clock
+
+    def of(self, address: str) -> str:
+        """The network of an address: itself, of IPv6 the /48, which is what one subscriber may have."""
+        day = int(self._clock() // 86_400)
+        return blake2b(f"{day} {share(address, 48)}".encode(), key=self._key, digest_size=8).hexdigest()
+
+
+def share(address: str, prefix: int = 64) -> str:
     """The address that a limit per address counts by: of IPv6 the /64, all of which one client may have."""
     if ":" not in address:
         return address
@@ -59,7 +73,7 @@ def share(address: str) -> str:
         parsed = _unmapped(address)
     except ValueError:
         return address
-    return str(IPv6Network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else str(parsed)
+    return str(IPv6Network((parsed, prefix), strict=False)) if isinstance(parsed, IPv6Address) else str(parsed)
 
 
 def _unmapped(address: str) -> IPv4Address | IPv6Address:

@@ -151,10 +151,10 @@ async def events(body: bodies.EventsIn, request: Request, served: Served) -> Res
 
     def write() -> Response:
         served.check_room()
-        received = receive(body.events)
+        received = receive(body.events, None if request.scope["caller"] else served.stranger(client))
         served.catalogue.events.append(received.rows)
-        told = {"set_aside": received.set_aside} if received.set_aside else {}
-        return json_response({"accepted": len(body.events)} | told)
+        told = {"set_aside": received.set_aside, "unsigned": received.unsigned}
+        return json_response({"accepted": len(body.events)} | {name: what for name, what in told.items() if what})
 
     return await served.writing.run(write)
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from mercato.catalogue.events import Stranger
 from mercato.catalogue.ledger import GenerationLedger
+from mercato.catalogue.query_ids import QuerySigner
 from mercato.catalogue.store import Catalogue
 from mercato.data.market import Market
 from mercato.disk import Disk
 from mercato.errors import FullError
 from mercato.search.market_info import MarketInfo
+from mercato.search.paging import CURSOR_SECONDS
 from mercato.serving.access import AREAS, Area, SharedRate, TokenBucket
 from mercato.serving.connections import turned_away
 from mercato.serving.deployment import Deployments
 from mercato.serving.executor import BoundedExecutor
 from mercato.serving.prometheus import Metrics
+from mercato.serving.proxies import NetworkNames
 
 FULL = "the server's disk is full: nothing is written until there is room again"
 
@@ -62,6 +67,8 @@ class Services:
         # Apart: searches must not wait for an embedding, nor an embedding for explanations, which anyone may ask for.
         self.embedding = BoundedExecutor("embed", 1, 8, settings.timeout_seconds)
         self.explaining = BoundedExecutor("explain", 1, 4, settings.timeout_seconds)
+        self.query_ids = QuerySigner(catalogue.settings.secret("query id"))
+        self.networks = NetworkNames(catalogue.settings.secret("network"))
         self.open_embeddings = TokenBucket(settings.open_embeddings)
         self.open_events = SharedRate(*settings.open_events)
         self._add_metrics()
@@ -85,6 +92,11 @@ class Services:
         """Raises a FullError where there is none."""
         if not self.has_room:
             raise FullError(FULL)
+
+    def stranger(self, address: str) -> Stranger:
+        """Who sends events from an address without a key. A query id holds for as long as what it led to can count."""
+        lifetime = timedelta(hours=self.market.config.engagement.window_hours, seconds=CURSOR_SECONDS)
+        return Stranger(self.networks.of(address), self.query_ids, lifetime)
 
     def _add_metrics(self) -> None:
         gauge, outbox = self.metrics.gauge, self.catalogue.outbox

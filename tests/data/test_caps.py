@@ -1,0 +1,201 @@
+"""Nobody makes a market's pairs alone: not with many names, not from one address, not of their own products."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mercato.data.market import Caps, Engagement, Market, MarketConfig, write_market_toml
+from mercato.data.mining import MiningReport, mine
+from mercato.data.schema import EVENTS, PRODUCTS
+from mercato.data.searches import days_back
+from mercato.errors import MercatoError
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+CHAIN = ("search", "click", "purchase")
+ENGAGEMENT = Engagement(chain=CHAIN, min_sessions=1, validation_days=0, future_days=0)
+SELLERS = {"A": "anna", "B": "anna", "C": "anna", "D": "dora", "E": None}
+SIGNED = {"received": "signed", "network": "n1"}
+
+
+def chain(number: int, product: str = "A", *, minutes: float = 0.0, **more: Any) -> list[dict[str, Any]]:
+    """A search, a click and a purchase of one session, all with their own query id."""
+    row = {"query_id": f"q{number}", "session_id": f"s{number}", "user_query": "lamp"} | more
+    return [
+        {"timestamp": START + timedelta(minutes=minutes + step), "action_name": action}
+        | {"product_id": None if action == "search" else product}
+        | row
+        for step, action in enumerate(CHAIN)
+    ]
+
+
+def market_of(folder: Path, events: list[dict[str, Any]], **engagement: Any) -> Market:
+    pq.write_table(pa.Table.from_pylist(events, schema=EVENTS), folder / "events.parquet")
+    products = [{"product_id": name, "title": name, "seller_id": seller} for name, seller in SELLERS.items()]
+    pq.write_table(pa.Table.from_pylist(products, schema=PRODUCTS), folder / "products.parquet")
+    write_market_toml(folder, MarketConfig(engagement=ENGAGEMENT.model_copy(update=engagement)))
+    return Market.open(folder)
+
+
+def mined(folder: Path, *chains: list[dict[str, Any]], **engagement: Any) -> tuple[dict[str, float], MiningReport]:
+    """The weights of the engaged pairs by product, and the report."""
+    market = market_of(folder, [event for chain in chains for event in chain], **engagement)
+    report = mine(market)
+    return {row["product_id"]: row["weight"] for row in market.arrow("pairs").to_pylist() if row["label"]}, report
+
+
+def lost(report: MiningReport, word: str, step: int = 0) -> int:
+    return sum(lost.count for lost in report.funnel.steps[step].lost if word in lost.why)
+
+
+def test_forty_invented_sessions_weigh_as_one(tmp_path: Path) -> None:
+    many = [chain(number, minutes=number, client_id=f"c{number}", **SIGNED) for number in range(40)]
+    assert mined(tmp_path, *many)[0] == {"A": 1.0}
+
+
+def test_sessions_of_a_key_or_a_file_weigh_as_many(tmp_path: Path) -> None:
+    many = [chain(number, minutes=number, received="key" if number % 2 else None) for number in range(40)]
+    assert mined(tmp_path, *many)[0] == {"A": 40.0}
+
+
+def test_each_address_and_day_is_a_voice_and_no_more_than_there_are_clients(tmp_path: Path) -> None:
+    networks = [chain(n, minutes=n, client_id=f"c{n % 2}", **SIGNED | {"network": f"n{n % 5}"}) for n in range(40)]
+    assert mined(tmp_path, *networks)[0] == {"A": 2.0}
+    networks = [chain(n, minutes=n, client_id=f"c{n}", **SIGNED | {"network": f"n{n % 5}"}) for n in range(40)]
+    assert mined(tmp_path, *networks)[0] == {"A": 5.0}
+
+
+def test_a_client_is_one_voice_a_day(tmp_path: Path) -> None:
+    again = [chain(number, minutes=60 * 8 * number, client_id="c") for number in range(5)]  # 12 o'clock to 20 tomorrow
+    assert mined(tmp_path, *again)[0] == {"A": 2.0}
+
+
+def test_three_tabs_and_three_names_of_one_address_are_below_the_privacy_floor(tmp_path: Path) -> None:
+    secret = "jane doe hidden street"
+    names = [chain(n, user_query=secret, client_id=f"c{n}", **SIGNED) for n in range(3)]
+    others = [chain(n, "B", client_id=f"c{n}", **SIGNED | {"network": f"n{n}"}) for n in range(3, 6)]
+    weights, report = mined(tmp_path, *names, *others, min_sessions=3)
+    assert weights == {"B": 3.0} and report.queries_below_floor == 1
+
+
+def test_known_people_and_one_address_are_counted_together(tmp_path: Path) -> None:
+    known = [chain(n, client_id=f"c{n}") for n in range(2)]
+    same = [chain(n + 2, client_id=f"c{n}", **SIGNED) for n in range(2)]
+    with pytest.raises(MercatoError, match="fewer than 3 people"):
+        mined(tmp_path, *known, *same, min_sessions=3)
+    assert mined(tmp_path, *known, chain(9, client_id="c9", **SIGNED), min_sessions=3)[0] == {"A": 3.0}
+
+
+def test_contact_data_is_never_mined(tmp_path: Path) -> None:
+    pasted = [chain(n, user_query="jane +49 170 1234567", country="us") for n in range(3)]
+    weights, report = mined(tmp_path, *pasted, chain(9, "B"))
+    assert weights == {"B": 1.0} and report.contacts == 1 and lost(report, "telephone", 2) == 3
+
+
+def test_unsigned_events_are_mined_where_the_market_says_so(tmp_path: Path) -> None:
+    invented = [chain(n, received="unsigned", network="n1") for n in range(3)]
+    with pytest.raises(MercatoError, match=r"9 events .* all came without an API key .*mine_unsigned = true"):
+        mined(tmp_path, *invented)
+    weights, report = mined(tmp_path, *invented, chain(9, "B"))
+    assert weights == {"B": 1.0} and report.unsigned == lost(report, "without an API key") == 9
+    weights, report = mined(tmp_path, *invented, chain(9, "B"), mine_unsigned=True)
+    assert weights == {"A": 1.0, "B": 1.0} and report.unsigned == 0
+
+
+def test_an_unsigned_event_moves_no_split(tmp_path: Path) -> None:
+    today = chain(9, received="unsigned", minutes=60 * 24 * 30)
+    market = market_of(tmp_path, [*chain(1), *chain(2, "B", minutes=60 * 24), *today], future_days=1)
+    mine(market)
+    assert {row["product_id"]: row["split"] for row in market.arrow("pairs").to_pylist()} == {
+        "A": "train",
+        "B": "future",
+    }
+
+
+@pytest.mark.parametrize(
+    ("buyer", "own"),
+    [
+        ({"client_id": "anna"}, True),
+        ({"session_id": "anna"}, True),
+        ({"client_id": "phone of anna"}, True),  # which answered as the seller
+        ({"session_id": "inbox of anna"}, True),
+        ({"client_id": "somebody"}, False),
+    ],
+)
+def test_what_sellers_do_on_their_own_products_is_left_out(tmp_path: Path, buyer: dict[str, Any], own: bool) -> None:
+    steps = ("search", "click", "message", "seller_reply")
+
+    def asked(number: int, product: str, replies: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+        row = {"query_id": f"q{number}", "session_id": f"s{number}", "user_query": "lamp", "client_id": None} | more
+        events = [row | {"action_name": step, "product_id": None if step == "search" else product} for step in steps]
+        events[-1] |= replies
+        return [event | {"timestamp": START + timedelta(minutes=step)} for step, event in enumerate(events)]
+
+    anna = {"session_id": "inbox of anna", "client_id": "phone of anna"}
+    honest = asked(1, "C", anna, client_id="buyer")
+    fraud = [
+        *asked(2, "B", anna, **buyer),
+        *asked(3, "D", {"session_id": "d", "client_id": "dora"}, **{"session_id": "t3"} | buyer),
+    ]
+    weights, report = mined(tmp_path, honest, fraud, chain=steps)
+    assert weights == {"C": 1.0, "D": 1.0} | ({} if own else {"B": 1.0})
+    assert lost(report, "products of their own") == (3 if own else 0)  # all but the search, and the reply with them
+
+
+@pytest.mark.parametrize(
+    ("cap", "whose"),
+    [
+        ({"client_searches": 2}, lambda n: {"client_id": "robot"}),
+        ({"client_searches": 2}, lambda n: {"session_id": "robot"}),
+        ({"address_searches": 2}, lambda n: SIGNED),
+    ],
+)
+def test_searches_past_a_days_number_are_left_out(tmp_path: Path, cap: dict[str, int], whose: Any) -> None:
+    first = [chain(n, product, minutes=10 * n, **whose(n)) for n, product in enumerate("EDB")]
+    later = chain(7, "C", minutes=60 * 24, **whose(7) | ({"network": "n2"} if "network" in whose(7) else {}))
+    weights, report = mined(tmp_path, *first, later, caps=Caps(**cap))
+    assert weights == {"E": 1.0, "D": 1.0, "C": 1.0} and lost(report, "more searches") == 3
+
+
+def test_an_address_of_events_with_a_key_has_no_number(tmp_path: Path) -> None:
+    many = [chain(n, product, received="key") for n, product in enumerate("EDB")]
+    assert mined(tmp_path, *many, caps=Caps(address_searches=1))[0] == {"B": 1.0, "D": 1.0, "E": 1.0}
+
+
+@pytest.mark.parametrize("whose", [{"client_id": "friend"}, SIGNED])
+def test_products_of_one_seller_past_a_days_number_are_left_out(tmp_path: Path, whose: dict[str, Any]) -> None:
+    steps = [chain(n, product, minutes=10 * n, **whose) for n, product in enumerate("ABCADE")]
+    weights, report = mined(tmp_path, *steps, caps=Caps(seller_products=2))
+    assert weights.keys() == {"A", "B", "D", "E"} and lost(report, "one seller") == 2
+    assert mined(tmp_path, *steps, caps=Caps(seller_products=3))[0].keys() == {"A", "B", "C", "D", "E"}
+
+
+def test_impressions_are_no_steps_on_a_seller(tmp_path: Path) -> None:
+    shown = [
+        {"timestamp": START, "action_name": "impression", "product_id": product, "position": place}
+        | {"query_id": "q1", "session_id": "s1", "user_query": "lamp"}
+        for place, product in enumerate("ABC", 1)
+    ]
+    market = market_of(tmp_path, [*shown, *chain(1, "D")], caps=Caps(seller_products=1))
+    mine(market)
+    assert {row["product_id"] for row in market.arrow("lists").to_pylist()} == {"A", "B", "C"}
+
+
+@pytest.mark.parametrize(
+    ("days", "cut"),
+    [
+        ({30: 5, 2: 5, 1: 5, 0: 5}, 2),  # future is two days of events
+        ({33: 20, 32: 20, 31: 20, 30: 20, 0: 1}, 32),  # one event today is no day
+        ({33: 20, 32: 20, 31: 20, 30: 20, 0: 2}, 31),  # a tenth is
+        ({10: 5, 7: 5, 3: 5, 0: 5}, 4),
+        ({0: 5}, 2),  # days before the first event count as they are
+    ],
+)
+def test_splits_are_counted_over_days_that_have_events(days: dict[int, int], cut: int) -> None:
+    assert days_back(days, 2) == cut
+    assert days_back(days, 0) == 0
