@@ -628,7 +628,7 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
             person = ("client", clients[session][1]) if clients.get(session, (3,))[0] <= now else ("session", session)
             network = networks[search][1] if networks.get(search, (3,))[0] <= now else None
             if search not in borrowers:
-                made[query, now].append((person, network))
+                made[query, now].append((person, network, asked_of(search)))
             places = [(e["timestamp"], e["country"]) for e in rows if e["country"] and period[id(e)] <= now]
             key = (now, query, min(places)[1] if places else None)
             for product in {e["product_id"] for e in here} - {None}:
@@ -645,7 +645,7 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
                 elif begun is None or (depth < len(engagement.steps) and begun + window > ends[now]):
                     depth = None
                 voice = (person, at and person[0] == "client" and at.date())
-                outcomes[*key, product].append(((voice, network), depth, stepped, at, own))
+                outcomes[*key, product].append(((voice, network, asked_of(search)), depth, stepped, at, own))
                 positions = [e["position"] for e in shown if e["position"] is not None]
                 if positions:
                     times = (shown[0]["timestamp"], shown[-1]["timestamp"])
@@ -706,12 +706,16 @@ def one_list(rows: list[tuple[Any, ...]], told_until: datetime) -> tuple[Any, ..
     return first.date(), sorted(((*row, depth if last <= told_until else None) for *row, depth, _ in rows), key=repr)
 
 
-def people(known: list[tuple[Any, str | None]]) -> int:
-    """How many they are, those of networks no more than there are networks."""
-    named, strangers = {who for who, network in known if not network}, {who for who, network in known if network}
-    return min(
-        len(named | strangers), len(named) + min(len(strangers), len({network for _, network in known} - {None}))
-    )
+def asked_of(search: tuple[Any, Any]) -> Any:
+    """The query id of a search; the search itself where it has none."""
+    return search[0] if isinstance(search[0], str) else search
+
+
+def people(known: list[tuple[Any, str | None, Any]]) -> int:
+    """How many they are: those of networks no more than there are networks, and than query ids."""
+    named, strangers = {who for who, network, _ in known if not network}, [each for each in known if each[1]]
+    of_strangers = min((len({*column}) for column in zip(*strangers, strict=True)), default=0)
+    return min(len({who for who, *_ in known}), len(named) + of_strangers)
 
 
 def days_with_events(events: list[dict[str, Any]], wanted: int) -> timedelta:

@@ -491,7 +491,8 @@ def test_images_stay_inside_the_market(start, market):
 
 def test_events_are_taken_and_reach_the_table(start, market):
     client = start(flush_seconds=0.05)
-    assert client.post("/v1/events", json={"events": [event("search"), event(client_id="c")]}).json() == {"accepted": 2}
+    events = [event("search"), event(client_id="c")]
+    assert client.post("/v1/events", json={"events": events}, headers=WRITE).json() == {"accepted": 2}
     wait_until(lambda: market.has("events"))
     rows = market.frame("events").to_dicts()
     assert [row["client_id"] for row in rows] == [None, "c"]
@@ -508,7 +509,7 @@ def test_times_and_countries_out_of_this_world_do_not_reach_the_log(start, marke
     countries = ["gb", "GB", "Germany", "4?", 7, None]
     for country, each in zip(countries, events, strict=True):
         each["event_attributes"] = each["event_attributes"] | {"country": country}
-    answer = client.post("/v1/events", json={"events": events})
+    answer = client.post("/v1/events", json={"events": events}, headers=WRITE)
     assert answer.status_code == 200, answer.text
     no_country = "country: is not a two-letter lower-case ISO 3166-1 code"
     assert answer.json() == {"accepted": 6, "set_aside": [f"events.{n}.{no_country}" for n in (2, 3, 4)]}
@@ -620,7 +621,7 @@ def test_what_the_server_logs_mine_reads_back(start, market):
             events.append(event(action, timestamp=str(before + timedelta(minutes=minute)), **who))
         events.append(event("impression", timestamp=str(before), event_attributes=p01, **who))
     events.append(event("click", user_query="my own secret", query_id="q9", session_id="s9", timestamp=str(before)))
-    assert client.post("/v1/events", json={"events": events}).json() == {"accepted": len(events)}
+    assert client.post("/v1/events", json={"events": events}, headers=WRITE).json() == {"accepted": len(events)}
     wait_until(lambda: market.has("events") and len(market.frame("events")) == len(events))
     mine(market)
     pairs = market.frame("pairs").sort("product_id")

@@ -54,7 +54,7 @@ def test_what_was_logged_is_what_is_computed_until_something_changes(market, ran
         page = search(client, query="red chair", page_size=8, location={"latitude": 51.5, "longitude": -0.1})
         shown = [hit["product"] for hit in page["hits"]]
         seen = [
-            event("impression", query_id=page["query_id"])
+            event("impression", query_id=page["query_id"], session_id="visit")
             | {"event_attributes": {"object": {"object_id": product["product_id"]}, "position": {"ordinal": at}}}
             for at, product in enumerate(shown, 1)
         ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mercato.errors import MercatoError
-from mercato.serving.proxies import Proxies, share
+from mercato.serving.proxies import NetworkNames, Proxies, share
 
 PROXIES = Proxies.parse("10.0.0.0/8, 2001:db8::1")
 
@@ -49,3 +49,14 @@ def test_the_client_is_the_last_whom_no_proxy_stands_for(forwarded, client):
 )
 def test_an_address_of_ipv6_counts_as_its_network(address, counted):
     assert share(address) == counted
+
+
+def test_a_network_is_named_anew_each_day_and_tells_no_address() -> None:
+    clock = [1_700_000_000.0]
+    names = NetworkNames(b"k" * 32, lambda: clock[0])
+    today = names.of("192.0.2.7")
+    assert names.of("192.0.2.7") == names.of("::ffff:192.0.2.7") == today != names.of("192.0.2.8")
+    assert names.of("2001:db8:1:2::3") == names.of("2001:db8:1:f::9") != names.of("2001:db8:2::")
+    assert today != NetworkNames(b"other", lambda: clock[0]).of("192.0.2.7") and len(today) == 16
+    clock[0] += 86_400
+    assert names.of("192.0.2.7") != today

@@ -1,7 +1,8 @@
 """Caps: how much of the log one client, one address and a seller can make, so that nobody makes a market's pairs alone.
 
 Whose a search is: the client's that its session names, else the session's. Whoever sends events without a key can name
-as many as they like: of these, all that comes from one address on one day (`network`) counts as one (`count_people`).
+as many as they like: of these, all that comes from one address on one day (`network`), or under one query id, counts
+as one (`count_people`).
 """
 
 from __future__ import annotations
@@ -36,11 +37,18 @@ class Capped(NamedTuple):
 
 
 def count_people(db: duckdb.DuckDBPyConnection, people: str) -> str:
-    """SQL that counts different `people` of rows that have a `network`: of those from networks no more than these."""
+    """SQL that counts different `people` of rows with `network`, `asked` and `search`.
+
+    Of those who have a network, no more than there are networks, nor than searches were made by their query ids.
+    """
     if not _one(db, "SELECT count(*) FROM networks"):
         return f"count(DISTINCT {people})"
-    trusted, strangers = (f"count(DISTINCT {people}) FILTER (network IS {known} NULL)" for known in ("", "NOT"))
-    return f"least(count(DISTINCT {people}), {trusted} + least({strangers}, count(DISTINCT network)))"
+    known = f"count(DISTINCT {people}) FILTER (network IS NULL)"
+    strangers = (
+        f"count(DISTINCT {each}) FILTER (network IS NOT NULL)"
+        for each in (people, "network", "coalesce(asked, search)")
+    )
+    return f"least(count(DISTINCT {people}), {known} + least({', '.join(strangers)}))"
 
 
 def name_searchers(db: duckdb.DuckDBPyConnection) -> None:
@@ -59,7 +67,7 @@ def cap(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Capped:
     """Take out of `log` what is past `engagement.caps`, and what sellers did on their own products (`catalogue`).
 
     A seller is known by a reply from another session than asked (`replied`, see `mercato.data.linking`), or as the
-    client or the session that has the seller's id. What comes first in a day stays, so that nothing that is done later
+    client that has the seller's id. What comes first in a day stays, so that nothing that is done later
     changes what was.
     """
     caps = engagement.caps
@@ -79,7 +87,7 @@ def _take_out_own(db: duckdb.DuckDBPyConnection) -> int:
         WITH sellers AS (
             SELECT session, client, seller_id, period AS known FROM replied JOIN catalogue USING (product_id)
             UNION ALL
-            SELECT DISTINCT seller_id, seller_id, seller_id, 0 FROM catalogue),
+            SELECT DISTINCT NULL, seller_id, seller_id, 0 FROM catalogue),
         found AS (
             SELECT session, seller_id, known FROM sellers
             UNION ALL

@@ -111,7 +111,7 @@ def gather_searches(db: duckdb.DuckDBPyConnection) -> None:
         f"""
         CREATE TEMP TABLE popularity AS
         WITH made AS (
-            SELECT query, period, {PERSON} AS person, {NETWORK} AS network
+            SELECT query, period, asked, search, {PERSON} AS person, {NETWORK} AS network
             FROM searches JOIN cuts ON query_known <= period AND NOT lent {WHOSE})
         SELECT query, period, {count_people(db, "person")} AS people FROM made GROUP BY query, period
         """
