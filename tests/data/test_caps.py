@@ -19,7 +19,7 @@ from mercato.errors import MercatoError
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CHAIN = ("search", "click", "purchase")
 ENGAGEMENT = Engagement(chain=CHAIN, min_sessions=1, validation_days=0, future_days=0)
-SELLERS = {"A": "anna", "B": "anna", "C": "anna", "D": "dora", "E": None}
+SELLERS = {"A": "anna", "B": "anna", "C": "anna", "D": "dora", "E": None, "F": None}
 SIGNED = {"received": "signed", "network": "n1"}
 
 
@@ -153,6 +153,31 @@ def test_what_sellers_do_on_their_own_products_is_left_out(tmp_path: Path, buyer
     assert lost(report, "products of their own") == (3 if own else 0)  # all but the search, and the reply with them
 
 
+@pytest.mark.parametrize("client_known_at", [0, 24 * 60])
+def test_who_turns_out_to_be_the_seller_later_is_not_known_before(tmp_path: Path, client_known_at: int) -> None:
+    """A row of a split is a function of what happened up to its end."""
+    before = chain(1, "A", client_id=None if client_known_at else "phone")
+    later = {"timestamp": START + timedelta(days=2), "action_name": "search", "user_query": "lamp"}
+    if client_known_at:  # whose session it was
+        now = [later | {"session_id": "s1", "client_id": "anna", "query_id": "q1"}]
+    else:  # whose phone it was: it answers for the seller
+        asked = chain(2, "B")[0] | {"action_name": "message", "product_id": "B"}
+        reply = {"action_name": "seller_reply", "session_id": "inbox", "client_id": "phone", "product_id": "B"}
+        now = [asked | {"timestamp": later["timestamp"]}, later | reply | {"query_id": "q2"}]
+    steps = ("search", "click", "purchase", "message", "seller_reply")
+    market = market_of(tmp_path, [*before, *now], future_days=1, chain=steps, left="graded", window_hours=1)
+    mine(market)
+    assert [row["depth"] for row in market.arrow("pairs").to_pylist() if row["split"] == "train"] == [2]
+
+
+def test_the_network_of_a_seller_is_not_the_buyers(tmp_path: Path) -> None:
+    steps = ("search", "click", "purchase", "seller_reply")
+    reply = {"action_name": "seller_reply", "session_id": "inbox", "received": "signed", "network": "n1"}
+    asked = [chain(n) for n in range(3)]
+    answered = [[*events, events[-1] | reply | {"timestamp": START + timedelta(hours=1)}] for events in asked]
+    assert mined(tmp_path, *answered, chain=steps)[0] == {"A": 3.0}
+
+
 @pytest.mark.parametrize(
     ("cap", "whose"),
     [
@@ -175,10 +200,12 @@ def test_an_address_of_events_with_a_key_has_no_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("whose", [{"client_id": "friend"}, SIGNED])
 def test_products_of_one_seller_past_a_days_number_are_left_out(tmp_path: Path, whose: dict[str, Any]) -> None:
-    steps = [chain(n, product, minutes=10 * n, **whose) for n, product in enumerate("ABCADE")]
+    steps = [chain(n, product, minutes=10 * n, **whose) for n, product in enumerate("ABCADEF")]
     weights, report = mined(tmp_path, *steps, caps=Caps(seller_products=2))
-    assert weights.keys() == {"A", "B", "D", "E"} and lost(report, "one seller") == 2
-    assert mined(tmp_path, *steps, caps=Caps(seller_products=3))[0].keys() == {"A", "B", "C", "D", "E"}
+    assert weights.keys() == {"A", "B", "D", "E", "F"} and lost(report, "one seller") == 2
+    assert mined(tmp_path, *steps, caps=Caps(seller_products=1))[0].keys() == {"A", "D", "E", "F"}
+    tomorrow = chain(9, "C", minutes=60 * 24, **whose)
+    assert mined(tmp_path, *steps, tomorrow, caps=Caps(seller_products=2))[0].keys() == {*"ABCDEF"}
 
 
 def test_impressions_are_no_steps_on_a_seller(tmp_path: Path) -> None:

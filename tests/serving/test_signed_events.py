@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi.testclient import TestClient
 
+from mercato.catalogue.query_ids import QuerySigner
 from mercato.data.market import Engagement, Market, MarketConfig
 from mercato.data.mining import mine
 from tests.support.served import WRITE, application, event, search, wait_until
@@ -48,6 +50,18 @@ def test_events_of_searches_are_mined_and_invented_ones_are_not(market: Market) 
         ("red chair", "p00", 3.0),
         ("red chair", "p01", 1.0),
     ]
+
+
+def test_a_query_id_holds_for_as_long_as_its_engagements_count(market: Market) -> None:
+    """24 hours, from a page that may be an hour later than the search."""
+    with application(market) as app:
+        query_id = search(TestClient(app), query="red chair")["query_id"]
+        clock = time.time()
+        for hours, told in ((24.9, {}), (25.1, {"unsigned": 2})):
+            app.state.services.query_ids = QuerySigner(
+                app.state.services.catalogue.settings.secret("query id"), lambda hours=hours: clock + 3600 * hours
+            )
+            assert sent(app, "10.0.0.1", query_id=query_id) == told
 
 
 def test_what_a_key_sends_is_believed(market: Market) -> None:

@@ -95,7 +95,7 @@ def _take_out_own(db: duckdb.DuckDBPyConnection) -> int:
             FROM sellers JOIN clients USING (client))
         SELECT session, seller_id, min(known) AS known
         FROM found SEMI JOIN (SELECT DISTINCT session FROM log) USING (session)
-        WHERE seller_id IS NOT NULL GROUP BY session, seller_id
+        GROUP BY session, seller_id
         """
     )
     if not _one(db, "SELECT count(*) FROM owners"):

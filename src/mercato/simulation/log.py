@@ -217,14 +217,13 @@ def _table(
         "timestamp": pa.array(moment + int(LOG_START.timestamp() * 1e6)).cast(TIMESTAMP),
         "query_id": pa.array([f"q{i:07d}" for i in range(len(everything))]).take(pa.array(number[search])),
         "session_id": pa.array([f"v{i:07d}" for i in range(len(everything))]).take(pa.array(shuffled[session[search]])),
-        "client_id": pa.nulls(len(moment), pa.string()),
         "action_name": pa.array(_ACTIONS).take(pa.array(action)),
         "user_query": queries.take(pa.array(asked)),
         "product_id": pa.array(catalogue.ids).take(pa.array(row, mask=row < 0)),
         "position": pa.array(position, mask=position < 0),
-        "placed_by": pa.nulls(len(moment), pa.string()),
         "country": countries.take(pa.array(country[asked])),
         "latitude": searches.latitude[search].round(3),
         "longitude": searches.longitude[search].round(3),
     }
-    return pa.table(columns, schema=EVENTS)
+    unknown = {name: pa.nulls(len(moment), pa.string()) for name in EVENTS.names if name not in columns}
+    return pa.table(columns | unknown, schema=EVENTS)
