@@ -308,7 +308,6 @@ def test_a_slip_in_the_map_is_named_and_nothing_is_written(tmp_path: Path, two: 
 BAD_FILES = [
     ("p.xlsx", "x", "format"),
     ("p.csv", "", "empty"),
-    ("p.csv", "product_id,product_id\n1,2\n", "twice"),
     ("p.csv", "product_id,name\n1,lamp\n", "column title: there is none"),
     ("p.csv", "product_id,title\n", "no rows"),
     ("p.csv", "product_id,title\n,lamp\n", "row 0, product_id"),

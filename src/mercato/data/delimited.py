@@ -81,7 +81,7 @@ class Delimited:
         """
         field = rb'(?:%b|(?!")%b)' % (self._quoted.pattern, self._plain.pattern)
         field = self._plain.pattern if self._quote == "" else field
-        whole = re.compile(field + rb"(?:%b%b){%d}(?:\r\n|\n|\r|\Z)" % (self._delimiter, field, width - 1))
+        whole = re.compile(field + rb"(?:%b%b){%d}(?:\r\n|\n|\r|\Z)" % (re.escape(self._delimiter), field, width - 1))
         number, end = first, len(self.starts) - 1
         while number < end:
             found = whole.match(self.content, self.starts[number])

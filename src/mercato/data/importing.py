@@ -188,7 +188,7 @@ class _File:
     places: Places | None = None
 
     def read(self) -> pa.Table:
-        source = read_source(self.path, self.section.quote, self.section.escape is not None)
+        source = read_source(self.path, self.section.written)
         ubi = self.table == "events" and looks_like_ubi(source.columns)
         if self.table == "events":
             self.report.read_as[str(self.path)] = "UBI" if ubi else "flat columns"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import tomllib
 from dataclasses import dataclass, field
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mercato.data.delimited import Quote
 from mercato.data.market import MarketConfig
 from mercato.data.normalize import normalize
 from mercato.data.prices import DecimalMark
-from mercato.data.reading import Source
+from mercato.data.reading import Format, Source
 from mercato.data.schema import IMPORTED, TABLES
 from mercato.errors import MercatoError
 
@@ -54,6 +55,27 @@ class Section(BaseModel):
     missing: tuple[str, ...] | None = None  # texts that say that there is no value; None: the usual ones
     quote: Quote | None = None  # of CSV and TSV: what encloses a field; None: '"', but not over what look like rows
     escape: Literal["\\"] | None = None  # of CSV and TSV: before a quote within quotes
+    delimiter: Literal[",", ";", "\t", "|"] | None = None  # of CSV and TSV; None: as the header shows
+    encoding: str | None = None  # of text; None: UTF-8, or UTF-16 and UTF-32 that say so
+    records: str | None = None  # of JSON: the path to the list of records
+    sheet: str | None = None  # of a spreadsheet; None: the first
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                codecs.lookup(encoding)
+            except LookupError:
+                raise ValueError(
+                    f"{encoding} is no encoding that Python knows: cp1252, latin-1, shift_jis, …"
+                ) from None
+        return encoding
+
+    @property
+    def written(self) -> Format:
+        """How the files are written."""
+        return Format(self.quote, self.escape is not None, self.delimiter, self.encoding, self.records, self.sheet)
 
     def over(self, base: Section) -> Section:
         """This section laid over a more general one."""

@@ -1,28 +1,36 @@
-"""Readers of source files: CSV, TSV, JSON, JSON lines and Parquet into columns, no value interpreted yet."""
+"""Readers of source files: delimited text, JSON, spreadsheets, feeds and Parquet into columns, no value interpreted."""
 
 from __future__ import annotations
 
 import io
-import json
+import re
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import orjson
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mercato.data.delimited import Delimited, Quote
+from mercato.data.feeds import read_feed
+from mercato.data.json_records import Line, json_records
+from mercato.data.opening import unpack, utf8
+from mercato.data.sheets import read_sheet
 from mercato.errors import MercatoError
 
 Values: TypeAlias = (
     pa.ChunkedArray | list[Any]
 )  # a column: Arrow where the file has types, Python objects where it is JSON
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+DELIMITERS = (",", ";", "\t", "|")
+
+_SEP = re.compile(rb"sep=([,;|\t])\r?\n", re.IGNORECASE)
+_HEADER = 1 << 16  # bytes in which a header ends
 _LINES = 4096  # decoded at a time
 _BEGINNING = 400  # bytes of a row that is set aside, more than any message shows
 
@@ -56,9 +64,13 @@ class Places:
         self.lines.append(line)
         self.offsets.append(offset)
 
-    def of(self, row: int) -> tuple[int, int]:
-        """Line and byte of a row."""
-        return self.lines[row], self.offsets[row]
+    def without_bytes(self) -> Places:
+        """The same without bytes, of a text that has others in the file."""
+        return Places(self.lines)
+
+    def of(self, row: int) -> tuple[int, int | None]:
+        """Line and byte of a row; no byte where the file has others than the text."""
+        return self.lines[row], self.offsets[row] if self.offsets else None
 
 
 @dataclass
@@ -118,25 +130,49 @@ class Source:
         ]
 
 
-def read_source(path: Path, quote: Quote | None = None, escape: bool = False) -> Source:
-    """Read a .csv, .tsv, .json, .jsonl, .ndjson or .parquet file; `quote` and `escape` are for CSV and TSV.
+class Format(NamedTuple):
+    """What a map says of how its files are written; what it does not say (None) the file must.
+
+    Attributes:
+        quote, escape: see `Delimited`.
+        delimiter: between the columns of a .csv, .tsv or .txt file.
+        encoding: of its text.
+        records: where in a .json file the list of records is.
+        sheet: of a spreadsheet.
+    """
+
+    quote: Quote | None = None
+    escape: bool = False
+    delimiter: str | None = None
+    encoding: str | None = None
+    records: str | None = None
+    sheet: str | None = None
+
+
+_AS_IT_IS = Format()
+
+
+def read_source(path: Path, written: Format = _AS_IT_IS) -> Source:
+    """Read a file of one of `mercato.data.opening.KINDS`, packed or not.
 
     Raises:
         MercatoError: the file is missing, of another kind, or broken as a whole; the message names it. Single records
             that are broken (a CSV row of another width, a line that is not JSON) are listed in `Source.broken`.
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in (kinds := (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")):
-        raise MercatoError(f"{path}: cannot tell its format; use one of {', '.join(kinds)}")
-    if not path.is_file():
-        raise MercatoError(f"{path}: no such file")
+    plain = path.suffix.lower() == ".parquet" and path.is_file()  # read from the disk: it may be large
+    kind, content = (".parquet", b"") if plain else unpack(path)
     try:
         if kind == ".parquet":
-            return _read_parquet(path)
-        if kind in (".csv", ".tsv"):
-            return _read_delimited(path, b"\t" if kind == ".tsv" else b",", quote, escape)
-        return _read_json(path)
+            return _read_parquet(path, path if plain else pa.BufferReader(content))
+        if kind in (".xlsx", ".xls", ".ods"):
+            return _read_sheet(path, content, written.sheet)
+        if kind == ".xml":
+            return _columns(path, [Line(record) for record in read_feed(path, content)])
+        text, begin = utf8(path, content, written.encoding)
+        if kind in (".csv", ".tsv", ".txt"):
+            return _read_delimited(path, text, begin, {".csv": ",", ".tsv": "\t"}.get(kind), written)
+        return _read_json(path, text, begin, kind != ".json", written.records)
     except (pa.ArrowException, OSError) as error:
         raise MercatoError(f"{path}: cannot be read: {error}") from None
 
@@ -154,35 +190,75 @@ def python_values(values: Values) -> list[Any]:
     return result
 
 
-def _read_delimited(path: Path, delimiter: bytes, quote: Quote | None, escape: bool) -> Source:
-    content = path.read_bytes()
-    mark = len(_BYTE_ORDER_MARK) if content.startswith(_BYTE_ORDER_MARK) else 0
-    text = Delimited(content[mark:], delimiter, quote, escape)
-    _refuse_other_encodings(path, text, mark)
+def _read_delimited(path: Path, content: bytes, begin: int | None, usual: str | None, written: Format) -> Source:
+    """`begin`: where the text begins in the file, None where its bytes are others there; `usual`: the delimiter."""
+    skipped, delimiter = _excels_delimiter(content)
+    delimiter = written.delimiter or delimiter or _delimiter(path, content, usual)
+    text = Delimited(content[skipped:], delimiter.encode(), written.quote, written.escape)
+    _refuse_other_encodings(path, text, skipped + (begin or 0), bool(skipped))
     try:
         header, first = text.header()
     except MercatoError as error:
         raise MercatoError(f"{path}: {error}") from None
     if not header:
         raise MercatoError(f"{path}: is empty; its first line must name the columns")
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise MercatoError(f"{path}: names a column twice: {', '.join(twice)}")
+    header = named_columns(header)
     places, broken, numbers, readable, longest = Places(), [], [], io.BytesIO(), 0
     for number, row in enumerate(text.rows(len(header), first)):
-        places.add(row.first + 1, text.starts[row.first] + mark)
+        places.add(row.first + 1 + bool(skipped), text.starts[row.first] + skipped + (begin or 0))
         if row.why is None:
             numbers.append(number)
             longest = max(longest, readable.write(text.plain(row)))
         else:
             broken.append(Broken(number, row.why, _beginning(text.line(row.first))))
-    columns = _arrow_columns(readable.getbuffer(), header, delimiter, quote, longest)
+    columns = _arrow_columns(readable.getbuffer(), header, delimiter, written.quote, longest)
     if len(columns[header[0]]) != len(numbers):
         raise MercatoError(f"{path}: cannot be read: its {len(numbers)} rows are others to Arrow")
-    return Source(path, columns, numbers, broken, places)
+    return Source(path, columns, numbers, broken, places if begin is not None else places.without_bytes())
+
+
+def _excels_delimiter(content: bytes) -> tuple[int, str | None]:
+    """How many bytes a first line "sep=;" has, which Excel writes and reads, and the delimiter that it names."""
+    found = _SEP.match(content)
+    return (found.end(), found[1].decode()) if found else (0, None)
+
+
+def _delimiter(path: Path, content: bytes, usual: str | None) -> str:
+    """The usual delimiter; where the header has none of these, the one other that it has."""
+    header = next((line for line in content[:_HEADER].splitlines() if line.strip()), b"").decode("utf-8", "replace")
+    if usual is not None and usual in header:
+        return usual
+    found = [delimiter for delimiter in DELIMITERS if delimiter in header]
+    if len(found) > 1:
+        known = " and ".join(map(repr, found))
+        raise MercatoError(f"{path}: its header has {known}: say in the map which of them is the delimiter")
+    return found[0] if found else usual or ","
+
+
+def named_columns(header: Sequence[Any]) -> list[str]:
+    """Names for all columns: blank ones by their place ("column 3"), repeated ones by a number ("name (2)")."""
+    names: dict[str, None] = {}
+    for place, given in enumerate(header, 1):
+        name = fresh = str("" if given is None else given).strip() or f"column {place}"
+        again = count(2)
+        while fresh in names:
+            fresh = f"{name} ({next(again)})"
+        names[fresh] = None
+    return [*names]
+
+
+def _read_sheet(path: Path, content: bytes, sheet: str | None) -> Source:
+    rows = read_sheet(path, content, sheet)
+    if not rows:
+        raise MercatoError(f"{path}: is empty; its first row must name the columns")
+    header = named_columns(rows[0])
+    rows = [row for row in rows[1:] if any(value is not None for value in row)]
+    columns: dict[str, Values] = {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    return Source(path, columns, range(len(rows)))
 
 
 def _arrow_columns(
-    content: memoryview, header: list[str], delimiter: bytes, quote: Quote | None, longest: int
+    content: memoryview, header: list[str], delimiter: str, quote: Quote | None, longest: int
 ) -> dict[str, Values]:
     """Rows, each of them right, as columns of text."""
     if not content:
@@ -191,7 +267,7 @@ def _arrow_columns(
         pa.BufferReader(content),
         read_options=pyarrow.csv.ReadOptions(column_names=header, block_size=max(1 << 20, 2 * longest)),
         parse_options=pyarrow.csv.ParseOptions(
-            delimiter=delimiter.decode(), quote_char=False if quote == "" else '"', newlines_in_values=quote != ""
+            delimiter=delimiter, quote_char=False if quote == "" else '"', newlines_in_values=quote != ""
         ),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types={name: pa.string() for name in header}, null_values=[""], strings_can_be_null=True
@@ -200,65 +276,56 @@ def _arrow_columns(
     return dict(zip(table.column_names, table.columns, strict=True))
 
 
-def _refuse_other_encodings(path: Path, text: Delimited, mark: int) -> None:
+def _refuse_other_encodings(path: Path, text: Delimited, begin: int, lines: int) -> None:
+    """`begin` bytes and so many `lines` of the file come before the text."""
     for first in range(0, len(text.starts) - 1, _LINES):
         start, end = text.starts[first], text.starts[min(first + _LINES, len(text.starts) - 1)]
         try:
             text.content[start:end].decode()
         except UnicodeDecodeError as error:
             at = start + error.start
-            where = f"line {bisect_right(text.starts, at)}, byte {mark + at}"
-            raise MercatoError(f"{path}: {where}: is not UTF-8: save the file in it") from None
+            where = f"line {lines + bisect_right(text.starts, at)}, byte {begin + at}"
+            said = 'save the file in it, or say in the map what it is: encoding = "cp1252" (Windows, western Europe)'
+            raise MercatoError(f"{path}: {where}: is not UTF-8: {said}") from None
 
 
 def _beginning(line: bytes) -> str:
     return line[:_BEGINNING].decode("utf-8", "replace")
 
 
-def _read_parquet(path: Path) -> Source:
-    table = pq.ParquetFile(path).read()
+def _read_parquet(path: Path, content: Path | pa.BufferReader) -> Source:
+    table = pq.ParquetFile(content).read()
     return Source(path, dict(zip(table.column_names, table.columns, strict=True)), range(table.num_rows))
 
 
-def _read_json(path: Path) -> Source:
-    content = path.read_bytes()
-    mark = len(_BYTE_ORDER_MARK) if content.startswith(_BYTE_ORDER_MARK) else 0
-    if content[mark:].lstrip().startswith(b"["):
-        try:
-            records = _parse(content[mark:])
-        except ValueError as error:
-            raise MercatoError(f"{path}: not valid JSON: {error}") from None
-        return _columns(path, list(enumerate(records)), [], None)
-    objects, broken, places, offset = [], [], Places(), mark
-    for line_number, line in enumerate(content[mark:].splitlines(keepends=True), 1):
-        if line.strip():
-            places.add(line_number, offset)
-            try:
-                objects.append((len(places.lines) - 1, _parse(line)))
-            except ValueError as error:
-                why = f"is not valid JSON: {getattr(error, 'msg', error)}"
-                broken.append(Broken(len(places.lines) - 1, why, _beginning(line.strip())))
-        offset += len(line)
-    return _columns(path, objects, broken, places)
-
-
-def _columns(path: Path, records: list[tuple[int, Any]], broken: list[Broken], places: Places | None) -> Source:
-    broken += [Broken(n, "is not a JSON object", record) for n, record in records if not isinstance(record, dict)]
-    records = [(number, record) for number, record in records if isinstance(record, dict)]
-    names = dict.fromkeys(name for _, record in records for name in record)
-    columns: dict[str, Values] = {name: [record.get(name) for _, record in records] for name in names}
-    broken.sort(key=lambda one: one.row)
-    return Source(path, columns, [number for number, _ in records], broken, places)
-
-
-def _parse(text: bytes) -> Any:
+def _read_json(path: Path, content: bytes, begin: int | None, lines: bool, records: str | None) -> Source:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(text)  # the NaN and Infinity that Python itself writes
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
+        found = json_records(content, lines, records)
+    except MercatoError as error:
+        raise MercatoError(f"{path}: {error}") from None
+    return _columns(path, found, begin)
+
+
+def _columns(path: Path, found: list[Line], begin: int | None = 0) -> Source:
+    """Records as columns; `begin`: where the text begins in the file, None where its bytes are others there."""
+    broken = []
+    for number, record in enumerate(found):
+        if record.why is not None:
+            value = _beginning(record.value) if isinstance(record.value, bytes) else record.value
+            broken.append(Broken(number, record.why, value))
+        elif not isinstance(record.value, dict):
+            broken.append(Broken(number, "is not a JSON object", record.value))
+    gone = {one.row for one in broken}
+    records = {number: record.value for number, record in enumerate(found) if number not in gone}
+    names = dict.fromkeys(name for record in records.values() for name in record)
+    columns: dict[str, Values] = {name: [record.get(name) for record in records.values()] for name in names}
+    places = Places()
+    for record in found:
+        if record.line is not None and record.byte is not None:
+            places.add(record.line, record.byte + (begin or 0))
+    if begin is None:
+        places = places.without_bytes()
+    return Source(path, columns, [*records], broken, places if len(places.lines) else None)
 
 
 def _walk(value: Any, steps: list[str]) -> Any:
