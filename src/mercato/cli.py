@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from mercato import progress
 from mercato.benchmarks.verbs import bench
-from mercato.catalogue.verbs import backfill, drop_standby, erase, swap
+from mercato.catalogue.verbs import backfill, backup, drop_standby, erase, restore, swap
 from mercato.errors import MercatoError
 from mercato.extras import train_extra
 from mercato.parameters import Json, MarketDir, print_result
@@ -303,6 +303,8 @@ def tune(
 app.command()(backfill)
 app.command()(swap)
 app.command("drop-standby")(drop_standby)
+app.command()(backup)
+app.command()(restore)
 
 
 @app.command()

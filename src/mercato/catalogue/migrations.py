@@ -18,13 +18,9 @@ def migrate(connection: sa.Connection) -> None:
     Raises:
         MercatoError: a newer Mercato made the database, or its tables are not a catalogue's.
     """
-    version, newest = _version(connection), 1 + len(_STEPS)
-    if version > newest:
-        raise MercatoError(
-            f"its schema has version {version}, made by a newer Mercato, and this one knows no version above {newest}:"
-            " upgrade Mercato"
-        )
-    if version == newest:
+    version = _version(connection)
+    check_version(version)
+    if version == NEWEST:
         return
     if version > 0:
         for step in _STEPS[version - 1 :]:
@@ -33,7 +29,20 @@ def migrate(connection: sa.Connection) -> None:
     if version == 0:
         connection.execute(sa.insert(WRITES).values(last=0))
     connection.execute(sa.delete(SCHEMA_VERSION))
-    connection.execute(sa.insert(SCHEMA_VERSION).values(version=newest))
+    connection.execute(sa.insert(SCHEMA_VERSION).values(version=NEWEST))
+
+
+def check_version(version: int) -> None:
+    """Refuse the tables of a newer Mercato.
+
+    Raises:
+        MercatoError: they are that.
+    """
+    if version > NEWEST:
+        raise MercatoError(
+            f"its schema has version {version}, made by a newer Mercato, and this one knows no version above {NEWEST}:"
+            " upgrade Mercato"
+        )
 
 
 def _version(connection: sa.Connection) -> int:
@@ -119,3 +128,4 @@ _STEPS: Sequence[Callable[[sa.Connection], None]] = (
     _to_4,
     _to_5,
 )  # the n-th leads from version n to n + 1
+NEWEST = 1 + len(_STEPS)
