@@ -342,6 +342,10 @@ def serve(
     opened: Annotated[
         str, typer.Option("--open", metavar="AREAS", help="What needs no key; all else does, writes always.")
     ] = "search,embed,events,metrics,docs",
+    open_rate: Annotated[
+        float, typer.Option(min=0.01, help="Searches and products a second, of an address without a key.")
+    ] = 100.0,
+    open_depth: Annotated[int, typer.Option(min=1, help="Products that a search without a key shows.")] = 240,
     connections: Annotated[int, typer.Option(min=1, help="At once, of a process.")] = 512,
     per_address: Annotated[int, typer.Option(min=1, help="Of one address; its requests, through a proxy.")] = 64,
     request_seconds: Annotated[float, typer.Option(min=0.1, help="For a head to come, and again for a body.")] = 10.0,
@@ -362,7 +366,8 @@ def serve(
         idle_seconds=idle_seconds,
         proxies=Proxies.parse(proxy),
     )
-    serve_run(run, Market.open(market), index, host, port, workers, log_features, areas, limits)
+    given = (host, port, workers, log_features, areas, limits, open_rate, open_depth)
+    serve_run(run, Market.open(market), index, *given)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ def migrate(connection: sa.Connection) -> None:
     """
     version = _version(connection)
     check_version(version)
-    if version == NEWEST:
+    if version == newest():
         return
     if version > 0:
         for step in _STEPS[version - 1 :]:
@@ -29,7 +29,12 @@ def migrate(connection: sa.Connection) -> None:
     if version == 0:
         connection.execute(sa.insert(WRITES).values(last=0))
     connection.execute(sa.delete(SCHEMA_VERSION))
-    connection.execute(sa.insert(SCHEMA_VERSION).values(version=NEWEST))
+    connection.execute(sa.insert(SCHEMA_VERSION).values(version=newest()))
+
+
+def newest() -> int:
+    """The version of the schema that this Mercato writes."""
+    return 1 + len(_STEPS)
 
 
 def check_version(version: int) -> None:
@@ -38,10 +43,10 @@ def check_version(version: int) -> None:
     Raises:
         MercatoError: they are that.
     """
-    if version > NEWEST:
+    if version > newest():
         raise MercatoError(
-            f"its schema has version {version}, made by a newer Mercato, and this one knows no version above {NEWEST}:"
-            " upgrade Mercato"
+            f"its schema has version {version}, made by a newer Mercato, and this one knows no version above"
+            f" {newest()}: upgrade Mercato"
         )
 
 
@@ -128,4 +133,3 @@ _STEPS: Sequence[Callable[[sa.Connection], None]] = (
     _to_4,
     _to_5,
 )  # the n-th leads from version n to n + 1
-NEWEST = 1 + len(_STEPS)
