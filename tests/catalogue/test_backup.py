@@ -12,16 +12,21 @@ from contextlib import closing, contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
+from filelock import Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mercato.catalogue import backup as backing_up
 from mercato.catalogue import migrations
 from mercato.catalogue.backup import ABOUT, back_up
+from mercato.catalogue.log_mover import moving_lock
 from mercato.catalogue.restore import restore
+from mercato.catalogue.snapshot import Snapshot
 from mercato.catalogue.store import Catalogue
 from mercato.copying import Piece
+from mercato.data.live import rewriting_lock
 from mercato.data.market import CATALOGUE, Market
+from mercato.data.schema import LOGGED
 from mercato.disk import Disk
 from mercato.errors import DamagedError, MercatoError
 from mercato.manifest import MANIFEST
@@ -154,6 +159,59 @@ def test_a_backup_with_nothing_written_meanwhile_brings_nothing_to_the_index_ane
     with closing(Catalogue.open(tmp_path / "again" / "market" / CATALOGUE)) as catalogue:
         assert json.loads(catalogue.settings.get("read ")) == [catalogue.last_number(), []]
         assert catalogue.outbox.oldest() is None
+
+
+def test_an_index_that_no_server_has_brought_up_to_date_yet_is_so_where_it_is_restored(market, tmp_path):
+    """As one that was built anew, or swapped, while none ran: no outbox tells what it lacks."""
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        catalogue.products.upsert([stored("n", title="orange hammock")])
+        catalogue.outbox.ack(catalogue.outbox.claim("w", 9))
+    back_up(market, tmp_path / "backup", str(market.path / "index"))
+    with server(restored(tmp_path / "backup", tmp_path / "again")) as client:
+        settled(client)
+        assert ids(search(client, query="orange hammock", mode="semantic", page_size=1)) == ["n"]
+
+
+def test_no_row_leaves_the_log_and_no_file_of_it_goes_while_they_are_told_apart(market, tmp_path, monkeypatch):
+    """Else a row would be in the file and in the log of a backup, or in neither. Copying hinders nobody."""
+    locks = {table: moving_lock(market.path / table) for table in LOGGED} | {"log": rewriting_lock(market.path, 0)}
+    held: dict[str, set[str]] = {}
+
+    def note(moment: str) -> None:
+        held[moment] = {name for name, lock in locks.items() if not _is_free(lock)}
+
+    @contextmanager
+    def beginning(file, begin=Snapshot.of):
+        note("begins")
+        with begin(file) as snapshot:
+            yield snapshot
+            note("ended")
+
+    def listing(*given, files=backing_up._files):
+        note("listed")
+        return files(*given)
+
+    def copying(piece, *given, copy=Piece.copy):
+        note(piece.name.split("-")[0])
+        copy(piece, *given)
+
+    monkeypatch.setattr(Snapshot, "of", beginning)
+    monkeypatch.setattr(backing_up, "_files", listing)
+    monkeypatch.setattr(Piece, "copy", copying)
+    back_up(market, tmp_path / "backup")
+    assert held["begins"] == held["listed"] == {*locks}
+    assert held["products.parquet"] == {"log"}
+    back_up(market, tmp_path / "other", str(market.path / "index"))
+    assert held["generation"] == set()
+
+
+def _is_free(lock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
 
 
 def test_what_waits_for_the_index_is_in_the_backup_and_is_due_at_once_whatever_the_clock(market, tmp_path):
