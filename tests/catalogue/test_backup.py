@@ -94,7 +94,7 @@ def test_what_is_written_at_every_moment_of_a_backup_is_in_the_catalogue_and_in_
     market, tmp_path, monkeypatch
 ):
     """Each write is indexed and acknowledged at once, so that no outbox tells of it any more."""
-    freeze, copy = backing_up.freeze_index, Piece.copy
+    freeze, copy = backing_up.freeze_index, backing_up._copy_catalogue
 
     with application(market, flush_seconds=0.1) as app, TestClient(app) as client:
 
@@ -105,13 +105,12 @@ def test_what_is_written_at_every_moment_of_a_backup_is_in_the_catalogue_and_in_
                 change("held")
                 yield frozen
 
-        def copying(piece, *given):
-            monkeypatch.setattr(Piece, "copy", copy)
+        def copying(*given):
             change("copied")
             app.state.services.deployments.served.index.compact()
             for number in range(3):
                 write(client, f"last{number}", "purple xylophone")
-            return copy(piece, *given)
+            copy(*given)
 
         def change(moment: str) -> None:
             """Something new, something changed, something deleted, something reported, all in the index and settled."""
@@ -124,7 +123,7 @@ def test_what_is_written_at_every_moment_of_a_backup_is_in_the_catalogue_and_in_
             settled(client)
 
         monkeypatch.setattr(backing_up, "freeze_index", freezing)
-        monkeypatch.setattr(Piece, "copy", copying)
+        monkeypatch.setattr(backing_up, "_copy_catalogue", copying)
         change("before")
         told = back_up(market, tmp_path / "backup", str(market.path / "index"))
         expected = state(client)

@@ -61,9 +61,19 @@ def test_half_a_batch_at_the_end_of_the_log_is_left_out(folder, tmp_path):
     whole = log.read_bytes()
     log.write_bytes(whole + whole[:-1])
     with freeze_index(folder) as frozen:
-        assert copied(frozen, tmp_path / "copy") == ["p0", "p1", "p2", "p3"]
+        for piece in frozen.files:
+            piece.copy(tmp_path / "copy")
     (copy,) = (tmp_path / "copy").glob("log-*/00000001")
     assert copy.read_bytes() == whole
+
+
+def test_a_log_in_whose_middle_a_compaction_began_is_copied_to_its_end(folder, tmp_path):
+    with open_index(folder) as index:
+        index.upsert([product(3)])
+        index._own().rotate()
+        index.upsert([product(4)])
+        with freeze_index(folder) as frozen:
+            assert copied(frozen, tmp_path / "copy") == ["p0", "p1", "p2", "p3", "p4"]
 
 
 def test_where_there_is_no_index_that_is_said(tmp_path):
