@@ -397,3 +397,12 @@ def test_a_generation_that_is_replaced_while_it_is_copied_is_there_to_its_end(ma
     with open_index(market.path / "index") as index:
         assert len(index) == 47
     assert len([*(market.path / "index").glob("generation-*")]) == 1
+
+
+def test_a_snapshot_is_of_the_moment_at_which_it_begins(market):
+    """Also where nothing is read of it until later."""
+    with closing(Catalogue.open(market.path / CATALOGUE)) as catalogue:
+        catalogue.products.upsert([stored("n")])
+        with Snapshot.of(market.path / CATALOGUE) as snapshot:
+            catalogue.products.upsert([stored("m")])
+            assert snapshot.waiting() == ["n"]
