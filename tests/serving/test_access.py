@@ -233,6 +233,8 @@ def test_a_search_without_a_key_ends_sooner_and_a_deep_cursor_needs_the_key(mark
         headers, body = {"X-API-Key": key} if key else {}, {"query": "", "page_size": 10}
         return client.post("/v1/search", json=body | ({"cursor": cursor} if cursor else {}), headers=headers)
 
+    with server(market, open_depth=20) as client:
+        assert page(None, page(reads, page(reads).json()["cursor"]).json()["cursor"]).status_code == 403, "just there"
     with server(market, open_depth=24) as client:
         for key, sizes in ((None, [10, 10, 4]), (writes, [10, 10, 4]), (reads, [10, 10, 10, 10, 8])):
             cursor, seen = None, []
