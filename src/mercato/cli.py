@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from mercato import progress
 from mercato.benchmarks.verbs import bench
-from mercato.catalogue.verbs import backfill, drop_standby, erase, swap
+from mercato.catalogue.verbs import backfill, backup, drop_standby, erase, restore, swap
 from mercato.errors import MercatoError
 from mercato.extras import train_extra
 from mercato.parameters import Json, MarketDir, print_result
@@ -303,6 +303,8 @@ def tune(
 app.command()(backfill)
 app.command()(swap)
 app.command("drop-standby")(drop_standby)
+app.command()(backup)
+app.command()(restore)
 
 
 @app.command()
@@ -340,6 +342,10 @@ def serve(
     opened: Annotated[
         str, typer.Option("--open", metavar="AREAS", help="What needs no key; all else does, writes always.")
     ] = "search,embed,events,metrics,docs",
+    open_rate: Annotated[
+        float, typer.Option(min=0.01, help="Searches and products a second, of an address without a key.")
+    ] = 100.0,
+    open_depth: Annotated[int, typer.Option(min=1, help="Products that a search without a key shows.")] = 240,
     connections: Annotated[int, typer.Option(min=1, help="At once, of a process.")] = 512,
     per_address: Annotated[int, typer.Option(min=1, help="Of one address; its requests, through a proxy.")] = 64,
     request_seconds: Annotated[float, typer.Option(min=0.1, help="For a head to come, and again for a body.")] = 10.0,
@@ -360,7 +366,8 @@ def serve(
         idle_seconds=idle_seconds,
         proxies=Proxies.parse(proxy),
     )
-    serve_run(run, Market.open(market), index, host, port, workers, log_features, areas, limits)
+    given = (host, port, workers, log_features, areas, limits, open_rate, open_depth)
+    serve_run(run, Market.open(market), index, *given)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`mercato doctor`: markets with their catalogues, runs and indexes looked through whole, and what belongs together."""
+"""`mercato doctor`: markets with catalogues, runs, indexes, backups looked through whole, and what belongs together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Literal
 import numpy as np
 import pyarrow.parquet as pq
 
+from mercato.catalogue.backup import ABOUT
 from mercato.catalogue.examining import examine_catalogue
 from mercato.catalogue.fingerprints import run_fingerprint
 from mercato.catalogue.identity import Identity, Made
+from mercato.catalogue.restore import MEND, read_backup
 from mercato.data.market import CATALOGUE, MARKET, Market
 from mercato.data.query_rules import read_rules
 from mercato.data.schema import TABLES
@@ -25,7 +27,7 @@ from mercato.runs.folder import QUERY_TOWER, RECIPE, SPEC, WEIGHTS, load_recipe_
 from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.search.policy import RetrievalPolicy
 
-Kind = Literal["market", "catalogue", "run", "index", "together"]
+Kind = Literal["market", "catalogue", "run", "index", "together", "backup"]
 
 _DEEP = 2  # folders below the given one that are looked into: a demo's has runs in a folder of theirs
 
@@ -50,9 +52,18 @@ class _Found:
     markets: list[Path] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
     indexes: list[Path] = field(default_factory=list)
+    backups: list[Path] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.markets) + len(self.runs) + len(self.indexes) + len(self.backups)
 
     def look(self, folder: Path, deep: int = _DEEP) -> None:
         """Take in a folder, or those in it."""
+        if (folder / ABOUT).is_file():
+            self.backups.append(folder)
+            return
         if (folder / MARKET).is_file() or (folder / CATALOGUE).is_file():
             self.markets.append(folder)
         elif any((folder / name).is_file() for name in (RECIPE, SPEC, WEIGHTS)):
@@ -77,9 +88,9 @@ def examine(folders: Sequence[Path]) -> Iterator[Finding]:
     for folder in folders:
         if not folder.is_dir():
             raise MercatoError(f"{folder} is no folder: give a market, a run, an index, or a folder of them")
-        before = (*found.markets, *found.runs, *found.indexes)
+        before = found.count
         found.look(folder)
-        if before == (*found.markets, *found.runs, *found.indexes):
+        if before == found.count:
             raise MercatoError(f"{folder} holds no market, run or index")
     for market in found.markets:
         yield from _told("market", market, _market_problems, _market)
@@ -90,6 +101,8 @@ def examine(folders: Sequence[Path]) -> Iterator[Finding]:
     for index in found.indexes:
         yield from _told("index", index, examine_index, _index)
         yield from _told("together", index, lambda url: _strangers(url, found), lambda _: "belongs to what was given")
+    for backup in found.backups:
+        yield from _told("backup", backup, _backup_problems, _backup)
 
 
 def _told(
@@ -159,6 +172,16 @@ def _run(run: Path) -> str:
 def _index(url: Path) -> str:
     named = generations(url)
     return f"made by the run {Made.of(named.served).run}" + (", with a standby" if named.standby else "")
+
+
+def _backup_problems(folder: Path) -> Iterator[str]:
+    read_backup(folder)
+    yield from (f"{folder / name} {wrong}: {MEND}" for name, wrong in damage(folder, most=None))
+
+
+def _backup(folder: Path) -> str:
+    names, about = read_backup(folder)
+    return f"made {about.made_at}, {len(names):,} files"
 
 
 def _strangers(url: Path, found: _Found) -> Iterator[str]:

@@ -16,6 +16,10 @@ class FullError(MercatoError):
     """There is no room on a disk for what was to be written; the HTTP API answers it as 507."""
 
 
+class BoundError(MercatoError):
+    """More was asked for than is given without a key; the message names the bound. The HTTP API answers it as 403."""
+
+
 class ExpiredError(MercatoError):
     """What was asked for is over; the HTTP API answers it as 410."""
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mercato.errors import DamagedError, MercatoError
@@ -38,7 +39,24 @@ def write_manifest(folder: Path, names: Iterable[str], *, sparse: bool = False) 
     kind = _BLOCKS if sparse else _SHA256
     told = {name: {"size": (folder / name).stat().st_size, kind: _digest(folder / name, kind)} for name in names}
     files = {name: entry for name, entry in sorted((before | told).items()) if (folder / name).is_file()}
-    write_atomic(file, json.dumps({"files": files}, indent=1) + "\n")
+    write_atomic(file, _content(files))
+
+
+def listed(folder: Path, mend: str = _ANEW) -> dict[str, int]:
+    """The files that a folder's manifest names, and how long each is; every byte of the manifest is as it was written.
+
+    Raises:
+        DamagedError: there is no manifest, it is broken, or it names what does not lie in its folder.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise DamagedError(f"{file} is missing: {mend}")
+    files = _files(file, mend)
+    if _content(files) != file.read_bytes():
+        raise DamagedError(f"{file} is damaged: it does not hold what was written: {mend}")
+    if outside := [name for name in files if not _lies_within(name)]:
+        raise DamagedError(f"{file} names a file outside of its folder, {outside[0]!r}: {mend}")
+    return {name: int(entry["size"]) for name, entry in files.items()}
 
 
 def damage(folder: Path, *, most: int | None = AT_START, mend: str = _ANEW) -> list[tuple[str, str]]:
@@ -99,6 +117,15 @@ def one_line(file: Path, mend: str) -> Iterator[None]:
         raise
 
 
+def _content(files: dict[str, dict[str, Any]]) -> bytes:
+    return (json.dumps({"files": files}, indent=1) + "\n").encode()
+
+
+def _lies_within(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and ".." not in parts and not name.startswith("/")
+
+
 def _files(manifest: Path, mend: str) -> dict[str, dict[str, Any]]:
     try:
         files: dict[str, dict[str, Any]] = json.loads(manifest.read_bytes())["files"]
@@ -132,12 +159,24 @@ def _digest(file: Path, kind: str) -> str:
     with file.open("rb") as content:
         if kind == _SHA256:
             return hashlib.file_digest(content, "sha256").hexdigest()
-        digest, at = hashlib.sha256(), 0
-        while block := content.read(_BLOCK):
+        digest, end = hashlib.sha256(), 0
+        while (at := _block_with_data(content.fileno(), end)) is not None:
+            block = os.pread(content.fileno(), _BLOCK, at)
             if block != _ZEROS[: len(block)]:
                 digest.update(at.to_bytes(8, "little") + block)
-            at += len(block)
+            end = at + len(block)
         return digest.hexdigest()
+
+
+def _block_with_data(file: int, at: int) -> int | None:
+    """The beginning of the next block that is no hole."""
+    try:
+        found = os.lseek(file, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
+    return found - found % _BLOCK
 
 
 def _one_line(error: BaseException) -> str:

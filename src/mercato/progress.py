@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -28,7 +29,22 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """Yield `items` under a progress bar; where stderr is not a terminal, print one line when done instead."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    start, count = time.perf_counter(), 0
+    with bar(description, total) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+@contextmanager
+def bar(description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+    """As `track`, for work that says itself how far it came."""
+    start, count = time.perf_counter(), 0.0
+
+    def advance(by: float) -> None:
+        nonlocal count
+        count += by
+        shown.advance(task, by)
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -36,10 +52,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
-        for item in items:
-            yield item
-            count += 1
-            bar.advance(task)
-    note(f"  {description}: {count:,} in {time.perf_counter() - start:.1f} s")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(description, total=total)
+        yield advance
+    note(f"  {description}: {count:,.0f} in {time.perf_counter() - start:.1f} s")

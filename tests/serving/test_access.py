@@ -208,3 +208,58 @@ def test_what_was_known_holds_while_the_catalogue_cannot_be_read(tmp_path):
     callers, nobody = asyncio.run(asked())
     assert [caller.key_id for caller in callers] == [made.key_id] * 2
     assert nobody is None
+
+
+def test_one_address_reads_so_much_a_second_without_a_key_and_a_key_that_may_read_more(market, catalogue):
+    """Searches and products together; pictures, of which a page has many, are not counted."""
+    _, reads = catalogue.keys.add("shop", ["read"])
+    _, writes = catalogue.keys.add("backend", ["write"])
+    with server(market, open_rate=2.0) as client:
+        assert [status(client, name) for name in ("search", "product", "search")] == [200, 200, 429]
+        refused = client.get("/v1/products/p00")
+        assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 1
+        assert "one address gets 2 searches and products a second" in refused.json()["detail"]
+        assert status(client, "product", writes) == 429
+        assert [status(client, "search", reads) for _ in range(5)] == [200] * 5
+        assert [client.get("/v1/images/0/p00").status_code for _ in range(5)] == [200] * 5
+        assert status(client, "page") == status(client, "healthz") == 200
+
+
+def test_a_search_without_a_key_ends_sooner_and_a_deep_cursor_needs_the_key(market, catalogue):
+    _, reads = catalogue.keys.add("shop", ["read"])
+    _, writes = catalogue.keys.add("backend", ["write"])
+
+    def page(key=None, cursor=None):
+        headers, body = {"X-API-Key": key} if key else {}, {"query": "", "page_size": 10}
+        return client.post("/v1/search", json=body | ({"cursor": cursor} if cursor else {}), headers=headers)
+
+    with server(market, open_depth=20) as client:
+        assert page(None, page(reads, page(reads).json()["cursor"]).json()["cursor"]).status_code == 403, "just there"
+    with server(market, open_depth=24) as client:
+        for key, sizes in ((None, [10, 10, 4]), (writes, [10, 10, 4]), (reads, [10, 10, 10, 10, 8])):
+            cursor, seen = None, []
+            for size in sizes:
+                found = page(key, cursor).json()
+                seen += [hit["product"]["product_id"] for hit in found["hits"]]
+                assert len(found["hits"]) == size and found["total"] == 48
+                cursor = found["cursor"]
+                assert (cursor is None) == (len(seen) == sum(sizes))
+            assert found["truncated"] == (key is not reads) and len(set(seen)) == sum(sizes)
+        cursor = page(reads, page(reads).json()["cursor"]).json()["cursor"]
+        assert len(page(None, cursor).json()["hits"]) == 4, "what is left to the bound"
+        cursor = page(reads, cursor).json()["cursor"]
+        refused = page(None, cursor)
+        assert refused.status_code == 403
+        assert refused.json() == {"detail": "cursor: without a key that may read, a search shows 24 products"}
+
+
+def test_a_search_without_a_key_that_ends_by_itself_is_whole(market):
+    with server(market, open_depth=48) as client:
+        found = client.post("/v1/search", json={"query": "", "page_size": 48}).json()
+        assert (len(found["hits"]), found["cursor"], found["truncated"]) == (48, None, False)
+
+
+def test_what_is_shared_by_all_may_be_without_a_bound():
+    rate = SharedRate(10.0, None, addresses=2, now=lambda: 0.0)
+    assert [rate.take(f"192.0.2.{n}", 10) for n in range(200)] == [0.0] * 200
+    assert rate.take("192.0.2.199", 1) == 0.1

@@ -140,7 +140,7 @@ def test_upserts_between_pages_neither_repeat_nor_hide(start):
 def test_a_model_number_is_found_first(tmp_path, page_size):
     rows = [{"product_id": f"p{n:03}", "title": f"xr radio {n % 7}"} for n in range(299)]
     rows.insert(150, {"product_id": "sought", "title": "a radio in its box with odd things, XR-5521, and no remote"})
-    with server(make_market(tmp_path / "market", rows)) as client:
+    with server(make_market(tmp_path / "market", rows), open_depth=1000) as client:
         assert "sought" not in ids(search(client, query="radio 5521", mode="semantic", page_size=10))
         first = search(client, query="radio 5521", page_size=page_size)["hits"][0]
         assert first["product"]["product_id"] == "sought" and first["exact"] and "text" in first["found_by"]

@@ -101,7 +101,9 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case "serve", run, market, index, port, workers, at_once:
             edge.AT_ONCE = int(at_once)
-            server.serve_run(Path(run), Market.open(Path(market)), index, "127.0.0.1", int(port), int(workers))
+            server.serve_run(
+                Path(run), Market.open(Path(market)), index, "127.0.0.1", int(port), int(workers), open_rate=1e6
+            )
         case "backfill", run, market, index:
             backfill.backfill(Path(run), Market.open(Path(market)), index)
         case "swap", index:

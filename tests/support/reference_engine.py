@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from threading import Lock
@@ -20,7 +20,7 @@ import numpy as np
 from mercato.data.words import words
 from mercato.errors import MercatoError
 from mercato.retrieval.hybrid import Found, HybridIndex
-from mercato.retrieval.protocol import Capabilities, Generations, IndexRecord
+from mercato.retrieval.protocol import Capabilities, FrozenIndex, Generations, IndexRecord
 from mercato.retrieval.samples import satisfies
 from mercato.retrieval.signals import KEYS, NUMBERS, SECTIONS, SignalColumns
 
@@ -93,6 +93,10 @@ def drop_standby(url: str) -> None:
 
 def examine_index(url: str) -> list[str]:
     return []
+
+
+def freeze_index(url: str) -> AbstractContextManager[FrozenIndex]:
+    raise MercatoError(f"{url} is in memory: there is nothing to copy")
 
 
 class MemoryIndex(HybridIndex):

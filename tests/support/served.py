@@ -23,6 +23,7 @@ from mercato.serving.services import Services, Settings
 from tests.support.small_market import KEY, TrigramEncoder
 
 WRITE = {"X-API-Key": KEY}
+FAST = 1e6  # searches a second of one address: a test asks as fast as it can
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def application(
         targets = [Target(encoder, index)]
         how = {"flush_seconds": flush_seconds, "disks": disks}
         with IngestionWorker(catalogue, targets, market.path, "server", **how) as ingestion:
-            settings = Settings(**{"api_key": KEY} | settings)
+            settings = Settings(**{"api_key": KEY, "open_rate": FAST} | settings)
             yield create_app(Services(market, info, deployments, catalogue, ingestion.wake, settings, disks))
 
 

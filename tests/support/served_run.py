@@ -23,4 +23,4 @@ if __name__ in ("__main__", "__mp_main__"):  # a spawned worker imports this mod
     deployment.OnnxEncoder = OnnxEncoder
 if __name__ == "__main__":
     run, market, index, port, workers = sys.argv[1:]
-    server.serve_run(Path(run), Market.open(Path(market)), index, "127.0.0.1", int(port), int(workers))
+    server.serve_run(Path(run), Market.open(Path(market)), index, "127.0.0.1", int(port), int(workers), open_rate=1e6)

@@ -15,8 +15,8 @@ from mercato.catalogue.fingerprints import run_fingerprint
 from mercato.catalogue.store import Catalogue
 from mercato.errors import MercatoError
 
-_FOLLOWED = "followed generations"  # the setting: {fingerprint: the last write when it began}
-_SERVING = "serving generation"
+FOLLOWED = "followed generations"  # the setting: {fingerprint: the last write when it began}
+SERVING = "serving generation"
 
 
 class GenerationLedger:
@@ -28,7 +28,7 @@ class GenerationLedger:
     def note_run(self, run: Path) -> str:
         """Remember where a run lies; returns the first word of the fingerprints of what it makes."""
         made_by = run_fingerprint(run)
-        self._settings.set(f"run {made_by}", str(run.absolute()))
+        self._settings.set(run_setting(made_by), str(run.absolute()))
         return made_by
 
     def run_of(self, fingerprint: str) -> Path:
@@ -38,15 +38,7 @@ class GenerationLedger:
             MercatoError: nobody has noted where it lies, or it does not lie there any more.
         """
         made_by = fingerprint.split(" ")[0]
-        noted = self._settings.get(f"run {made_by}")
-        if noted is None:
-            raise MercatoError(f"the run {made_by} that made its vectors is unknown: serve or backfill with it once")
-        try:
-            if run_fingerprint(Path(noted)) == made_by:
-                return Path(noted)
-        except MercatoError:
-            pass
-        raise MercatoError(f"the run {made_by} that made its vectors is not at {noted} any more: put it back there")
+        return check_run(made_by, self._settings.get(run_setting(made_by)))
 
     def note_read(self, fingerprint: str, number: int, left_out: Sequence[str] = ()) -> None:
         """Remember the last write when the products of a generation were read, and which of them it was made without.
@@ -55,14 +47,24 @@ class GenerationLedger:
         """
         self._settings.set(f"read {fingerprint}", orjson.dumps([number, [*left_out]]).decode())
 
+    def note_copied(self, fingerprint: str, number: int | None, waiting: Sequence[str]) -> None:
+        """Say of a catalogue that was copied a moment after its index what that may lack: it is brought there anew.
+
+        That is what was written after the write `number`, and those products that waited by then. None: the generation
+        was not followed then, and what was noted as it was built still holds.
+        """
+        self.lapse([])
+        if number is not None:
+            self.note_read(fingerprint, number, waiting)
+
     def note_serving(self, fingerprint: str) -> None:
         """Remember what answers now, for processes that begin meanwhile."""
         if fingerprint != self.serving():
-            self._settings.set(_SERVING, fingerprint)
+            self._settings.set(SERVING, fingerprint)
 
     def serving(self) -> str | None:
         """What `note_serving` noted last, by whichever process."""
-        return self._settings.get(_SERVING)
+        return self._settings.get(SERVING)
 
     def lapse(self, fingerprints: Sequence[str]) -> None:
         """From now on none but these is followed; call it before a job is done without one that was."""
@@ -101,8 +103,29 @@ class GenerationLedger:
         return self._settings.get(f"refused {fingerprint}") or None
 
     def _followed(self) -> dict[str, int]:
-        stored = self._settings.get(_FOLLOWED)
+        stored = self._settings.get(FOLLOWED)
         return orjson.loads(stored) if stored else {}
 
     def _set_followed(self, followed: dict[str, int]) -> None:
-        self._settings.set(_FOLLOWED, orjson.dumps(followed).decode())
+        self._settings.set(FOLLOWED, orjson.dumps(followed).decode())
+
+
+def run_setting(made_by: str) -> str:
+    """The setting that says where a run lies."""
+    return f"run {made_by}"
+
+
+def check_run(made_by: str, noted: str | None) -> Path:
+    """The folder that was noted for a run.
+
+    Raises:
+        MercatoError: there is none, or the run does not lie there any more.
+    """
+    if noted is None:
+        raise MercatoError(f"the run {made_by} that made its vectors is unknown: serve or backfill with it once")
+    try:
+        if run_fingerprint(Path(noted)) == made_by:
+            return Path(noted)
+    except MercatoError:
+        pass
+    raise MercatoError(f"the run {made_by} that made its vectors is not at {noted} any more: put it back there")

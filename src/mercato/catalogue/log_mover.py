@@ -34,7 +34,6 @@ class LogMover:
         self.table, self.folder = table, market / table
         self._schema, self._rows = TABLES[table], rows_per_file
         self._times = [field.name for field in self._schema if field.type == TIMESTAMP]
-        self._lock = self.folder / ".moving.lock"
         self._catalogue = catalogue.name
 
     def recover(self) -> None:
@@ -71,11 +70,16 @@ class LogMover:
 
     def moving(self) -> FileLock:
         """Held by who moves: while another holds it, no row leaves the log for a file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._lock)
+        return moving_lock(self.folder)
 
     def _moved(self) -> Iterator[tuple[int, int]]:
         """The first and the last row of each file of this catalogue."""
         for file in split_merged(self.folder.glob("live-*.parquet"))[0]:
             if file.catalogue == self._catalogue:
                 yield file.first, file.last
+
+
+def moving_lock(folder: Path) -> FileLock:
+    """Held by who moves rows into a table's folder, and by who must not have a row leave the log meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".moving.lock")

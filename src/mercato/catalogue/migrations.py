@@ -18,13 +18,9 @@ def migrate(connection: sa.Connection) -> None:
     Raises:
         MercatoError: a newer Mercato made the database, or its tables are not a catalogue's.
     """
-    version, newest = _version(connection), 1 + len(_STEPS)
-    if version > newest:
-        raise MercatoError(
-            f"its schema has version {version}, made by a newer Mercato, and this one knows no version above {newest}:"
-            " upgrade Mercato"
-        )
-    if version == newest:
+    version = _version(connection)
+    check_version(version)
+    if version == newest():
         return
     if version > 0:
         for step in _STEPS[version - 1 :]:
@@ -33,7 +29,25 @@ def migrate(connection: sa.Connection) -> None:
     if version == 0:
         connection.execute(sa.insert(WRITES).values(last=0))
     connection.execute(sa.delete(SCHEMA_VERSION))
-    connection.execute(sa.insert(SCHEMA_VERSION).values(version=newest))
+    connection.execute(sa.insert(SCHEMA_VERSION).values(version=newest()))
+
+
+def newest() -> int:
+    """The version of the schema that this Mercato writes."""
+    return 1 + len(_STEPS)
+
+
+def check_version(version: int) -> None:
+    """Refuse the tables of a newer Mercato.
+
+    Raises:
+        MercatoError: they are that.
+    """
+    if version > newest():
+        raise MercatoError(
+            f"its schema has version {version}, made by a newer Mercato, and this one knows no version above"
+            f" {newest()}: upgrade Mercato"
+        )
 
 
 def _version(connection: sa.Connection) -> int:

@@ -1,4 +1,4 @@
-"""`mercato erase`, `backfill`, `swap` and `drop-standby`: a client's events, and the generations of an index."""
+"""`mercato backfill`, `swap`, `drop-standby`, `erase`, `backup` and `restore`: generations, what is kept."""
 
 from __future__ import annotations
 
@@ -67,3 +67,40 @@ def erase(
 
     erased = erase(Market.open(folder), client)
     print_result(escape(str(erased)), erased.as_dict(), as_json)
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The market's folder; it may be served meanwhile.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to write, new or empty.")],
+    index: Annotated[
+        str | None, typer.Option("--index", help="What serves it; else the index is left out, and built anew later.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Back up a market with its catalogue and log, the index that serves it and that one's run, while they are used."""
+    from mercato.catalogue.backup import back_up
+    from mercato.data.market import Market
+
+    made = back_up(Market.open(folder), to, index)
+    told = [f"{made['files']:,} files, {made['bytes'] / 1e6:,.0f} MB: the market of {made['made_at']}"]
+    told += ["without the index"] if made["index"] is None else []
+    told += [] if made["run"] else ["without a run, as none has served"]
+    told += [f"`mercato restore {to} --to NEW` brings it back"]
+    print_result(escape("; ".join(told)), made, as_json)
+
+
+def restore(
+    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `mercato backup` wrote.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to write, new or empty: market, index and run in it.")],
+    as_json: Json = False,
+) -> None:
+    """Restore a backup into a new folder, once every file of it is found to be as it was written."""
+    from mercato.catalogue.restore import restore
+
+    made = restore(backup, to)
+    run, index = made["run"] or "RUN", made["index"] or to / "index"
+    told = [f"the market of {made['made_at']}: what was erased, or which keys were revoked, since then is back"]
+    if not made["index"]:
+        told.append(f"mercato index {run} --market {made['market']} --to {index}")
+    told.append(f"mercato serve {run} --market {made['market']} --index {index}")
+    print_result(escape("\n".join(told)), made, as_json)

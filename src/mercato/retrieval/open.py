@@ -6,13 +6,14 @@ The one place that names engines: a new one is its folder in `engines/` and its 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from mercato.errors import MercatoError
-from mercato.retrieval.protocol import Engine, Generations, Index, IndexRecord
+from mercato.retrieval.protocol import Engine, FrozenIndex, Generations, Index, IndexRecord
 
 ENGINES = {  # a URL's scheme → the module of its engine
     "file": "mercato.retrieval.engines.qdrant_edge.index",
@@ -78,6 +79,14 @@ def examine_index(url: str | Path) -> list[str]:
     Nothing is changed, and others may search it and write to it meanwhile.
     """
     return _engine(url).examine_index(str(url))
+
+
+def freeze_index(url: str | Path) -> AbstractContextManager[FrozenIndex]:
+    """Hold what is served at `url` as it is at this moment, to be copied until the block ends, others going on with it.
+
+    Raises a MercatoError where there is no index, or where one is no folder.
+    """
+    return _engine(url).freeze_index(str(url))
 
 
 def _engine(url: str | Path) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Any, Literal, Protocol, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from mercato.copying import Piece
 from mercato.errors import MercatoError
 from mercato.retrieval.expression import Expression, Filters, Vector, category_path, unit_vector
 from mercato.retrieval.signals import NO_SIGNALS, SignalColumns, Signals, signals_of
@@ -341,6 +343,14 @@ class Generations:
     standby: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FrozenIndex:
+    """What was served at one moment: copied into a folder, these files are an index of that, without a standby."""
+
+    fingerprint: str
+    files: Sequence[Piece]
+
+
 class Engine(Protocol):
     """A module that `mercato.retrieval.open` loads: how one engine's indexes are opened, built and swapped."""
 
@@ -368,4 +378,8 @@ class Engine(Protocol):
 
     def examine_index(self, url: str) -> list[str]:
         """See `mercato.retrieval.open.examine_index`."""
+        ...
+
+    def freeze_index(self, url: str) -> AbstractContextManager[FrozenIndex]:
+        """See `mercato.retrieval.open.freeze_index`."""
         ...

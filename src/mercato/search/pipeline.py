@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from mercato.catalogue.query_ids import QuerySigner
 from mercato.catalogue.store import Catalogue
+from mercato.errors import BoundError
 from mercato.ranking.features import Asked
 from mercato.ranking.ranker import LeftOut, Ranker, Stage
 from mercato.retrieval.expression import Expression
@@ -72,24 +73,29 @@ class Searcher:
         self._query_ids = QuerySigner(catalogue.settings.secret("query id"))
         self._windows: TTLCache[str, Window] = TTLCache(KEPT_BYTES, CURSOR_SECONDS, size=lambda window: window.memory)
 
-    def search(self, request: SearchRequest, logged: float = 0.0) -> Page:
+    def search(self, request: SearchRequest, logged: float = 0.0, most: int | None = None) -> Page:
         """One page of results: the best that has not been shown, exists and still meets the filters.
 
-        Of this share of the searches, `logged`, ranked hits come with the features that they were ordered by.
+        Of this share of the searches, `logged`, ranked hits come with the features that they were ordered by. All pages
+        together show `most` products, where that is less than the policy's.
 
         Raises:
+            BoundError: the cursor stands behind these, of a search that was begun with more.
             ExpiredError: the cursor is too old.
             MercatoError: the cursor is forged or belongs to another search.
         """
         start = time.perf_counter()
         owner = _digest(request)
         cursor = self._signer.decode(request.cursor, owner) if request.cursor else self._begun()
-        size = min(request.page_size, self._policy.deepest - len(cursor.shown))
+        deepest = self._policy.deepest if most is None else min(most, self._policy.deepest)
+        if len(cursor.shown) >= deepest:
+            raise BoundError(f"cursor: without a key that may read, a search shows {deepest:,} products")
+        size = min(request.page_size, deepest - len(cursor.shown))
         is_logged = int(cursor.query_id[:8], 16) < logged * 2**32  # it is random, and the same on all pages
         hits, more, window = self._page(request, cursor, size, start, is_logged)
         shown = cursor.and_shown(hit.product["product_id"] for hit in hits)
         # Where more are left than a search shows, or all that a search looks at has changed since it was indexed.
-        truncated = len(shown.shown) >= self._policy.deepest if more else len(hits) < size and not window.whole
+        truncated = len(shown.shown) >= deepest if more else len(hits) < size and not window.whole
         total = self._index.count(request.filters)
         took_ms = round((time.perf_counter() - start) * 1000, 3)
         return Page(

@@ -83,20 +83,23 @@ class SharedRate:
     """Lets through so much in a second of each address, and so much of all of them together."""
 
     def __init__(
-        self, of_each: float, of_all: float, addresses: int = 10_000, now: Callable[[], float] = time.monotonic
+        self, of_each: float, of_all: float | None, addresses: int = 10_000, now: Callable[[], float] = time.monotonic
     ) -> None:
-        """`addresses` are remembered, those that came last; the bound on all holds whatever is forgotten."""
-        self._of_each, self._all, self._most, self._now = of_each, TokenBucket(of_all, now), addresses, now
+        """`of_all` None: all together are bounded by nothing. `addresses` are remembered, those that came last; the
+        bound on all holds whatever is forgotten.
+        """
+        self.of_each, self._most, self._now = of_each, addresses, now
+        self._all = None if of_all is None else TokenBucket(of_all, now)
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, address: str, count: float) -> float:
         """As `TokenBucket.take`, of an address and of all."""
         own = share(address)
-        bucket = self._buckets.setdefault(own, TokenBucket(self._of_each, self._now))
+        bucket = self._buckets.setdefault(own, TokenBucket(self.of_each, self._now))
         self._buckets.move_to_end(own)
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
-        return bucket.take(count) or self._all.take(count)
+        return bucket.take(count) or (self._all.take(count) if self._all else 0.0)
 
 
 class KeyRing:

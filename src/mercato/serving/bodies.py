@@ -291,7 +291,10 @@ class SearchOut(BaseModel):
     query_id: Annotated[str, Field(description="log events of this search with it; the same on every page")]
     hits: list[HitOut]
     cursor: Annotated[str | None, Field(description="asks for the next page; null on the last")]
-    truncated: Annotated[bool, Field(description="the last page, though there may be more than 1,000 looked at")]
+    truncated: Annotated[
+        bool,
+        Field(description="the last page, though there may be more than are looked at, or shown without a key"),
+    ]
     total: Annotated[int, Field(ge=0, description="how many products match the filters, exactly")]
     ranked_by: Annotated[
         Literal["trees", "linear", "dlrm"] | None,

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from mercato.errors import DamagedError, ExpiredError, FullError, MercatoError, NotFoundError
+from mercato.errors import BoundError, DamagedError, ExpiredError, FullError, MercatoError, NotFoundError
 from mercato.serving import bodies
 from mercato.serving.executor import OverloadError
 
@@ -54,7 +54,7 @@ def add_handlers(app: FastAPI) -> None:
         if isinstance(error, DamagedError):
             log.error("%s", error)
             return await fault(_, error)
-        statuses = {NotFoundError: 404, ExpiredError: 410, FullError: 507}
+        statuses = {BoundError: 403, NotFoundError: 404, ExpiredError: 410, FullError: 507}
         return _problem(statuses.get(type(error), 400), str(error))
 
     @app.exception_handler(OverloadError)

@@ -25,13 +25,25 @@ _KEY = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]  # for OpenA
 _IMAGES: dict[int | str, dict[str, Any]] = {200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp")}}}
 
 
+def _is_open_read(request: Request, served: Served) -> bool:
+    """Whether a request reads the catalogue without a key that may read; refused where its address has read enough."""
+    caller = request.scope["caller"]
+    if caller is not None and caller.may("read"):
+        return False
+    if wait := served.open_reads.take(request.client.host if request.client else "", 1):
+        rate = f"{served.open_reads.of_each:g} searches and products a second"
+        raise too_many(f"without a key that may read, one address gets {rate}", wait)
+    return True
+
+
 @router.post("/v1/search", response_model=bodies.SearchOut, responses=problems(400, 410, 413, 422, 503))
-async def search(body: bodies.SearchIn, served: Served) -> Response:
-    """Search; or browse the filtered catalogue with an empty query."""
+async def search(body: bodies.SearchIn, request: Request, served: Served) -> Response:
+    """Search; or browse the filtered catalogue with an empty query. Without a key its pages end sooner."""
+    most = served.settings.open_depth if _is_open_read(request, served) else None
 
     def find() -> tuple[Page, Response]:
         with served.deployments.using() as deployment:
-            page = deployment.searcher.search(body.request(), served.settings.logged)
+            page = deployment.searcher.search(body.request(), served.settings.logged, most)
         served.metrics.ranked(page.ranked_by, page.left_out)
         return page, json_response(page_json(page))
 
@@ -110,8 +122,9 @@ async def predict_queries(product_id: bodies.ProductId, served: Served, k: bodie
 
 
 @router.get("/v1/products/{product_id:path}", response_model=bodies.ProductOut, responses=problems(400, 404, 422, 503))
-async def product(product_id: bodies.ProductId, served: Served) -> Response:
+async def product(product_id: bodies.ProductId, request: Request, served: Served) -> Response:
     """One product."""
+    _is_open_read(request, served)
 
     def read() -> Response:
         found = served.catalogue.products.get(product_id)

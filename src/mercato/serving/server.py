@@ -53,6 +53,8 @@ def serve_run(
     logged: float = 0.1,
     open_areas: Sequence[str] = AREAS,
     limits: Limits = DEFAULTS,
+    open_rate: float = Settings.open_rate,
+    open_depth: int = Settings.open_depth,
 ) -> None:
     """Serve until interrupted.
 
@@ -61,7 +63,7 @@ def serve_run(
 
     Keys are the catalogue's (`mercato keys`) and that in MERCATO_API_KEY, which may do everything. Where there is
     neither, one is made for this run and left in the market's folder (`.api-key`, mode 0600). What is in
-    `open_areas` needs none.
+    `open_areas` needs none; of searches then `open_rate` a second are answered to an address, of `open_depth` products.
 
     What serves is the index's served generation with the run that made it: `run`, or after a swap another that is known
     to the catalogue. Swaps are followed. Of the share `logged` of the searches, the features that their hits were
@@ -82,7 +84,8 @@ def serve_run(
         rollout = opened.enter_context(closing(Rollout(url, market, catalogue, writes=True)))
         file = market.path / KEY_FILE
         made = _key_for_this_run(catalogue, file)
-        settings = Settings(api_key=os.environ.get(KEY) or made, logged=logged, opened=areas)
+        key = os.environ.get(KEY) or made
+        settings = Settings(api_key=key, logged=logged, opened=areas, open_rate=open_rate, open_depth=open_depth)
         info = market_info(market, catalogue.products.documents(most=SAMPLED))
         # The market's lock allows one server: what a killed one held on the outbox is this one's.
         disks = _disks(market.path, url)

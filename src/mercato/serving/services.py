@@ -36,6 +36,8 @@ class Settings:
     opened: tuple[Area, ...] = AREAS  # what needs no key
     open_embeddings: float = 32.0  # texts a second that are embedded for those without a key, all together
     open_events: tuple[float, float] = (100.0, 1000.0)  # a second without a key: of one address, and all together
+    open_rate: float = 100.0  # searches and products a second that one address reads without a key
+    open_depth: int = 240  # products that a search without a key shows on all its pages
     searches: int = 2  # run at once; more wait for one another, and the loop for them
     waiting: int = 64  # and wait at most, for searches and for writes each
     timeout_seconds: float = 10.0
@@ -71,6 +73,7 @@ class Services:
         self.networks = NetworkNames(catalogue.settings.secret("network"))
         self.open_embeddings = TokenBucket(settings.open_embeddings)
         self.open_events = SharedRate(*settings.open_events)
+        self.open_reads = SharedRate(settings.open_rate, None)
         self._add_metrics()
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ def server(run: Path, market: Market, index: Path, workers: int, log: Path) -> I
         "--index",
         index,
     ]
-    command += ["--port", str(_PORT), "--workers", str(workers)]
+    command += ["--port", str(_PORT), "--workers", str(workers), "--open-rate", "1000000"]  # the load has one address
     key = secrets.token_urlsafe(24)
     with log.open("w") as out:
         start = time.perf_counter()

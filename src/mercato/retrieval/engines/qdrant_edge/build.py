@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qdrant
 
+from mercato.copying import copy_sparse
 from mercato.files import sync_tree, write_atomic
 from mercato.manifest import write_manifest
 from mercato.retrieval.engines.qdrant_edge.columns import FOLDER, Columns, ColumnsWriter
 from mercato.retrieval.engines.qdrant_edge.elsewhere import end_with
 from mercato.retrieval.engines.qdrant_edge.generations import META, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
-from mercato.retrieval.engines.qdrant_edge.opened import SHARD, copy_sparse, linked
+from mercato.retrieval.engines.qdrant_edge.opened import SHARD, linked
 from mercato.retrieval.engines.qdrant_edge.shard import build_graph, create, optimise, point
 from mercato.retrieval.hybrid import Rows
 

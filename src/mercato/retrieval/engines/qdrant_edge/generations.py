@@ -31,7 +31,7 @@ from mercato.manifest import one_line
 from mercato.retrieval.engines.qdrant_edge.log import segment, segments
 
 META = "meta.json"
-_POINTER, _LOCK = "current", "lock"
+POINTER, _LOCK = "current", "lock"
 _META = {"engine": str, "fingerprint": str, "log": str, "dimension": int, "count": int, "segment": int}
 _NAME = re.compile("generation-[0-9a-f]{12}")
 
@@ -60,8 +60,8 @@ def current(folder: Path) -> Path:
     while True:
         names = _names(folder)
         if not names:
-            if (folder / _POINTER).exists():
-                raise DamagedError(f"{folder / _POINTER} is damaged: it names no generation: {mend(folder)}")
+            if (folder / POINTER).exists():
+                raise DamagedError(f"{folder / POINTER} is damaged: it names no generation: {mend(folder)}")
             raise MercatoError(
                 f"{folder} holds no index: build one with `mercato index RUN --market DIR --to {folder}`"
             )
@@ -69,7 +69,7 @@ def current(folder: Path) -> Path:
         if (generation / META).is_file():
             return generation
         if names == _names(folder):  # else it was removed in between, as another has taken its place
-            raise DamagedError(f"{generation / META} is missing, which {folder / _POINTER} names: {mend(folder)}")
+            raise DamagedError(f"{generation / META} is missing, which {folder / POINTER} names: {mend(folder)}")
 
 
 def generations(folder: Path) -> list[Path]:
@@ -111,7 +111,7 @@ def fingerprints(folder: Path) -> list[str]:
             if names == _names(folder):
                 missing = next(name for name in names if not (folder / name / META).is_file())
                 raise DamagedError(
-                    f"{folder / missing / META} is missing, which {folder / _POINTER} names: {mend(folder)}"
+                    f"{folder / missing / META} is missing, which {folder / POINTER} names: {mend(folder)}"
                 ) from None
 
 
@@ -138,7 +138,7 @@ def mend(folder: Path) -> str:
 def stamp(folder: Path) -> tuple[int, int]:
     """Something that is another one whenever other generations are named; cheap enough to ask for each search."""
     try:
-        stat = (folder / _POINTER).stat()
+        stat = (folder / POINTER).stat()
     except FileNotFoundError:
         return 0, 0
     return stat.st_ino, stat.st_mtime_ns
@@ -213,9 +213,9 @@ def drop(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove the generations that are neither named nor held, what killed writers have left, and logs nobody reads."""
     with _changing(folder) as names:
-        if not names and (folder / _POINTER).exists():
+        if not names and (folder / POINTER).exists():
             return  # damaged: what it named is not for us to remove
-        for left in folder.glob(f".{_POINTER}.*"):  # whoever writes one does so in his turn
+        for left in folder.glob(f".{POINTER}.*"):  # whoever writes one does so in his turn
             left.unlink()
         for generation in (*folder.glob("generation-*"), *folder.glob(".generation-*")):
             if generation.name not in names:
@@ -238,7 +238,7 @@ def sweep(folder: Path) -> None:
 def _names(folder: Path) -> list[str]:
     """The served generation and the standby, as far as there are."""
     try:
-        names = (folder / _POINTER).read_text().split()
+        names = (folder / POINTER).read_text().split()
     except (OSError, UnicodeDecodeError):
         return []
     return names if all(map(_NAME.fullmatch, names)) else []
@@ -253,7 +253,7 @@ def _changing(folder: Path) -> Iterator[list[str]]:
         yield names
         if names != before:
             sync(folder)  # first the generations' own names: these must never outlive them
-            write_atomic(folder / _POINTER, "\n".join(names) + "\n")
+            write_atomic(folder / POINTER, "\n".join(names) + "\n")
 
 
 def _remove_free(generation: Path) -> None:

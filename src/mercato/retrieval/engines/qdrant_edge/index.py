@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from mercato.errors import MercatoError
 from mercato.retrieval.engines.qdrant_edge.build import build, compact, seal
 from mercato.retrieval.engines.qdrant_edge.elsewhere import Elsewhere
 from mercato.retrieval.engines.qdrant_edge.examining import examine
+from mercato.retrieval.engines.qdrant_edge.freezing import freeze
 from mercato.retrieval.engines.qdrant_edge.generations import (
     current,
     drop,
@@ -38,7 +39,7 @@ from mercato.retrieval.engines.qdrant_edge.shard import AT_ONCE, ENGINE, Points,
 from mercato.retrieval.engines.qdrant_edge.snapshot import EdgeSnapshot
 from mercato.retrieval.expression import Filters
 from mercato.retrieval.hybrid import HybridIndex
-from mercato.retrieval.protocol import Capabilities, Generations, IndexRecord
+from mercato.retrieval.protocol import Capabilities, FrozenIndex, Generations, IndexRecord
 
 log = logging.getLogger("mercato.retrieval")
 
@@ -73,6 +74,11 @@ def drop_standby(url: str) -> None:
 def examine_index(url: str) -> list[str]:
     """See `mercato.retrieval.open.examine_index`."""
     return examine(_folder(url))
+
+
+def freeze_index(url: str) -> AbstractContextManager[FrozenIndex]:
+    """See `mercato.retrieval.open.freeze_index`."""
+    return freeze(_folder(url))
 
 
 def build_index(

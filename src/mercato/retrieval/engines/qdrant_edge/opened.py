@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -17,6 +16,7 @@ import numpy as np
 import qdrant_edge as qdrant
 from numpy.typing import NDArray
 
+from mercato.copying import copy_sparse
 from mercato.errors import MercatoError
 from mercato.manifest import check, one_line
 from mercato.retrieval.engines.qdrant_edge.columns import FOLDER, Columns
@@ -208,20 +208,3 @@ def link(source: Path, target: Path) -> None:
                 copy_sparse(file, own / name)
             else:
                 os.link(file, own / name)
-
-
-def copy_sparse(source: str | Path, target: str | Path) -> None:
-    """Copy a file with its holes: the engine allocates its files 32 MB ahead."""
-    with Path(source).open("rb") as old, Path(target).open("wb") as new:
-        size, at = os.fstat(old.fileno()).st_size, 0
-        new.truncate(size)
-        while at < size:
-            try:
-                at = os.lseek(old.fileno(), at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                return  # a hole up to the end
-            end = os.lseek(old.fileno(), at, os.SEEK_HOLE)
-            while at < end:
-                at += os.sendfile(new.fileno(), old.fileno(), at, end - at) if new.seek(at) == at else 0
