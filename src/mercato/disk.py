@@ -15,9 +15,9 @@ class Disk:
     process that touches a page for which there is no room is ended by the system (SIGBUS), without a word.
     """
 
-    def __init__(self, folder: Path, kept_free: int = KEPT_FREE) -> None:
-        """The disk of a folder, of which `kept_free` bytes are left for others."""
-        self._folder, self._kept = folder, kept_free
+    def __init__(self, folder: Path, kept_free: int | None = None) -> None:
+        """The disk of a folder, of which `kept_free` bytes are left for others; None: `KEPT_FREE`."""
+        self._folder, self._kept = folder, KEPT_FREE if kept_free is None else kept_free
 
     @property
     def free(self) -> int:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,10 +42,13 @@ class Shop:
         self.killed: Counter[str] = Counter()
 
     @contextmanager
-    def serving(self, at_once: int = 2_000) -> Iterator[subprocess.Popen]:
+    def serving(
+        self, at_once: int = 2_000, under: Sequence[str] = (), **environment: str
+    ) -> Iterator[subprocess.Popen]:
         """Serve, with workers."""
         given = ("serve", self.runs[0], self.market.path, self.index, self.client.port, WORKERS, at_once)
-        with serving(MORTAL, *given, client=self.client, MERCATO_DIES=str(self.dies)) as server:
+        environment |= {"MERCATO_DIES": str(self.dies)}
+        with serving(MORTAL, *given, client=self.client, under=under, **environment) as server:
             yield server
 
     def begun(self, *arguments: object) -> subprocess.Popen:
