@@ -17,7 +17,7 @@ _SCRIPT = """
 set -e
 while [ "$1" != -- ]; do
     mount -t tmpfs -o size="$2" tmpfs "$1".disk
-    cp -a --sparse=always "$1"/. "$1".disk
+    cp -a --sparse=never "$1"/. "$1".disk
     mount --move "$1".disk "$1"
     shift 2
 done
