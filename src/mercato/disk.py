@@ -20,7 +20,7 @@ class Disk:
 
     def __init__(self, folder: Path, kept_free: int | None = None) -> None:
         """The disk of a folder, of which `kept_free` bytes are left for others; None: `KEPT_FREE`."""
-        self._folder, self._kept = folder, KEPT_FREE if kept_free is None else kept_free
+        self._folder, self.kept_free = folder, KEPT_FREE if kept_free is None else kept_free
 
     @property
     def free(self) -> int:
@@ -29,7 +29,7 @@ class Disk:
 
     def has_room(self, size: int = 0) -> bool:
         """Whether so many bytes more may be written."""
-        return self.free - size >= self._kept
+        return self.free - size >= self.kept_free
 
 
 def check_room(folder: Path, size: int) -> None:
