@@ -9,9 +9,9 @@ import random
 import signal
 
 import pytest
-from tests.support.chaos import LONG, times
 
 from mercato.retrieval.open import swap_index
+from tests.support.chaos import LONG, times
 from tests.support.served import wait_until
 from tests.support.shop import Shop
 from tests.support.workers import children, workers

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from mercato.benchmarks.serve.http_client import Address
+from mercato.benchmarks.serve.http_client import MOST, Address
 from mercato.benchmarks.serve.processes import memory, tree
 from mercato.data.market import Market
 from mercato.errors import MercatoError
@@ -69,7 +69,7 @@ def server(run: Path, market: Market, index: Path, workers: int, log: Path) -> I
         "--index",
         index,
     ]
-    command += ["--port", str(_PORT), "--workers", str(workers)]
+    command += ["--port", str(_PORT), "--workers", str(workers), "--per-address", str(MOST)]  # the generator has one
     key = secrets.token_urlsafe(24)
     with log.open("w") as out:
         start = time.perf_counter()
