@@ -9,7 +9,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench docs clean
+.PHONY: help setup demo test chaos lint format bench docs clean
 
 help:
 	@echo "make TARGET, where TARGET is one of"
@@ -31,6 +31,10 @@ test: setup  ## every test, in WORKERS=2 processes
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
 		echo "There is no Chromium here: the tests that drive the page in a browser are left out."
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+# An attack has the machine for itself: its searches have to be answered within a second.
+chaos: setup  ## every attack, long: kills, full disks, floods, damage, wild files; a table (JSON=FILE: that too)
+	MERCATO_CHAOS=1 MERCATO_CHAOS_JSON=$(JSON) OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/pytest -m chaos
 
 lint: setup  ## ruff (style, formatting), the import contracts and mypy (strict types)
 	$(BIN)/ruff check .

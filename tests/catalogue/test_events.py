@@ -5,6 +5,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from mercato.catalogue import log_mover
 from mercato.catalogue.log_mover import LogMover
 from mercato.data.market import Market, MarketConfig, write_market_toml
 
@@ -28,6 +29,15 @@ def test_events_are_kept_in_order_and_a_number_is_never_used_twice(catalogue):
     catalogue.events.append([event("d")])
     assert catalogue.events.oldest(9) == [(4, event("d"))]
     catalogue.events.append([])
+
+
+def test_files_are_bounded_by_bytes_too(catalogue, market, monkeypatch):
+    monkeypatch.setattr(log_mover, "BYTES_PER_FILE", 2_000)
+    catalogue.events.append([event("s") | {"user_query": "a" * 950} for _ in range(4)] + [event("s")] * 9)
+    mover = LogMover(catalogue, market.path, "events")
+    assert [mover.move() for _ in range(4)] == [2, 2, 9, 0]
+    catalogue.events.append([event("s") | {"user_query": "a" * 3_000}] * 2)
+    assert [mover.move() for _ in range(3)] == [1, 1, 0], "one row, however long, is a file's worth"
 
 
 def test_an_append_that_fails_leaves_nothing(catalogue):
@@ -76,8 +86,8 @@ def test_a_mover_waits_for_the_one_that_moves(catalogue, market, monkeypatch):
     catalogue.events.append([event(name) for name in "abc"])
     oldest, other = catalogue.events.oldest, Thread(target=second.move)
 
-    def overtaken(limit: int):
-        events = oldest(limit)
+    def overtaken(limit: int, *given: float):
+        events = oldest(limit, *given)
         if limit == 2 and not other.ident:
             other.start()
             other.join(0.5)  # it cannot end: it waits for the lock

@@ -72,6 +72,7 @@ def wait(catalogue, delay_seconds: float) -> None:
 
 
 @pytest.mark.parametrize("restarted", [True, False])
+@pytest.mark.chaos
 def test_a_clock_that_was_set_back_holds_up_nobody(catalogue, clock, restarted):
     wait(catalogue, delay_seconds=1e9)
     clock.now -= 30 * 86_400

@@ -232,3 +232,7 @@ def test_impressions_are_no_steps_on_a_seller(tmp_path: Path) -> None:
 def test_splits_are_counted_over_days_that_have_events(days: dict[int, int], cut: int) -> None:
     assert days_back(days, 2) == cut
     assert days_back(days, 0) == 0
+
+
+def test_an_empty_log_has_no_days():
+    assert (days_back({}, 0), days_back({}, 3)) == (0, 3)

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from mercato.data.importing import ImportReport, import_market
 from mercato.data.market import Market
 from mercato.errors import MercatoError
+from tests.support.chaos import times
 
-wild = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+pytestmark = pytest.mark.chaos
+
+wild = settings(max_examples=times(60, 2_500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def taken(work: Path, file: Path, plan: str = "") -> tuple[ImportReport, list[dict[str, Any]], list[dict[str, Any]]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +19,11 @@ from mercato.data.market import Market, MarketConfig, write_market_toml
 from mercato.data.mining import mine
 from mercato.data.schema import IMPORTED, REQUIRED, TABLES
 from mercato.errors import MercatoError
+from tests.support.chaos import times
 
-wild = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+pytestmark = pytest.mark.chaos
+
+wild = settings(max_examples=times(80, 1_000), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 TEXT = st.sampled_from(
     ["", " ", "1", "lamp", "../../etc/passwd", "/etc/passwd", "NaN", "US", "a\0b", "\u202e", "{}", "[1]", "x" * 300]

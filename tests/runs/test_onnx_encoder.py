@@ -151,6 +151,15 @@ def test_wrong_vectors_are_named(predictor, wrong):
         predictor.encode_products([{"product_id": "p1", "title": "a", "image_embeddings": wrong}])
 
 
+def test_the_cache_is_bounded_in_bytes_however_long_queries_are(predictor, monkeypatch):
+    predictor.cache.clear()
+    (vector,) = predictor.encode_queries(["red chair"])
+    monkeypatch.setattr(predictor.cache, "max_items", 3 * (vector.nbytes + 600))
+    predictor.encode_queries([f"{number} {'a' * 10_000}" for number in range(5)])
+    assert len(predictor.cache) == 3
+    assert all(len(key) == 16 and kept.base is None for key, (_, kept) in predictor.cache._items.items())
+
+
 def test_the_cache_gives_the_same_vector_back(predictor):
     first = predictor.encode_queries(["Red  Sofa", "lamp"], "us")
     assert (predictor.cache.hits, len(predictor.cache)) == (0, 2)

@@ -25,6 +25,8 @@ from mercato.runs.onnx_encoder import OnnxEncoder
 from mercato.runs.pretrained import load_pretrained
 from mercato.runs.torch_encoder import TorchEncoder
 
+pytestmark = pytest.mark.chaos
+
 
 class Planted:
     """Leaves a file behind where it is unpickled."""

@@ -130,6 +130,27 @@ def test_events_without_a_key_are_bounded_for_one_address_and_for_all(market, ca
         assert [post(50, **{"X-API-Key": key}).status_code for _ in range(3)] == [200] * 3
 
 
+def test_bytes_of_events_without_a_key_are_bounded_before_they_are_read(market, catalogue):
+    _, key = catalogue.keys.add("shop", ["write"])
+    wide = {"events": [EVENT | {"unknown": "a" * 5_000}]}
+
+    def post(body, **headers):
+        return client.post("/v1/events", json=body, headers=headers)
+
+    with server(market, open_event_bytes=(50.0, 10_000.0)) as client:
+        assert post(wide).status_code == 200
+        refused = post({"not": "events"})
+        assert refused.status_code == 429 and "bytes" in refused.json()["detail"]
+        assert int(refused.headers["retry-after"]) >= 90, "what did not fit is owed"
+        assert [post(wide, **{"X-API-Key": key}).status_code for _ in range(3)] == [200] * 3
+        assert client.post("/v1/search", json={"query": "red"}).status_code == 200
+    with server(market, open_event_bytes=(50.0, 10_000.0)) as client:
+        chunks = iter([json.dumps({"events": [EVENT]}).encode()])
+        json_in_chunks = {"content-type": "application/json"}
+        assert client.post("/v1/events", content=chunks, headers=json_in_chunks).status_code == 200
+        assert int(post(wide).headers["retry-after"]) > 20_000, "one in chunks counts as the largest"
+
+
 def test_each_address_has_its_share_until_all_together_have_had_theirs():
     rate = SharedRate(10.0, 25.0, addresses=2, now=lambda: 0.0)
     assert [rate.take("a", 10), rate.take("b", 10), rate.take("a", 10)] == [0, 0, 1.0]

@@ -16,8 +16,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.support.chaos import times
 from tests.support.served import application, free_port
 from tests.support.small_market import KEY, HeadedEncoder, make_market
+
+pytestmark = pytest.mark.chaos
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ROUTES = [
@@ -69,7 +72,7 @@ def test_a_route_answers_as_described(described, route, mode):
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=30 if takes else 1,
+        max_examples=times(30, 600) if takes else 1,
         derandomize=True,
         database=None,
         phases=[Phase.generate],

@@ -5,83 +5,21 @@ Real processes, each with limits that a user can set.
 
 from __future__ import annotations
 
-import os
 import re
 import resource
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
-import httpx
 import pytest
 
-from mercato.serving.server import KEY as KEY_VARIABLE
-from tests.serving.test_workers import indexed
-from tests.support.served import free_port, wait_until
-from tests.support.small_market import KEY
-from tests.support.sockets import SEARCH, Client, is_open, read_all, request, status
-from tests.support.workers import workers
+from tests.support.served import wait_until
+from tests.support.sockets import SEARCH, is_open, read_all, request, status
+from tests.support.verb_server import Server, serving
 
 PROXIES = "127.0.0.240/29, 10.0.0.1"
 PROXY = 241
-
-
-class Server:
-    """A `mercato serve`."""
-
-    def __init__(self, process: subprocess.Popen, client: Client, log: Path) -> None:
-        self.process, self.client, self.log = process, client, log
-
-    def held(self) -> int:
-        """The connections that the process has open files for."""
-        port = f":{self.client.port:04X}"
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        connections = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(port) and row[3] != "0A"}
-        return len(connections & set(self.open_files()))
-
-    def open_files(self) -> Iterator[str]:
-        answering = workers(self.process) or [self.process.pid]
-        for file in Path(f"/proc/{answering[0]}/fd").iterdir():
-            with suppress(OSError):  # it has just been closed
-                yield str(file.readlink())
-
-
-@contextmanager
-def serving(folder: Path, *settings: str, files: int | None = None) -> Iterator[Server]:
-    run, market, index = indexed(folder)
-    port, log = free_port(), folder / "log"
-    command = [sys.executable, "-m", "tests.support.served_verb", run, "--market", market.path, "--index", index]
-    with log.open("w") as out, ExitStack() as stack:
-        process = subprocess.Popen(
-            [*map(str, command), "--port", str(port), *settings],
-            env=os.environ | {KEY_VARIABLE: KEY},
-            stdout=out,
-            stderr=out,
-            preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))),
-        )
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        client = Client(port)
-        stack.callback(client.close)
-        wait_until(lambda: process.poll() is not None or is_ready(port))
-        assert process.poll() is None, log.read_text()
-        yield Server(process, client, log)
-        client.close()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 0
-        assert "Traceback" not in log.read_text(), log.read_text()
-
-
-def is_ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")

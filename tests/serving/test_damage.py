@@ -18,6 +18,8 @@ from mercato.data.market import CATALOGUE, Market
 from mercato.manifest import MANIFEST
 from mercato.serving import server
 
+pytestmark = pytest.mark.chaos
+
 EMPTIED, HALVED, RANDOM, FLIPPED, JSON, MISSING = "emptied", "halved", "random", "flipped", "json", "missing"
 DAMAGES = (EMPTIED, HALVED, RANDOM, FLIPPED, JSON, MISSING)
 RUN = ("recipe.toml", "features.json", "tokenizer.json", "model.safetensors", "query_tower.onnx", "product_tower.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -12,11 +13,14 @@ from mercato.catalogue.store import Catalogue
 from mercato.catalogue.worker import IngestionWorker, Target
 from mercato.disk import Disk, bytes_in
 from mercato.errors import FullError, MercatoError
+from mercato.retrieval.engines.qdrant_edge import build, shard
 from mercato.retrieval.engines.qdrant_edge import index as embedded
-from mercato.retrieval.open import open_index
+from mercato.retrieval.open import build_index, open_index
+from mercato.retrieval.protocol import record_from_product
 from mercato.serving import routes
+from mercato.serving.prometheus import FOLDER, Metrics
 from tests.support.served import WRITE, event, ids, search, server, wait_until
-from tests.support.small_market import TrigramEncoder
+from tests.support.small_market import TrigramEncoder, products
 
 
 class Filled(Disk):
@@ -38,7 +42,7 @@ def test_a_full_disk_refuses_writes_and_searches_go_on_until_there_is_room_again
     with server(market, disks=(Disk(market.path, 0), disk)) as client:
         assert client.get("/readyz").status_code == 200
         disk.full = True
-        for answer in (post(client), client.post("/v1/events", json={"events": [event()]})):
+        for answer in (post(client), client.post("/v1/events", json={"events": [event()]}, headers=WRITE)):
             assert answer.status_code == 507 and "disk is full" in answer.json()["detail"]
         ready = client.get("/readyz")
         assert ready.status_code == 503 and "disk is full" in ready.json()["detail"]
@@ -49,6 +53,18 @@ def test_a_full_disk_refuses_writes_and_searches_go_on_until_there_is_room_again
         disk.full = False
         assert post(client).status_code == 200
         wait_until(lambda: ids(search(client, query="zweihander"))[:1] == ["n"])
+        assert client.get("/readyz").status_code == 200
+
+
+def test_strangers_events_are_refused_before_the_shops_own_writes(market):
+    class HalfFull(Disk):
+        def has_room(self, size=0):
+            return size < self.kept_free
+
+    with server(market, disks=(HalfFull(market.path),)) as client:
+        assert client.post("/v1/events", json={"events": [event()]}).status_code == 507
+        assert client.post("/v1/events", json={"events": [event()]}, headers=WRITE).status_code == 200
+        assert post(client).status_code == 200
         assert client.get("/readyz").status_code == 200
 
 
@@ -116,6 +132,37 @@ def test_an_index_is_compacted_only_where_a_copy_has_room(market, monkeypatch):
             index.compact()
         assert len(index) > 0
     assert len(asked) == 1 and asked[0] > 0
+
+
+def test_what_writes_through_mappings_asks_for_room_first(market, monkeypatch):
+    """A build, each of its batches, its graph; so that a full disk is an error, and not the end of the process."""
+    records, asked = [record_from_product(row, np.ones(3, np.float32)) for row in products()], []
+    monkeypatch.setattr(build, "check_room", lambda _, size: asked.append(size))
+    monkeypatch.setattr(shard, "check_room", build.check_room)
+    build_index(market.path / "other", records, 3)
+    assert len(asked) == 3 and min(asked) >= shard.MAPPED, "as it begins, for a batch, for the graph"
+    with open_index(market.path / "other") as index:
+        index.upsert(records[:3])
+        index.compact()
+    assert len(asked) == 6, "for the copy, for a batch, for the graph"
+    monkeypatch.undo()
+    monkeypatch.setattr(shard, "MAPPED", 10**18)
+    with pytest.raises(FullError, match=r"its disk is full: 1,000,000,000,000 MB more may be needed"):
+        build_index(market.path / "third", records, 3)
+
+
+def test_an_opened_shard_has_no_holes_in_what_it_writes(market):
+    with open_index(market.path / "index"):
+        (log,) = market.path.glob("index/generation-*/open-*/wal/open-1")
+        assert log.stat().st_blocks * 512 >= log.stat().st_size
+
+
+def test_counts_of_a_worker_have_no_holes(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    for _ in range(2):
+        Metrics()
+    sizes = [(file.stat().st_size, file.stat().st_blocks * 512) for file in tmp_path.glob("*.db")]
+    assert len(sizes) == 2 and all(0 < size <= taken for size, taken in sizes)
 
 
 def test_files_count_as_what_they_take(tmp_path):

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from mercato.catalogue import backfill as backfilling
-from mercato.catalogue import indexing
 from mercato.catalogue.backfill import backfill
 from mercato.data.market import Market
 from mercato.data.query_rules import RULES
 from mercato.retrieval.open import swap_index
-from mercato.runs.folder import RETRIEVAL, WEIGHTS
-from tests.support.served import event, free_port, ids, wait_until
+from mercato.runs.folder import WEIGHTS
+from tests.support.served import free_port, ids, wait_until
 from tests.support.served_run import OnnxEncoder
-from tests.support.small_market import make_market
+from tests.support.verb_server import indexed
 from tests.support.workers import WORKERS, Client, workers
 from tests.support.workers import serving as served_by
-
-
-def indexed(folder: Path) -> tuple[Path, Market, Path]:
-    """A run, a market and its index."""
-    run, market = folder / "run", make_market(folder / "market [1]")  # a name that is a pattern, too
-    run.mkdir()
-    (run / WEIGHTS).write_bytes(b"weights")
-    (run / RETRIEVAL).write_text(json.dumps({"min_cosine": None}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexing, "OnnxEncoder", OnnxEncoder)
-        indexing.index_market(run, market, str(folder / "index"))
-    return run, market, folder / "index"
 
 
 @pytest.fixture(scope="module")
@@ -142,43 +126,3 @@ def test_every_worker_follows_a_swap_and_none_loses_a_write(tmp_path, monkeypatc
             wait_until(lambda back=back: all_answer_from(back))
             for number in range(3):
                 assert f"n{number}" in client.found(f"orange hammock {number}")
-
-
-@pytest.mark.parametrize("kills", [int(os.environ.get("MERCATO_KILLS", 1))])
-def test_what_is_acknowledged_survives_the_kill_of_any_process(tmp_path, kills):
-    (run, market, index), port = indexed(tmp_path), free_port()
-    written: list[int] = []
-    logged: list[str] = []
-
-    def write(client: Client, end: threading.Event) -> None:
-        while not end.is_set():
-            number = len(written)
-            with suppress(httpx.TransportError):  # then it is not acknowledged
-                if client("POST", "/v1/products", new(number)).status_code == 200:
-                    written.append(number)
-                if client("POST", "/v1/events", {"events": [event(session_id=f"s{number}")]}).status_code == 200:
-                    logged.append(f"s{number}")
-
-    def wait_for_more() -> None:
-        so_far = len(written)
-        wait_until(lambda: len(written) > so_far + 5)
-
-    for _ in range(kills):
-        with serving(run, market, index, port) as (server, client):
-            end = threading.Event()
-            writer = threading.Thread(target=write, args=(client, end))
-            writer.start()
-            wait_for_more()
-            os.kill(workers(server)[0], signal.SIGKILL)
-            wait_for_more()
-            server.kill()
-            end.set()
-            writer.join()
-    with serving(run, market, index, port) as (server, client):
-        wait_until(lambda: client.metric("mercato_outbox_depth") == 0)
-        for number in written:
-            assert f"n{number}" in client.found(f"orange hammock {number}")
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(120) == 0
-    stored = market.frame("events")["session_id"].to_list()
-    assert len(stored) == len(set(stored)) and set(logged) <= set(stored)

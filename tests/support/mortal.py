@@ -6,7 +6,8 @@
 
 The file that the environment's MERCATO_DIES names says who dies where: "serve rotate left". Who comes there removes it
 and is gone as by `kill -9`; a worker of the server is called "worker". They compact, look and settle often, and an
-index of more than AT_ONCE products is compacted in a process of its own.
+index of more than AT_ONCE products is compacted in a process of its own. Where MERCATO_KEPT_FREE is set, so many bytes
+of a disk are left free.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from mercato import disk
 from mercato.catalogue import backfill, worker
 from mercato.data.market import Market
 from mercato.retrieval.engines.qdrant_edge import index as edge
@@ -96,6 +98,7 @@ if __name__ in ("__main__", "__mp_main__"):  # a spawned worker imports this mod
     rollout.LOOK_SECONDS = 0.1
     backfill.PART, backfill._POLL_SECONDS = 8, 0.05
     deployment.OnnxEncoder = backfill.OnnxEncoder = SaltedEncoder
+    disk.KEPT_FREE = int(os.environ.get("MERCATO_KEPT_FREE", disk.KEPT_FREE))
     make_mortal(sys.argv[1] if __name__ == "__main__" else "worker", Path(os.environ["MERCATO_DIES"]))
 if __name__ == "__main__":
     match sys.argv[1:]:

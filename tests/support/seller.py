@@ -32,6 +32,7 @@ class Seller:
         self.sent: list[str] = []
         self.logged: list[str] = []  # of those sent, the acknowledged
         self.counts: Counter[str] = Counter()  # of what was acknowledged
+        self.statuses: Counter[int] = Counter()  # of all answers to what was written
         self._number = 0
 
     @contextmanager
@@ -114,7 +115,9 @@ class Seller:
 
     def _answered(self, method: str, path: str, body: object = None) -> int | None:
         try:
-            return self._client(method, path, body).status_code
+            status = self._client(method, path, body).status_code
+            self.statuses[status] += 1
+            return status
         except httpx.TransportError:
             time.sleep(0.02)
             return None

@@ -52,9 +52,14 @@ class Client:
 
 
 @contextmanager
-def serving(module: str, *arguments: object, client: Client, **environment: str) -> Iterator[subprocess.Popen]:
-    """Run a module of tests that serves with workers until the block ends, or it is killed; nothing in it may raise."""
-    command: Sequence[str] = [sys.executable, "-m", module, *map(str, arguments)]
+def serving(
+    module: str, *arguments: object, client: Client, under: Sequence[str] = (), **environment: str
+) -> Iterator[subprocess.Popen]:
+    """Run a module of tests that serves with workers until the block ends, or it is killed; nothing in it may raise.
+
+    `under` is a command that becomes the one that follows it.
+    """
+    command: Sequence[str] = [*under, sys.executable, "-m", module, *map(str, arguments)]
     environment = os.environ | {KEY_VARIABLE: KEY} | environment
     server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     said: list[str] = []

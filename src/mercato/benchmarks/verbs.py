@@ -79,6 +79,28 @@ def bench_serve(
     progress.note(f"report: {to / PAGE}")
 
 
+@bench.command("soak")
+def bench_soak(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="One with exported towers.")],
+    market: MarketDir,
+    to: Annotated[Path, typer.Option("--out", help="As of `bench serve`: the larger market and the report.")],
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, help="Searches a second; else 80 % of what the server can do.")
+    ] = None,
+    products: Annotated[int, typer.Option(min=100, help="How many, made from the market's.")] = 10_000,
+    workers: Annotated[int, typer.Option(min=0, help="Of the server.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """A server under load for minutes, with products written and deleted: errors, latency, memory that grows."""
+    from mercato.benchmarks.serve.soak import run as measure
+    from mercato.benchmarks.serve.soak import table
+    from mercato.data.market import Market
+
+    figures = measure(run, Market.open(market), to, products, workers, minutes, rate)
+    print_result(table(figures), figures, as_json)
+
+
 @bench.command("train")
 def bench_train(
     encoder: Annotated[

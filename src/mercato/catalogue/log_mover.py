@@ -22,6 +22,8 @@ from mercato.data.live import live_file_name, moved_at, split_merged
 from mercato.data.schema import TABLES, TIMESTAMP
 from mercato.files import atomic_files, sweep
 
+BYTES_PER_FILE = 1 << 24  # of rows, as the log has them: as many again and more are in memory while they are moved
+
 
 class LogMover:
     """Moves what a catalogue has logged of a table ("events", "features") to Parquet files of a market (mode 0600).
@@ -53,7 +55,7 @@ class LogMover:
             return self._move()
 
     def _move(self) -> int:
-        found = self._log.oldest(self._rows)
+        found = self._log.oldest(self._rows, BYTES_PER_FILE)
         if not found:
             return 0
         for first, last in self._moved():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,15 @@ class RowLog:
             with self._database.write() as connection:
                 connection.execute(sa.insert(self._table), packed)
 
-    def oldest(self, limit: int) -> list[tuple[int, dict[str, Any]]]:
-        """The oldest rows that are still here, as (id, row), in order."""
-        columns = self._table.c
+    def oldest(self, limit: int, size: float = math.inf) -> list[tuple[int, dict[str, Any]]]:
+        """The oldest rows that are still here, as (id, row), in order; no more of them once they reach `size` bytes."""
+        columns, found = self._table.c, []
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(columns.id, columns.row).order_by(columns.id).limit(limit))
-            return [(row[0], orjson.loads(row[1])) for row in rows]
+            for row in connection.execute(sa.select(columns.id, columns.row).order_by(columns.id).limit(limit)):
+                found.append((row[0], orjson.loads(row[1])))
+                if (size := size - len(row[1])) <= 0:
+                    break
+        return found
 
     def delete(self, first: int, last: int) -> None:
         """Delete the rows with these ids, both ends included."""

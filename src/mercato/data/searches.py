@@ -145,7 +145,7 @@ def days_back(days: Mapping[int, int], wanted: int) -> int:
             break
     counted = sorted(ago for ago, events in days.items() if _QUIET * events >= typical)
     if wanted > len(counted):
-        return counted[-1] + 1 + wanted - len(counted)
+        return (counted[-1] + 1 if counted else 0) + wanted - len(counted)
     return counted[wanted - 1] + 1 if wanted else 0
 
 

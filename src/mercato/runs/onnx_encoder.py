@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from mercato.runs.folder import (
 )
 from mercato.runs.query_head import QueryHead
 
-CACHED_QUERIES = 100_000  # vectors of 128 numbers: about 60 MB
+CACHED_BYTES = 32 << 20  # of query vectors: those of 30,000 queries at 128 numbers
+_OBJECT_BYTES = 600  # that a vector takes in the cache besides its numbers
 
 
 class OnnxEncoder(RunEncoder):
@@ -39,7 +41,9 @@ class OnnxEncoder(RunEncoder):
         """
         recipe, featurizer = load_recipe_and_featurizer(run)
         super().__init__(recipe, featurizer, load_image_encoder(run), market_path, threads)
-        self.cache: TTLCache[tuple[str, str | None], NDArray[np.float32]] = TTLCache(CACHED_QUERIES)
+        self.cache: TTLCache[bytes, NDArray[np.float32]] = TTLCache(
+            CACHED_BYTES, size=lambda vector: vector.nbytes + _OBJECT_BYTES
+        )
         self._run = run
         _check(run / PRODUCT_TOWER)
         with reading_run(run / PRODUCT_TOWER):
@@ -49,14 +53,14 @@ class OnnxEncoder(RunEncoder):
     def encode_queries(self, queries: Sequence[str], country: str | None = None) -> NDArray[np.float32]:
         """As `RunEncoder.encode_queries`, through the cache."""
         same = normalize if self.featurizer.spec.normalized else clean  # what the towers cannot tell apart
-        keys = [(same(query), country) for query in queries]
+        keys = [_key(same(query), country) for query in queries]
         found = [self.cache.get(key) for key in keys]
         missing = [place for place, vector in enumerate(found) if vector is None]
         if missing:
             fresh = self.encode_queries_once([queries[place] for place in missing], country)
             for place, vector in zip(missing, fresh, strict=True):
                 found[place] = vector
-                self.cache.put(keys[place], vector)
+                self.cache.put(keys[place], vector.copy())  # a view would keep all of them
         return np.stack([v for v in found if v is not None]) if found else self.encode_queries_once([], country)
 
     @cached_property
@@ -83,6 +87,11 @@ class OnnxEncoder(RunEncoder):
 def _check(tower: Path) -> None:
     if not tower.is_file():
         raise MercatoError(f"{tower.parent} has no {tower.name}: run `mercato export {tower.parent}`")
+
+
+def _key(query: str, country: str | None) -> bytes:
+    """Of one size, however long a query is: strangers fill the cache."""
+    return blake2b(f"{country or ''}\0{query}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _session(file: Path) -> ort.InferenceSession:

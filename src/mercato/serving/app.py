@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, MutableHeaders
 
-from mercato.serving.access import KeyRing
+from mercato.serving.access import KeyRing, SharedRate
 from mercato.serving.docs_page import docs_page
 from mercato.serving.guard import RequestGuard
 from mercato.serving.problems import add_handlers
@@ -37,7 +37,13 @@ def create_app(services: Services, opened: ExitStack | None = None) -> FastAPI:
     )
     app.state.services = services
     keys = KeyRing(services.catalogue.keys.all, services.settings.api_key)
-    app.add_middleware(RequestGuard, keys=keys, opened=services.settings.opened, metrics=services.metrics)
+    app.add_middleware(
+        RequestGuard,
+        keys=keys,
+        opened=services.settings.opened,
+        metrics=services.metrics,
+        event_bytes=SharedRate(*services.settings.open_event_bytes),
+    )
     add_handlers(app)
     app.include_router(router)
     _add_pages(app)

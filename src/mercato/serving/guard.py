@@ -11,7 +11,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mercato.serving.access import AREAS, Area, Caller, KeyRing, needed
+from mercato.serving.access import AREAS, Area, Caller, KeyRing, SharedRate, needed
 from mercato.serving.audit import audit
 from mercato.serving.large_bodies import LargeBodies
 from mercato.serving.prometheus import Metrics
@@ -43,8 +43,12 @@ class RequestGuard:
     `scope["caller"]` tells the routes whose key came with the request, `scope["written"]` tells it how much they wrote.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, opened: Collection[Area], metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, opened: Collection[Area], metrics: Metrics, event_bytes: SharedRate
+    ) -> None:
+        """`event_bytes` are those of events that are taken without a key."""
         self._app, self._keys, self._opened, self._metrics = app, keys, opened, metrics
+        self._event_bytes = event_bytes
         self._large = LargeBodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +86,9 @@ class RequestGuard:
                 await _refuse(receive, secured, 429, why, retry_after=math.ceil(wait))
             elif _declared(headers) > limit:
                 await _refuse(receive, secured, 413, _too_large(limit))
+            elif caller is None and scope["path"] == "/v1/events" and (wait := self._owed(scope, headers, limit)):
+                why = "more bytes of events than are taken of one address, or of all together, without a key"
+                await _refuse(receive, secured, 429, why, retry_after=math.ceil(wait))
             elif large:
                 with self._large.place(scope, keyed) as place:
                     if place:
@@ -96,6 +103,11 @@ class RequestGuard:
             self._metrics.request(route, method, status, time.perf_counter() - start)
             if caller and needed(method, scope["path"], AREAS):
                 audit(key_id=caller.key_id, method=method, route=route, status=status, count=scope.get("written", 0))
+
+    def _owed(self, scope: Scope, headers: dict[bytes, bytes], limit: int) -> float:
+        """In how many seconds such a body is taken; 0: now, and it counts. One in chunks counts as the largest."""
+        size = limit if b"transfer-encoding" in headers else _declared(headers)
+        return self._event_bytes.take(scope["client"][0] if scope.get("client") else "", size)
 
 
 def _declared(headers: dict[bytes, bytes]) -> int:

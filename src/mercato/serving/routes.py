@@ -139,7 +139,7 @@ async def product(product_id: bodies.ProductId, request: Request, served: Served
     "/v1/products/{product_id:path}",
     response_model=bodies.AcceptedOut,
     dependencies=_KEY,
-    responses=problems(404, 422, 503),
+    responses=problems(404, 422, 503, 507),
 )
 async def delete(product_id: bodies.ProductId, request: Request, served: Served) -> Response:
     """Delete a product; no search shows it from now on."""
@@ -158,13 +158,13 @@ async def delete(product_id: bodies.ProductId, request: Request, served: Served)
 @router.post("/v1/events", response_model=bodies.EventsOut, responses=problems(400, 413, 422, 503, 507))
 async def events(body: bodies.EventsIn, request: Request, served: Served) -> Response:
     """Log what searchers saw and did (UBI 1.3). The events are on disk when this answers."""
-    client = request.client.host if request.client else ""
-    if request.scope["caller"] is None and (wait := served.open_events.take(client, len(body.events))):
+    client, anybody = request.client.host if request.client else "", request.scope["caller"] is None
+    if anybody and (wait := served.open_events.take(client, len(body.events))):
         raise too_many("more events than are taken of one address, or of all together, without a key", wait)
 
     def write() -> Response:
-        served.check_room()
-        received = receive(body.events, None if request.scope["caller"] else served.stranger(client))
+        served.check_room(for_anybody=anybody)
+        received = receive(body.events, served.stranger(client) if anybody else None)
         served.catalogue.events.append(received.rows)
         told = {"set_aside": received.set_aside, "unsigned": received.unsigned}
         return json_response({"accepted": len(body.events)} | {name: what for name, what in told.items() if what})

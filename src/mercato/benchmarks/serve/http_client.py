@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client that costs little: POST and its answer, over kept connections, one request at a time on each."""
+"""An HTTP/1.1 client that costs little: over kept connections, one request at a time on each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
 class Client:
-    """Posts to one server, within a block `async with`."""
+    """Asks one server, within a block `async with`."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -33,13 +33,13 @@ class Client:
         for connection in self._idle:
             connection.close()
 
-    async def post(self, path: str, body: bytes, key: str = "") -> tuple[int, bytes]:
+    async def ask(self, method: str, path: str, body: bytes, key: str = "") -> tuple[int, bytes]:
         """The status and the body of the answer.
 
         Raises:
             OSError: there is no connection, or it ended before the answer did.
         """
-        head = f"POST {path} HTTP/1.1\r\nhost: {self._address[0]}\r\ncontent-type: application/json\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nhost: {self._address[0]}\r\ncontent-type: application/json\r\n"
         if key:
             head += f"x-api-key: {key}\r\n"
         async with self._free:

@@ -38,6 +38,7 @@ class Request:
     kind: tuple[str, ...]  # what it is counted under
     body: dict[str, Any]
     at: float = 0.0
+    method: str = "POST"
     path: str = "/v1/search"
     key: str = ""
     follows: int | None = None  # the place in the plan of the search whose next page this is
@@ -179,7 +180,7 @@ class _Player:
         sent = time.perf_counter()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                status, content = await self._client.post(request.path, orjson.dumps(body), request.key)
+                status, content = await self._client.ask(request.method, request.path, orjson.dumps(body), request.key)
         except (OSError, TimeoutError):
             status, content = 0, b""
         end = time.perf_counter()

@@ -18,14 +18,14 @@ from typing import Any
 
 import orjson
 
-from mercato.benchmarks.serve.http_client import Address
+from mercato.benchmarks.serve.http_client import MOST, Address
+from mercato.benchmarks.serve.processes import memory, tree
 from mercato.data.market import Market
 from mercato.errors import MercatoError
 from mercato.serving.server import KEY
 
 _PORT = 8400  # the first that is tried
 _PAUSE_S = 0.01  # between two looks
-_MEGABYTE = 1000  # kB
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,8 @@ class Server:
         return content
 
     def memory(self) -> dict[str, float] | None:
-        """Megabytes of the process and all under it; None where the system does not tell (it is Linux that does).
-
-        `rss_mb` counts memory that several processes share once for each, `pss_mb` once in all, memory-mapped files
-        included as far as they are in memory; of that, `pss_anonymous_mb` is what no file backs.
-        """
-        if not Path("/proc/self/smaps_rollup").is_file():
-            return None
-        totals = dict.fromkeys(("Rss", "Pss", "Pss_Anon"), 0)
-        for pid in _tree(self.pid):
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            for name in totals:
-                totals[name] += int(re.search(rf"^{name}: +(\d+) kB$", rollup, re.MULTILINE)[1])  # type: ignore[index]
-        return {
-            "rss_mb": round(totals["Rss"] / _MEGABYTE, 1),
-            "pss_mb": round(totals["Pss"] / _MEGABYTE, 1),
-            "pss_anonymous_mb": round(totals["Pss_Anon"] / _MEGABYTE, 1),
-        }
+        """That of the process and all under it, see `processes.memory`."""
+        return memory(tree(self.pid))
 
 
 @contextmanager
@@ -84,7 +69,8 @@ def server(run: Path, market: Market, index: Path, workers: int, log: Path) -> I
         "--index",
         index,
     ]
-    command += ["--port", str(_PORT), "--workers", str(workers), "--open-rate", "1000000"]  # the load has one address
+    # The generator has one address.
+    command += ["--port", str(_PORT), "--workers", str(workers), "--per-address", str(MOST), "--open-rate", "1000000"]
     key = secrets.token_urlsafe(24)
     with log.open("w") as out:
         start = time.perf_counter()
@@ -109,17 +95,3 @@ def _ready(log: Path) -> Address | None:
             return said[1], int(said[2])
     except (urllib.error.URLError, OSError):
         return None
-
-
-def _tree(root: int) -> list[int]:
-    """A process and all under it."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            continue
-    found = [root]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found

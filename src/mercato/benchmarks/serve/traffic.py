@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -24,7 +25,7 @@ FILTERS = {  # and the fields of the products that they are made from
     (NARROW := "30 left"): ("category", "price"),
 }
 PAGES = ("page 1", "page 2", "page 3")
-UPSERT = "upsert"
+UPSERT, DELETE = "upsert", "delete"
 
 _PAGE_SHARES = (0.7, 0.2, 0.1)  # of the requests
 _REPEATED = 100  # queries
@@ -87,24 +88,38 @@ class Traffic:
         plan = []
         for number, at in enumerate(self._moments(count, rate)):
             word = f"w{secrets.token_hex(6)}"
-            product = self._products[number % len(self._products)]
-            written = {name: value for name, value in product.items() if value is not None}
-            written |= {"product_id": f"bench-{number}", "title": f"{product['title']} {word}"}
-            if "created_at" in written:
-                written["created_at"] = written["created_at"].isoformat()
-            if "attributes" in written:
-                written["attributes"] = {name: value for name, value in written["attributes"] if value is not None}
-            plan.append(
-                Request(
-                    kind=(UPSERT,),
-                    body={"products": [written]},
-                    at=at,
-                    path="/v1/products",
-                    key=key,
-                    probe={"query": word, "mode": "text", "page_size": 1} if number % _PROBED == 0 else None,
-                )
-            )
+            request = self._upsert(f"bench-{number}", number, word, at, key)
+            probe = {"query": word, "mode": "text", "page_size": 1} if number % _PROBED == 0 else None
+            plan.append(replace(request, probe=probe))
         return plan
+
+    def changes(self, count: int, rate: float, key: str, deletes: float, pool: int) -> list[Request]:
+        """Writes of one product each, due as searches are; the share `deletes` of them take back what was written.
+
+        They are about so many products, which are written anew time and again, so that the catalogue does not grow.
+        """
+        plan: list[Request] = []
+        written: deque[str] = deque()
+        for number, at in enumerate(self._moments(count, rate)):
+            if len(written) > pool / 2 and self._random.random() < deletes:
+                path = f"/v1/products/{written.popleft()}"
+                plan.append(Request(kind=(DELETE,), body={}, at=at, method="DELETE", path=path, key=key))
+            else:
+                product_id = f"bench-{number % pool}"
+                plan.append(self._upsert(product_id, number, f"w{secrets.token_hex(6)}", at, key))
+                if product_id not in written:
+                    written.append(product_id)
+        return plan
+
+    def _upsert(self, product_id: str, number: int, word: str, at: float, key: str) -> Request:
+        product = self._products[number % len(self._products)]
+        written = {name: value for name, value in product.items() if value is not None}
+        written |= {"product_id": product_id, "title": f"{product['title']} {word}"}
+        if "created_at" in written:
+            written["created_at"] = written["created_at"].isoformat()
+        if "attributes" in written:
+            written["attributes"] = {name: value for name, value in written["attributes"] if value is not None}
+        return Request(kind=(UPSERT,), body={"products": [written]}, at=at, path="/v1/products", key=key)
 
     def _moments(self, count: int, rate: float) -> list[float]:
         return list(accumulate(self._random.exponential(1 / rate, count).tolist()))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from weakref import ref
 
 import pytest
 
 from mercato.errors import MercatoError
+from mercato.retrieval.engines.qdrant_edge import index as edge
 from mercato.retrieval.engines.qdrant_edge.index import EdgeIndex
 from mercato.retrieval.expression import Expression
 from mercato.retrieval.open import build_index, open_index, swap_index
@@ -56,6 +58,20 @@ with open_index({str(folder)!r}, read_only=True) as index:
                 write()
         reader.flush()
         other.stdin.close()
+
+
+def test_what_the_old_generation_took_is_given_back_once_nobody_holds_it(folder, monkeypatch):
+    held, alive = [], []
+    monkeypatch.setattr(edge, "give_back", lambda: alive.append([one() is not None for one in held]))
+    with open_index(folder) as owner, open_index(folder, read_only=True) as reader:
+        held += [ref(owner._opened), ref(reader._opened)]
+        owner.upsert([product(7)])
+        owner.compact()
+        assert alive == [[False, True]]
+        until = time.monotonic() + 60
+        while len(alive) < 2:
+            assert found(reader) and time.monotonic() < until
+        assert alive[1] == [False, False]
 
 
 def test_a_reader_goes_on_with_the_owners_next_generation(folder):

@@ -19,6 +19,7 @@ import numpy as np
 import qdrant_edge as qdrant
 
 from mercato.copying import copy_sparse
+from mercato.disk import bytes_in, check_room
 from mercato.files import sync_tree, write_atomic
 from mercato.manifest import write_manifest
 from mercato.retrieval.engines.qdrant_edge.columns import FOLDER, Columns, ColumnsWriter
@@ -26,7 +27,7 @@ from mercato.retrieval.engines.qdrant_edge.elsewhere import end_with
 from mercato.retrieval.engines.qdrant_edge.generations import META, read_meta
 from mercato.retrieval.engines.qdrant_edge.log import Entry, LogReader
 from mercato.retrieval.engines.qdrant_edge.opened import SHARD, linked
-from mercato.retrieval.engines.qdrant_edge.shard import build_graph, create, optimise, point
+from mercato.retrieval.engines.qdrant_edge.shard import MAPPED, build_graph, create, optimise, point
 from mercato.retrieval.hybrid import Rows
 
 _BATCH = 256  # points an update
@@ -85,6 +86,7 @@ def _anew(fresh: Path, dimension: int, entries: Iterable[Entry]) -> int:
 
 def _go_on(old: Path, fresh: Path, columns: Columns, written: Iterable[Entry], gone: Iterable[int]) -> int:
     """The sealed rows as they are, those gone too, and what was written behind them."""
+    check_room(fresh, bytes_in(old / SHARD) + MAPPED)
     shutil.copytree(old / SHARD, fresh / SHARD, copy_function=copy_sparse)
     shard = qdrant.EdgeShard.load(str(fresh / SHARD))
     try:
@@ -103,6 +105,7 @@ def _entries(columns: Columns, shard: qdrant.EdgeShard, rows_K: Rows) -> Iterato
 
 def _write(shard: qdrant.EdgeShard, columns: ColumnsWriter, entries: Iterable[Entry], gone: Iterable[int] = ()) -> int:
     for batch in _batches(entries):
+        check_room(columns.folder, MAPPED)
         rows = range(columns.length, columns.length + len(batch))
         columns.append(batch)
         points = [point(row, entry) for row, entry in zip(rows, batch, strict=True)]

@@ -59,10 +59,10 @@ class ColumnsWriter:
 
     def __init__(self, generation: Path, begin: Columns | None = None) -> None:
         """`begin` are the rows that come first, as they are."""
-        self._folder = generation / FOLDER
-        self._folder.mkdir()
+        self.folder = generation / FOLDER
+        self.folder.mkdir()
         self._files = ExitStack()
-        self._sinks = {name: self._files.enter_context((self._folder / name).open("wb")) for name in _APPENDED}
+        self._sinks = {name: self._files.enter_context((self.folder / name).open("wb")) for name in _APPENDED}
         self._id_end = self._term_end = self._section_end = self.length = 0
         self._begin = begin
         if begin is not None:
@@ -98,13 +98,13 @@ class ColumnsWriter:
     def seal(self, gone: Iterable[int] = ()) -> list[int]:
         """Finish the files; returns the rows that are gone: the given ones, and all but the last of one product."""
         self._files.close()
-        hash_N = np.fromfile(self._folder / "hashes", np.uint64)
+        hash_N = np.fromfile(self.folder / "hashes", np.uint64)
         order_N = np.argsort(hash_N, kind="stable")
         sorted_N = hash_N[order_N]
         replaced = order_N[:-1][sorted_N[1:] == sorted_N[:-1]]
         gone_G = np.union1d(np.fromiter(gone, np.int64), replaced)
-        terms = np.fromfile(self._folder / "terms", np.uint32)
-        ends_N = np.fromfile(self._folder / "term_ends", np.uint64).astype(np.int64)
+        terms = np.fromfile(self.folder / "terms", np.uint32)
+        ends_N = np.fromfile(self.folder / "term_ends", np.uint64).astype(np.int64)
         lengths_N: NDArray[np.int64] = np.diff(ends_N, prepend=np.int64(0))
         alive_N = np.ones(self.length, bool)
         alive_N[gone_G] = False
@@ -115,12 +115,12 @@ class ColumnsWriter:
 
     def _seal_filters(self) -> None:
         """What filtered searches and browses go through, in their orders."""
-        of_row = np.fromfile(self._folder / "keywords", np.uint64)
+        of_row = np.fromfile(self.folder / "keywords", np.uint64)
         order = np.argsort(of_row, kind="stable")  # rows were written ascending, and those of one keyword remain so
         keywords, holding = np.unique(of_row[order], return_counts=True)
-        rows = np.fromfile(self._folder / "keyword_rows", np.uint32)[order]
-        newest_N = np.argsort(-np.fromfile(self._folder / "created", np.int64), kind="stable")
-        vectors_Nd = _mapped(self._folder / "vectors", np.float32).reshape(self.length, -1 if self.length else 0)
+        rows = np.fromfile(self.folder / "keyword_rows", np.uint32)[order]
+        newest_N = np.argsort(-np.fromfile(self.folder / "created", np.int64), kind="stable")
+        vectors_Nd = _mapped(self.folder / "vectors", np.float32).reshape(self.length, -1 if self.length else 0)
         cells = clustered(vectors_Nd, None if self._begin is None else self._begin.cells())
         self._put(keywords=keywords, keyword_ends=np.cumsum(holding), keyword_rows=rows, newest=newest_N)
         self._put(centres=cells.centres_Cd, cell_ends=cells.ends_C, cell_rows=cells.rows_N)
@@ -128,7 +128,7 @@ class ColumnsWriter:
 
     def _put(self, **columns: NDArray[Any]) -> None:
         for name, values in columns.items():
-            values.astype(KINDS[name], copy=False).tofile(self._folder / name)
+            values.astype(KINDS[name], copy=False).tofile(self.folder / name)
 
     def _write(self, name: str, values: Any) -> None:
         self._sinks[name].write(np.asarray(values, KINDS[name]).tobytes())

@@ -18,6 +18,7 @@ from filelock import Timeout
 
 from mercato.disk import Disk, bytes_in
 from mercato.errors import MercatoError
+from mercato.heap import give_back
 from mercato.retrieval.engines.qdrant_edge.build import build, compact, seal
 from mercato.retrieval.engines.qdrant_edge.elsewhere import Elsewhere
 from mercato.retrieval.engines.qdrant_edge.examining import examine
@@ -226,6 +227,8 @@ class EdgeIndex(HybridIndex):
                 self._open()
             self._go_on_with(self._successor(old))
         sweep(self._folder)
+        del old
+        give_back()
 
     def close(self) -> None:
         """See `mercato.retrieval.protocol.Index.close`."""
@@ -261,6 +264,8 @@ class EdgeIndex(HybridIndex):
             if old is not None and successor(self._folder, old.meta["log"]) != old.generation:
                 self._go_on_with(self._successor(old))
                 self._sweep()
+                del old
+                give_back()
             self._stamp = seen
         except Exception as error:  # dropped, or a full disk: what is open goes on
             log.info("%s: goes on with what is open: %s", self._folder, error)

@@ -17,6 +17,7 @@ import qdrant_edge as qdrant
 from numpy.typing import NDArray
 
 from mercato.copying import copy_sparse
+from mercato.disk import allocate
 from mercato.errors import MercatoError
 from mercato.manifest import check, one_line
 from mercato.retrieval.engines.qdrant_edge.columns import FOLDER, Columns
@@ -206,5 +207,6 @@ def link(source: Path, target: Path) -> None:
                 shutil.copy2(file, own / name)
             elif own.name == "wal":
                 copy_sparse(file, own / name)
+                allocate(own / name)
             else:
                 os.link(file, own / name)

@@ -18,6 +18,7 @@ import qdrant_edge as qdrant
 from numpy.typing import NDArray
 
 from mercato.data.words import words
+from mercato.disk import bytes_in, check_room
 from mercato.retrieval.engines.qdrant_edge.elsewhere import Elsewhere, end_with
 from mercato.retrieval.engines.qdrant_edge.log import Entry
 from mercato.retrieval.engines.qdrant_edge.payload import INDEXES, payload
@@ -28,6 +29,8 @@ DENSE, WORDS = "", "bm25"  # the names of the two vectors of a point
 
 GRAPH_FROM_KB = 10_000  # less than this much of vectors (20,000 × 128-d) has no graph: scanning it is as fast
 
+MAPPED = 200_000_000  # bytes that the engine allocates at once: a page of each of its storages, and its log's
+
 AT_ONCE = 2_000  # points that the engine optimises in a moment
 
 
@@ -35,6 +38,7 @@ def create(path: Path, dimension: int) -> qdrant.EdgeShard:
     """Make an empty shard, its payload indexes first: only then does the graph link along them, without which it finds
     less (recall@10 of 200,000 by vector alone .988 where it is .998 with them).
     """
+    check_room(path.parent, MAPPED)
     config = qdrant.EdgeConfig(
         vectors={DENSE: qdrant.EdgeVectorParams(size=dimension, distance=qdrant.Distance.Cosine)},
         sparse_vectors={WORDS: qdrant.EdgeSparseVectorParams()},
@@ -52,7 +56,8 @@ def create(path: Path, dimension: int) -> qdrant.EdgeShard:
 
 
 def optimise(path: Path) -> None:
-    """Build the graph of a closed shard, here."""
+    """Build the graph of a closed shard, here, which copies it. Raises a FullError where there is no room for that."""
+    check_room(path, bytes_in(path) + MAPPED)
     shard = qdrant.EdgeShard.load(str(path))
     try:
         shard.optimize()
