@@ -12,11 +12,11 @@ import pytest
 
 from tests.support import chaos
 
-ROWS = pytest.StashKey[list[dict]]()
+ATTACKS = pytest.StashKey[list[chaos.Attack]]()
 
 
 def pytest_configure(config):
-    config.stash[ROWS] = []
+    config.stash[ATTACKS] = []
 
 
 @pytest.fixture
@@ -26,21 +26,21 @@ def attacked(request) -> Callable[..., AbstractContextManager[chaos.Attack]]:
     @contextmanager
     def noting(*given, **named):
         with chaos.attacked(*given, **named) as attack:
-            request.addfinalizer(lambda: request.config.stash[ROWS].append(attack.row()))
+            request.config.stash[ATTACKS].append(attack)
             yield attack
 
     return noting
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    rows = config.stash[ROWS]
+    rows = [attack.row() for attack in config.stash[ATTACKS]]
     if file := os.environ.get("MERCATO_CHAOS_JSON"):
         Path(file).write_text(json.dumps(rows, indent=2) + "\n")
     if not rows:
         return
     terminalreporter.section("attacks")
     head = ("attack", "searches", "slowest", "again", "errors", "memory, MB", "disk, MB", "writes", "lost")
-    form = "{:<28}{:>10}{:>10}{:>7}{:>8}{:>22}{:>16}{:>9}{:>6}".format
+    form = "{:<36}{:>10}{:>10}{:>7}{:>8}{:>22}{:>16}{:>9}{:>6}".format
     terminalreporter.write_line(form(*head))
     for row in rows:
         memory, disk = (" → ".join(f"{value:,.0f}" for value in row[name]) for name in ("memory_mb", "disk_mb"))

@@ -70,3 +70,4 @@ def test_a_slope_is_told_of_what_comes_after_the_caches_are_full():
     process = soak._Process(1, [float(second) for second in range(101)], [], [3] * 101)
     process.mb = [100.0 + 10 * second if second < 30 else 400.0 + second / 60 for second in range(101)]
     assert process.figures(100)["mb_per_minute"] == pytest.approx(1.0)
+    assert process.figures(1_000)["mb_per_minute"] is None, "it was there for a moment"

@@ -63,7 +63,8 @@ class _Process:
     def figures(self, seconds: float) -> dict[str, Any]:
         at, mb = np.array(self.at), np.array(self.mb)
         late = at >= _SETTLED * seconds
-        slope = float(np.polyfit(at[late], mb[late], 1)[0]) * 60 if late.sum() > 2 else None
+        lasting = late.sum() > 2 and at[-1] - at[0] > seconds / 2  # not one that compacts an index and ends
+        slope = float(np.polyfit(at[late], mb[late], 1)[0]) * 60 if lasting else None
         return {
             "pid": self.pid,
             "start_mb": self.mb[0],
