@@ -198,38 +198,128 @@ def test_an_address_of_events_with_a_key_has_no_number(tmp_path: Path) -> None:
     assert mined(tmp_path, *many, caps=Caps(address_searches=1))[0] == {"B": 1.0, "D": 1.0, "E": 1.0}
 
 
-@pytest.mark.parametrize("whose", [{"client_id": "friend"}, SIGNED])
-def test_products_of_one_seller_past_a_days_number_are_left_out(tmp_path: Path, whose: dict[str, Any]) -> None:
-    steps = [chain(n, product, minutes=10 * n, **whose) for n, product in enumerate("ABCADEF")]
-    weights, report = mined(tmp_path, *steps, caps=Caps(seller_products=2))
-    assert weights.keys() == {"A", "B", "D", "E", "F"} and lost(report, "one seller") == 2
-    assert mined(tmp_path, *steps, caps=Caps(seller_products=1))[0].keys() == {"A", "D", "E", "F"}
-    tomorrow = chain(9, "C", minutes=60 * 24, **whose)
-    assert mined(tmp_path, *steps, tomorrow, caps=Caps(seller_products=2))[0].keys() == {*"ABCDEF"}
-
-
-def test_impressions_are_no_steps_on_a_seller(tmp_path: Path) -> None:
-    shown = [
-        {"timestamp": START, "action_name": "impression", "product_id": product, "position": place}
-        | {"query_id": "q1", "session_id": "s1", "user_query": "lamp"}
-        for place, product in enumerate("ABC", 1)
+def shown(products: str, **more: Any) -> list[dict[str, Any]]:
+    row = {"query_id": "q1", "session_id": "s1", "user_query": "lamp"} | more
+    return [
+        {"timestamp": START, "action_name": "impression", "product_id": product, "position": place} | row
+        for place, product in enumerate(products, 1)
     ]
-    market = market_of(tmp_path, [*shown, *chain(1, "D")], caps=Caps(seller_products=1))
+
+
+def test_a_search_of_a_stranger_shows_no_more_than_a_search_can(tmp_path: Path) -> None:
+    events = [
+        *shown("ABC", **SIGNED),
+        *shown("ABCDE", session_id="s2"),
+        *shown("DE", session_id="s3", query_id="q3", **SIGNED),
+    ]
+    report = mine(market_of(tmp_path, [*events, *chain(9)], caps=Caps(search_products=2)))
+    assert report.lists["train"] == 2 and lost(report, "more products than a search shows") == 3
+
+
+def test_what_strangers_saw_and_clicked_is_counted_once(tmp_path: Path) -> None:
+    """A thousand names and searches of one address for one query, and a thousand events of one search."""
+    honest = [
+        event for n in range(20) for event in [*shown("AB", query_id=f"h{n}", session_id=f"h{n}"), *chain(100 + n, "B")]
+    ]
+    names = [
+        e
+        for n in range(50)
+        for e in [*shown("A", session_id=f"x{n}", **SIGNED), *chain(1, session_id=f"x{n}", **SIGNED)]
+    ]
+    searches = [
+        e
+        for n in range(50)
+        for e in shown("A", session_id="y", query_id=f"y{n}", timestamp=START + timedelta(hours=1), **SIGNED)
+    ]
+    events = (shown("A") + chain(1)) * 50
+    repeats = [event | {"session_id": "z", "query_id": "z", "received": "signed", "network": "n2"} for event in events]
+    market = market_of(tmp_path, honest + names + searches + repeats)
+    report = mine(market)
+    (pair,) = (row for row in market.arrow("pairs").to_pylist() if row["product_id"] == "A")
+    assert (pair["impressions"], pair["clicks"], pair["position"], pair["weight"]) == (22, 2, 1.0, 2.0)
+    assert report.lists["train"] == 22
+
+
+def test_an_engagement_of_a_later_search_is_one(tmp_path: Path) -> None:
+    looked = shown("A", query_id="q1", session_id="s1", **SIGNED)
+    bought = chain(2, minutes=60, session_id="s2", **SIGNED)
+    assert mined(tmp_path, looked, bought)[0] == {"A": 1.0}
+
+
+def test_strangers_name_nobody_elses_session(tmp_path: Path) -> None:
+    honest = [chain(n) for n in range(10)]
+    row = {"action_name": "search", "timestamp": START - timedelta(hours=1), "product_id": None, "user_query": "lamp"}
+    named = [row | SIGNED | {"session_id": f"s{n}", "query_id": f"x{n}", "client_id": "anna"} for n in range(10)]
+    assert mined(tmp_path, *honest, named, min_sessions=3)[0] == {"A": 10.0}
+
+
+def test_a_stranger_that_says_to_be_the_seller_is(tmp_path: Path) -> None:
+    weights, report = mined(tmp_path, chain(1, client_id="anna", **SIGNED), chain(2, "D", client_id="anna", **SIGNED))
+    assert weights == {"D": 1.0} and lost(report, "products of their own") == 2
+
+
+def test_a_buyer_whose_app_logs_the_reply_is_no_seller(tmp_path: Path) -> None:
+    steps = ("search", "click", "purchase", "seller_reply")
+    asked = chain(1, client_id="buyer")
+    reply = asked[-1] | {
+        "action_name": "seller_reply",
+        "session_id": "evening",
+        "timestamp": START + timedelta(hours=8),
+    }
+    assert mined(tmp_path, [*asked, reply], chain=steps)[0] == {"A": 1.0}
+
+
+def test_an_imported_log_has_its_own_network(tmp_path: Path) -> None:
+    wifi = [chain(n, network="wifi", received=None) for n in range(5)]
+    assert mined(tmp_path, *wifi, [chain(9, network="", **{"received": "signed"})[0]], min_sessions=3)[0] == {"A": 5.0}
+
+
+def test_contact_data_of_a_country_is_of_those_who_searched_from_it(tmp_path: Path) -> None:
+    number = "lego 0612345678"
+    here = [chain(n, user_query=number, country="us") for n in range(3)]
+    elsewhere = [chain(9, "B", country="fr"), *([chain(10, "C", user_query="jean ٠٦١٢٣٤٥٦٧٨", country="fr")])]
+    assert mined(tmp_path, *here, *elsewhere)[0] == {"A": 3.0, "B": 1.0}
+    later = chain(11, user_query=number, country="fr", minutes=60 * 48)
+    market = market_of(tmp_path, [event for each in (*here, later) for event in each], future_days=1)
     mine(market)
-    assert {row["product_id"] for row in market.arrow("lists").to_pylist()} == {"A", "B", "C"}
+    assert [row["split"] for row in market.arrow("pairs").to_pylist()] == ["train", "future"]
+
+
+def test_a_number_in_a_title_is_a_parts(tmp_path: Path) -> None:
+    events = [chain(n, user_query="filter 2125551234", country="us") for n in range(3)]
+    assert mined(tmp_path, *events, chain(9, "B"))[0] == {"B": 1.0}
+    market = market_of(tmp_path, [event for each in events for event in each])
+    titles = [{"product_id": "A", "title": "Water Filter 2125551234"}]
+    pq.write_table(pa.Table.from_pylist(titles, schema=PRODUCTS), tmp_path / "products.parquet")
+    assert mine(market).contacts == 0
+
+
+@pytest.mark.parametrize("wrong", [-(2**63), -(2**63) + 1, 2**63 - 1])
+def test_an_infinite_timestamp_is_none(tmp_path: Path, wrong: int) -> None:
+    market = market_of(tmp_path, chain(1))
+    bad = pa.Table.from_pylist(chain(2), schema=EVENTS)
+    times = pa.array([wrong] * 3, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    pq.write_table(
+        pa.concat_tables([pq.read_table(tmp_path / "events.parquet"), bad.set_column(0, "timestamp", times)]),
+        tmp_path / "events.parquet",
+    )
+    assert mine(market).pairs["train"]["engaged"] == 1
 
 
 @pytest.mark.parametrize(
     ("days", "cut"),
     [
-        ({30: 5, 2: 5, 1: 5, 0: 5}, 2),  # future is two days of events
+        ({30: 5, 2: 5, 1: 5, 0: 5}, 2),  # future is two days of sessions
         ({33: 20, 32: 20, 31: 20, 30: 20, 0: 1}, 32),  # one event today is no day
         ({33: 20, 32: 20, 31: 20, 30: 20, 0: 2}, 31),  # a tenth is
+        ({**dict.fromkeys(range(3, 9), 20), 2: 1, 1: 1, 0: 1}, 4),  # and so are two quiet days together
+        ({**dict.fromkeys(range(9, 70), 500), **dict.fromkeys(range(9), 40)}, 4),  # or a trickle after a flood
+        ({**dict.fromkeys(range(70), 1), 30: 500, 31: 500}, 2),  # sales make the other days no less
         ({10: 5, 7: 5, 3: 5, 0: 5}, 4),
         ({0: 5}, 2),  # days before the first event count as they are
     ],
 )
-def test_splits_are_counted_over_days_that_have_events(days: dict[int, int], cut: int) -> None:
+def test_splits_are_counted_over_days_that_have_sessions(days: dict[int, int], cut: int) -> None:
     assert days_back(days, 2) == cut
     assert days_back(days, 0) == 0
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mercato.data.contacts import has_contact
+from mercato.data.contacts import contacts_in
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from mercato.data.contacts import has_contact
     ],
 )
 def test_contact_data_is_found(query: str, countries: list[str]) -> None:
-    assert has_contact(query, countries)
+    assert contacts_in(query, countries)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,9 @@ def test_contact_data_is_found(query: str, countries: list[str]) -> None:
     ],
 )
 def test_models_sizes_and_bar_codes_are_none(query: str) -> None:
-    assert not has_contact(query, ["us", "de", "fr", "zz"])
+    assert not contacts_in(query, ["us", "de", "fr", "zz"])
 
 
 def test_a_number_of_another_country_is_none() -> None:
-    assert has_contact("0612345678", ["fr"]) and not has_contact("0612345678", ["us"]) and not has_contact("0612345678")
+    assert contacts_in("0612345678", ["fr"]) == ["0612345678"]
+    assert contacts_in("0612345678", ["us"]) == contacts_in("0612345678") == []

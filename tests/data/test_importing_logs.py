@@ -223,3 +223,15 @@ def test_what_a_log_was_read_as_is_said(tmp_path: Path) -> None:
     console.print(report)
     assert "log.jsonl: read as UBI" in console.export_text()
     assert report.as_dict()["events_read_as"] == {str(tmp_path / "log.jsonl"): "UBI"}
+
+
+@pytest.mark.parametrize("received", ["", "2026-05-04", "signed"])
+def test_what_a_server_says_of_senders_is_taken_of_a_server_alone(tmp_path: Path, received: str) -> None:
+    """Exports of phones know a network too."""
+    (tmp_path / "p.csv").write_text("product_id,title\na,Lamp\n")
+    rows = "timestamp,session_id,action_name,product_id,received,network\n2026-05-04,s,click,a,{},wifi\n"
+    (tmp_path / "e.csv").write_text(rows.format(received))
+    report = import_market(tmp_path / "market", [tmp_path / "p.csv"], [tmp_path / "e.csv"])
+    (row,) = Market.open(tmp_path / "market").arrow("events").to_pylist()
+    ours = received == "signed"
+    assert (row["received"], row["network"]) == (("signed", "wifi") if ours else (None, None)) and not report.losses

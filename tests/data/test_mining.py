@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
@@ -591,13 +591,16 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
     searches: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     clients: dict[str, tuple[int, str]] = {}
     networks: dict[Any, tuple[int, str]] = {}
+    own_clients: dict[Any, tuple[int, str]] = {}
     events = sorted(events, key=lambda e: e["timestamp"])
     for e in events:
         if key := belongs_to(e, events, engagement):
             searches[key].append(e)
+            stranger = e["network"] and e["received"] in ("signed", "unsigned")
             if e["client_id"]:
-                clients.setdefault(e["session_id"], (period[id(e)], e["client_id"]))
-            if e["network"]:
+                of = own_clients if stranger else clients
+                of.setdefault(key if stranger else e["session_id"], (period[id(e)], e["client_id"]))
+            if stranger:
                 networks.setdefault(key, (period[id(e)], e["network"]))
     asked = {key: list(rows) for key, rows in searches.items()}
     borrowers = set()
@@ -615,6 +618,7 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
             period[id(record)] = known
             rows.append(record)
             rows.sort(key=lambda e: e["timestamp"])
+    again = repeated(searches, networks, period)
     made, outcomes, lists = defaultdict(list), defaultdict(list), defaultdict(list)
     for number, (search, rows) in enumerate(searches.items()):
         session = rows[0]["session_id"]
@@ -625,7 +629,10 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
             if not known:
                 continue
             query = min(known)[1]
-            person = ("client", clients[session][1]) if clients.get(session, (3,))[0] <= now else ("session", session)
+            person = ("session", session)
+            for of, name in ((own_clients, search), (clients, session)):
+                if of.get(name, (3,))[0] <= now:
+                    person = ("client", of[name][1])
             network = networks[search][1] if networks.get(search, (3,))[0] <= now else None
             if search not in borrowers:
                 made[query, now].append((person, network, asked_of(search)))
@@ -645,9 +652,10 @@ def reference(events: list[dict[str, Any]], engagement: Engagement) -> tuple[Row
                 elif begun is None or (depth < len(engagement.steps) and begun + window > ends[now]):
                     depth = None
                 voice = (person, at and person[0] == "client" and at.date())
-                outcomes[*key, product].append(((voice, network, asked_of(search)), depth, stepped, at, own))
+                counted = again.get(search, 3) > now
+                outcomes[*key, product].append(((voice, network, asked_of(search)), depth, stepped, at, own, counted))
                 positions = [e["position"] for e in shown if e["position"] is not None]
-                if positions:
+                if positions and counted:
                     times = (shown[0]["timestamp"], shown[-1]["timestamp"])
                     lists[number, *key].append((product, min(positions), depth, times))
     splits, enough = ("train", "validation", "future"), engagement.min_sessions
@@ -706,6 +714,28 @@ def one_list(rows: list[tuple[Any, ...]], told_until: datetime) -> tuple[Any, ..
     return first.date(), sorted(((*row, depth if last <= told_until else None) for *row, depth, _ in rows), key=repr)
 
 
+def repeated(
+    searches: dict[Any, list[dict[str, Any]]], networks: dict[Any, tuple[int, str]], period: dict[int, int]
+) -> dict[Any, int]:
+    """The searches of networks that are not the first of their query id, or of their query; and from when on."""
+    strangers = []
+    for search, (known, network) in networks.items():
+        texts = [
+            (e["timestamp"], normalize(e["user_query"]), period[id(e)]) for e in searches[search] if e["user_query"]
+        ]
+        if texts:
+            known = max(known, min(text[2] for text in texts))
+            strangers.append((known, min(e["timestamp"] for e in searches[search]), search, network, min(texts)[1]))
+    again: dict[Any, int] = {}
+    seen: set[Any] = set()
+    for known, _, search, network, query in sorted(strangers, key=lambda each: each[:2]):
+        names = {("asked", asked_of(search)), (network, query)}
+        if names & seen:
+            again[search] = known
+        seen |= names
+    return again
+
+
 def asked_of(search: tuple[Any, Any]) -> Any:
     """The query id of a search; the search itself where it has none."""
     return search[0] if isinstance(search[0], str) else search
@@ -719,42 +749,52 @@ def people(known: list[tuple[Any, str | None, Any]]) -> int:
 
 
 def days_with_events(events: list[dict[str, Any]], wanted: int) -> timedelta:
-    """How long before the last event so many days begin, of those that are not next to empty beside the others."""
-    last, begun = max(e["timestamp"] for e in events), 0
-    days = Counter((last - e["timestamp"]).days for e in events)
-    by_size = sorted(days[(last - e["timestamp"]).days] for e in events)
-    typical = by_size[len(by_size) // 2]
+    """How long before the last event so many days begin; those that are next to empty count together."""
+    last, begun, pooled = max(e["timestamp"] for e in events), 0, 0
+    sessions = defaultdict(set)
+    for e in events:
+        stranger = e["network"] and e["received"] in ("signed", "unsigned")
+        sessions[(last - e["timestamp"]).days].add((stranger, e["network"] if stranger else e["session_id"]))
+    usual = sorted(map(len, sessions.values()))[(len(sessions) - 1) // 2]
     while wanted:
+        pooled += len(sessions.get(begun, ()))
         begun += 1
-        wanted -= begun > max(days) + 1 or days[begun - 1] * 10 >= typical
+        if pooled * 10 >= usual or begun > max(sessions) + 1:
+            wanted, pooled = wanted - 1, 0
     return timedelta(days=begun)
 
 
 def one_pair(seen: list[tuple[Any, ...]], engagement: Engagement) -> tuple[Any, ...] | None:
     """label, weight, last_seen, grade, impressions, clicks, depth and position of what all searches did."""
     steps, labelled = len(engagement.steps), []
-    for whose, depth, stepped, at, _ in seen:
+    click = "click" if "click" in engagement.chain else engagement.steps[0]
+    for whose, depth, stepped, at, _, counted in seen:
         if depth == steps:
             labelled.append((1, whose, at))
-        elif depth is not None and not (stepped and engagement.left == "ignored"):
+        elif counted and depth is not None and not (stepped and engagement.left == "ignored"):
             labelled.append((0, whose, at))
     if not labelled:
         return None
     label = max(got for got, *_ in labelled)
     if engagement.left == "ignored" and any(depth and depth < steps for _, depth, *_ in seen) and not label:
         return None
-    own = [e for *_, events in seen for e in events]
-    shown = [e for e in own if e["action_name"] == "impression"]
-    click = "click" if "click" in engagement.chain else engagement.steps[0]
-    places = [e["position"] for e in shown if e["position"] is not None]
+    shown, clicked, places = 0, 0, []
+    for (_, network, _), *_, events, counted in seen:
+        impressions = [e for e in events if e["action_name"] == "impression"]
+        clicks = sum(e["action_name"] == click for e in events)
+        positions = [e["position"] for e in impressions if e["position"] is not None]
+        if counted and network:  # a stranger shows and clicks once
+            shown, clicked, places = shown + bool(impressions), clicked + bool(clicks), places + sorted(positions)[:1]
+        elif counted:
+            shown, clicked, places = shown + len(impressions), clicked + clicks, places + positions
     depth = max(depth for _, depth, *_ in seen if depth is not None)
     return (
         label,
         float(people([whose for got, whose, _ in labelled if got == label])),
         max(at for got, _, at in labelled if got == label).replace(hour=0, minute=0, second=0, microsecond=0),
         depth / steps if engagement.left == "graded" else None,
-        len(shown),
-        sum(e["action_name"] == click for e in own),
+        shown,
+        clicked,
         depth,
         sum(places) / len(places) if places else None,
     )
@@ -793,6 +833,7 @@ ROW = st.fixed_dictionaries(  # the commoner values are written twice, so that c
         "position": st.sampled_from([1, 2, 7, None]),
         "country": st.sampled_from(["us", None]),
         "network": st.sampled_from([None, None, "n1", "n2"]),
+        "received": st.sampled_from(["signed", "signed", "key"]),
     }
 )
 ENGAGEMENT = st.builds(

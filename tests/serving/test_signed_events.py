@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi.testclient import TestClient
 
+from mercato.catalogue.events import Stranger, receive
 from mercato.catalogue.query_ids import QuerySigner
 from mercato.data.market import Engagement, Market, MarketConfig
 from mercato.data.mining import mine
 from tests.support.served import WRITE, application, event, search, wait_until
+
+DAY = timedelta(days=1)
 
 
 def sent(app: Any, address: str, **fields: Any) -> dict[str, Any]:
@@ -71,6 +74,24 @@ def test_what_a_key_sends_is_believed(market: Market) -> None:
         assert answer.json() == {"accepted": 2}
         wait_until(lambda: market.has("events"))
     assert {*market.frame("events")["received"]} == {"key"} and market.frame("events")["network"].null_count() == 2
+
+
+def test_a_key_that_may_only_read_is_in_every_copy_of_an_app(market: Market) -> None:
+    with application(market, open_events=(2.0, 100.0)) as app:
+        _, secret = app.state.services.catalogue.keys.add("storefront", ["read"])
+        client = TestClient(app, headers={"X-API-Key": secret})
+        events = {"events": [event(), event()]}
+        assert client.post("/v1/events", json=events).json() == {"accepted": 2, "unsigned": 2}
+        assert client.post("/v1/events", json=events).status_code == 429
+
+
+def test_a_search_leads_to_nothing_before_it_began(market: Market) -> None:
+    signer, began = QuerySigner(b"k"), datetime.now(UTC) - timedelta(hours=2)
+    query_id = signer.sign("0" * 24, int(began.timestamp()), "red chair")
+    before, after = (began + timedelta(minutes=minutes) for minutes in (-6, -4))
+    events = [event(query_id=query_id, timestamp=str(moment)) for moment in (before, after)]
+    times = [datetime.fromisoformat(row["timestamp"]) for row in receive(events, Stranger("n", signer, DAY)).rows]
+    assert times[1] == after and times[0] > datetime.now(UTC) - timedelta(minutes=1)
 
 
 def test_nobody_fills_the_columns_that_are_the_servers(market: Market) -> None:

@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 from mercato.catalogue.query_ids import QuerySigner, Search
 from mercato.data.coercion import coerce
 from mercato.data.rules import violations
-from mercato.data.schema import EVENTS, REQUIRED
+from mercato.data.schema import EVENTS, OF_SERVERS, REQUIRED
 from mercato.data.ubi import PLACES, locate, stand_in
 from mercato.errors import MercatoError
 
 _AHEAD, _BACK = timedelta(minutes=5), timedelta(hours=24)  # how far a browser's clock is believed
 _LONGEST = {"action_name": 100, "user_query": 512}  # of a log that anybody writes to
-_OURS = ("received", "network")  # columns that no sender fills
 _TOLD = 100  # values that were set aside, one by one
 
 
@@ -54,7 +53,7 @@ def receive(events: Sequence[Mapping[str, Any]], sender: Stranger | None = None)
 
     One wrong value must not spoil the log that mining reads, nor cost the event: it is set aside. So is the query text
     of a stranger that is not what the search of its query id was for. A time more than five minutes ahead or a day back
-    is replaced by the time of receipt.
+    is replaced by the time of receipt, and so is one before the search of a signed query id.
 
     Raises:
         MercatoError: an event lacks what it must have; the message begins with its number and field.
@@ -63,11 +62,12 @@ def receive(events: Sequence[Mapping[str, Any]], sender: Stranger | None = None)
     wrong = [{field: why for field, why, _ in one.aside} for one in located]
     columns: dict[str, list[Any]] = {}
     for column in EVENTS:
-        given = [one.values[column.name] for one in located] if column.name not in _OURS else [None] * len(events)
+        given = [one.values[column.name] for one in located] if column.name not in OF_SERVERS else [None] * len(events)
         columns[column.name], bad = _read(column, given)
         for row, why in bad:
             wrong[row][_place(column.name, events[row])] = why
     columns["session_id"] = stand_in(columns["session_id"], columns["client_id"], columns["query_id"])
+    searches: list[Search | None] = [None] * len(events)
     if sender is None:
         columns["received"] = ["key"] * len(events)
     else:
@@ -81,7 +81,10 @@ def receive(events: Sequence[Mapping[str, Any]], sender: Stranger | None = None)
         for name in REQUIRED["events"]:
             if name in reasons or columns[name][row] is None:
                 raise MercatoError(f"events.{row}.{name}: {reasons.get(name, 'is missing')}")
-    columns["timestamp"] = [_believed(moment, now).isoformat() for moment in columns["timestamp"]]
+    columns["timestamp"] = [
+        _believed(moment, now, search).isoformat()
+        for moment, search in zip(columns["timestamp"], searches, strict=True)
+    ]
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     told = [f"events.{row}.{field}: {why}" for row, of in enumerate(wrong) for field, why in of.items()]
     more = [f"and {len(told) - _TOLD:,} more values were set aside"] if len(told) > _TOLD else []
@@ -115,5 +118,6 @@ def _place(column: str, event: Mapping[str, Any]) -> str:
     return column if event.get(column) is not None else PLACES.get(column, column)
 
 
-def _believed(moment: datetime, now: datetime) -> datetime:
-    return moment if now - _BACK <= moment <= now + _AHEAD else now
+def _believed(moment: datetime, now: datetime, search: Search | None) -> datetime:
+    began = datetime.fromtimestamp(search.begun, UTC) - _AHEAD if search else now - _BACK
+    return moment if max(began, now - _BACK) <= moment <= now + _AHEAD else now

@@ -2,7 +2,7 @@
 
 Whose a search is: the client's that its session names, else the session's. Whoever sends events without a key can name
 as many as they like: of these, all that comes from one address on one day (`network`), or under one query id, counts
-as one (`count_people`).
+as one (`count_people`), and they name nobody's session but their own search.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import duckdb
 from mercato.data.market import Engagement
 
 # Of a session and of a search, as far as a period knows them, from `clients` and `networks` (`WHOSE`).
-PERSON = "CASE WHEN clients.known <= period THEN hash('client', clients.client) ELSE hash('session', session) END"
-VOICE = PERSON.replace("clients.client", "clients.client, time::DATE")  # of a client one a day
+_BY_CLIENT = """
+    CASE WHEN clients.known <= period THEN hash('client', clients.client{day})
+         WHEN networks.client_known <= period THEN hash('client', networks.client{day})
+         ELSE hash('session', session) END
+    """
+PERSON, VOICE = _BY_CLIENT.format(day=""), _BY_CLIENT.format(day=", time::DATE")  # of a client a voice a day
 NETWORK = "CASE WHEN networks.known <= period THEN networks.network END"
 WHOSE = "LEFT JOIN clients USING (session) LEFT JOIN networks USING (search)"
 
@@ -27,7 +31,7 @@ class Capped(NamedTuple):
         kept: all that is left in the log.
         own: taken out as done by sellers on their own products.
         searches: as of searches beyond those that a client or an address may make in a day.
-        products: as on products beyond those of one seller on which a client or an address may take a step in a day.
+        products: as of searches of strangers with more products than a search shows.
     """
 
     kept: int
@@ -52,23 +56,51 @@ def count_people(db: duckdb.DuckDBPyConnection, people: str) -> str:
 
 
 def name_searchers(db: duckdb.DuckDBPyConnection) -> None:
-    """`clients` of the sessions and `networks` of the searches of `log`, and the periods from which they are known."""
-    for table, named, of in (("clients", "client", "session"), ("networks", "network", "search")):
-        db.execute(
-            f"""
-            CREATE TEMP TABLE {table} AS
-            SELECT {of}, min_by({named}, (time, {named})) AS {named}, min(period) AS known
-            FROM log WHERE {named} IS NOT NULL GROUP BY {of}
-            """
-        )
+    """Whose `log` is, and the periods from which that is known: `clients` of the sessions; `networks` of the searches
+    that came without a key, with the clients that they name themselves.
+    """
+    db.execute(
+        """
+        CREATE TEMP TABLE clients AS
+        SELECT session, min_by(client, (time, client)) AS client, min(period) AS known
+        FROM log WHERE client IS NOT NULL AND network IS NULL GROUP BY session
+        """
+    )
+    db.execute(
+        """
+        CREATE TEMP TABLE networks AS
+        SELECT search, min_by(network, (time, network)) AS network, min(period) AS known,
+               min_by(client, (time, client)) FILTER (client IS NOT NULL) AS client,
+               min(period) FILTER (client IS NOT NULL) AS client_known
+        FROM log WHERE network IS NOT NULL GROUP BY search
+        """
+    )
+
+
+def count_once(db: duckdb.DuckDBPyConnection) -> None:
+    """`uncounted`: of the `searches` of one network for one query, or under one query id, all but the first.
+
+    What these displayed and clicked is counted once. An engagement that only a later one completes is one all the same.
+    `known`: from which period on it is.
+    """
+    db.execute(
+        """
+        CREATE TEMP TABLE uncounted AS
+        SELECT search, known
+        FROM (SELECT search, asked, query, network, first_time, greatest(networks.known, query_known) AS known
+              FROM searches JOIN networks USING (search) WHERE query IS NOT NULL)
+        QUALIFY row_number() OVER (PARTITION BY coalesce(asked, search) ORDER BY known, first_time, search) > 1
+                OR row_number() OVER (PARTITION BY network, query ORDER BY known, first_time, search) > 1
+        """
+    )
 
 
 def cap(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Capped:
     """Take out of `log` what is past `engagement.caps`, and what sellers did on their own products (`catalogue`).
 
     A seller is known by a reply from another session than asked (`replied`, see `mercato.data.linking`), or as the
-    client that has the seller's id. What comes first in a day stays, so that nothing that is done later
-    changes what was.
+    client that has the seller's id. Of a day what comes first stays, so that nothing that is done later changes what
+    was.
     """
     caps = engagement.caps
     own = _take_out_own(db)
@@ -76,7 +108,15 @@ def cap(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Capped:
         _take_out_searches(db, whose, most)
         for whose, most in (("person", caps.client_searches), ("network", caps.address_searches))
     )
-    products = sum(_take_out_products(db, whose, engagement) for whose in ("person", "network"))
+    products = _delete(
+        db,
+        """
+        SELECT log.rowid FROM log SEMI JOIN
+            (SELECT search, period FROM log WHERE network IS NOT NULL
+             GROUP BY search, period HAVING count(DISTINCT product_id) > $most) AS past USING (search, period)
+        """,
+        most=caps.search_products,
+    )
     return Capped(_one(db, "SELECT count(*) FROM log"), own, searches, products)
 
 
@@ -89,25 +129,22 @@ def _take_out_own(db: duckdb.DuckDBPyConnection) -> int:
             UNION ALL
             SELECT DISTINCT NULL, seller_id, seller_id, 0 FROM catalogue),
         found AS (
-            SELECT session, seller_id, known FROM sellers
+            SELECT session, NULL AS search, seller_id, known FROM sellers
             UNION ALL
-            SELECT clients.session, seller_id, greatest(sellers.known, clients.known)
-            FROM sellers JOIN clients USING (client))
-        SELECT session, seller_id, min(known) AS known
-        FROM found SEMI JOIN (SELECT DISTINCT session FROM log) USING (session)
-        GROUP BY session, seller_id
+            SELECT clients.session, NULL, seller_id, greatest(sellers.known, clients.known)
+            FROM sellers JOIN clients USING (client)
+            UNION ALL
+            SELECT NULL, search, seller_id, greatest(sellers.known, client_known)
+            FROM sellers JOIN networks USING (client))
+        SELECT session, search, seller_id, min(known) AS known FROM found GROUP BY ALL
         """
     )
-    if not _one(db, "SELECT count(*) FROM owners"):
-        return 0
-    return _delete(
-        db,
-        """
+    own = """
         SELECT log.rowid
-        FROM log JOIN catalogue USING (product_id) JOIN owners ON owners.session = log.session
+        FROM log JOIN catalogue USING (product_id) JOIN owners ON owners.{of} = log.{of}
              AND owners.seller_id = catalogue.seller_id AND owners.known <= log.period
-        """,
-    )
+        """
+    return sum(_delete(db, own.format(of=of)) for of in ("session", "search"))
 
 
 def _take_out_searches(db: duckdb.DuckDBPyConnection, whose: str, most: int) -> int:
@@ -125,28 +162,6 @@ def _take_out_searches(db: duckdb.DuckDBPyConnection, whose: str, most: int) -> 
             QUALIFY row_number() OVER (PARTITION BY {whose}, time::DATE ORDER BY time, search) > {most})
         SELECT log.rowid FROM log SEMI JOIN past USING (search)
         """,
-    )
-
-
-def _take_out_products(db: duckdb.DuckDBPyConnection, whose: str, engagement: Engagement) -> int:
-    return _delete(
-        db,
-        f"""
-        WITH steps AS (
-            SELECT search, product_id, seller_id, time, time::DATE AS day,
-                   {PERSON} AS person, {NETWORK} AS network
-            FROM log JOIN catalogue USING (product_id) {WHOSE}
-            WHERE seller_id IS NOT NULL AND list_contains($steps, action)),
-        past AS (
-            SELECT {whose}, seller_id, day, product_id FROM steps
-            WHERE {whose} IS NOT NULL GROUP BY {whose}, seller_id, day, product_id
-            QUALIFY row_number() OVER (PARTITION BY {whose}, seller_id, day ORDER BY min(time), product_id) > $most),
-        taken AS (
-            SELECT DISTINCT search, product_id FROM steps SEMI JOIN past USING ({whose}, seller_id, day, product_id))
-        SELECT log.rowid FROM log SEMI JOIN taken USING (search, product_id)
-        """,
-        steps=list(engagement.steps),
-        most=engagement.caps.seller_products,
     )
 
 

@@ -102,7 +102,7 @@ def _events(db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links,
     nobody = (
         rest and _one(db, "SELECT count(*) FROM events, clock WHERE session_id IS NULL AND timestamp <= last_time")[0]
     )
-    untimed = rest and _one(db, "SELECT count(*) FROM events WHERE timestamp IS NULL")[0]
+    untimed = rest and _one(db, "SELECT count(*) FROM events WHERE isfinite(timestamp) IS NOT TRUE")[0]
     hours = engagement.attribution_hours
     return _step(
         "events",
@@ -137,8 +137,8 @@ def _events(db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links,
         ),
         Lost(
             capped.products,
-            "are on more products of one seller than a client, or an address, may step on in a day",
-            "nothing if it is click fraud; engagement.caps in market.toml has the numbers",
+            "are of searches without a key that have more products than a search shows",
+            "nothing if they were made up; engagement.caps in market.toml has the number",
         ),
     )
 
@@ -158,7 +158,8 @@ def _searches(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Step:
         SELECT count(*), count(*) FILTER (query IS NULL),
                count(*) FILTER (query IS NOT NULL AND touched.search IS NULL),
                count(*) FILTER (told.search IS NOT NULL),
-               count(*) FILTER (touched.search IS NOT NULL AND query IN (FROM contacts))
+               count(*) FILTER (told.search IS NULL AND touched.search IS NOT NULL
+                                 AND query IN (SELECT query FROM contacts))
         FROM searches LEFT JOIN (SELECT DISTINCT search FROM outcomes) AS touched USING (search)
              LEFT JOIN (SELECT DISTINCT search FROM told) AS told USING (search)
         """,

@@ -25,8 +25,8 @@ from mercato.data.mapping import ImportMap, Section, missing_column
 from mercato.data.market import MarketConfig, atomic_market, write_market_toml
 from mercato.data.prices import price_currency
 from mercato.data.reading import Places, Source, Values, read_source
-from mercato.data.rules import violations
-from mercato.data.schema import IMAGE, REQUIRED, TABLES
+from mercato.data.rules import RECEIVED, violations
+from mercato.data.schema import IMAGE, OF_SERVERS, REQUIRED, TABLES
 from mercato.data.ubi import located_source, looks_like_ubi, stand_in
 from mercato.errors import MercatoError
 from mercato.progress import track
@@ -266,6 +266,8 @@ class _File:
         name = column.name
         theirs = self.section.source_of(name)
         values = source.column(theirs)
+        if self.table == "events" and name in OF_SERVERS and not _is_of_a_server(source):
+            values = None  # somebody else's word for something else
         if values is None and name in self.section.rename:
             raise missing_column(source, theirs)
         if name == "attributes" and self.section.attributes:
@@ -352,6 +354,11 @@ def _first_of_each(tables: list[pa.Table], report: ImportReport) -> pa.Table:
         earlier |= here
         parts.append(table if all(keep) else table.filter(pa.array(keep)))
     return pa.concat_tables(parts)
+
+
+def _is_of_a_server(source: Source) -> bool:
+    """Whether a log is one that a server wrote, with what it knows of the senders."""
+    return any(value in RECEIVED for value in source.objects("received") or ())
 
 
 def _refuse_none(table: str, file: Path, rows: int, losses: Sequence[Loss]) -> None:

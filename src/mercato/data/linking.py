@@ -34,12 +34,11 @@ def link(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Links:
     - A *step without a query id*, other than a click, belongs to the search of its session's last click on that product
       within the attribution window: an order system knows no searches. It stays in the search of its own query text
       where its session clicked on the product there. In a chain without clicks the first step counts as one too.
-    Also `replied`: from which sessions and clients such replies came, and on which products.
-
     - A *seller's reply* comes from another session: it belongs to the search whose session took the step before it on
       that product under that query id. Of several the last before the reply claims it, and no other.
 
-    An event later than another never decides where that one belongs.
+    An event later than another never decides where that one belongs. Also `replied`: from which sessions and clients
+    replies came, and on which products; one from the client that asked is logged elsewhere, not sent by a seller.
     """
     db.execute("CREATE TEMP TABLE replied (session VARCHAR, client VARCHAR, product_id VARCHAR, period TINYINT)")
     attributed = _attribute(db, engagement) if engagement.attribution_hours else 0
@@ -146,10 +145,11 @@ def _answer(db: duckdb.DuckDBPyConnection, chain: tuple[str, ...]) -> int:
         f"""
         CREATE TEMP TABLE answers AS
         WITH asking AS (
-            SELECT asked, product_id, time, min(search) AS search, min_by(session, search) AS session
+            SELECT asked, product_id, time, min(search) AS search, min_by(session, search) AS session,
+                   min_by(client, search) AS client
             FROM log SEMI JOIN replies USING (asked)
             WHERE action = $before GROUP BY asked, product_id, time)
-        SELECT row, search, session
+        SELECT row, search, session, client
         FROM replies ASOF JOIN asking
              ON asking.asked = replies.asked {same} AND replies.time >= asking.time
         """,
@@ -158,7 +158,8 @@ def _answer(db: duckdb.DuckDBPyConnection, chain: tuple[str, ...]) -> int:
     db.execute(
         """
         INSERT INTO replied
-        SELECT log.session, client, product_id, period FROM log JOIN answers ON log.rowid = answers.row
+        SELECT log.session, log.client, product_id, period FROM log JOIN answers ON log.rowid = answers.row
+        WHERE log.client IS NULL OR log.client IS DISTINCT FROM answers.client
         """
     )
     # What the reply says of its own session (whose client, where) is the seller's.

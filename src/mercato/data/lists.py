@@ -38,7 +38,7 @@ def list_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
                features, features_version
         FROM told SEMI JOIN catalogue USING (product_id) JOIN cuts USING (period)
              LEFT JOIN ordered_by USING (asked, product_id)
-        WHERE position IS NOT NULL
+        WHERE position IS NOT NULL AND counted
         """,
         {"window": timedelta(hours=engagement.window_hours)},
     )

@@ -33,13 +33,13 @@ _NO_STEPS = {"search", "impression"}
 
 
 class Caps(BaseModel):
-    """How much of the log one person can make in a day (UTC): more comes of robots and of click fraud."""
+    """How much of the log one client or address can make in a day (UTC): more comes of robots and of click fraud."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     client_searches: int = Field(default=500, ge=1)  # of a client, else a session
     address_searches: int = Field(default=5000, ge=1)  # of an address from which events come without a key
-    seller_products: int = Field(default=20, ge=1)  # of one seller, on which a client or address takes a step
+    search_products: int = Field(default=240, ge=1)  # of one search that came without a key: as many as it can show
 
 
 class Engagement(BaseModel):

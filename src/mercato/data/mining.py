@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from rich.console import Group
 from rich.table import Table as RichTable
 
-from mercato.data.caps import cap, name_searchers
+from mercato.data.caps import cap, count_once, name_searchers
 from mercato.data.funnel import UNSIGNED, Funnel, Lost, trace
 from mercato.data.id_forms import other_form
 from mercato.data.linking import link
@@ -107,7 +107,7 @@ def mine(market: Market) -> MiningReport:
       that may still go on tells nothing, nor do steps out of order.) `engagement.left = "ignored"` gives no row to a
       pair that any search left and none engaged; "graded" also fills `grade`, the share of the chain that was walked:
       `depth` / number of steps.
-    - Rows are aggregated by split, query, country and product. `weight` is the number of sessions with the outcome,
+    - Rows are aggregated by split, query, country and product. `weight` is the number of people with the outcome,
       `last_seen` the day of the last of them. Where any session engaged, the pair is engaged and not also unengaged.
       `depth` is the most steps (`engagement.steps`) that a search took; `impressions`, `clicks` and the mean `position`
       are of every search of the split. What counts as a click is the step "click", or the first step of a chain
@@ -141,7 +141,8 @@ def mine(market: Market) -> MiningReport:
         db.execute("SET TimeZone = 'UTC'")
         db.register("logged", market.scan("events", COLUMNS))
         trusted = "" if engagement.mine_unsigned else "WHERE received IS DISTINCT FROM 'unsigned'"
-        db.execute(f"CREATE TEMP VIEW events AS FROM logged {trusted}")
+        network = "CASE WHEN received IN ('signed', 'unsigned') THEN nullif(network, '') END AS network"
+        db.execute(f"CREATE TEMP VIEW events AS SELECT * REPLACE ({network}) FROM logged {trusted}")
         with _reading("events"):
             events, future_events = read_log(db, engagement, latest_time())
         unsigned = _scalar(db, "SELECT count(*) FROM logged") - events
@@ -154,9 +155,10 @@ def mine(market: Market) -> MiningReport:
         if events == future_events:
             raise MercatoError(f"table events, column timestamp: all of {market.path} lies in the future")
         if market.has("products"):
-            db.register("catalogue", market.arrow("products", ["product_id", "seller_id"]))
+            db.register("catalogue", market.arrow("products", ["product_id", "seller_id", "title"]))
         else:
-            db.execute("CREATE TEMP VIEW catalogue AS SELECT DISTINCT product_id, NULL::VARCHAR AS seller_id FROM log")
+            nothing = "NULL::VARCHAR AS seller_id, NULL::VARCHAR AS title"
+            db.execute(f"CREATE TEMP VIEW catalogue AS SELECT DISTINCT product_id, {nothing} FROM log")
         db.register("features", market.scan("features") if market.has("features") else FEATURES.empty_table())
         with _reading("features"):
             read_features(db)
@@ -164,6 +166,7 @@ def mine(market: Market) -> MiningReport:
         name_searchers(db)
         capped = cap(db, engagement)
         gather_searches(db)
+        count_once(db)
         contacts = leave_out_contacts(db, engagement.min_sessions)
         follow_chains(db, engagement)
         tell(db, engagement)

@@ -82,15 +82,24 @@ def follow_chains(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None
 
 
 def tell(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
-    """Turn `outcomes` into `told`: those of queries that enough people had made, with their query and country."""
+    """Turn `outcomes` into `told`: those of queries that enough people had made, with their query and country.
+
+    A stranger's search shows and clicks a product once, and not where it is not `counted` (`count_once`).
+    """
     db.execute(
         f"""
         CREATE TEMP TABLE told AS
-        SELECT outcomes.*, asked, query,
-               {VOICE} AS voice, {NETWORK} AS network,
+        SELECT outcomes.* REPLACE (
+                   CASE WHEN {NETWORK} IS NULL THEN impressions ELSE least(impressions, 1) END AS impressions,
+                   CASE WHEN {NETWORK} IS NULL THEN clicks ELSE least(clicks, 1) END AS clicks,
+                   CASE WHEN {NETWORK} IS NULL THEN placed ELSE least(placed, 1) END AS placed,
+                   CASE WHEN {NETWORK} IS NULL THEN places ELSE position END AS places),
+               asked, query, {VOICE} AS voice, {NETWORK} AS network,
+               (uncounted.known <= period) IS NOT TRUE AS counted,
                CASE WHEN country_known <= period THEN country END AS country,
                ['train', 'validation', 'future'][period + 1] AS split
         FROM outcomes JOIN searches USING (search) JOIN popularity USING (query, period) {WHOSE}
+             LEFT JOIN uncounted USING (search)
         WHERE query_known <= period AND people >= $min_sessions
         """,
         {"min_sessions": engagement.min_sessions},
@@ -108,14 +117,15 @@ def pair_up(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> None:
         WITH by_outcome AS (
             SELECT period, split, query, country, product_id,
                    CASE WHEN depth = $all THEN 1
-                        WHEN depth IS NOT NULL AND ($left_counts OR NOT stepped) THEN 0 END AS outcome,
+                        WHEN counted AND depth IS NOT NULL AND ($left_counts OR NOT stepped) THEN 0 END AS outcome,
                    {count_people(db, "voice")} AS voices, max(time) AS time, max(depth) AS depth,
-                   sum(impressions) AS impressions, sum(clicks) AS clicks, sum(places) AS places, sum(placed) AS placed
+                   sum(impressions) FILTER (counted) AS impressions, sum(clicks) FILTER (counted) AS clicks,
+                   sum(places) FILTER (counted) AS places, sum(placed) FILTER (counted) AS placed
             FROM told GROUP BY ALL)
         SELECT query, country, product_id, max(outcome) AS label, max_by(voices, outcome)::DOUBLE AS weight,
                max_by(date_trunc('day', time), outcome) AS last_seen, split, max(depth) / $all AS grade,
-               sum(impressions)::BIGINT AS impressions, sum(clicks)::BIGINT AS clicks, max(depth) AS depth,
-               sum(places) / sum(placed) AS position, period
+               coalesce(sum(impressions), 0)::BIGINT AS impressions, coalesce(sum(clicks), 0)::BIGINT AS clicks,
+               max(depth) AS depth, sum(places) / sum(placed) AS position, period
         FROM by_outcome GROUP BY period, split, query, country, product_id
         HAVING label IS NOT NULL AND ($left_counts OR coalesce(max(depth), 0) IN (0, $all))
         """,

@@ -124,6 +124,7 @@ TABLES: dict[str, pa.Schema] = {
     "intents": INTENTS,
 }
 
+OF_SERVERS = ("received", "network")  # columns of the events that no sender fills
 LOGGED = ("events", "features")  # by a server, while it serves
 IMPORTED = ("products", "events", "judgments", "pairs")  # from files; lists are mined, features served
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from statistics import median_low
 
 import duckdb
 import pyarrow as pa
 
 from mercato.data.caps import NETWORK, PERSON, WHOSE, count_people
-from mercato.data.contacts import has_contact
+from mercato.data.contacts import contacts_in
 from mercato.data.linking import lend_queries
 from mercato.data.market import Engagement
 from mercato.data.normalize import normalize
@@ -20,7 +21,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-_QUIET = 10  # a day with less than a tenth of what the typical event's day has is no day of its own
+_QUIET = 10  # a day with less than a tenth of the sessions of the usual day is no day of its own
 
 
 def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: datetime) -> tuple[int, int]:
@@ -45,8 +46,9 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
     days = dict(
         db.execute(
             """
-            SELECT floor(epoch(last_time - timestamp) / 86400)::INTEGER AS ago, count(*)
-            FROM events, clock WHERE timestamp <= last_time GROUP BY ago
+            SELECT floor(epoch(last_time - timestamp) / 86400)::INTEGER AS ago,
+                   count(DISTINCT CASE WHEN network IS NULL THEN hash(session_id) ELSE hash('network', network) END)
+            FROM events, clock WHERE isfinite(timestamp) AND timestamp <= last_time GROUP BY ago
             """
         ).fetchall()
     )
@@ -77,7 +79,7 @@ def read_log(db: duckdb.DuckDBPyConnection, engagement: Engagement, latest: date
                CASE WHEN timestamp > last_time - $future_days THEN 2
                     WHEN timestamp > last_time - $held_out_days THEN 1 ELSE 0 END::TINYINT AS period
         FROM events CROSS JOIN clock LEFT JOIN spellings USING (user_query)
-        WHERE timestamp <= last_time AND session_id IS NOT NULL
+        WHERE isfinite(timestamp) AND timestamp <= last_time AND session_id IS NOT NULL
               AND (query_id IS NOT NULL OR query IS NOT NULL
                    OR product_id IS NOT NULL AND list_contains($steps, action_name))
         """,
@@ -119,34 +121,55 @@ def gather_searches(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def leave_out_contacts(db: duckdb.DuckDBPyConnection, min_sessions: int) -> int:
-    """Take out of `popularity` the queries that look like contact data; returns how many had been made often enough."""
-    countries = [country for (country,) in db.execute("SELECT DISTINCT country FROM searches").fetchall() if country]
-    often = "SELECT DISTINCT query FROM popularity WHERE people >= ? AND regexp_matches(query, '@|[0-9]')"
-    found = [query for (query,) in db.execute(often, [min_sessions]).fetchall() if has_contact(query, countries)]
-    db.execute("CREATE TEMP TABLE contacts AS SELECT unnest(?::VARCHAR[]) AS query", [found])
-    db.execute("DELETE FROM popularity WHERE query IN (FROM contacts)")
-    return len(found)
+    """Take out of `popularity` the queries that look like contact data; returns how many had been made often enough.
+
+    A telephone number is one of the country from which most of a period's searches for the query came. One that stands
+    in a product's title is no secret: it may be a part's.
+    """
+    often = """
+        SELECT query, popularity.period, mode(country) FILTER (country_known <= popularity.period) AS country
+        FROM popularity JOIN searches USING (query)
+        WHERE people >= ? AND query_known <= popularity.period AND regexp_matches(query, '@|\\p{Nd}') GROUP BY ALL
+        """
+    told: list[tuple[str, int, str]] = []
+    for query, period, country in db.execute(often, [min_sessions]).fetchall():
+        told += [(query, period, contact) for contact in contacts_in(query, [country] if country else [])]
+    queries, periods, contacts = zip(*told, strict=True) if told else ((), (), ())
+    db.execute(
+        """
+        CREATE TEMP TABLE contacts AS
+        SELECT DISTINCT query, period
+        FROM (SELECT unnest(?::VARCHAR[]) AS query, unnest(?::TINYINT[]) AS period, unnest(?::VARCHAR[]) AS contact)
+        WHERE contact LIKE '%@%'
+              OR NOT EXISTS (SELECT 1 FROM catalogue WHERE contains(lower(catalogue.title), contact))
+        """,
+        [[*queries], [*periods], [*contacts]],
+    )
+    db.execute("DELETE FROM popularity WHERE (query, period) IN (FROM contacts)")
+    return int(db.execute("SELECT count(DISTINCT query) FROM contacts").fetchall()[0][0])
 
 
 def days_back(days: Mapping[int, int], wanted: int) -> int:
-    """How many days back from the last event one must go for so many days that have events.
+    """How many days back from the last event one must go for so many days that have sessions.
 
     Args:
-        days: events by how many whole days before the last event they are, from 0.
+        days: sessions by how many whole days before the last event they are, from 0.
         wanted: how many days. Those before the first event count as they are.
 
-    A day counts if it has at least a tenth of the events that the typical event's day has: one that is dated today, a
-    month after the others, is no day to evaluate on.
+    A day counts with a tenth of what the median day has. Quieter ones count together, as soon as they have that: a
+    single event that is dated today, a month after the others, is no day to evaluate on, and a trickle is some.
     """
-    total, seen, typical = sum(days.values()), 0, 0
-    for events in sorted(days.values(), reverse=True):
-        seen, typical = seen + events, events
-        if 2 * seen >= total:
-            break
-    counted = sorted(ago for ago, events in days.items() if _QUIET * events >= typical)
-    if wanted > len(counted):
-        return (counted[-1] + 1 if counted else 0) + wanted - len(counted)
-    return counted[wanted - 1] + 1 if wanted else 0
+    if not days:
+        return wanted
+    usual = median_low(days.values())
+    counted = pooled = begun = 0
+    for ago in sorted(days):
+        if counted == wanted:
+            return begun
+        pooled += days[ago]
+        if _QUIET * pooled >= usual:
+            counted, pooled, begun = counted + 1, 0, ago + 1
+    return begun if counted == wanted else max(days) + 1 + wanted - counted
 
 
 def _spellings(queries: pa.ChunkedArray) -> pa.Table:

@@ -86,8 +86,8 @@ class RequestGuard:
                 await _refuse(receive, secured, 429, why, retry_after=math.ceil(wait))
             elif _declared(headers) > limit:
                 await _refuse(receive, secured, 413, _too_large(limit))
-            elif caller is None and scope["path"] == "/v1/events" and (wait := self._owed(scope, headers, limit)):
-                why = "more bytes of events than are taken of one address, or of all together, without a key"
+            elif not keyed and scope["path"] == "/v1/events" and (wait := self._owed(scope, headers, limit)):
+                why = "more bytes of events than are taken of one address, or of all together, without a key to write"
                 await _refuse(receive, secured, 429, why, retry_after=math.ceil(wait))
             elif large:
                 with self._large.place(scope, keyed) as place:
