@@ -165,7 +165,7 @@ def test_of_a_proxy_the_clients_are_counted(server):
 
 def test_large_bodies_that_stall_give_their_places_to_one_that_comes(server):
     body = b'{"query":"red chair","filler":"' + b"a" * 70_000 + b'"}'
-    stalled = [server.client.connect(request("POST", "/v1/events", body)[:-1], 10 + number) for number in range(16)]
-    wait_until(lambda: server.client.answer(request("POST", "/v1/events", body, "connection: close"))[0] == 422)
+    stalled = [server.client.connect(request("POST", "/v1/embed", body)[:-1], 10 + number) for number in range(16)]
+    wait_until(lambda: server.client.answer(request("POST", "/v1/embed", body, "connection: close"))[0] == 422)
     answered = [connection for connection in stalled if not is_open(connection)]
     assert answered
