@@ -196,7 +196,7 @@ class FirstPages:
 
     def _new(self, page: Page) -> int:
         found = self.replay.index.lookup(Expression(), [hit.product["product_id"] for hit in page.hits])
-        return len(drawn(page.query_id, found.signals(), self.ranker.statistics, self.replay.as_of, NEW))
+        return len(drawn(page.query_id[:24], found.signals(), self.ranker.statistics, self.replay.as_of, NEW))
 
 
 def engaged_share(shown: list[str], engaged: Mapping[str, float]) -> float:

@@ -40,6 +40,8 @@ def test_an_event_has_the_columns_of_the_events_table() -> None:
             "country": "US",
             "latitude": 40.5,
             "longitude": -70,
+            "received": None,
+            "network": None,
         },
         [],
     )

@@ -20,7 +20,7 @@ from mercato.data.mining import mine
 from mercato.data.query_rules import RULES
 from mercato.data.schema import PRODUCTS
 from mercato.search.policy import Effort, RetrievalPolicy
-from mercato.serving.access import AREAS, KeyRing
+from mercato.serving.access import AREAS, KeyRing, SharedRate
 from mercato.serving.guard import RequestGuard
 from mercato.serving.prometheus import Metrics
 from tests.support.served import WRITE, event, ids, search, server, wait_until
@@ -335,7 +335,7 @@ def test_large_bodies_are_let_in_a_few_at_a_time():
         await guard({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
 
     async def crowd():
-        guard = RequestGuard(app, KeyRing(list, KEY), AREAS, Metrics())
+        guard = RequestGuard(app, KeyRing(list, KEY), AREAS, Metrics(), SharedRate(1e9, 1e9))
         posts = [post(guard, size, keyed=False) for size in [500_000] * 20 + [None] * 3 + [100] * 30]
         posts += [post(guard, 30_000_000, keyed=True, path="/v1/products") for _ in range(6)]
         waiting = [asyncio.create_task(one) for one in posts]
