@@ -65,7 +65,14 @@ def serving(folder: Path, *settings: str, files: int | None = None) -> Iterator[
     command = [sys.executable, "-m", "tests.support.served_verb", run, "--market", market.path, "--index", index]
     with log.open("w") as out, ExitStack() as stack:
         process = subprocess.Popen(
-            [*map(str, command), "--port", str(port), *settings],
+            [
+                *map(str, command),
+                "--port",
+                str(port),
+                "--open-rate",
+                "1000000",
+                *settings,
+            ],  # all tests have one address
             env=os.environ | {KEY_VARIABLE: KEY},
             stdout=out,
             stderr=out,
