@@ -253,6 +253,43 @@ def test_strangers_name_nobody_elses_session(tmp_path: Path) -> None:
     assert mined(tmp_path, *honest, named, min_sessions=3)[0] == {"A": 10.0}
 
 
+@pytest.mark.parametrize("named", [{"client_id": "robot"}, {"session_id": "s9"}])
+def test_a_stranger_who_names_somebody_uses_up_nothing_of_theirs(tmp_path: Path, named: dict[str, str]) -> None:
+    bare = {"action_name": "search", "product_id": None, "user_query": "lamp", "session_id": "x"} | SIGNED | named
+    early = [bare | {"timestamp": START - timedelta(hours=1), "query_id": f"x{n}"} for n in range(5)]
+    assert mined(tmp_path, early, chain(9, client_id=named.get("client_id")), caps=Caps(client_searches=2))[0] == {
+        "A": 1.0
+    }
+
+
+def test_a_stranger_makes_nobody_a_seller(tmp_path: Path) -> None:
+    steps = ("search", "click", "message", "seller_reply")
+    row = {"query_id": "x", "user_query": "lamp", "product_id": "A", "timestamp": START - timedelta(hours=1)} | SIGNED
+    asked = row | {"action_name": "message", "session_id": "x"}
+    reply = row | {"action_name": "seller_reply", "session_id": "s1", "client_id": "victim"}
+    honest = [e | {"action_name": step} for e, step in zip(chain(1, client_id="victim"), steps, strict=False)]
+    answered = honest[-1] | {"action_name": "seller_reply", "timestamp": START + timedelta(hours=1)}
+    assert mined(tmp_path, [asked, reply], [*honest, answered], chain=steps)[0] == {"A": 1.0}
+
+
+def test_a_search_that_showed_nothing_is_no_list(tmp_path: Path) -> None:
+    bare = {
+        "action_name": "search",
+        "product_id": None,
+        "user_query": "lamp",
+        "timestamp": START - timedelta(minutes=5),
+    }
+    events = [bare | SIGNED | {"query_id": "q1", "session_id": "x"}, *shown("AB", **SIGNED)]
+    assert mine(market_of(tmp_path, events)).lists["train"] == 1
+
+
+def test_one_address_does_not_say_where_a_query_comes_from(tmp_path: Path) -> None:
+    number = {"user_query": "jane 06 12 34 56 78"}
+    people = [chain(n, country="fr", **number) for n in range(3)]
+    strangers = [chain(10 + n, country="us", session_id="x", **number, **SIGNED) for n in range(6)]
+    assert mined(tmp_path, *people, *strangers, chain(9, "B"))[0] == {"B": 1.0}
+
+
 def test_a_stranger_that_says_to_be_the_seller_is(tmp_path: Path) -> None:
     weights, report = mined(tmp_path, chain(1, client_id="anna", **SIGNED), chain(2, "D", client_id="anna", **SIGNED))
     assert weights == {"D": 1.0} and lost(report, "products of their own") == 2
@@ -292,6 +329,22 @@ def test_a_number_in_a_title_is_a_parts(tmp_path: Path) -> None:
     titles = [{"product_id": "A", "title": "Water Filter 2125551234"}]
     pq.write_table(pa.Table.from_pylist(titles, schema=PRODUCTS), tmp_path / "products.parquet")
     assert mine(market).contacts == 0
+    titles[0]["title"] = "Water Filter 21255512349"  # which is another number
+    pq.write_table(pa.Table.from_pylist(titles, schema=PRODUCTS), tmp_path / "products.parquet")
+    with pytest.raises(MercatoError, match="look like an e-mail address or a telephone number"):
+        mine(market)
+
+
+@pytest.mark.parametrize("wrong", [-(2**63) + 1, 2**63 - 1])
+@pytest.mark.parametrize("session", ["s2", None])
+def test_an_infinite_timestamp_is_counted_once(tmp_path: Path, wrong: int, session: str | None) -> None:
+    bad = chain(2, session_id=session)
+    times = pa.array([wrong] * 3, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    market = market_of(tmp_path, chain(1))
+    whole = [pq.read_table(tmp_path / "events.parquet"), pa.Table.from_pylist(bad, schema=EVENTS)]
+    whole[1] = whole[1].set_column(0, "timestamp", times)
+    pq.write_table(pa.concat_tables(whole), tmp_path / "events.parquet")
+    assert [step.count for step in mine(market).funnel.steps[0].lost] == [3]
 
 
 @pytest.mark.parametrize("wrong", [-(2**63), -(2**63) + 1, 2**63 - 1])

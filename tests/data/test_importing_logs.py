@@ -235,3 +235,15 @@ def test_what_a_server_says_of_senders_is_taken_of_a_server_alone(tmp_path: Path
     (row,) = Market.open(tmp_path / "market").arrow("events").to_pylist()
     ours = received == "signed"
     assert (row["received"], row["network"]) == (("signed", "wifi") if ours else (None, None)) and not report.losses
+
+
+def test_a_map_says_how_an_export_of_a_servers_log_calls_it(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("product_id,title\na,Lamp\n")
+    (tmp_path / "e.csv").write_text(
+        "timestamp,session_id,action_name,product_id,how,addr\n2026-05-04,s,click,a,anon,n\n"
+    )
+    said = 'rename = { received = "how", network = "addr" }\nvalues = { received = { anon = "unsigned" } }'
+    (tmp_path / "map.toml").write_text(f"[events]\n{said}\n")
+    import_market(tmp_path / "market", [tmp_path / "p.csv"], [tmp_path / "e.csv"], mapping=tmp_path / "map.toml")
+    (row,) = Market.open(tmp_path / "market").arrow("events").to_pylist()
+    assert (row["received"], row["network"]) == ("unsigned", "n")

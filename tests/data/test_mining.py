@@ -717,14 +717,15 @@ def one_list(rows: list[tuple[Any, ...]], told_until: datetime) -> tuple[Any, ..
 def repeated(
     searches: dict[Any, list[dict[str, Any]]], networks: dict[Any, tuple[int, str]], period: dict[int, int]
 ) -> dict[Any, int]:
-    """The searches of networks that are not the first of their query id, or of their query; and from when on."""
+    """The searches of networks that are not the first with products of their query id, or query; and from when on."""
     strangers = []
     for search, (known, network) in networks.items():
         texts = [
             (e["timestamp"], normalize(e["user_query"]), period[id(e)]) for e in searches[search] if e["user_query"]
         ]
-        if texts:
-            known = max(known, min(text[2] for text in texts))
+        shown = [period[id(e)] for e in searches[search] if e["product_id"]]
+        if texts and shown:
+            known = max(known, min(text[2] for text in texts), min(shown))
             strangers.append((known, min(e["timestamp"] for e in searches[search]), search, network, min(texts)[1]))
     again: dict[Any, int] = {}
     seen: set[Any] = set()

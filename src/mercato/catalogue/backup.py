@@ -16,7 +16,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,11 +112,7 @@ def back_up(market: Market, to: Path, url: str | None = None) -> dict[str, Any]:
         parts = ((MARKET_PART, files), (RUN_PART, run_files), (INDEX_PART, index))
         size = file.stat().st_size
         taken = size + sum(piece.on_disk for _, pieces in parts for piece in pieces)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        if not Disk(to.parent).has_room(taken):
-            raise MercatoError(f"--to {to}: its disk has no room for {taken / _MB:,.0f} MB beside the 1 GiB kept free")
-        with atomic_directory(to) as fresh:
-            fresh.chmod(0o700)
+        with new_folder(to, taken) as fresh:
             with bar("catalogue, market, run, index → backup (MB)", taken / _MB) as advance:
                 _copy_catalogue(catalogue, fresh / MARKET_PART, lambda share: advance(share * size / _MB))
                 for part, pieces in parts:
@@ -132,6 +128,21 @@ def back_up(market: Market, to: Path, url: str | None = None) -> dict[str, Any]:
         sync(to.parent)
     told = {name: value for name, value in asdict(about).items() if name != "lacks"}
     return {"backup": str(to), "files": len(names), "bytes": taken} | told
+
+
+@contextmanager
+def new_folder(to: Path, size: int) -> Iterator[Path]:
+    """A folder for its owner alone that appears whole or not at all.
+
+    Raises:
+        MercatoError: its disk has no room for so many bytes.
+    """
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if not Disk(to.parent).has_room(size):
+        raise MercatoError(f"--to {to}: its disk has no room for {size / _MB:,.0f} MB beside the 1 GiB kept free")
+    with atomic_directory(to) as fresh:
+        fresh.chmod(0o700)
+        yield fresh
 
 
 def check_new(folder: Path) -> None:

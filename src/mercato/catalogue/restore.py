@@ -7,15 +7,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mercato.catalogue.backup import ABOUT, FORMAT, INDEX_PART, MARKET_PART, RUN_PART, About, check_new
+from mercato.catalogue.backup import ABOUT, FORMAT, INDEX_PART, MARKET_PART, RUN_PART, About, check_new, new_folder
 from mercato.catalogue.ledger import GenerationLedger
 from mercato.catalogue.migrations import check_version
 from mercato.catalogue.store import Catalogue
 from mercato.copying import Piece
 from mercato.data.market import CATALOGUE
-from mercato.disk import Disk
 from mercato.errors import DamagedError, MercatoError
-from mercato.files import atomic_directory, sync, sync_tree
+from mercato.files import sync, sync_tree
 from mercato.manifest import MANIFEST, damage, listed, one_line
 from mercato.progress import bar, note
 
@@ -39,11 +38,7 @@ def restore(backup: Path, to: Path) -> dict[str, Any]:
         raise DamagedError(f"{backup / name} {wrong}: {MEND}")
     pieces = [Piece(name, backup / name) for name in names if name != ABOUT]
     taken = sum(piece.on_disk for piece in pieces)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    if not Disk(to.parent).has_room(taken):
-        raise MercatoError(f"--to {to}: its disk has no room for {taken / _MB:,.0f} MB beside the 1 GiB kept free")
-    with atomic_directory(to) as fresh:
-        fresh.chmod(0o700)
+    with new_folder(to, taken) as fresh:
         with bar("backup → market, run, index (MB)", taken / _MB) as advance:
             for piece in (*pieces, Piece(MANIFEST, backup / MANIFEST), Piece(ABOUT, backup / ABOUT)):
                 piece.copy(fresh, lambda count: advance(count / _MB))

@@ -78,7 +78,7 @@ def name_searchers(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def count_once(db: duckdb.DuckDBPyConnection) -> None:
-    """`uncounted`: of the `searches` of one network for one query, or under one query id, all but the first.
+    """`uncounted`: of the `searches` with products of one network for one query, or of one query id, all but the first.
 
     What these displayed and clicked is counted once. An engagement that only a later one completes is one all the same.
     `known`: from which period on it is.
@@ -86,9 +86,10 @@ def count_once(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(
         """
         CREATE TEMP TABLE uncounted AS
+        WITH showing AS (SELECT search, min(period) AS shown FROM log WHERE product_id IS NOT NULL GROUP BY search)
         SELECT search, known
-        FROM (SELECT search, asked, query, network, first_time, greatest(networks.known, query_known) AS known
-              FROM searches JOIN networks USING (search) WHERE query IS NOT NULL)
+        FROM (SELECT search, asked, query, network, first_time, greatest(networks.known, query_known, shown) AS known
+              FROM searches JOIN networks USING (search) JOIN showing USING (search) WHERE query IS NOT NULL)
         QUALIFY row_number() OVER (PARTITION BY coalesce(asked, search) ORDER BY known, first_time, search) > 1
                 OR row_number() OVER (PARTITION BY network, query ORDER BY known, first_time, search) > 1
         """
@@ -100,7 +101,7 @@ def cap(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Capped:
 
     A seller is known by a reply from another session than asked (`replied`, see `mercato.data.linking`), or as the
     client that has the seller's id. Of a day what comes first stays, so that nothing that is done later changes what
-    was.
+    was, and a stranger who names a client takes none of what that one may do.
     """
     caps = engagement.caps
     own = _take_out_own(db)
@@ -124,12 +125,15 @@ def _take_out_own(db: duckdb.DuckDBPyConnection) -> int:
     db.execute(
         """
         CREATE TEMP TABLE owners AS
-        WITH sellers AS (
-            SELECT session, client, seller_id, period AS known FROM replied JOIN catalogue USING (product_id)
-            UNION ALL
-            SELECT DISTINCT NULL, seller_id, seller_id, 0 FROM catalogue),
+        WITH answered AS (
+            SELECT session, client, seller_id, period AS known FROM replied JOIN catalogue USING (product_id)),
+        sellers AS (
+            SELECT client, seller_id, min(known) AS known
+            FROM (SELECT client, seller_id, known FROM answered
+                  UNION ALL SELECT DISTINCT seller_id, seller_id, 0 FROM catalogue)
+            GROUP BY client, seller_id),
         found AS (
-            SELECT session, NULL AS search, seller_id, known FROM sellers
+            SELECT session, NULL AS search, seller_id, known FROM answered
             UNION ALL
             SELECT clients.session, NULL, seller_id, greatest(sellers.known, clients.known)
             FROM sellers JOIN clients USING (client)
@@ -159,7 +163,7 @@ def _take_out_searches(db: duckdb.DuckDBPyConnection, whose: str, most: int) -> 
             FROM searches {WHOSE}),
         past AS (
             SELECT search FROM whose WHERE {whose} IS NOT NULL
-            QUALIFY row_number() OVER (PARTITION BY {whose}, time::DATE ORDER BY time, search) > {most})
+            QUALIFY row_number() OVER (PARTITION BY {whose}, network, time::DATE ORDER BY time, search) > {most})
         SELECT log.rowid FROM log SEMI JOIN past USING (search)
         """,
     )

@@ -100,9 +100,21 @@ def _events(db: duckdb.DuckDBPyConnection, engagement: Engagement, links: Links,
     found, future = _one(db, "SELECT events, future_events FROM clock")
     rest = found - future - links.kept - sum(links.unlinked.values()) - links.unanswered
     nobody = (
-        rest and _one(db, "SELECT count(*) FROM events, clock WHERE session_id IS NULL AND timestamp <= last_time")[0]
+        rest
+        and _one(
+            db,
+            "SELECT count(*) FROM events, clock"
+            " WHERE session_id IS NULL AND isfinite(timestamp) AND timestamp <= last_time",
+        )[0]
     )
-    untimed = rest and _one(db, "SELECT count(*) FROM events WHERE isfinite(timestamp) IS NOT TRUE")[0]
+    untimed = (
+        rest
+        and _one(
+            db,
+            "SELECT count(*) FROM events, clock"
+            " WHERE isfinite(timestamp) IS NOT TRUE AND (timestamp > last_time) IS NOT TRUE",
+        )[0]
+    )
     hours = engagement.attribution_hours
     return _step(
         "events",

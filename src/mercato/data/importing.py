@@ -257,6 +257,12 @@ class _File:
             result = pc.fill_null(result, filler[0])
         return result, dropped
 
+    def _is_of_a_server(self, source: Source) -> bool:
+        """Whether a log is one that a server wrote, with what it knows of the senders."""
+        known = self.section.values.get("received", {})
+        said = source.objects(self.section.source_of("received")) or ()
+        return any(known.get(str(value), value) in RECEIVED for value in said)
+
     @property
     def _missing(self) -> Sequence[str]:
         return MISSING if self.section.missing is None else self.section.missing
@@ -266,9 +272,9 @@ class _File:
         name = column.name
         theirs = self.section.source_of(name)
         values = source.column(theirs)
-        if self.table == "events" and name in OF_SERVERS and not _is_of_a_server(source):
+        if self.table == "events" and name in OF_SERVERS and not self._is_of_a_server(source):
             values = None  # somebody else's word for something else
-        if values is None and name in self.section.rename:
+        elif values is None and name in self.section.rename:
             raise missing_column(source, theirs)
         if name == "attributes" and self.section.attributes:
             return self._gather(source, values)
@@ -354,11 +360,6 @@ def _first_of_each(tables: list[pa.Table], report: ImportReport) -> pa.Table:
         earlier |= here
         parts.append(table if all(keep) else table.filter(pa.array(keep)))
     return pa.concat_tables(parts)
-
-
-def _is_of_a_server(source: Source) -> bool:
-    """Whether a log is one that a server wrote, with what it knows of the senders."""
-    return any(value in RECEIVED for value in source.objects("received") or ())
 
 
 def _refuse_none(table: str, file: Path, rows: int, losses: Sequence[Loss]) -> None:

@@ -38,7 +38,8 @@ def link(db: duckdb.DuckDBPyConnection, engagement: Engagement) -> Links:
       that product under that query id. Of several the last before the reply claims it, and no other.
 
     An event later than another never decides where that one belongs. Also `replied`: from which sessions and clients
-    replies came, and on which products; one from the client that asked is logged elsewhere, not sent by a seller.
+    replies came, and on which products. One from the client that asked is logged elsewhere, not sent by a seller, and a
+    stranger's makes nobody one.
     """
     db.execute("CREATE TEMP TABLE replied (session VARCHAR, client VARCHAR, product_id VARCHAR, period TINYINT)")
     attributed = _attribute(db, engagement) if engagement.attribution_hours else 0
@@ -159,7 +160,7 @@ def _answer(db: duckdb.DuckDBPyConnection, chain: tuple[str, ...]) -> int:
         """
         INSERT INTO replied
         SELECT log.session, log.client, product_id, period FROM log JOIN answers ON log.rowid = answers.row
-        WHERE log.client IS NULL OR log.client IS DISTINCT FROM answers.client
+        WHERE network IS NULL AND (log.client IS NULL OR log.client IS DISTINCT FROM answers.client)
         """
     )
     # What the reply says of its own session (whose client, where) is the seller's.

@@ -43,7 +43,7 @@ def unpack(path: Path) -> tuple[str, bytes]:
             name, content = PurePath(name.stem), gzip.decompress(content)
         elif name.suffix.lower() == ".zip":
             name, content = _only_file(path, content)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:  # encrypted, or packed otherwise
         raise MercatoError(f"{path}: cannot be unpacked: {error}") from None
     return name.suffix.lower(), content
 

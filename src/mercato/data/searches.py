@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 from statistics import median_low
 
@@ -123,30 +124,47 @@ def gather_searches(db: duckdb.DuckDBPyConnection) -> None:
 def leave_out_contacts(db: duckdb.DuckDBPyConnection, min_sessions: int) -> int:
     """Take out of `popularity` the queries that look like contact data; returns how many had been made often enough.
 
-    A telephone number is one of the country from which most of a period's searches for the query came. One that stands
-    in a product's title is no secret: it may be a part's.
+    A telephone number is one of the country from which most people made the query, strangers by their networks. One
+    that stands in a product's title is no secret: it may be a part's.
     """
     often = """
-        SELECT query, popularity.period, mode(country) FILTER (country_known <= popularity.period) AS country
-        FROM popularity JOIN searches USING (query)
-        WHERE people >= ? AND query_known <= popularity.period AND regexp_matches(query, '@|\\p{Nd}') GROUP BY ALL
+        WITH people AS (
+            SELECT query, popularity.period,
+                   min_by(country, (first_time, country)) FILTER (country_known <= popularity.period) AS country
+            FROM popularity JOIN searches USING (query) LEFT JOIN networks USING (search)
+            WHERE people >= ? AND query_known <= popularity.period AND regexp_matches(query, '@|\\p{Nd}')
+            GROUP BY query, popularity.period, coalesce(hash(networks.network), search))
+        SELECT query, period, mode(country ORDER BY country) FROM people GROUP BY query, period
         """
-    told: list[tuple[str, int, str]] = []
-    for query, period, country in db.execute(often, [min_sessions]).fetchall():
-        told += [(query, period, contact) for contact in contacts_in(query, [country] if country else [])]
-    queries, periods, contacts = zip(*told, strict=True) if told else ((), (), ())
+    told = [
+        (query, period, contact)
+        for query, period, country in db.execute(often, [min_sessions]).fetchall()
+        for contact in contacts_in(query, [country] if country else [])
+    ]
+    public = _in_titles(db, {contact for _, _, contact in told if "@" not in contact})
+    found = sorted({(query, period) for query, period, contact in told if contact not in public})
+    queries, periods = zip(*found, strict=True) if found else ((), ())
     db.execute(
-        """
-        CREATE TEMP TABLE contacts AS
-        SELECT DISTINCT query, period
-        FROM (SELECT unnest(?::VARCHAR[]) AS query, unnest(?::TINYINT[]) AS period, unnest(?::VARCHAR[]) AS contact)
-        WHERE contact LIKE '%@%'
-              OR NOT EXISTS (SELECT 1 FROM catalogue WHERE contains(lower(catalogue.title), contact))
-        """,
-        [[*queries], [*periods], [*contacts]],
+        "CREATE TEMP TABLE contacts AS SELECT unnest(?::VARCHAR[]) AS query, unnest(?::TINYINT[]) AS period",
+        [[*queries], [*periods]],
     )
     db.execute("DELETE FROM popularity WHERE (query, period) IN (FROM contacts)")
-    return int(db.execute("SELECT count(DISTINCT query) FROM contacts").fetchall()[0][0])
+    return len({*queries})
+
+
+def _in_titles(db: duckdb.DuckDBPyConnection, numbers: Set[str]) -> set[str]:
+    """The numbers that stand in a title, not within longer ones."""
+    if not numbers:
+        return set()
+    within = db.execute(
+        """
+        WITH titles AS (
+            SELECT DISTINCT lower(title) AS title FROM catalogue WHERE regexp_matches(title, '(\\p{Nd}\\P{Nd}*){7}'))
+        SELECT number, title FROM unnest(?::VARCHAR[]) AS numbers (number) JOIN titles ON contains(title, number)
+        """,
+        [sorted(numbers)],
+    ).fetchall()
+    return {number for number, title in within if re.search(rf"(?<!\d){re.escape(number)}(?!\d)", title)}
 
 
 def days_back(days: Mapping[int, int], wanted: int) -> int:

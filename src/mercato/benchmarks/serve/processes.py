@@ -35,8 +35,9 @@ def memory(pids: Iterable[int]) -> dict[str, float] | None:
     for pid in pids:
         with suppress(OSError):
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            kilobytes = dict(re.findall(r"^(\w+): +(\d+) kB$", rollup, re.MULTILINE))
             for kind, name in _KINDS.items():
-                totals[kind] += int(re.search(rf"^{name}: +(\d+) kB$", rollup, re.MULTILINE)[1])  # type: ignore[index]
+                totals[kind] += int(kilobytes[name])
     return {kind: round(total / _MEGABYTE, 1) for kind, total in totals.items()}
 
 
